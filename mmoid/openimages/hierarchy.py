@@ -1,0 +1,180 @@
+"""ClassHierarchy: the directed acyclic graph of classes.
+
+Open Images publishes it as a nested JSON of ``LabelName``, ``Subcategory`` and ``Part``. Only ``Subcategory`` edges
+make ancestors ("a Wheel is part of a Car" does not make a wheel a car). A class may hang below several parents; it
+then occurs several times in the file. The root is virtual: it is never a class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .errors import AnnotationError
+
+
+class ClassHierarchy:
+    """Ancestors and descendants of classes, by class index.
+
+    Args:
+        tree: The nested hierarchy, ``{'LabelName': ..., 'Subcategory': [...], 'Part': [...]}``.
+        label_names: The classes by index, as MIDs (``/m/01g317``). They may be a part of the tree: ancestry through
+            a node that is no class of the data set is kept.
+        source: What to call the tree in error messages.
+
+    Attributes:
+        label_names (tuple[str, ...]): C names, position is class index.
+        ancestor_matrix (np.ndarray): (C, C) bool; ``[i, j]`` is True where j is an ancestor of i. No class is its own.
+
+    Raises:
+        AnnotationError: A class that the tree does not hold, a name given twice, a malformed or cyclic tree.
+    """
+
+    def __init__(self, tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> None:
+        self.label_names = tuple(label_names)
+        edges = sorted(set(_subcategory_edges(tree, source)))
+        nodes = sorted(self.node_names(tree))
+        self._require_known(nodes, source)
+        index = {name: i for i, name in enumerate(nodes)}
+        parents = np.zeros((len(nodes), len(nodes)), dtype=bool)
+        if edges:
+            child, parent = np.array([(index[child], index[parent]) for parent, child in edges]).T
+            parents[child, parent] = True
+        closure = _transitive_closure(parents)
+        if closure.diagonal().any():
+            name = nodes[int(closure.diagonal().argmax())]
+            raise AnnotationError(f'{source}: {name!r} is its own ancestor; the hierarchy must not have cycles')
+        depth = _longest_path(parents)
+        rows = np.array([index[name] for name in self.label_names], dtype=np.intp)
+        self.ancestor_matrix: np.ndarray = closure[np.ix_(rows, rows)]
+        self._depth = depth[rows]
+
+    @classmethod
+    def from_json(cls, path: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
+        """Reads the official JSON file (``bbox_labels_600_hierarchy.json`` and its kin)."""
+        return cls(load_tree(path), label_names, source=str(path))
+
+    @staticmethod
+    def node_names(tree: dict) -> set[str]:
+        """Names of everything below the root, ``Part`` entries included."""
+        return {child['LabelName'] for _, child in _walk(tree, ('Subcategory', 'Part')) if 'LabelName' in child}
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def is_leaf(self) -> np.ndarray:
+        """(C,) bool: classes without descendants among the classes."""
+        return ~self.ancestor_matrix.any(axis=0)
+
+    @property
+    def depth(self) -> np.ndarray:
+        """(C,) int: edges on the longest path from the root, 1 for classes right below it."""
+        return self._depth
+
+    def ancestors(self, label: int) -> np.ndarray:
+        """Class indices of all ancestors of one class, ascending, each once."""
+        return np.flatnonzero(self.ancestor_matrix[label])
+
+    def descendants(self, label: int) -> np.ndarray:
+        """Class indices of all descendants of one class, ascending, each once."""
+        return np.flatnonzero(self.ancestor_matrix[:, label])
+
+    def expand_up(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Follows every label with its ancestors.
+
+        Args:
+            labels: (N,) class indices.
+
+        Returns:
+            ``rows`` and ``labels``, both (M,): entry ``labels[k]`` comes from input row ``rows[k]``. Rows keep their
+            order, each label stands before its ancestors. Nothing is deduplicated (metric-spec: "copies right after
+            the original row").
+        """
+        return _expand(labels, self.ancestor_matrix)
+
+    def expand_down(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Follows every label with its descendants; see :meth:`expand_up`."""
+        return _expand(labels, self.ancestor_matrix.T)
+
+    def _require_known(self, nodes: list[str], source: str) -> None:
+        if len(set(self.label_names)) != len(self.label_names):
+            seen: set[str] = set()
+            twice = next(name for name in self.label_names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise AnnotationError(f'classes: {twice!r} is given twice; class identity is the MID')
+        unknown = sorted(set(self.label_names) - set(nodes))
+        if unknown:
+            raise AnnotationError(
+                f'{source}: does not hold {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
+                'give the hierarchy file that belongs to these classes'
+            )
+
+
+def load_tree(path: str | Path) -> dict:
+    """Reads a hierarchy JSON, with a clear error where it is none."""
+    try:
+        tree = json.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AnnotationError(f'{path}: not a readable hierarchy JSON ({error})') from error
+    if not isinstance(tree, dict) or 'LabelName' not in tree:
+        raise AnnotationError(f"{path}: the top level of a hierarchy must be an object with 'LabelName'")
+    return tree
+
+
+def _walk(node: dict, kinds: tuple[str, ...]) -> Iterator[tuple[dict, dict]]:
+    stack = [node]
+    while stack:
+        parent = stack.pop()
+        for kind in kinds:
+            for child in parent.get(kind, ()):
+                yield parent, child
+                stack.append(child)
+
+
+def _subcategory_edges(tree: dict, source: str) -> Iterator[tuple[str, str]]:
+    """(parent, child) names; the root's own edges are left out, for it is no class."""
+    for parent, child in _walk(tree, ('Subcategory', 'Part')):
+        if 'LabelName' not in child:
+            raise AnnotationError(f"{source}: an entry below {parent['LabelName']!r} has no 'LabelName'")
+        if parent is not tree and any(child is entry for entry in parent.get('Subcategory', ())):
+            yield parent['LabelName'], child['LabelName']
+
+
+def _transitive_closure(parents: np.ndarray) -> np.ndarray:
+    """(K, K) bool: reachable by one or more edges. Squares paths, so it takes log2(depth) matrix products."""
+    closure = parents.copy()
+    while True:
+        reach = closure.astype(np.float32)
+        longer = closure | ((reach @ reach) > 0)
+        if (longer == closure).all():
+            return closure
+        closure = longer
+
+
+def _longest_path(parents: np.ndarray) -> np.ndarray:
+    """(K,) int: nodes on the longest chain of parents, the node itself included."""
+    depth = np.ones(len(parents), dtype=np.int64)
+    for _ in range(len(parents)):
+        deeper = np.maximum(depth, 1 + np.where(parents, depth, 0).max(axis=1, initial=0))
+        if (deeper == depth).all():
+            break
+        depth = deeper
+    return depth
+
+
+def _expand(labels: np.ndarray, related: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(labels, dtype=np.int64)
+    counts = related.sum(axis=1)
+    targets = np.nonzero(related)[1]  # row-major: the related classes of class 0, then of class 1, ...
+    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    sizes = 1 + counts[labels]
+    rows = np.repeat(np.arange(len(labels)), sizes)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    expanded = labels[rows]
+    copies = within > 0
+    expanded[copies] = targets[starts[expanded[copies]] + within[copies] - 1]
+    return rows, expanded
