@@ -1,0 +1,129 @@
+"""Folders of memory-mapped Arrow tables beside a ``metadata.json``: how they are written, replaced and opened.
+
+Uncompressed Arrow IPC files of one record batch each, so that a column is one array in the mapped file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import AnnotationError
+
+METADATA = 'metadata.json'
+
+
+def write_folder(
+    path: str | Path,
+    tables: Mapping[str, pa.Table],
+    format_name: str,
+    version: int,
+    metadata: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Writes the folder under a temporary name beside it, then gives it its own: it is there whole or not at all.
+
+    Args:
+        path: The new folder.
+        tables: By file name, without ``.arrow``.
+        format_name: What :func:`read_metadata` asks for again.
+        version: Of the format.
+        metadata: JSON values that go into ``metadata.json``.
+        overwrite: Replace a folder of ours that is there. Anything else that is there is never touched.
+
+    Raises:
+        AnnotationError: Something is there that may not be replaced.
+    """
+    path = Path(path)
+    require_replaceable(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, table in tables.items():
+            _write_table(temporary / f'{name}.arrow', table)
+        text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
+        (temporary / METADATA).write_text(text)
+        _take_name(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_replaceable(path: str | Path, overwrite: bool) -> None:
+    """Raises unless ``path`` is free, empty, or a folder of ours that may be replaced. Call it before long work."""
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / METADATA).is_file():
+        raise AnnotationError(f'{path}: exists and was not written by mmoid; give another --out')
+    if not overwrite:
+        raise AnnotationError(f'{path}: exists already; give --overwrite to replace it')
+
+
+def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> dict[str, Any]:
+    """Reads ``metadata.json``.
+
+    Raises:
+        AnnotationError: No such folder, half-written, or of another format or version.
+    """
+    if not path.is_dir():
+        raise AnnotationError(f'{path}: no such folder; {made_by} makes it')
+    try:
+        metadata = json.loads((path / METADATA).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise AnnotationError(f'{path}: was not written by {made_by}, or not to the end ({error})') from error
+    if metadata.get('format') != format_name:
+        raise AnnotationError(f'{path / METADATA}: format is {metadata.get("format")!r}, expected {format_name!r}')
+    if metadata.get('version') != version:
+        raise AnnotationError(
+            f'{path / METADATA}: format version is {metadata.get("version")}, this mmoid reads {version}; '
+            f'make it again with {made_by}'
+        )
+    return metadata
+
+
+def map_tables(path: Path, names: Sequence[str]) -> dict[str, pa.Table]:
+    """Maps the tables of a folder; nothing is read yet."""
+    tables = {}
+    for name in names:
+        file = path / f'{name}.arrow'
+        try:
+            tables[name] = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise AnnotationError(f'{file}: is missing or damaged ({error}); make {path} again') from error
+    return tables
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """A column as an array in the mapped file; (rows, k) for lists of fixed size k."""
+    values = table[name].combine_chunks() if table[name].num_chunks != 1 else table[name].chunk(0)
+    if pa.types.is_fixed_size_list(values.type):
+        return values.flatten().to_numpy(zero_copy_only=True).reshape(-1, values.type.list_size)
+    return values.to_numpy(zero_copy_only=True)
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    old = path.with_name(f'.{path.name}.old-{os.getpid()}')
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    table = table.combine_chunks()
+    with pa.OSFile(str(path), 'wb') as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(1, len(table)))

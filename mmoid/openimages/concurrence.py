@@ -1,0 +1,106 @@
+"""Concurrent rates: how often an object of one class is also labelled with another (Sec. 4.1.1 of the paper).
+
+r_ij is the share of the objects of class i that also carry label j. It is not symmetric: every Lady is a Person.
+Where r_ij is 1, the concurrent softmax does not let class j suppress class i at all.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .errors import AnnotationError
+from .objects import group_boxes, same_object_pairs
+from .store import AnnotationStore
+
+
+@dataclass(frozen=True)
+class Concurrence:
+    """Counts of labels and label pairs on objects.
+
+    Attributes:
+        objects: (C,) int64, objects that carry label i.
+        together: (C, C) int64, objects that carry both i and j; the diagonal is 0.
+    """
+
+    objects: np.ndarray
+    together: np.ndarray
+
+    @property
+    def rates(self) -> np.ndarray:
+        """(C, C) float32 in [0, 1]: r_ij = #(i and j) / #(i); 0 on the diagonal and for classes without objects."""
+        return (self.together / np.maximum(self.objects, 1)[:, None]).astype(np.float32)
+
+    def top_pairs(self, count: int) -> list[tuple[int, int, int]]:
+        """The ``count`` most frequent pairs as (i, j, objects), i < j, most frequent first."""
+        first, second = np.nonzero(np.triu(self.together))
+        together = self.together[first, second]
+        best = np.argsort(-together, kind='stable')[:count]
+        return [(int(first[k]), int(second[k]), int(together[k])) for k in best]
+
+
+def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Concurrence:
+    """Counts labels per object over a store. Group-of boxes are left out: they are not one object.
+
+    Args:
+        store: The annotations.
+        iou_threshold: Boxes of one image that overlap at least so much are one object.
+    """
+    single = store.is_group_of != 1
+    box_stop = np.cumsum(single)[store.box_stop - 1] * (store.box_stop > 0) if len(single) else store.box_stop
+    return concurrence_of_boxes(store.box[single], box_stop, store.box_label[single], store.num_classes, iou_threshold)
+
+
+def concurrence_of_boxes(
+    box: np.ndarray, box_stop: np.ndarray, label: np.ndarray, num_classes: int, iou_threshold: float
+) -> Concurrence:
+    """:func:`count_concurrence` on arrays: (B, 4) boxes, (N,) ends of images, (B,) class indices."""
+    first, second = same_object_pairs(box, box_stop, iou_threshold)
+    object_of_box = group_boxes(len(box), first, second)
+    num_objects = int(object_of_box.max(initial=-1)) + 1
+    carried = np.unique(object_of_box.astype(np.int64) * num_classes + label)
+    shape = (num_objects, num_classes)
+    incidence = csr_matrix(
+        (np.ones(len(carried), dtype=np.int64), (carried // num_classes, carried % num_classes)), shape
+    )
+    together = (incidence.T @ incidence).toarray()
+    objects = together.diagonal().copy()
+    np.fill_diagonal(together, 0)
+    return Concurrence(objects=objects, together=together)
+
+
+def save_rates(path: str | Path, rates: np.ndarray, label_names: tuple[str, ...]) -> None:
+    """Writes ``rates`` float32 (C, C) and ``label_names`` (C,) as ``.npz``, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
+    try:
+        with open(temporary, 'wb') as stream:
+            np.savez_compressed(stream, rates=rates.astype(np.float32), label_names=np.array(label_names))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Reads what :func:`save_rates` wrote.
+
+    Raises:
+        AnnotationError: No such file, arrays missing, not square, not in [0, 1], or names that do not fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            rates, label_names = arrays['rates'], tuple(str(name) for name in arrays['label_names'])
+    except (OSError, KeyError, ValueError) as error:
+        raise AnnotationError(
+            f'{path}: cannot be read as concurrent rates ({error}); make it with tools/concurrent_rates.py'
+        ) from error
+    if rates.shape != (len(label_names), len(label_names)):
+        raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')
+    if not ((rates >= 0) & (rates <= 1)).all():
+        raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.min():g} to {rates.max():g}')
+    return rates, label_names

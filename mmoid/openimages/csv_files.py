@@ -1,0 +1,213 @@
+"""Reading the official CSV files, with errors that name the line.
+
+Formats: https://storage.googleapis.com/openimages/web/download_v7.html and the challenge pages of 2018 and 2019. Extra
+columns are ignored, ``.csv.gz`` is read as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as pa_csv
+
+from .errors import AnnotationError
+
+COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
+FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
+UNKNOWN = -1
+"""A flag that the file does not tell. The official files write -1 too."""
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+
+def read_boxes(path: str | Path) -> pa.Table:
+    """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
+
+    Returns:
+        Columns ``ImageID`` and ``LabelName`` (dictionaries), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and the
+        five flags (int8: 1, 0 or -1 unknown), in file order.
+
+    Raises:
+        AnnotationError: A column missing, a row that does not parse, a coordinate outside [0, 1], XMin > XMax or
+            YMin > YMax, a flag other than -1, 0, 1.
+    """
+    columns = {'ImageID': _TEXT, 'LabelName': _TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
+    table = _read(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
+    for name in COORDINATES:
+        values = table[name].to_numpy()
+        _require(path, (values >= 0) & (values <= 1), lambda row, n=name, v=values: (
+            f'{n} = {v[row]:g} is outside [0, 1]; coordinates are fractions of the image size'))
+    for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
+        first, last = table[low].to_numpy(), table[high].to_numpy()
+        _require(path, first <= last, lambda row, a=low, b=high, f=first, s=last: (
+            f'{a} = {f[row]:g} is greater than {b} = {s[row]:g}'))
+    for name in FLAGS:
+        if name in table.column_names:
+            values = table[name].to_numpy()
+            _require(path, (values >= -1) & (values <= 1), lambda row, n=name, v=values: (
+                f'{n} = {v[row]} must be 1, 0 or -1 (unknown)'))
+        else:
+            unknown = pa.array(np.full(len(table), UNKNOWN, dtype=np.int8))
+            table = table.append_column(name, unknown)
+    return table
+
+
+def read_image_labels(path: str | Path) -> pa.Table:
+    """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
+    table = _read(path, {'ImageID': _TEXT, 'LabelName': _TEXT, 'Confidence': pa.float32()})
+    values = table['Confidence'].to_numpy()
+    _require(path, (values >= 0) & (values <= 1), lambda row: f'Confidence = {values[row]:g} is outside [0, 1]')
+    return table
+
+
+def read_classes(path: str | Path) -> list[tuple[str, str]]:
+    """Reads ``MID,name`` rows, with or without a header (``LabelName,DisplayName``).
+
+    Returns:
+        (MID, display name) by class index. A name that occurs twice (Bench and Mouse do) gets its MID appended, so
+        that names are unique too.
+    """
+    rows: list[tuple[str, str, int]] = []
+    with _open_text(path) as stream:
+        for fields in (reader := csv.reader(stream)):
+            if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
+                continue
+            if len(fields) < 2 or not fields[0].startswith('/'):
+                raise AnnotationError(
+                    f"{path}:{reader.line_num}: expected 'MID,name' such as '/m/01g317,Person', got {','.join(fields)!r}"
+                )
+            rows.append((fields[0], fields[1], reader.line_num))
+    if not rows:
+        raise AnnotationError(f'{path}: holds no classes')
+    first_line: dict[str, int] = {}
+    for mid, _, line in rows:
+        if mid in first_line:
+            raise AnnotationError(f'{path}:{line}: class {mid!r} stands on line {first_line[mid]} already')
+        first_line[mid] = line
+    names = [name for _, name, _ in rows]
+    return [(mid, f'{name} ({mid})' if names.count(name) > 1 else name) for mid, name, _ in rows]
+
+
+def read_image_sizes(path: str | Path) -> pa.Table:
+    """Reads image sizes: an image id, a width and a height column under any of their usual names, pixels.
+
+    Returns:
+        Columns ``image_id`` (string), ``width`` and ``height`` (int32, >= 1).
+    """
+    header = _read_header(path)
+    spellings = {
+        'image_id': ('image_id', 'ImageID', 'ImageId'),
+        'width': ('width', 'image_w', 'Width'),
+        'height': ('height', 'image_h', 'Height'),
+    }
+    names = {}
+    for target, known in spellings.items():
+        found = [name for name in known if name in header]
+        if not found:
+            raise AnnotationError(f"{path}: has none of the columns {', '.join(known)}; it has {', '.join(header)}")
+        names[target] = found[0]
+    table = _read(path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()})
+    table = table.select(list(names.values())).rename_columns(list(names))
+    for name in ('width', 'height'):
+        values = table[name].to_numpy()
+        _require(path, values >= 1, lambda row, n=name, v=values: f'{n} = {v[row]} must be at least 1 pixel')
+    return table
+
+
+def line_of_row(path: str | Path, row: int) -> int:
+    """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
+    with _open_text(path) as stream:
+        reader = csv.reader(stream)
+        found = -1  # the header
+        for fields in reader:
+            found += bool(fields)  # Arrow passes over blank lines too
+            if found > row:
+                return reader.line_num
+    raise IndexError(f'{path} has fewer than {row + 1} rows')
+
+
+def _read(
+    path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
+) -> pa.Table:
+    header = _read_header(path)
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise AnnotationError(f"{path}:1: has no column {missing[0]!r}; it has {', '.join(header)}")
+    types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
+    try:
+        table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(
+            column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True))
+    except pa.ArrowInvalid as error:
+        raise AnnotationError(_first_bad_row(path, types) or f'{path}: {error}') from error
+    for name in types:
+        if table[name].null_count:
+            row = pc.index(pc.is_null(table[name]), True).as_py()
+            raise AnnotationError(f'{path}:{line_of_row(path, row)}: {name} is empty')
+    return table.unify_dictionaries()
+
+
+def _read_header(path: str | Path) -> list[str]:
+    with _open_text(path) as stream:
+        header = next(csv.reader(stream), None)
+    if not header:
+        raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
+    return header
+
+
+@contextmanager
+def _open_text(path: str | Path) -> Iterator[IO[str]]:
+    try:
+        opener = gzip.open if str(path).endswith('.gz') else open
+        with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
+            yield stream
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f'{path}: cannot be read ({error})') from error
+
+
+def _require(path: str | Path, holds: np.ndarray, complaint: Callable[[int], str]) -> None:
+    if not holds.all():
+        row = int(np.argmin(holds))
+        raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint(row)}')
+
+
+def _first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
+    """Finds what Arrow refused, once more and slowly, because Arrow does not tell the line."""
+    kinds: dict[str, Callable[[str], object]] = {
+        name: int if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
+        for name, dtype in types.items()
+    }
+    with _open_text(path) as stream:
+        reader = csv.reader(stream)
+        header = next(reader)
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                return f'{path}:{reader.line_num}: has {len(fields)} fields, the header has {len(header)}'
+            for name, text in zip(header, fields):
+                if text and name in kinds and not _parses(kinds[name], text):
+                    return f'{path}:{reader.line_num}: {name} = {text!r} is not a number'
+    return None
+
+
+def _parses(kind: Callable[[str], object], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def index_of(values: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    """Position of every value of a dictionary column in ``names``, -1 where it is not there."""
+    column = values.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
+        return np.empty(0, dtype=np.int64)
+    positions = pc.index_in(column.dictionary, pa.array(names, pa.string())).fill_null(-1)
+    return positions.to_numpy(zero_copy_only=False).astype(np.int64)[column.indices.to_numpy()]
