@@ -1,0 +1,241 @@
+"""Official CSV files -> AnnotationStore, and what is said about files that are wrong."""
+
+import gzip
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.store import AnnotationStore
+from tests.official_files import BOXES, LABEL_NAMES, SIZES, write_files
+from tests.shared_data import open_images
+
+
+@pytest.fixture()
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    return AnnotationStore(tmp_path / 'store')
+
+
+def test_rows_of_an_image_come_together_in_file_order(store):
+    assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
+    names = [LABEL_NAMES[i] for i in store.box_label]
+    assert names == ['/m/apple', '/m/orange', '/m/apple', '/m/bench1', '/m/fruit']
+    assert store.box[store.boxes_of_image(0)].tolist() == [[0.1, 0.2, 0.5, 0.6]] * 2 + [[0.6, 0.6, 0.9, 0.9]]
+    assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
+
+
+def test_an_image_with_image_level_labels_only_stays(store):
+    assert store.boxes_of_image(3) == slice(5, 5)
+    assert store.image_label[store.labels_of_image(3)].tolist() == [1]
+    assert store.image_label_confidence[store.labels_of_image(0)].tolist() == [1, 0]
+    assert store.image_of_label().tolist() == [0, 0, 3]
+
+
+def test_an_unknown_flag_stays_unknown(store):
+    assert store.is_group_of.tolist() == [0, 0, -1, 1, 0]
+    assert store.flag('IsOccluded').tolist() == [-1] * 5
+
+
+def test_sizes_are_read_from_the_pictures(store):
+    assert dict(zip(store.image_ids(), zip(store.width.tolist(), store.height.tolist()))) == SIZES
+
+
+def test_names_that_occur_twice_become_unique(store):
+    assert store.class_names == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
+    assert store.label_names == tuple(LABEL_NAMES)
+
+
+def test_image_lists_hold_each_image_once_and_count_for_ancestors(store):
+    assert [store.images_of_class(i, expand_hierarchy=False).tolist() for i in range(5)] == [[0], [0], [2], [1], []]
+    assert [store.images_of_class(i).tolist() for i in range(5)] == [[0], [0], [0, 2], [1], []]
+    assert store.class_image_counts().tolist() == [1, 1, 2, 1, 0]
+    assert store.class_box_counts.tolist() == [2, 1, 1, 1, 0]
+
+
+def test_pictures_in_sub_folders_and_a_moved_data_root(tmp_path):
+    files = write_files(tmp_path / 'data')
+    images = tmp_path / 'data' / 'images'
+    (images / 'train_0').mkdir()
+    (images / 'b1.jpg').rename(images / 'train_0' / 'b1.jpg')
+    convert(tmp_path / 'data' / 'store', **files)
+    (tmp_path / 'data').rename(tmp_path / 'moved')
+    store = AnnotationStore(tmp_path / 'moved' / 'store')
+    assert store.file_name(0) == os.path.join('train_0', 'b1.jpg')
+    assert (store.image_folder / store.file_name(0)).exists()
+
+
+def test_a_turned_picture_has_the_size_that_the_loader_gives_it(tmp_path):
+    files = write_files(tmp_path / 'official')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (30, 20)).save(tmp_path / 'official' / 'images' / 'c2.jpg', exif=exif)
+    convert(tmp_path / 'store', **files)
+    store = AnnotationStore(tmp_path / 'store')
+    assert (store.width[2], store.height[2]) == (20, 30)
+
+
+def test_sizes_from_a_csv_need_no_pictures(tmp_path):
+    files = write_files(tmp_path / 'official', pictures=False)
+    del files['images']
+    rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
+    (tmp_path / 'sizes.csv').write_text('image_id,image_w,image_h\n' + rows)
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_folder is None
+    assert store.width.tolist() == [SIZES[name][0] for name in store.image_ids()]
+    (tmp_path / 'sizes.csv').write_text('image_id,image_w,image_h\nb1,1,1\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv: has no size of 3 annotated images, first 'a0'"):
+        convert(tmp_path / 'other', **files, image_sizes=tmp_path / 'sizes.csv')
+
+
+def test_missing_pictures_are_an_error_or_dropped_and_counted(tmp_path):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'official' / 'images' / 'b1.jpg').unlink()
+    with pytest.raises(AnnotationError, match=r"images: has no picture of 1 of the 4 annotated images, first 'b1'"):
+        convert(tmp_path / 'store', **files)
+    assert not (tmp_path / 'store').exists()
+    summary = convert(tmp_path / 'store', **files, missing_images='drop')
+    assert summary.dropped == {
+        'images without a picture': 1,
+        'boxes of images without a picture': 3,
+        'image-level labels of images without a picture': 2,
+    }
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == ['a0', 'c2', 'd3']
+    assert store.image_of_box().tolist() == [0, 1]
+    assert store.image_of_label().tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,1.25,', r'boxes\.csv:6: XMin = 1\.25 is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,-0.1,', r'boxes\.csv:6: XMin = -0\.1 is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,0.8,', r'boxes\.csv:6: XMin = 0\.8 is greater than XMax = 0\.75'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,left,', r"boxes\.csv:6: XMin = 'left' is not a number"),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,,', r'boxes\.csv:6: XMin is empty'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,nan,', r'boxes\.csv:6: XMin = nan is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,', r'boxes\.csv:6: has 6 fields, the header has 7'),
+        ('c2,/m/fruit,', '\n\nc2,/m/pear,', r"boxes\.csv:8: LabelName '/m/pear' is not among the classes"),
+        ('0.9,-1', '0.9,2', r'boxes\.csv:5: IsGroupOf = 2 must be 1, 0 or -1'),
+        ('XMin', 'Left', r"boxes\.csv:1: has no column 'XMin'; it has ImageID, LabelName, Left"),
+        (BOXES, '', r'boxes\.csv: is empty'),
+    ],
+)
+def test_a_bad_box_file_is_told_by_file_and_line(tmp_path, old, new, message):
+    assert old in BOXES
+    files = write_files(tmp_path / 'official', boxes=BOXES.replace(old, new))
+    with pytest.raises(AnnotationError, match=message):
+        convert(tmp_path / 'store', **files)
+    assert not list(tmp_path.glob('*store*'))
+
+
+def test_a_class_that_is_not_in_the_hierarchy_is_told_by_file_and_line(tmp_path):
+    files = write_files(tmp_path / 'official')
+    with open(files['classes'], 'a') as stream:
+        stream.write('/m/pear,Pear\n')
+    with pytest.raises(AnnotationError, match=r"classes\.csv:6: class '/m/pear' is not in the hierarchy .*hierarchy"):
+        convert(tmp_path / 'store', **files)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('/m/a,A\n/m/a,B\n', r"classes\.csv:2: class '/m/a' stands on line 1 already"),
+        ('/m/a,A\nApple\n', r"classes\.csv:2: expected 'MID,name'"),
+        ('', r'classes\.csv: holds no classes'),
+    ],
+)
+def test_a_bad_class_file_is_told(tmp_path, text, message):
+    (tmp_path / 'classes.csv').write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read_classes(tmp_path / 'classes.csv')
+
+
+def test_a_class_file_may_have_a_header_and_a_third_column(tmp_path):
+    (tmp_path / 'classes.csv').write_text('LabelName,DisplayName,Id\n/m/a,"A, b",1\n')
+    assert read_classes(tmp_path / 'classes.csv') == [('/m/a', 'A, b')]
+
+
+def test_gzip_and_labels(tmp_path):
+    files = write_files(tmp_path)
+    packed = tmp_path / 'boxes.csv.gz'
+    packed.write_bytes(gzip.compress(Path(files['boxes']).read_bytes()))
+    assert read_boxes(packed).equals(read_boxes(files['boxes']))
+    (tmp_path / 'labels.csv').write_text('ImageID,Source,LabelName,Confidence\nx,verification,/m/a,1.5\n')
+    with pytest.raises(AnnotationError, match=r'labels\.csv:2: Confidence = 1\.5 is outside'):
+        read_image_labels(tmp_path / 'labels.csv')
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AnnotationError, match=r'nowhere\.csv: cannot be read'):
+        read_boxes(tmp_path / 'nowhere.csv')
+
+
+def test_a_store_is_never_half_there(tmp_path):
+    files = write_files(tmp_path / 'official')
+    convert(tmp_path / 'store', **files)
+    before = (tmp_path / 'store' / 'metadata.json').read_bytes()
+    with pytest.raises(AnnotationError, match='exists already; give --overwrite'):
+        convert(tmp_path / 'store', **files)
+    write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
+    with pytest.raises(AnnotationError, match='outside'):
+        convert(tmp_path / 'store', **files, overwrite=True)
+    assert (tmp_path / 'store' / 'metadata.json').read_bytes() == before
+
+
+def test_what_is_no_store_is_refused_and_never_replaced(tmp_path, store):
+    with pytest.raises(AnnotationError, match='no such folder'):
+        AnnotationStore(tmp_path / 'nowhere')
+    foreign = tmp_path / 'foreign'
+    foreign.mkdir()
+    (foreign / 'thesis.txt').write_text('years of work')
+    with pytest.raises(AnnotationError, match='was not written by'):
+        AnnotationStore(foreign)
+    with pytest.raises(AnnotationError, match='was not written by mmoid'):
+        convert(foreign, **write_files(tmp_path / 'official'), overwrite=True)
+    (store.path / 'boxes.arrow').write_bytes(b'half')
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
+        AnnotationStore(store.path)
+
+
+def test_a_store_pickles_as_its_path(store):
+    data = pickle.dumps(store)
+    assert len(data) < 500
+    assert (pickle.loads(data).box == store.box).all()
+
+
+def test_columns_are_views_of_the_mapped_file_that_any_arrow_tool_reads(store):
+    with pytest.raises(ValueError, match='read-only'):
+        store.box[0] = 0
+    table = pa.ipc.open_file(str(store.path / 'boxes.arrow')).read_all()
+    assert np.array(table['box'].to_pylist()).tolist() == store.box.tolist()
+
+
+def test_the_core_loads_no_framework():
+    code = 'import sys, mmoid.openimages.convert, mmoid.openimages.metric; assert "torch" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
+def test_real_files_of_version_3_are_read(split):
+    boxes = read_boxes(open_images(f'human-labels/v3-{split}-annotations-human-bbox.csv'))
+    assert len(boxes) == 1000
+    flags = set(boxes['IsGroupOf'].to_pylist())
+    assert flags == {-1} if split == 'train' else {0, 1} <= flags
+    labels = read_image_labels(open_images(f'human-labels/v3-{split}-annotations-human.csv'))
+    assert set(labels['Confidence'].to_pylist()) == {0, 1}
+
+
+def test_the_real_sizes_are_read():
+    assert len(read_image_sizes(open_images('classes/validation-image-sizes.csv'))) == 41620

@@ -1,0 +1,129 @@
+"""ClassHierarchy."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from tests.shared_data import open_images
+
+DIAMOND = {
+    'LabelName': '/m/root',
+    'Subcategory': [
+        {'LabelName': '/m/toy', 'Subcategory': [{'LabelName': '/m/teddy'}]},
+        {
+            'LabelName': '/m/animal',
+            'Subcategory': [{'LabelName': '/m/bear', 'Subcategory': [{'LabelName': '/m/teddy'}]}],
+            'Part': [{'LabelName': '/m/paw'}],
+        },
+    ],
+}
+NAMES = ('/m/teddy', '/m/bear', '/m/animal', '/m/toy', '/m/paw')
+
+
+def test_ancestors_are_the_union_over_all_paths_each_once():
+    hierarchy = ClassHierarchy(DIAMOND, NAMES)
+    assert hierarchy.ancestors(0).tolist() == [1, 2, 3]
+    assert hierarchy.descendants(2).tolist() == [0, 1]
+    assert hierarchy.is_leaf.tolist() == [True, False, False, False, True]
+    assert hierarchy.depth.tolist() == [3, 2, 1, 1, 1]
+
+
+def test_a_part_is_no_descendant():
+    hierarchy = ClassHierarchy(DIAMOND, NAMES)
+    assert not hierarchy.ancestor_matrix[4].any()
+
+
+def test_ancestry_through_a_node_that_is_no_class_is_kept():
+    hierarchy = ClassHierarchy(DIAMOND, ('/m/teddy', '/m/animal'))
+    assert hierarchy.ancestor_matrix.tolist() == [[False, True], [False, False]]
+
+
+def test_expansion_puts_copies_right_after_the_original():
+    hierarchy = ClassHierarchy(DIAMOND, NAMES)
+    rows, labels = hierarchy.expand_up(np.array([1, 0, 3]))
+    assert rows.tolist() == [0, 0, 1, 1, 1, 1, 2]
+    assert labels.tolist() == [1, 2, 0, 1, 2, 3, 3]
+    rows, labels = hierarchy.expand_down(np.array([2]))
+    assert labels.tolist() == [2, 0, 1]
+
+
+def test_expansion_of_nothing_is_nothing():
+    rows, labels = ClassHierarchy(DIAMOND, NAMES).expand_up(np.array([], dtype=np.int64))
+    assert len(rows) == len(labels) == 0
+
+
+def test_a_class_outside_the_tree_is_named():
+    with pytest.raises(AnnotationError, match=r'tree\.json: does not hold 1 of the 2 classes, first ./m/cat.'):
+        ClassHierarchy(DIAMOND, ('/m/bear', '/m/cat'), source='tree.json')
+
+
+def test_a_class_given_twice_is_refused():
+    with pytest.raises(AnnotationError, match='/m/bear.*twice'):
+        ClassHierarchy(DIAMOND, ('/m/bear', '/m/bear'))
+
+
+def test_a_cycle_is_refused():
+    tree = {'LabelName': 'r', 'Subcategory': [
+        {'LabelName': 'a', 'Subcategory': [{'LabelName': 'b', 'Subcategory': [{'LabelName': 'a'}]}]}]}  # fmt: skip
+    with pytest.raises(AnnotationError, match='own ancestor'):
+        ClassHierarchy(tree, ('a', 'b'))
+
+
+@pytest.mark.parametrize('text', ['', '[1]', '{"Subcategory": []}', '{"LabelName": "r", "Subcategory": [{}]}'])
+def test_a_file_that_is_no_hierarchy_is_named(tmp_path, text):
+    path = tmp_path / 'tree.json'
+    path.write_text(text)
+    with pytest.raises(AnnotationError, match=r'tree\.json'):
+        ClassHierarchy.from_json(path, ())
+
+
+def test_random_graphs_agree_with_walking_every_path():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        count = int(rng.integers(2, 12))
+        children = {i: [j for j in range(i + 1, count) if rng.random() < 0.3] for i in range(count)}
+
+        def node(i, children=children):
+            return {'LabelName': f'/m/{i}', 'Subcategory': [node(j) for j in children[i]]}
+
+        hierarchy = ClassHierarchy(
+            {'LabelName': '/m/root', 'Subcategory': [node(i) for i in range(count)]},
+            [f'/m/{i}' for i in range(count)],
+        )
+        expected = np.zeros((count, count), dtype=bool)
+
+        def walk(i, above, expected=expected, children=children):
+            expected[i, above] = True
+            for j in children[i]:
+                walk(j, [*above, i])
+
+        for i in range(count):
+            walk(i, [])
+        assert (hierarchy.ancestor_matrix == expected).all()
+
+
+@pytest.mark.parametrize(
+    ('tree', 'classes', 'count'),
+    [
+        ('bbox_labels_500_hierarchy.json', 'challenge-class-descriptions-500.csv', 500),
+        ('bbox_labels_600_hierarchy.json', 'class-descriptions-boxable.csv', 601),
+    ],
+)
+def test_the_official_hierarchies_load(tree, classes, count):
+    names = [line.split(',')[0] for line in open_images(f'classes/{classes}').read_text().splitlines()]
+    hierarchy = ClassHierarchy.from_json(open_images(f'hierarchy/{tree}'), names)
+    assert hierarchy.num_classes == count
+    official = json.loads(open_images(f'hierarchy/{tree}').read_text())
+    paths: dict[str, set[str]] = {}
+
+    def walk(node, above):
+        for child in node.get('Subcategory', []):
+            paths.setdefault(child['LabelName'], set()).update(above)
+            walk(child, [*above, child['LabelName']])
+
+    walk(official, [])
+    for i, name in enumerate(names):
+        assert {names[j] for j in hierarchy.ancestors(i)} == paths[name]
