@@ -1,0 +1,16 @@
+# What tools/quickstart.sh makes: tools/make_synthetic_openimages.py, prepared like any other set.
+_base_ = ['./openimages_small.py']
+
+data_root = 'data/synthetic'
+num_classes = 33
+
+train_store = f'{data_root}/train'
+validation_store = f'{data_root}/validation'
+concurrent_rates = f'{data_root}/concurrent_rates.npz'
+
+train_dataloader = dict(dataset=dict(ann_file=train_store))
+val_dataloader = dict(dataset=dict(ann_file=validation_store))
+test_dataloader = val_dataloader
+
+val_evaluator = dict(ann_file=validation_store)
+test_evaluator = val_evaluator

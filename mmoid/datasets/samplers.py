@@ -1,0 +1,87 @@
+"""SoftBalanceClassAwareSampler: draws classes by Eq. 8, then images of the class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmdet.registry import DATA_SAMPLERS
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from mmoid.openimages.balance import BalancedDraws
+
+
+@DATA_SAMPLERS.register_module()
+class SoftBalanceClassAwareSampler(Sampler[int]):
+    """Soft-balance sampling (Sec. 4.2 of the paper, Eq. 6-8).
+
+    One epoch is one series of draws, the same on all ranks: a pure function of (``seed``, epoch). Rank r of W receives
+    positions r, r + W, r + 2W, ... of it, so ranks are disjoint and together complete; the series is filled up from
+    its start to a multiple of W, as mmengine's ``DefaultSampler`` does. Workers do not matter: indices are drawn in
+    the rank's main process. See :class:`BalancedDraws` for how classes and images are drawn.
+
+    Args:
+        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once; of any other
+            data set ``get_cat_ids`` is called once for every image.
+        balance: λ >= 0. 0 draws classes as they occur, 1 all alike; 0.7 is the paper's best.
+        samples_per_epoch: Draws of one epoch over all ranks; the number of images if None. Both stages of a hybrid
+            training need the same number.
+        expand_hierarchy: Count an image for the ancestors of its classes too.
+        seed: Of the draws; one that all ranks share is made if None.
+
+    Raises:
+        ValueError: λ < 0, ``samples_per_epoch`` < 1, no class with an image.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        balance: float = 0.7,
+        samples_per_epoch: int | None = None,
+        expand_hierarchy: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        if not balance >= 0:
+            raise ValueError(f'sampler.balance (λ) must be >= 0, got {balance}; 0.7 is the best of the paper')
+        if samples_per_epoch is not None and samples_per_epoch < 1:
+            raise ValueError(f'sampler.samples_per_epoch must be at least 1, got {samples_per_epoch}')
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.balance = balance
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = 0
+        self._stop, self._images = _class_images(dataset, expand_hierarchy)
+        self.draws = BalancedDraws(
+            image_counts=np.diff(self._stop, prepend=0),
+            balance=balance,
+            draws_per_epoch=samples_per_epoch or len(dataset),
+            seed=self.seed,
+        )
+        self.num_samples = math.ceil(self.draws.draws_per_epoch / self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of this rank in the epoch given by :meth:`set_epoch`."""
+        label, position = self.draws.epoch(self.epoch)
+        first = self._stop - self.draws.image_counts
+        indices = self._images[first[label] + position]
+        everywhere = np.resize(indices, self.num_samples * self.world_size)  # repeats from the start
+        return iter(everywhere[self.rank :: self.world_size].tolist())
+
+    def __len__(self) -> int:
+        """Draws of this rank in one epoch."""
+        return self.num_samples
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+def _class_images(dataset: Sized, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) end of each class's image list, and the lists, one after the other."""
+    if hasattr(dataset, 'class_images'):
+        return dataset.class_images(expand_hierarchy)
+    labels = [np.unique(dataset.get_cat_ids(index)) for index in range(len(dataset))]  # type: ignore[attr-defined]
+    image = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+    label = np.concatenate(labels).astype(np.int64)
+    return np.cumsum(np.bincount(label)), image[np.argsort(label, kind='stable')]

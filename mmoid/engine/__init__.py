@@ -1,0 +1,8 @@
+"""Hooks, stages and launching, registered with mmdet and mmengine."""
+
+from .class_order_check import ClassOrderCheckHook
+from .hybrid_schedule import HybridSchedule
+from .launch import prepare_launch
+from .stages import StageRestartLR
+
+__all__ = ['ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR', 'prepare_launch']

@@ -1,0 +1,112 @@
+"""HybridSchedule: training in stages (hybrid training, Sec. 4.3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmdet.registry import DATA_SAMPLERS, HOOKS
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import Sampler
+
+from .stages import parse_stages, schedule, stage_index
+
+
+@HOOKS.register_module()
+class HybridSchedule(Hook):
+    """Changes the sampler and restarts the learning rate when a stage begins.
+
+    The loader, its workers and the data set stay as they are. The stage follows from the epoch alone, so a resumed run
+    is in the right one. It is logged, is the scalar ``stage`` of the log (1 for the first), and stands in checkpoints
+    as ``meta['stage']``.
+
+    ::
+
+        custom_hooks = [dict(type='HybridSchedule', stages=[
+            dict(name='natural', epochs=14, param_scheduler=[dict(type='MultiStepLR', milestones=[8, 11])]),
+            dict(name='soft balance', epochs=7, sampler=dict(type='SoftBalanceClassAwareSampler', balance=0.7),
+                 param_scheduler=[dict(type='MultiStepLR', milestones=[4, 6])]),
+        ])]
+
+    Args:
+        stages: Dicts of ``name``; ``epochs``; ``sampler``, a config, by default the sampler of ``train_dataloader``;
+            ``param_scheduler``, a config or a list, with times counted from the start of the stage. A stage without
+            one trains at the initial rate. If no stage has any, the run's own ``param_scheduler`` is left alone.
+
+    Raises:
+        ValueError: At the start of the run: stages that do not add up to ``train_cfg.max_epochs``, samplers of
+            unequal length, schedulers both here and in ``param_scheduler``, a loop that does not count epochs.
+    """
+
+    # Before DistSamplerSeedHook (NORMAL), which sets the epoch of whatever sampler the loader was built with.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, stages: Sequence[dict]) -> None:
+        self.stages = parse_stages(stages)
+        self.samplers: list[Sampler] = []
+
+    def before_run(self, runner: Runner) -> None:
+        """Builds everything that the stages need, before a checkpoint is resumed into it."""
+        if not isinstance(runner._train_loop, EpochBasedTrainLoop):
+            if isinstance(runner._train_loop, (dict, type(None))):
+                return  # a test run: its train loop is not built
+            raise ValueError(
+                f'HybridSchedule needs an epoch-based train loop, train_cfg builds a {type(runner._train_loop).__name__}'
+            )
+        self._check_epochs(runner.max_epochs)
+        self._build_samplers(runner)
+        self._build_schedulers(runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        index = stage_index(self.stages, runner.epoch)
+        stage, sampler = self.stages[index], self.samplers[index]
+        batch_sampler = runner.train_dataloader.batch_sampler
+        if batch_sampler.sampler is not sampler:
+            # The batch sampler is kept: persistent workers honour its new sampler, but not a new batch sampler.
+            batch_sampler.sampler = sampler
+        if hasattr(sampler, 'set_epoch'):
+            sampler.set_epoch(runner.epoch)
+        runner.message_hub.update_scalar('train/stage', index + 1)
+        rate = runner.optim_wrapper.get_lr()['lr'][0]
+        runner.logger.info(
+            f'Stage {index + 1} of {len(self.stages)} "{stage.name}": epoch {runner.epoch - stage.start + 1} of '
+            f'{stage.epochs}, {type(sampler).__name__}, learning rate {rate:g}'
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        index = stage_index(self.stages, runner.epoch)
+        checkpoint['meta']['stage'] = dict(index=index, name=self.stages[index].name)
+
+    def _check_epochs(self, max_epochs: int) -> None:
+        total = self.stages[-1].stop
+        if total != max_epochs:
+            parts = ' + '.join(str(stage.epochs) for stage in self.stages)
+            raise ValueError(
+                f'HybridSchedule.stages have {parts} = {total} epochs, train_cfg.max_epochs is {max_epochs}; '
+                'they must be equal'
+            )
+
+    def _build_samplers(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        own = loader.batch_sampler.sampler
+        defaults = dict(dataset=loader.dataset, seed=runner.seed)
+        self.samplers = [
+            own if stage.sampler is None else DATA_SAMPLERS.build(dict(stage.sampler), default_args=defaults)
+            for stage in self.stages
+        ]
+        for i, sampler in enumerate(self.samplers):
+            if len(sampler) != len(own):
+                raise ValueError(
+                    f'HybridSchedule.stages[{i}].sampler gives {len(sampler)} samples an epoch on this rank, '
+                    f'train_dataloader.sampler gives {len(own)}; they must be equal, for the number of iterations is '
+                    'fixed at the start (see samples_per_epoch)'
+                )
+
+    def _build_schedulers(self, runner: Runner) -> None:
+        if not any(stage.param_scheduler for stage in self.stages):
+            return
+        if runner.param_schedulers:
+            raise ValueError(
+                'param_scheduler and HybridSchedule.stages[…].param_scheduler are both set; set param_scheduler=None'
+            )
+        runner.param_schedulers = runner.build_param_scheduler(schedule(self.stages, len(runner.train_dataloader)))

@@ -1,0 +1,99 @@
+"""What all classification losses of mmoid share: targets, channels, accuracy, reduction."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor, nn
+
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+class LabelSetLoss(nn.Module):
+    """Base of losses that a box head can swap by ``type`` alone.
+
+    A subclass gives :meth:`row_losses` and :meth:`get_activation`. mmdet's ``BBoxHead`` asks the three ``custom_*``
+    attributes; :class:`mmoid.LabelSetBBoxHead` asks ``uses_label_sets``.
+
+    Args:
+        num_classes: C, without background.
+        loss_weight: Factor of the result.
+        reduction: ``mean``, ``sum`` or ``none``.
+    """
+
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+    uses_label_sets = True
+
+    def __init__(self, num_classes: int, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f'loss_cls.num_classes must be at least 1, got {num_classes}')
+        if reduction not in REDUCTIONS:
+            raise ValueError(f'loss_cls.reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+        self.num_classes = num_classes
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
+        """(N,) unweighted losses of (N, C+1) logits against (N, C+1) bool targets, background last."""
+        raise NotImplementedError
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """(N, C+1) scores in [0, 1] of (N, C+1) logits, background last."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Loss of a batch of boxes.
+
+        Args:
+            cls_score: (N, C+1) logits, background last.
+            labels: (N,) long class indices with C = background, or label sets (N, C+1) or (N, C), bool or float; a row
+                without any class is background.
+            weight: (N,) weight of each row.
+            avg_factor: Divides the sum instead of N, for ``mean`` only.
+            reduction_override: Instead of ``reduction``, for this call.
+
+        Returns:
+            Scalar, or (N,) for ``none``.
+        """
+        if reduction_override is not None and reduction_override not in REDUCTIONS:
+            raise ValueError(f'reduction_override must be one of {", ".join(REDUCTIONS)}, got {reduction_override!r}')
+        if cls_score.shape[1] != self.num_classes + 1:
+            raise ValueError(f'cls_score has {cls_score.shape[1]} channels, expected {self.num_classes} classes + 1')
+        losses = self.row_losses(cls_score, self.targets(labels))
+        if weight is not None:
+            weight = weight.to(losses.dtype)
+        reduced = weight_reduce_loss(losses, weight, reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * reduced
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """(N, C+1) bool with background last, from any of the forms that :meth:`forward` takes."""
+        if labels.dim() == 1:
+            return F.one_hot(labels, self.num_classes + 1).bool()
+        if labels.shape[1] not in (self.num_classes, self.num_classes + 1):
+            raise ValueError(f'label sets have {labels.shape[1]} columns, expected {self.num_classes} classes (+ 1)')
+        classes = labels[:, : self.num_classes] > 0
+        return torch.cat([classes, ~classes.any(dim=1, keepdim=True)], dim=1)
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Channels that the head must predict."""
+        if num_classes != self.num_classes:
+            raise ValueError(f'bbox_head.num_classes is {num_classes}, loss_cls.num_classes is {self.num_classes}')
+        return num_classes + 1
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Share of rows, in percent, whose best channel is in their label set."""
+        if not len(cls_score):
+            return {'acc': cls_score.new_zeros(1)}
+        hit = self.targets(labels).gather(1, cls_score.argmax(dim=1, keepdim=True))
+        return {'acc': hit.float().mean().mul(100).reshape(1)}

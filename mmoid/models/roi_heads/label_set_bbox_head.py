@@ -1,0 +1,112 @@
+"""LabelSetBBoxHead: a box head whose ground truth is a set of labels for each RoI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
+
+
+@MODELS.register_module()
+class LabelSetBBoxHead(ConvFCBBoxHead):
+    """mmdet's box head, trained on label sets.
+
+    The loss gets the sets if it uses them (``loss_cls.uses_label_sets``), else the one label that mmdet assigns; stock
+    losses work unchanged. Class-specific regression learns for every label of the set, class-agnostic regression once.
+    Targets that Cascade R-CNN passes on to refine boxes stay mmdet's own.
+
+    Args:
+        num_shared_fcs: Shared fully connected layers; 2 makes it the ``Shared2FCBBoxHead`` of Faster R-CNN.
+        fc_out_channels: Their width.
+        **kwargs: As for ``ConvFCBBoxHead``.
+    """
+
+    def __init__(self, num_shared_fcs: int = 2, fc_out_channels: int = 1024, **kwargs: Any) -> None:
+        super().__init__(num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, **kwargs)
+
+    @property
+    def uses_label_sets(self) -> bool:
+        return getattr(self.loss_cls, 'uses_label_sets', False)
+
+    def loss_and_target(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        sampling_results: list[SamplingResult],
+        rcnn_train_cfg: Any,
+        concat: bool = True,
+        reduction_override: str | None = None,
+    ) -> dict:
+        """As in mmdet; ``sampling_results`` must come from :class:`LabelSetSampler` if the loss uses label sets."""
+        if not self.uses_label_sets:
+            return super().loss_and_target(
+                cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat, reduction_override
+            )
+        targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=True)
+        _, label_weights, bbox_targets, bbox_weights = targets
+        label_sets = self.label_sets(sampling_results)
+        losses = self.loss(
+            cls_score, None, rois, label_sets, label_weights, bbox_targets, bbox_weights, reduction_override
+        )  # fmt: skip
+        if bbox_pred is not None:
+            losses['loss_bbox'] = self.loss_of_boxes(
+                bbox_pred, rois, label_sets, bbox_targets, bbox_weights, reduction_override
+            )
+        return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def label_sets(self, sampling_results: Sequence[SamplingResult]) -> Tensor:
+        """(N, C) bool label set of every RoI, in the order of ``get_targets``; background has none."""
+        sets = []
+        for result in sampling_results:
+            if not hasattr(result, 'pos_gt_label_sets'):
+                raise ValueError(
+                    f'{type(self.loss_cls).__name__} needs label sets: wrap train_cfg.rcnn.sampler, '
+                    "dict(type='mmoid.LabelSetSampler', sampler=dict(…), num_classes=…)"
+                )
+            positives = result.pos_gt_label_sets
+            sets += [positives, positives.new_zeros(len(result.neg_priors), self.num_classes)]
+        return torch.cat(sets)
+
+    def loss_of_boxes(
+        self,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        label_sets: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Regression loss of positives: once for each label of the set, or once for all if class-agnostic.
+
+        Args:
+            bbox_pred: (N, 4) if class-agnostic, else (N, 4 C).
+            rois: (N, 5) image index and box.
+            label_sets: (N, C) bool.
+            bbox_targets: (N, 4).
+            bbox_weights: (N, 4).
+            reduction_override: As in mmdet.
+        """
+        if self.reg_class_agnostic:
+            rows = label_sets.any(dim=1).nonzero().squeeze(1)
+            channel = torch.zeros_like(rows)
+        else:
+            rows, channel = label_sets.nonzero(as_tuple=True)
+        if not len(rows):
+            return bbox_pred.sum() * 0
+        if self.reg_decoded_bbox:
+            bbox_pred = get_box_tensor(self.bbox_coder.decode(rois[:, 1:], bbox_pred))
+        predicted = bbox_pred.reshape(len(bbox_pred), -1, bbox_targets.shape[1])[rows, channel]
+        return self.loss_bbox(
+            predicted,
+            bbox_targets[rows],
+            bbox_weights[rows],
+            avg_factor=len(bbox_targets),
+            reduction_override=reduction_override,
+        )

@@ -1,0 +1,40 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+
+# Two-process tests share two cores; before torch is imported anywhere.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+from pathlib import Path
+
+import pytest
+
+from mmoid.openimages.concurrence import count_concurrence, save_rates
+from mmoid.openimages.convert import convert
+from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.synthetic import WorldConfig
+from mmoid.openimages.synthetic_folder import write_dataset
+
+TINY = WorldConfig(num_train=48, num_validation=12, image_size=96, num_classes=12, imbalance=10.0)
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data root of 48 + 12 generated pictures: train, validation, concurrent_rates.npz."""
+    root = tmp_path_factory.mktemp('data') / 'tiny'
+    write_dataset(root, TINY)
+    annotations = root / 'annotations'
+    for split in ('train', 'validation'):
+        convert(
+            root / split,
+            boxes=annotations / f'{split}-detection-bbox.csv',
+            image_labels=annotations / f'{split}-detection-human-imagelabels.csv',
+            classes=annotations / 'classes-description.csv',
+            hierarchy=annotations / 'label-hierarchy.json',
+            images=root / 'images' / split,
+        )
+    train = AnnotationStore(root / 'train')
+    save_rates(root / 'concurrent_rates.npz', count_concurrence(train).rates, train.label_names)
+    return root

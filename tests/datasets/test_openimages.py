@@ -1,0 +1,191 @@
+"""OpenImagesHierarchyDataset, with mmdet's own pipeline, loader and wrappers."""
+
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+from mmdet.datasets import ConcatDataset
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmengine.runner import Runner
+
+import mmoid
+from mmoid.openimages.convert import convert
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.store import AnnotationStore
+from tests.official_files import write_files
+
+PIPELINE = [
+    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True),
+    dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='mmdet.PackDetInputs'),
+]
+
+
+@pytest.fixture()
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    return str(tmp_path / 'store')
+
+
+def dataset(store, **kwargs):
+    return mmoid.OpenImagesHierarchyDataset(store, **kwargs)
+
+
+def test_an_item_is_what_mmdet_expects(store):
+    item = dataset(store).get_data_info(0)
+    assert item['img_id'] == 'b1' and os.path.exists(item['img_path'])
+    assert (item['width'], item['height'], item['sample_idx']) == (200, 100, 0)
+    assert item['instances'][0] == {'bbox': [20.0, 20.0, 100.0, 60.0], 'bbox_label': 0, 'ignore_flag': 0, 'is_group_of': 0}
+    assert [instance['is_group_of'] for instance in item['instances']] == [0, 0, -1]
+    assert item['image_level_labels'].tolist() == [0, 4]
+    assert item['confidences'].tolist() == [1, 0]
+
+
+def test_metainfo_has_unique_names_and_mids(store):
+    metainfo = dataset(store).metainfo
+    assert metainfo['classes'] == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
+    assert metainfo['label_names'] == ('/m/apple', '/m/orange', '/m/fruit', '/m/bench1', '/m/bench2')
+
+
+@pytest.mark.parametrize('classes', [['Fruit', 'Apple'], ['/m/fruit', '/m/apple']])
+def test_a_part_of_the_classes_in_any_order(store, classes):
+    part = dataset(store, metainfo=dict(classes=classes))
+    assert part.metainfo['label_names'] == ('/m/fruit', '/m/apple')
+    assert part.get_cat_ids(0) == [1, 1]
+    assert part.get_cat_ids(1) == []
+    assert part.class_image_counts().tolist() == [2, 1]
+    assert part.class_image_counts(expand_hierarchy=False).tolist() == [1, 1]
+    assert part.get_data_info(0)['image_level_labels'].tolist() == [1]
+
+
+def test_an_unknown_class_is_named(store):
+    with pytest.raises(AnnotationError, match=r"metainfo\.classes: 'Pear' is no class of"):
+        dataset(store, metainfo=dict(classes=['Pear']))
+
+
+@pytest.mark.parametrize(('group_of', 'flags'), [('keep', [0]), ('ignore', [1]), ('drop', [])])
+def test_group_of_boxes(store, group_of, flags):
+    data = dataset(store, group_of=group_of)
+    assert [instance['ignore_flag'] for instance in data.get_data_info(1)['instances']] == flags
+    assert data.class_image_counts()[3] == (1 if group_of == 'keep' else 0)
+    filtered = dataset(store, group_of=group_of, filter_cfg=dict(filter_empty_gt=True))
+    assert len(filtered) == (3 if group_of == 'keep' else 2)
+    with pytest.raises(ValueError, match=r"dataset\.group_of must be one of keep, ignore, drop, got 'x'"):
+        dataset(store, group_of='x')
+
+
+def test_filters_hold_in_training_only(store):
+    filters = dict(filter_empty_gt=True, min_size=70)
+    assert [dataset(store, filter_cfg=filters).get_data_info(i)['img_id'] for i in range(2)] == ['b1', 'a0']
+    assert len(dataset(store, filter_cfg=filters)) == 2
+    assert len(dataset(store, filter_cfg=filters, test_mode=True)) == 4
+
+
+def test_image_lists_follow_subsets_and_repetitions(tiny_data):
+    whole = dataset(str(tiny_data / 'train'))
+    chosen = [7, 3, 40, 3, 11]
+    for part in (whole.get_subset(chosen), dataset(str(tiny_data / 'train'), indices=chosen)):
+        assert len(part) == 5
+        assert [part.get_data_info(i)['img_id'] for i in range(5)] == [whole.get_data_info(i)['img_id'] for i in chosen]
+        for expand in (False, True):
+            counts = part.class_image_counts(expand)
+            for label in range(len(part.metainfo['classes'])):
+                expected = [i for i, j in enumerate(chosen) if j in whole.image_indices_of_class(label, expand)]
+                assert part.image_indices_of_class(label, expand).tolist() == expected
+                assert counts[label] == len(expected)
+    whole.get_subset_(4)
+    assert len(whole) == 4 and max(map(max, filter(len, map(list, [whole.class_images()[1]])))) < 4
+    assert len(dataset(str(tiny_data / 'train'), indices=-3)) == 3
+
+
+def test_image_lists_are_those_of_get_cat_ids(tiny_data):
+    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True))
+    for label in range(len(data.metainfo['classes'])):
+        family = {label, *data.hierarchy.descendants(label)}
+        direct = [i for i in range(len(data)) if label in data.get_cat_ids(i)]
+        expanded = [i for i in range(len(data)) if family & set(data.get_cat_ids(i))]
+        assert data.image_indices_of_class(label, expand_hierarchy=False).tolist() == direct
+        assert data.image_indices_of_class(label).tolist() == expanded
+
+
+def test_wrappers_of_mmdet_work(store):
+    data = dataset(store, filter_cfg=dict(filter_empty_gt=True), pipeline=PIPELINE)
+    assert len(ConcatDataset([data, data])) == 6
+    assert len(RepeatDataset(data, 3)) == 9
+    balanced = ClassBalancedDataset(data, oversample_thr=1.0)
+    assert len(balanced) >= 3
+    assert ConcatDataset([data, data])[4]['data_samples'].img_id == data[1]['data_samples'].img_id
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_the_loader_hands_out_pictures_and_boxes(tiny_data, num_workers):
+    loader = Runner.build_dataloader(
+        dict(
+            batch_size=4,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            dataset=dict(type='mmoid.OpenImagesHierarchyDataset', ann_file=str(tiny_data / 'train'), pipeline=PIPELINE),
+        ),
+        seed=0,
+    )
+    seen = []
+    for batch in loader:
+        assert all(image.shape[0] == 3 for image in batch['inputs'])
+        for sample in batch['data_samples']:
+            boxes = sample.gt_instances.bboxes.tensor
+            assert ((boxes >= -1e-3) & (boxes <= 64 + 1e-3)).all()
+            seen.append(sample.img_id)
+    assert sorted(seen) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
+
+
+def test_the_data_set_pickles_without_its_annotations(tiny_data):
+    data = dataset(str(tiny_data / 'train'))
+    assert len(pickle.dumps(data)) < 10_000
+    assert pickle.loads(pickle.dumps(data)).get_data_info(5)['img_id'] == data.get_data_info(5)['img_id']
+
+
+def test_a_folder_without_the_pictures_is_told_before_training(store, tmp_path):
+    with pytest.raises(AnnotationError, match=r'other/b1\.jpg: no such image .*set data_prefix'):
+        dataset(store, data_prefix=dict(img=str(tmp_path / 'other')))
+
+
+def test_an_official_csv_is_converted_once(tmp_path):
+    files = write_files(tmp_path)
+
+    def open_csv():
+        return mmoid.OpenImagesHierarchyDataset(
+            'boxes.csv',
+            data_root=str(tmp_path),
+            data_prefix=dict(img='images'),
+            label_file='classes.csv',
+            hierarchy_file='hierarchy.json',
+            image_level_ann_file='labels.csv',
+        )
+
+    assert len(open_csv()) == 4
+    made = (tmp_path / 'boxes.csv.store' / 'metadata.json').stat().st_mtime_ns
+    assert len(open_csv()) == 4
+    assert (tmp_path / 'boxes.csv.store' / 'metadata.json').stat().st_mtime_ns == made
+    time.sleep(0.01)
+    with open(files['boxes'], 'a') as stream:
+        stream.write('d3,/m/orange,0,1,0,1,0\n')
+    assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
+
+
+def test_a_csv_without_its_classes_is_told(tmp_path):
+    files = write_files(tmp_path)
+    with pytest.raises(AnnotationError, match=r'dataset\.label_file: is needed to read .*boxes\.csv'):
+        dataset(files['boxes'], hierarchy_file=files['hierarchy'])
+
+
+def test_get_data_info_is_the_callers_to_change(store):
+    data = dataset(store)
+    item = data.get_data_info(-4)
+    assert item['sample_idx'] == 0
+    item['instances'].clear()
+    assert len(data.get_data_info(0)['instances']) == 3
+    assert np.asarray(data.get_data_info(np.int64(0))['width']) == 200

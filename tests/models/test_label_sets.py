@@ -1,0 +1,174 @@
+"""Label sets from ground truth to the loss, in real mmdet heads."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.models.task_modules.assigners import AssignResult
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+
+import mmoid
+
+# 0 girl, 1 woman, both below 2 person; 3 chair
+ANCESTORS = np.zeros((4, 4), dtype=bool)
+ANCESTORS[0, 2] = ANCESTORS[1, 2] = True
+BOXES = torch.tensor([[0.0, 0, 100, 100], [1, 0, 100, 100], [0, 0, 100, 50], [200, 200, 240, 260]])
+LABELS = torch.tensor([0, 1, 3, 3])
+
+
+def sampler(**kwargs):
+    inner = dict(type='mmdet.RandomSampler', num=16, pos_fraction=0.5)
+    return TASK_UTILS.build(
+        dict(type='mmoid.LabelSetSampler', sampler=inner, num_classes=4, **{'hierarchy': ANCESTORS, **kwargs})
+    )
+
+
+def head(**kwargs):
+    config = dict(
+        type='mmoid.LabelSetBBoxHead',
+        in_channels=8,
+        fc_out_channels=16,
+        roi_feat_size=3,
+        num_classes=4,
+        bbox_coder=dict(type='mmdet.DeltaXYWHBBoxCoder'),
+        loss_cls=dict(type='mmoid.ConcurrentSoftmaxLoss', num_classes=4),
+        loss_bbox=dict(type='mmdet.L1Loss'),
+    )
+    return MODELS.build({**config, **kwargs})
+
+
+def sample(boxes=BOXES, labels=LABELS, **kwargs):
+    truth = InstanceData(bboxes=HorizontalBoxes(boxes), labels=labels)
+    priors = torch.cat([boxes + 2.0, torch.tensor([[300.0, 300, 350, 350]] * 4)])
+    assigned = torch.cat([torch.arange(len(boxes)) + 1, torch.zeros(4, dtype=torch.long)])
+    found = torch.cat([labels, torch.full((4,), -1)])
+    result = AssignResult(len(boxes), assigned, torch.ones(len(priors)), found)
+    torch.manual_seed(0)
+    return sampler(**kwargs).sample(result, InstanceData(priors=HorizontalBoxes(priors)), truth)
+
+
+def names(row):
+    return set(row.nonzero().flatten().tolist())
+
+
+def test_the_labels_of_boxes_on_one_object_are_united_with_their_ancestors():
+    sets = sampler().label_sets(BOXES, LABELS)
+    assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}]
+
+
+def test_same_object_iou_decides_what_one_object_is():
+    assert names(sampler(same_object_iou=0.5).label_sets(BOXES, LABELS)[0]) == {0, 1, 2, 3}
+    assert names(sampler(same_object_iou=0.995).label_sets(BOXES, LABELS)[0]) == {0, 2}
+    with pytest.raises(ValueError, match=r'rcnn\.sampler\.same_object_iou must be in \(0, 1\], got 0'):
+        sampler(same_object_iou=0)
+
+
+def test_without_hierarchy_there_are_no_ancestors():
+    assert names(sampler(hierarchy=None).label_sets(BOXES, LABELS)[0]) == {0, 1}
+
+
+def test_an_empty_box_keeps_its_own_label():
+    sets = sampler().label_sets(torch.tensor([[5.0, 5, 5, 5]]), torch.tensor([3]))
+    assert names(sets[0]) == {3}
+
+
+def test_every_positive_gets_the_set_of_the_box_it_is_assigned_to():
+    result = sample()
+    expected = sampler().label_sets(BOXES, LABELS)[result.pos_assigned_gt_inds]
+    assert torch.equal(result.pos_gt_label_sets, expected)
+    assert torch.equal(result.pos_gt_labels, LABELS[result.pos_assigned_gt_inds])
+
+
+def test_an_image_without_ground_truth():
+    result = sample(BOXES[:0], LABELS[:0])
+    assert result.pos_gt_label_sets.shape == (0, 4)
+
+
+def run(box_head, results):
+    count = sum(len(result.priors) for result in results)
+    torch.manual_seed(1)
+    features = torch.randn(count, 8, 3, 3)
+    rois = torch.cat([torch.cat([torch.full((len(r.priors), 1), float(i)), r.priors.tensor], 1)
+                      for i, r in enumerate(results)])  # fmt: skip
+    cls_score, bbox_pred = box_head(features)
+    config = type('C', (), {'pos_weight': -1})
+    for result in results:  # heads meet tensors: RoI heads convert boxes before
+        result.pos_priors, result.neg_priors = result.pos_priors.tensor, result.neg_priors.tensor
+        result.pos_gt_bboxes = torch.as_tensor(getattr(result.pos_gt_bboxes, 'tensor', result.pos_gt_bboxes))
+    return cls_score, bbox_pred, rois, box_head.loss_and_target(cls_score, bbox_pred, rois, results, config)
+
+
+def test_the_loss_gets_label_sets_and_cascade_gets_single_labels():
+    results = [sample(), sample(BOXES[:0], LABELS[:0])]
+    box_head = head()
+    cls_score, _, _, out = run(box_head, results)
+    sets = box_head.label_sets(results)
+    labels, weights, *_ = out['bbox_targets']
+    assert labels.dim() == 1 and sets.shape == (len(labels), 4)
+    assert torch.equal(sets.any(1), labels < 4)
+    assert sets[torch.arange(len(labels))[labels < 4], labels[labels < 4]].all()
+    expected = box_head.loss_cls(cls_score, sets, weights, avg_factor=len(labels))
+    assert torch.allclose(out['loss_bbox']['loss_cls'], expected)
+    assert 'acc' in out['loss_bbox']
+
+
+def test_every_label_of_the_set_regresses():
+    results = [sample()]
+    box_head = head()
+    cls_score, bbox_pred, rois, out = run(box_head, results)
+    sets = box_head.label_sets(results)
+    _, _, targets, _ = out['bbox_targets']
+    expected = sum(
+        (bbox_pred.view(len(sets), 4, 4)[n, c] - targets[n]).abs().sum() for n, c in sets.nonzero().tolist()
+    ) / len(sets)
+    assert torch.allclose(out['loss_bbox']['loss_bbox'], expected)
+    gradient = torch.autograd.grad(out['loss_bbox']['loss_bbox'], box_head.fc_reg.bias)[0].view(4, 4)
+    # No ground truth is labelled Person (2): it learns from the boxes of its children.
+    assert gradient.abs().sum(1).bool().tolist() == [True, True, True, True]
+
+
+def test_class_agnostic_regression_counts_an_object_once():
+    results = [sample()]
+    box_head = head(reg_class_agnostic=True)
+    _, bbox_pred, _, out = run(box_head, results)
+    labels, _, targets, _ = out['bbox_targets']
+    expected = (bbox_pred - targets)[labels < 4].abs().sum() / len(labels)
+    assert torch.allclose(out['loss_bbox']['loss_bbox'], expected)
+
+
+def test_decoded_boxes_can_be_regressed():
+    results = [sample()]
+    box_head = head(reg_decoded_bbox=True, loss_bbox=dict(type='mmdet.IoULoss'))
+    *_, out = run(box_head, results)
+    assert out['loss_bbox']['loss_bbox'].isfinite()
+
+
+def test_only_background_gives_a_zero_that_can_be_differentiated():
+    results = [sample(BOXES[:0], LABELS[:0])]
+    box_head = head()
+    *_, out = run(box_head, results)
+    assert out['loss_bbox']['loss_bbox'] == 0
+    sum(value for key, value in out['loss_bbox'].items() if 'loss' in key).backward()
+
+
+@pytest.mark.parametrize('loss_cls', [
+    dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False), dict(type='mmoid.SoftmaxLoss', num_classes=4)])  # fmt: skip
+def test_a_loss_of_one_label_gets_one_label(loss_cls):
+    results = [sample()]
+    box_head = head(loss_cls=loss_cls)
+    cls_score, _, _, out = run(box_head, results)
+    labels = out['bbox_targets'][0]
+    assert torch.allclose(out['loss_bbox']['loss_cls'], torch.nn.functional.cross_entropy(cls_score, labels))
+
+
+def test_a_stock_sampler_is_told_to_be_wrapped():
+    result = sample()
+    del result.pos_gt_label_sets
+    with pytest.raises(ValueError, match=r'ConcurrentSoftmaxLoss needs label sets: wrap train_cfg\.rcnn\.sampler'):
+        run(head(), [result])
+
+
+def test_names_resolve_to_the_same_classes():
+    assert MODELS.get('LabelSetBBoxHead') is mmoid.LabelSetBBoxHead
+    assert TASK_UTILS.get('LabelSetSampler') is mmoid.LabelSetSampler

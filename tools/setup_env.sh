@@ -1,0 +1,299 @@
+#!/usr/bin/env bash
+# Makes .venv in the root of the checkout: mmoid, one of the two MMDetection stacks, the development tools.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Usage: bash tools/setup_env.sh [--stack onedl|openmmlab] [--remake]
+
+Makes .venv in the root of this checkout, or returns at once where it is there and up to date.
+
+  --stack onedl      the maintained forks (onedl-mmdetection and so on); the default
+  --stack openmmlab  the originals (mmdet 3.3, mmcv 2.1, mmengine 0.10)
+                     Without --stack an existing .venv keeps the stack it has.
+  --remake           throw the existing .venv away first
+
+Environment:
+  PYTHON          the Python to use, 3.10 to 3.12. Otherwise python3.11, python3.12, python3.10 or python3.
+  MMOID_DEVICE    cpu or cuda. Otherwise cuda where `nvidia-smi -L` succeeds.
+  MMOID_TORCH     the version of PyTorch. Otherwise 2.13.0, with which both stacks are tested.
+  PIP_FIND_LINKS  folders with prebuilt wheels, as pip takes it. A wheel of mmcv in one of them saves 10-20 minutes
+                  of compiling.
+TEXT
+}
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$root/.venv
+python=$venv/bin/python
+state=$venv/mmoid-state # what this .venv is meant to be; written before anything else
+busy=$venv/mmoid-busy   # there while pip may be half-way through a package
+stamp=$venv/mmoid-stamp # what this .venv was finished with; written last
+log=$venv/setup.log
+
+say() { printf '%s\n' "$*"; }
+die() {
+    printf 'setup_env.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+stack='' remake=no
+while (($# > 0)); do
+    case $1 in
+        --stack)
+            (($# > 1)) || die '--stack needs a name: onedl or openmmlab'
+            stack=$2
+            shift
+            ;;
+        --stack=*) stack=${1#*=} ;;
+        --remake) remake=yes ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *) die "unknown argument '$1'; --help lists what there is" ;;
+    esac
+    shift
+done
+
+# --- What is wanted, and whether it is there already -----------------------------------------------------------------
+
+recorded() { # NAME: what this .venv is meant to be, as far as it was made by this script
+    [[ ! -f $state ]] || sed -n "s/^$1=//p" "$state"
+}
+
+python_version() { # PROGRAM: prints its version, as 3.11; fails unless it runs and can make the environment
+    # A pyenv shim is found for versions that are not active, and Debian's python3 comes without ensurepip.
+    "$1" -c 'import sys, venv, ensurepip
+print("%d.%d" % sys.version_info[:2])
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+}
+
+stack=${stack:-$(recorded stack)}
+stack=${stack:-onedl}
+[[ $stack == onedl || $stack == openmmlab ]] || die "--stack is onedl or openmmlab, not '$stack'"
+
+device=${MMOID_DEVICE-}
+if [[ ! $device ]]; then
+    device=cpu
+    if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then device=cuda; fi
+fi
+[[ $device == cpu || $device == cuda ]] || die "MMOID_DEVICE is cpu or cuda, not '$device'"
+
+torch=${MMOID_TORCH:-2.13.0}
+[[ $torch =~ ^[0-9]+(\.[0-9]+)+$ ]] || die "MMOID_TORCH is a version such as 2.13.0, not '$torch'"
+
+if [[ ${PYTHON-} ]]; then
+    version=$(python_version "$PYTHON") ||
+        die "PYTHON=$PYTHON does not run, is not Python 3.10 to 3.12, or lacks the modules venv and ensurepip"
+else
+    version=$(recorded python)
+fi
+
+wanted() { # what decides between mending a .venv and making a new one. The root: environments cannot be moved.
+    printf 'root=%s\nstack=%s\npython=%s\ndevice=%s\ntorch=%s\n' "$root" "$stack" "$version" "$device" "$torch"
+}
+key() {
+    wanted
+    cksum <"$root/pyproject.toml"
+    cksum <"$root/tools/setup_env.sh"
+}
+up_to_date() { [[ $remake == no && -x $python && -f $stamp && $(<"$stamp") == "$(key)" ]]; }
+
+if up_to_date; then
+    say ".venv is up to date ($stack, Python $version, torch $torch, $device)"
+    exit 0
+fi
+
+# --- One at a time. Programs that outlive a killed run hold the lock on, so the next run waits for their end ----------
+
+exec 9>"$root/.venv.lock"
+if command -v flock >/dev/null && ! flock -n 9; then
+    say 'Another set-up is at work in this checkout; waiting for its end.'
+    flock 9
+    if [[ ! ${PYTHON-} ]]; then version=$(recorded python); fi
+    if up_to_date; then
+        say ".venv is up to date ($stack, Python $version, torch $torch, $device)"
+        exit 0
+    fi
+fi
+
+# --- Helpers ---------------------------------------------------------------------------------------------------------
+
+steps=6 step=0
+begin() {
+    step=$((step + 1))
+    say "[$step/$steps] $*"
+}
+
+attempt() { # COMMAND...: its output goes into the log; returns its status
+    printf '\n$ %s\n' "$*" >>"$log"
+    # In a subshell, so that what the trap below says does not go into the log too.
+    ("$@") >>"$log" 2>&1 </dev/null
+}
+
+run() { # COMMAND...: likewise, and ends the script where it fails
+    local status=0
+    attempt "$@" || status=$?
+    ((status == 0)) || fail "$status" "$*"
+}
+
+fail() { # STATUS WHAT
+    # A pip that ended by itself leaves whole packages behind; one that was killed (status above 128) may not.
+    (($1 > 128)) || rm -f "$busy"
+    {
+        printf '\nsetup_env.sh: failed with status %s: %s\n' "$1" "$2"
+        say 'The last lines of the log:'
+        tail -n 25 "$log" | sed 's/^/    /'
+        say "The whole log: $log"
+        say 'Once the cause is gone, the same command goes on from here.'
+    } >&2
+    exit 1
+}
+trap 'printf "\nsetup_env.sh: interrupted; the same command starts afresh.\n" >&2; exit 130' INT
+
+pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
+
+# --- Steps -----------------------------------------------------------------------------------------------------------
+
+make_venv() {
+    local interpreter=${PYTHON-} candidate
+    if [[ ! $interpreter ]]; then
+        for candidate in "python${version:-3.11}" python3.11 python3.12 python3.10 python3; do
+            if version=$(python_version "$candidate"); then
+                interpreter=$candidate
+                break
+            fi
+        done
+        [[ $interpreter ]] || die 'no Python 3.10 to 3.12 with the modules venv and ensurepip was found
+(tried python3.11, python3.12, python3.10 and python3). Install one, or name it: PYTHON=/path/to/python3.11 bash tools/setup_env.sh'
+    fi
+    begin "Python $version environment in $venv"
+    mkdir -p "$venv"
+    touch "$busy"
+    # The state and the mark stay while the rest goes, so that a run killed here is recognised.
+    find "$venv/" -mindepth 1 -maxdepth 1 ! -name mmoid-state ! -name mmoid-busy -exec rm -rf -- {} +
+    wanted >"$state"
+    run "$interpreter" -m venv "$venv"
+}
+
+install_torch() {
+    local spec=torch==$torch
+    if [[ $device == cuda ]]; then
+        # A CPU wheel in a find-links folder would win otherwise: 2.13.0+cpu sorts above 2.13.0.
+        spec+=,!=$torch+cpu
+    elif [[ $(uname -s) == Linux ]]; then
+        # PyPI's build for Linux brings gigabytes of CUDA. The one without: from a folder that PIP_FIND_LINKS or pip's
+        # configuration names (the variable hides the configuration's), else from PyTorch's own index.
+        spec+=+cpu
+        attempt pip install --no-index --no-deps "$spec" ||
+            attempt env -u PIP_FIND_LINKS "$python" -m pip install --no-index --no-deps "$spec" ||
+            run pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$spec"
+    fi
+    run pip install "$spec"
+    # From here on nothing may change torch: the operators are compiled against it.
+    printf 'torch==%s\n' "$("$python" -c 'import torch; print(torch.__version__)' 2>>"$log")" >"$venv/constraints.txt"
+}
+
+operators_load() { # prints why not
+    "$python" - "$device" 2>&1 <<'PY'
+import importlib.util, pathlib, sys, sysconfig, warnings
+warnings.simplefilter('ignore')  # torch remarks on numpy, which comes later
+import torch
+files = sorted(pathlib.Path(sysconfig.get_path('platlib'), 'mmcv').glob('_ext*'))
+if not files:
+    sys.exit('no compiled operators are in it')
+try:
+    operators = importlib.util.module_from_spec(importlib.util.spec_from_file_location('mmcv._ext', files[0]))
+except ImportError as error:
+    sys.exit(str(error))
+if sys.argv[1] == 'cuda' and operators.get_compiling_cuda_version() == 'not available':
+    sys.exit('they were compiled without CUDA')
+PY
+}
+
+install_operators() { # DISTRIBUTION: mmcv, so that mmcv.ops works
+    local distribution=$1 requirement reason tag cache
+    requirement=$(sed -n "s/^ *'\(${distribution}[>=][^']*\)'.*/\1/p" "$root/pyproject.toml")
+    [[ $requirement ]] || die "pyproject.toml does not name $distribution"
+    # Wheels only, first: pip alone would take a newer source release over an older wheel at hand.
+    if attempt pip install --no-deps --only-binary=:all: "$requirement"; then
+        if reason=$(operators_load); then return; fi
+        say "      The wheel found does not serve with torch $torch ($device): $reason"
+    fi
+    # pip keeps what it builds by source address alone, whatever torch it was built against, or none: hence a cache for
+    # each torch, Python and GPU.
+    tag=$("$python" -c 'import sys, torch
+gpus = sorted({"sm%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+print("-".join(["cp%d%d" % sys.version_info[:2], "torch" + torch.__version__, *gpus]))' 2>>"$log")
+    cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmoid/$tag
+    if [[ ! $(pip --cache-dir "$cache" cache list --format abspath "${distribution//-/_}" 2>>"$log") ]]; then
+        say "      No wheel of $requirement fits Python $version and torch $torch ($device): compiling its operators."
+        say '      That takes 10 to 20 minutes on two cores, once; the result is kept in'
+        say "      $cache"
+        say '      To avoid it, stop here (Ctrl-C) and name a folder that holds such a wheel:'
+        say '          PIP_FIND_LINKS=/path/to/wheels bash tools/setup_env.sh'
+        say "      To watch it: tail -f $log"
+        can_compile
+    fi
+    [[ $device == cpu ]] || export FORCE_CUDA=1
+    MMCV_WITH_OPS=1 run pip --cache-dir "$cache" install --no-build-isolation --no-deps --force-reinstall \
+        --no-binary "$distribution" --constraint "$venv/constraints.txt" "$requirement"
+    reason=$(operators_load) || fail 1 "the operators just compiled do not load: $reason"
+}
+
+can_compile() { # says what is missing now, not after ten minutes
+    command -v "${CXX:-c++}" >/dev/null ||
+        fail 1 'there is no C++ compiler (Debian and Ubuntu: apt-get install build-essential)'
+    "$python" -c 'import pathlib, sys, sysconfig
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' ||
+        fail 1 "the headers of Python $version are missing (Debian and Ubuntu: apt-get install python$version-dev)"
+    [[ $device == cpu ]] || "$python" -c 'import sys
+from torch.utils.cpp_extension import CUDA_HOME
+sys.exit(CUDA_HOME is None)' 2>>"$log" ||
+        fail 1 'nvcc of the CUDA toolkit is missing (set CUDA_HOME where it is installed; MMOID_DEVICE=cpu does without)'
+}
+
+mend_opencv() { # opencv-python wants libGL, which a machine without a screen need not have; the headless build does not
+    local opencv
+    if attempt "$python" -c 'import cv2'; then return; fi
+    opencv=$("$python" -c 'import importlib.metadata as m; print(m.version("opencv-python"))' 2>>"$log") || return 0
+    say "      OpenCV does not import on this machine; installing its headless build $opencv over it."
+    run pip install --no-deps --force-reinstall "opencv-python-headless==$opencv"
+}
+
+# --- Work ------------------------------------------------------------------------------------------------------------
+
+if [[ -e $venv && ! -f $state && $(ls -A "$venv") ]]; then
+    die "$venv exists, but this script did not make it. To move it away: mv '$venv' '$venv.old'"
+fi
+if [[ $remake == no && -f $state && $(<"$state") == "$(wanted)" && ! -e $busy ]] && "$python" -c '' 2>/dev/null; then
+    begin "Python $version environment in $venv (there already)"
+else
+    make_venv
+fi
+rm -f "$stamp"
+touch "$busy"
+
+begin 'Build tools'
+# setuptools: mmcv 2.1 needs pkg_resources and `setup.py`'s old ways, gone in 80; torch itself asks for 77.0.3.
+run pip install 'setuptools>=77.0.3,<80' wheel ninja psutil packaging
+
+begin "PyTorch $torch ($device)"
+install_torch
+
+if [[ $stack == onedl ]]; then mmcv=onedl-mmcv; else mmcv=mmcv; fi
+begin "$mmcv with its compiled operators"
+install_operators "$mmcv"
+
+begin "mmoid[$stack,dev] and what it needs"
+run pip install --constraint "$venv/constraints.txt" --editable "${root}[$stack,dev]"
+mend_opencv
+
+begin 'Check'
+if ! "$python" "$root/tools/check_env.py"; then
+    rm -f "$busy"
+    die 'the environment is not usable yet: see the problems above'
+fi
+rm -f "$busy"
+key >"$stamp"
+say "Ready after $SECONDS s: source .venv/bin/activate"
