@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -37,6 +37,12 @@ STAGES = [
         ],
     ),
 ]
+
+
+@TRANSFORMS.register_module()
+class KeepIndex:
+    def __call__(self, item):
+        return dict(sample_idx=item['sample_idx'])
 
 
 @MODELS.register_module()
@@ -66,7 +72,7 @@ class Recorder(Hook):
             epoch=runner.epoch,
             batch=batch_idx,
             lr=runner.optim_wrapper.get_lr()['lr'][0],
-            stage=runner.message_hub.get_scalar('train/stage').current(),
+            stage=int(runner.message_hub.get_scalar('train/stage').current()),
             indices=[int(i) for i in data_batch['sample_idx']],
         )
         with open(Path(runner.work_dir) / f'rank{get_rank()}.jsonl', 'a') as stream:
@@ -95,6 +101,7 @@ def config(data_root, work_dir, **options) -> Config:
                     type='OpenImagesHierarchyDataset',
                     ann_file=f'{data_root}/train',
                     filter_cfg=dict(filter_empty_gt=True),
+                    pipeline=[dict(type='KeepIndex')],
                 ),
             ),
             train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=sum(stage['epochs'] for stage in stages)),
