@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmoid.openimages.image_files import Progress as ProgressCallback
 
@@ -14,7 +22,7 @@ from mmoid.openimages.image_files import Progress as ProgressCallback
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
     """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error."""
-    bars: dict[str, int] = {}
+    bars: dict[str, TaskID] = {}
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:

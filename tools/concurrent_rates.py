@@ -1,6 +1,8 @@
 """Concurrent rates r_ij of a store: how often an object of class i is also labelled j (Sec. 4.1.1 of the paper).
 
     python tools/concurrent_rates.py data/openimages/train --out data/openimages/concurrent_rates.npz
+
+Make them from the store that you train on: their order of classes is the order of that store.
 """
 
 from __future__ import annotations

@@ -6,11 +6,15 @@ import argparse
 import os
 import os.path as osp
 
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmoid.stack import require_stack
 
-from mmoid.engine import prepare_launch
+require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
+
+from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
+from mmengine.registry import RUNNERS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from mmoid.engine import prepare_launch  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +37,9 @@ def parse_args() -> argparse.Namespace:
 
 def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
     if 'visualization' not in cfg.default_hooks:
-        raise SystemExit("error: --show and --show-dir need default_hooks.visualization=dict(type='DetVisualizationHook')")
+        raise SystemExit(
+            "error: --show and --show-dir need default_hooks.visualization=dict(type='DetVisualizationHook')"
+        )
     hook = cfg.default_hooks.visualization
     hook.draw = True
     if args.show:

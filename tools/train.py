@@ -6,11 +6,15 @@ import argparse
 import os
 import os.path as osp
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmoid.stack import require_stack
 
-from mmoid.engine import prepare_launch
+require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
+
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.registry import RUNNERS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from mmoid.engine import prepare_launch  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -50,7 +50,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes.
     """
 
-    data_list: StoreRecords  # type: ignore[assignment]
+    data_list: StoreRecords
     store: AnnotationStore
     hierarchy: ClassHierarchy
 
@@ -80,11 +80,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         kwargs['serialize_data'] = False
         super().__init__(ann_file, *args, data_prefix=data_prefix or {}, **kwargs)
 
-    def load_data_list(self) -> StoreRecords:  # type: ignore[override]
+    def load_data_list(self) -> StoreRecords:
         self.store = AnnotationStore(self._store_path())
         folder = self.data_prefix.get('img') or self.data_prefix.get('img_path') or self.store.image_folder
         if folder is None:
-            raise AnnotationError(f"{self.store.path}: does not say where the images are; set data_prefix=dict(img=…)")
+            raise AnnotationError(f'{self.store.path}: does not say where the images are; set data_prefix=dict(img=…)')
         kept = self._kept_classes()
         self.hierarchy = ClassHierarchy(self.store.metadata['hierarchy'], self._metainfo['label_names'])
         new_label = np.full(self.store.num_classes, -1)
@@ -93,7 +93,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         records.require_images()
         return records
 
-    def filter_data(self) -> StoreRecords:  # type: ignore[override]
+    def filter_data(self) -> StoreRecords:
         filters = dict(self.filter_cfg or {})
         keep = np.ones(len(self.data_list), dtype=bool)
         if filters and not self.test_mode:
@@ -152,7 +152,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         subset._class_index = {}
         return subset
 
-    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> StoreRecords:  # type: ignore[override]
+    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> StoreRecords:
         if isinstance(indices, int):
             return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
         return self.data_list[np.asarray(indices, dtype=np.int64)]
@@ -217,7 +217,17 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             if not _is_current(store, [csv_file, *map(Path, sources.values())]):
                 folder = self.data_prefix.get('img') or self.data_prefix.get('img_path')
                 with progress_bars() as progress:
-                    convert(store, boxes=csv_file, images=folder, overwrite=True, progress=progress, **sources)
+                    convert(
+                        store,
+                        boxes=csv_file,
+                        classes=sources['classes'],
+                        hierarchy=sources['hierarchy'],
+                        image_labels=sources.get('image_labels'),
+                        image_sizes=sources.get('image_sizes'),
+                        images=folder,
+                        overwrite=True,
+                        progress=progress,
+                    )
         return store
 
     def _below_root(self, path: str) -> str:

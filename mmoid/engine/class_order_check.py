@@ -32,7 +32,9 @@ class ClassOrderCheckHook(Hook):
                 )
             own = getattr(module, 'label_names', None)
             if names and own and tuple(own) != tuple(names):
-                row = next((i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1]), min(len(own), len(names)))
+                row = next(
+                    (i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1]), min(len(own), len(names))
+                )
                 raise AnnotationError(
                     f'model.{key}.concurrent_rates are for other classes or another order than the training set: '
                     f'class {row} is {own[row : row + 1]} there and {tuple(names)[row : row + 1]} here; '

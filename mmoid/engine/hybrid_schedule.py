@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS, HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.utils.data import Sampler
 
 from .stages import parse_stages, schedule, stage_index
 
@@ -43,7 +43,7 @@ class HybridSchedule(Hook):
 
     def __init__(self, stages: Sequence[dict]) -> None:
         self.stages = parse_stages(stages)
-        self.samplers: list[Sampler] = []
+        self.samplers: list[Any] = []
 
     def before_run(self, runner: Runner) -> None:
         """Builds everything that the stages need, before a checkpoint is resumed into it."""
@@ -51,7 +51,8 @@ class HybridSchedule(Hook):
             if isinstance(runner._train_loop, (dict, type(None))):
                 return  # a test run: its train loop is not built
             raise ValueError(
-                f'HybridSchedule needs an epoch-based train loop, train_cfg builds a {type(runner._train_loop).__name__}'
+                'HybridSchedule needs an epoch-based train loop, train_cfg builds a '
+                f'{type(runner._train_loop).__name__}'
             )
         self._check_epochs(runner.max_epochs)
         self._build_samplers(runner)

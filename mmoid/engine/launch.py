@@ -16,10 +16,10 @@ def prepare_launch(cfg: Config) -> None:
     if torch.cuda.is_available() or cfg.launcher == 'none':
         return
     if cfg.launcher != 'pytorch':
-        raise ValueError(f'--launcher {cfg.launcher} needs CUDA; without it use --launcher pytorch (tools/dist_train.sh)')
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs CUDA; without it use --launcher pytorch (tools/dist_train.sh)'
+        )
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     # Without device_ids DDP takes the model where it is.
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-    )
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

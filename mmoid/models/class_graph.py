@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.store import AnnotationStore
 
-Hierarchy = Union[str, Path, np.ndarray, torch.Tensor, Sequence[Sequence[bool]]]
+Hierarchy: TypeAlias = 'str | Path | np.ndarray | torch.Tensor | Sequence[Sequence[bool]]'
 
 
 def hierarchy_label_names(hierarchy: Hierarchy | None) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +105,7 @@ def convert(
         label_table = _no_labels() if image_labels is None else read_image_labels(image_labels)
         progress('reading boxes', 1, 1)
         summary = Summary(box_rows=len(box_table), label_rows=len(label_table), classes=len(label_names))
-        image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names, boxes, image_labels)
+        image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names, boxes, image_labels or '')
         file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
         if not keep.all():
             new_image = np.cumsum(keep) - 1
@@ -146,7 +146,7 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     }
 
 
-def _digest(stream) -> hashlib._Hash:  # Python 3.10 has no hashlib.file_digest
+def _digest(stream: BinaryIO) -> hashlib._Hash:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
     while block := stream.read(1 << 20):
         digest.update(block)
@@ -176,7 +176,7 @@ def _number_images(
     label_table: pa.Table,
     label_names: Sequence[str],
     boxes: str | Path,
-    image_labels: str | Path | None,
+    image_labels: str | Path,
 ) -> tuple[pa.Array, _Rows, _Rows]:
     """Numbers images in the order in which the box file, then the label file, first names them."""
     first = _dictionary(box_table['ImageID'])
@@ -207,7 +207,7 @@ def _locate(
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """File names and sizes of the images kept, and (N,) bool which of all are kept."""
     ids = image_ids.to_pylist()
-    keep = np.ones(len(ids), dtype=bool)
+    keep: np.ndarray = np.ones(len(ids), dtype=bool)
     if images is None:
         file_names = [f'{image_id}.jpg' for image_id in ids]
     else:

@@ -43,17 +43,15 @@ def read_boxes(path: str | Path) -> pa.Table:
     table = _read(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
     for name in COORDINATES:
         values = table[name].to_numpy()
-        _require(path, (values >= 0) & (values <= 1), lambda row, n=name, v=values: (
-            f'{n} = {v[row]:g} is outside [0, 1]; coordinates are fractions of the image size'))
+        complaint = f'{name} = {{{name}:g}} is outside [0, 1]; coordinates are fractions of the image size'
+        _require(path, table, (values >= 0) & (values <= 1), complaint)
     for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
-        first, last = table[low].to_numpy(), table[high].to_numpy()
-        _require(path, first <= last, lambda row, a=low, b=high, f=first, s=last: (
-            f'{a} = {f[row]:g} is greater than {b} = {s[row]:g}'))
+        ordered = table[low].to_numpy() <= table[high].to_numpy()
+        _require(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
     for name in FLAGS:
         if name in table.column_names:
             values = table[name].to_numpy()
-            _require(path, (values >= -1) & (values <= 1), lambda row, n=name, v=values: (
-                f'{n} = {v[row]} must be 1, 0 or -1 (unknown)'))
+            _require(path, table, (values >= -1) & (values <= 1), f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
         else:
             unknown = pa.array(np.full(len(table), UNKNOWN, dtype=np.int8))
             table = table.append_column(name, unknown)
@@ -64,7 +62,7 @@ def read_image_labels(path: str | Path) -> pa.Table:
     """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
     table = _read(path, {'ImageID': _TEXT, 'LabelName': _TEXT, 'Confidence': pa.float32()})
     values = table['Confidence'].to_numpy()
-    _require(path, (values >= 0) & (values <= 1), lambda row: f'Confidence = {values[row]:g} is outside [0, 1]')
+    _require(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
     return table
 
 
@@ -82,7 +80,7 @@ def read_classes(path: str | Path) -> list[tuple[str, str]]:
                 continue
             if len(fields) < 2 or not fields[0].startswith('/'):
                 raise AnnotationError(
-                    f"{path}:{reader.line_num}: expected 'MID,name' such as '/m/01g317,Person', got {','.join(fields)!r}"
+                    f"{path}:{reader.line_num}: expected 'MID,name' like '/m/01g317,Person', got {','.join(fields)!r}"
                 )
             rows.append((fields[0], fields[1], reader.line_num))
     if not rows:
@@ -112,13 +110,12 @@ def read_image_sizes(path: str | Path) -> pa.Table:
     for target, known in spellings.items():
         found = [name for name in known if name in header]
         if not found:
-            raise AnnotationError(f"{path}: has none of the columns {', '.join(known)}; it has {', '.join(header)}")
+            raise AnnotationError(f'{path}: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
         names[target] = found[0]
     table = _read(path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()})
     table = table.select(list(names.values())).rename_columns(list(names))
     for name in ('width', 'height'):
-        values = table[name].to_numpy()
-        _require(path, values >= 1, lambda row, n=name, v=values: f'{n} = {v[row]} must be at least 1 pixel')
+        _require(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
     return table
 
 
@@ -140,11 +137,15 @@ def _read(
     header = _read_header(path)
     missing = [name for name in required if name not in header]
     if missing:
-        raise AnnotationError(f"{path}:1: has no column {missing[0]!r}; it has {', '.join(header)}")
+        raise AnnotationError(f'{path}:1: has no column {missing[0]!r}; it has {", ".join(header)}')
     types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
     try:
-        table = pa_csv.read_csv(path, convert_options=pa_csv.ConvertOptions(
-            column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True))
+        table = pa_csv.read_csv(
+            path,
+            convert_options=pa_csv.ConvertOptions(
+                column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
+            ),
+        )
     except pa.ArrowInvalid as error:
         raise AnnotationError(_first_bad_row(path, types) or f'{path}: {error}') from error
     for name in types:
@@ -172,10 +173,12 @@ def _open_text(path: str | Path) -> Iterator[IO[str]]:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
 
 
-def _require(path: str | Path, holds: np.ndarray, complaint: Callable[[int], str]) -> None:
+def _require(path: str | Path, table: pa.Table, holds: np.ndarray, complaint: str) -> None:
+    """Raises for the first row where ``holds`` is False; ``complaint`` is a format string over its columns."""
     if not holds.all():
         row = int(np.argmin(holds))
-        raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint(row)}')
+        values = table.slice(row, 1).to_pylist()[0]
+        raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint.format(**values)}')
 
 
 def _first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:

@@ -64,12 +64,13 @@ class ClassHierarchy:
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self.label_names)
 
     @property
     def is_leaf(self) -> np.ndarray:
         """(C,) bool: classes without descendants among the classes."""
-        return ~self.ancestor_matrix.any(axis=0)
+        return np.logical_not(self.ancestor_matrix.any(axis=0))
 
     @property
     def depth(self) -> np.ndarray:

@@ -50,9 +50,11 @@ class PredictionStore:
 
     @property
     def num_images(self) -> int:
+        """N, images without detections included."""
         return len(self._images)
 
     def image_ids(self) -> list[str]:
+        """ImageIDs by image index."""
         return self._images['image_id'].to_pylist()
 
     def image_of_detection(self) -> np.ndarray:

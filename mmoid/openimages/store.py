@@ -8,7 +8,7 @@ Folder (format version 1; uncompressed Arrow IPC files of one record batch, read
     metadata.json                    format, version, hierarchy, sources with checksums, image folder, summary
     classes.arrow                    C rows: label_name, class_name, box_count, image_stop, expanded_image_stop
     images.arrow                     N rows: image_id, file_name, width, height, box_stop, label_stop
-    boxes.arrow                      B rows: label, box [xmin, ymin, xmax, ymax], five flags such as IsGroupOf; image after image
+    boxes.arrow                      B rows: label, box [xmin, ymin, xmax, ymax], flags; image after image
     labels.arrow                     L rows: label, confidence; image-level labels, image after image
     class_images.arrow               images that hold a class, class after class
     class_images_expanded.arrow      the same with every box counted for its ancestors too
@@ -59,14 +59,17 @@ class AnnotationStore:
 
     @property
     def num_images(self) -> int:
+        """N, images without boxes included."""
         return len(self._tables['images'])
 
     @property
     def num_boxes(self) -> int:
+        """B, rows as annotated."""
         return len(self._tables['boxes'])
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self._tables['classes'])
 
     @cached_property
@@ -81,6 +84,7 @@ class AnnotationStore:
 
     @cached_property
     def hierarchy(self) -> ClassHierarchy:
+        """The class graph, over ``label_names``."""
         return ClassHierarchy(self.metadata['hierarchy'], self.label_names, source=str(self.path / METADATA))
 
     @property
@@ -143,6 +147,7 @@ class AnnotationStore:
     # Access by image and by class.
 
     def image_id(self, image: int) -> str:
+        """The ImageID of an image index."""
         return self._tables['images']['image_id'][image].as_py()
 
     def image_ids(self) -> list[str]:

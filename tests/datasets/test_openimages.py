@@ -38,7 +38,12 @@ def test_an_item_is_what_mmdet_expects(store):
     item = dataset(store).get_data_info(0)
     assert item['img_id'] == 'b1' and os.path.exists(item['img_path'])
     assert (item['width'], item['height'], item['sample_idx']) == (200, 100, 0)
-    assert item['instances'][0] == {'bbox': [20.0, 20.0, 100.0, 60.0], 'bbox_label': 0, 'ignore_flag': 0, 'is_group_of': 0}
+    assert item['instances'][0] == {
+        'bbox': [20.0, 20.0, 100.0, 60.0],
+        'bbox_label': 0,
+        'ignore_flag': 0,
+        'is_group_of': 0,
+    }
     assert [instance['is_group_of'] for instance in item['instances']] == [0, 0, -1]
     assert item['image_level_labels'].tolist() == [0, 4]
     assert item['confidences'].tolist() == [1, 0]

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmoid.openimages.concurrence import load_rates, save_rates
 from mmoid.openimages.errors import AnnotationError
 
-CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-4e-2e_openimages.py'
+CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
 
 
 def runner(monkeypatch, data_root, work_dir, num_classes, **options):
@@ -22,9 +22,7 @@ def runner(monkeypatch, data_root, work_dir, num_classes, **options):
     return Runner.from_cfg(cfg)
 
 
-def test_rates_in_another_order_than_the_data_are_refused_before_the_first_iteration(
-    monkeypatch, tiny_data, tmp_path
-):
+def test_rates_in_another_order_than_the_data_are_refused_before_the_first_iteration(monkeypatch, tiny_data, tmp_path):
     rates, names = load_rates(tiny_data / 'concurrent_rates.npz')
     turned = np.roll(np.arange(len(names)), 1)
     save_rates(tmp_path / 'turned.npz', rates[np.ix_(turned, turned)], tuple(names[i] for i in turned))

@@ -49,7 +49,10 @@ def eq_5(z, r):
 
 def random_case(seed, scale):
     generator = torch.Generator().manual_seed(seed)
-    rows, channels = int(torch.randint(1, 8, (), generator=generator)), int(torch.randint(2, 9, (), generator=generator))
+    rows, channels = (
+        int(torch.randint(1, 8, (), generator=generator)),
+        int(torch.randint(2, 9, (), generator=generator)),
+    )
     logits = torch.randn(rows, channels, generator=generator) * scale
     targets = torch.rand(rows, channels, generator=generator) < 0.35
     targets[0] = False
@@ -155,7 +158,11 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize('value', [1e4, -1e4, 3e38])
 def test_any_finite_logits_give_finite_results(value):
     _, targets, rates = random_case(4, 1.0)
-    for logits in (torch.full(targets.shape, value), torch.where(targets, -value, value), torch.where(targets, value, 0)):
+    for logits in (
+        torch.full(targets.shape, value),
+        torch.where(targets, -value, value),
+        torch.where(targets, value, 0),
+    ):
         logits = logits.clone().requires_grad_()
         losses = concurrent_softmax_loss(logits, targets, rates)
         losses.clamp(max=1e30).sum().backward()

@@ -78,9 +78,7 @@ def test_draws_are_a_pure_function_of_seed_and_epoch():
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 14, 100])
 def test_permuted_index_is_a_permutation_with_every_value_equally_likely(size):
     keys = np.random.default_rng(0).integers(0, 2**63, 20000).astype(np.uint64)
-    columns = [
-        permuted_index(np.full(len(keys), i), np.full(len(keys), size), keys) for i in range(size)
-    ]
+    columns = [permuted_index(np.full(len(keys), i), np.full(len(keys), size), keys) for i in range(size)]
     permutations = np.stack(columns, axis=1)
     assert (np.sort(permutations, axis=1) == np.arange(size)).all()
     for column in columns:  # chi-square with size - 1 degrees of freedom, six standard deviations

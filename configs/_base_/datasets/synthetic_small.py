@@ -2,7 +2,7 @@
 _base_ = ['./openimages_small.py']
 
 data_root = 'data/synthetic'
-num_classes = 33
+num_classes = 37
 
 train_store = f'{data_root}/train'
 validation_store = f'{data_root}/validation'

@@ -1,6 +1,6 @@
-# Hybrid training in miniature: 4 epochs of images in sequence, then 2 of soft-balance sampling (λ = 0.7).
-max_epochs = 6
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+# Hybrid training in miniature: 3 epochs of images in sequence, then 2 of soft-balance sampling (λ = 0.7).
+max_epochs = 5
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -18,11 +18,11 @@ custom_hooks = [
         stages=[
             dict(
                 name='natural',
-                epochs=4,
+                epochs=3,
                 sampler=dict(type='DefaultSampler', shuffle=True),
                 param_scheduler=[
                     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-                    dict(type='MultiStepLR', milestones=[3], gamma=0.1),
+                    dict(type='MultiStepLR', milestones=[2], gamma=0.1),
                 ],
             ),
             dict(

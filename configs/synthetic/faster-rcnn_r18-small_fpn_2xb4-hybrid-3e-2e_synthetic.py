@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/faster-rcnn_r18-small_fpn.py',
-    '../_base_/datasets/openimages_small.py',
-    '../_base_/schedules/hybrid_4e-2e_small.py',
+    '../_base_/datasets/synthetic_small.py',
+    '../_base_/schedules/hybrid_3e-2e_small.py',
     '../_base_/default_runtime.py',
 ]
 

@@ -1,0 +1,199 @@
+"""Preparing, training, testing with the tools, as a person runs them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmoid.openimages.predictions import PredictionStore
+from mmoid.openimages.store import AnnotationStore
+from tests.official_files import BOXES, write_files
+from tests.shared_data import open_images
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+# Two iterations in each of two stages, on two processes with four pictures each.
+SHORT = (
+    'train_cfg.max_epochs=2',
+    'custom_hooks.0.stages.0.epochs=1',
+    'custom_hooks.0.stages.1.epochs=1',
+    'train_dataloader.dataset.indices=16',
+    'val_dataloader.dataset.indices=4',
+    'default_hooks.logger.interval=1',
+)
+
+
+def run(*command, check=True, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **environment},
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def tool(name, *arguments, check=True, **environment):
+    return run(sys.executable, f'tools/{name}.py', *arguments, check=check, **environment)
+
+
+def data(root):
+    return dict(MMOID_DATA_ROOT=str(root), MMOID_NUM_CLASSES=str(AnnotationStore(Path(root) / 'train').num_classes))
+
+
+def lines_of(work_dir):
+    (file,) = Path(work_dir).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def result_of(work_dir):
+    (file,) = Path(work_dir).glob('*/2*.json')
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_data, tmp_path_factory):
+    """Work folder of two short stages on two processes."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    run('bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, '--cfg-options', *SHORT, **data(tiny_data))
+    return work_dir
+
+
+def test_two_processes_train_two_stages_and_validate(trained):
+    training = [line for line in lines_of(trained) if 'loss' in line]
+    assert [(line['epoch'], line['stage']) for line in training] == [(1, 1), (1, 1), (2, 2), (2, 2)]
+    assert all('loss_cls' in line and 'loss_bbox' in line for line in training)
+    assert [line['step'] for line in lines_of(trained) if 'openimages/mAP' in line] == [1, 2]
+    checkpoint = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    assert 'roi_head.bbox_head.loss_cls.rates' in checkpoint['state_dict']
+    assert checkpoint['meta']['stage'] == dict(index=1, name='soft balance')
+
+
+def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(trained, tiny_data, tmp_path):
+    run(
+        'bash', 'tools/dist_test.sh', CONFIG, trained / 'epoch_2.pth', 2, '--work-dir', tmp_path,
+        '--out', tmp_path / 'predictions', '--show-dir', 'painted', **data(tiny_data),
+    )  # fmt: skip
+    assert 0 <= result_of(tmp_path)['openimages/mAP'] <= 1
+    predictions = PredictionStore(tmp_path / 'predictions')
+    store = AnnotationStore(tiny_data / 'validation')
+    assert sorted(predictions.image_ids()) == sorted(store.image_ids())
+    assert predictions.label_names == store.label_names
+    assert ((predictions.box > -1e-6) & (predictions.box < 1 + 1e-6)).all()
+    painted = [path.stem.rsplit('_', 1)[0] for path in tmp_path.glob('*/painted/*')]
+    assert len(painted) == store.num_images
+
+
+def test_one_process_gives_the_same_map_as_two_and_augmentation_runs(trained, tiny_data, tmp_path):
+    command = (CONFIG, trained / 'epoch_2.pth', '--work-dir')
+    tool('test', *command, tmp_path / 'one', **data(tiny_data))
+    run('bash', 'tools/dist_test.sh', *command[:2], 2, '--work-dir', tmp_path / 'two', **data(tiny_data))
+    assert result_of(tmp_path / 'one')['openimages/mAP'] == pytest.approx(
+        result_of(tmp_path / 'two')['openimages/mAP'], abs=1e-9
+    )
+    tool('test', *command, tmp_path / 'tta', '--tta', **data(tiny_data))
+    assert 0 <= result_of(tmp_path / 'tta')['openimages/mAP'] <= 1
+
+
+def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
+    swap = 'model.roi_head.bbox_head.loss_cls.type=SoftmaxLoss'
+    tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT, swap, **data(tiny_data))
+    checkpoint = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
+    assert 'roi_head.bbox_head.loss_cls.rates' not in checkpoint['state_dict']
+    assert len([line for line in lines_of(tmp_path) if 'loss_cls' in line]) == 4
+
+
+def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
+    options = ('--work-dir', tmp_path, '--cfg-options', *SHORT)
+    tool('train', CONFIG, *options, **data(tiny_data))
+    (tmp_path / 'epoch_2.pth').unlink()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    done = tool('train', CONFIG, '--resume', *options, **data(tiny_data))
+    assert 'resumed epoch: 1' in done.stdout
+    assert (tmp_path / 'epoch_2.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (('custom_hooks.0.stages.1.sampler.balance=-0.5',), 'sampler.balance (λ) must be >= 0, got -0.5'),
+        (('train_cfg.max_epochs=9',), 'HybridSchedule.stages have 1 + 1 = 2 epochs, train_cfg.max_epochs is 9'),
+    ],
+)
+def test_a_wrong_option_ends_the_run_before_it_trains(tiny_data, tmp_path, options, message):
+    command = ('--work-dir', tmp_path, '--cfg-options', *SHORT, *options)
+    done = tool('train', CONFIG, *command, check=False, **data(tiny_data))
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert 'Epoch(train)' not in done.stdout
+
+
+def test_a_missing_picture_ends_the_run_before_it_trains(tiny_data, tmp_path):
+    done = tool(
+        'train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT,
+        f'train_dataloader.dataset.data_prefix.img={tmp_path}', check=False, **data(tiny_data),
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert 'no such image' in done.stderr and 'set data_prefix' in done.stderr
+
+
+def test_the_launchers_say_how_they_are_used():
+    for name in ('dist_train', 'dist_test'):
+        done = run('bash', f'tools/{name}.sh', check=False)
+        assert done.returncode == 2
+        assert f'bash tools/{name}.sh CONFIG' in done.stderr
+
+
+def test_preparing_prints_a_summary_and_tells_bad_input_in_one_line(tmp_path):
+    files = write_files(tmp_path)
+    options = [
+        '--boxes', files['boxes'], '--labels', files['image_labels'], '--classes', files['classes'],
+        '--hierarchy', files['hierarchy'], '--images', files['images'], '--out', tmp_path / 'store',
+    ]  # fmt: skip
+    done = tool('prepare_openimages', *options)
+    assert 'images without boxes' in done.stdout and 'dropped' in done.stdout
+    rates = tool('concurrent_rates', tmp_path / 'store', '--out', tmp_path / 'rates.npz')
+    assert 'Apple' in rates.stdout and 'Orange' in rates.stdout
+    (tmp_path / 'boxes.csv').write_text(BOXES.replace('0.25,0.75,0.25', '0.25,7.5,0.25'))
+    done = tool('prepare_openimages', *options, '--overwrite', check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith('error: ') and 'boxes.csv:6: XMax = 7.5' in done.stderr
+    done = tool('concurrent_rates', tmp_path / 'nowhere', '--out', tmp_path / 'rates.npz', check=False)
+    assert done.returncode == 1 and 'no such folder' in done.stderr
+
+
+def test_real_photographs_are_prepared_and_trained_on(tmp_path):
+    fruit = open_images('fruit')
+    with open(open_images('classes/class-descriptions-boxable.csv')) as stream:
+        rows = [row for row in csv.reader(stream) if row[1] in ('Apple', 'Orange', 'Fruit', 'Food')]
+    with open(tmp_path / 'classes.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows(rows)
+    for split in ('train', 'validation'):
+        tool(
+            'prepare_openimages', '--boxes', fruit / f'{split}-annotations-bbox.csv', '--images', fruit / split,
+            '--classes', tmp_path / 'classes.csv', '--out', tmp_path / split,
+            '--hierarchy', open_images('hierarchy/bbox_labels_600_hierarchy.json'),
+        )  # fmt: skip
+    assert AnnotationStore(tmp_path / 'train').num_boxes == 1001
+    tool('concurrent_rates', tmp_path / 'train', '--out', tmp_path / 'concurrent_rates.npz')
+    work_dir = tmp_path / 'work'
+    run('bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, '--cfg-options', *SHORT, **data(tmp_path))
+    assert [line['stage'] for line in lines_of(work_dir) if 'loss' in line] == [1, 1, 2, 2]
+    tool('test', CONFIG, work_dir / 'epoch_2.pth', '--work-dir', tmp_path / 'test', **data(tmp_path))
+    assert 0 <= result_of(tmp_path / 'test')['openimages/mAP'] <= 1
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns():
+    run('bash', 'tools/quickstart.sh')
+    summary = json.loads((ROOT / 'work_dirs' / 'quickstart' / 'summary.json').read_text())
+    assert summary['test_mAP'] >= 0.5
+    assert all(Path(ROOT, picture).exists() for picture in summary['pictures']) and len(summary['pictures']) == 3
