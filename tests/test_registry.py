@@ -1,5 +1,6 @@
 """Both ways that a name resolves, in fresh processes, where nothing was imported before."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,27 @@ def test_the_loss_works_in_a_plain_mmdet_config(tmp_path, name, imports):
     assert done.stdout.splitlines()[-1] == 'ConcurrentSoftmaxLoss 1'
 
 
+EVERYTHING = """
+from mmengine.registry import init_default_scope
+from mmdet import registry
+init_default_scope('mmdet')
+found = [
+    registry.HOOKS.build(dict(type='mmoid.HybridSchedule', stages=[dict(name='all', epochs=1)])),
+    registry.DATASETS.get('mmoid.OpenImagesHierarchyDataset'),
+    registry.DATA_SAMPLERS.get('mmoid.SoftBalanceClassAwareSampler'),
+    registry.METRICS.get('mmoid.OpenImagesChallengeMetric'),
+    registry.TASK_UTILS.get('mmoid.LabelSetSampler'),
+    registry.MODELS.get('mmoid.LabelSetBBoxHead'),
+    registry.PARAM_SCHEDULERS.get('mmoid.StageRestartLR'),
+]
+assert None not in found, found
+"""
+
+
+def test_every_kind_of_module_resolves_with_its_prefix_alone():
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', EVERYTHING], check=True, env=environment())
+
+
 def test_every_public_name_is_what_its_package_exports():
     from mmoid import registry
 
@@ -70,6 +92,4 @@ def test_import_is_light():
 
 
 def environment():
-    import os
-
     return {**os.environ, 'PYTHONPATH': str(ROOT)}

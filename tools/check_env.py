@@ -1,4 +1,4 @@
-"""Prints what this Python has of everything that mmoid needs, and for each thing that is wrong the command that mends it.
+"""Prints what this Python has of everything that mmoid needs, and for what is wrong the command that mends it.
 
 Usage: python tools/check_env.py
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_synthetic.py'
 DATA = Path('data/synthetic')
 WORK = Path('work_dirs/quickstart')
-WORLD = ('--num-classes', '24', '--imbalance', '100', '--confusable-pairs', '2')
+WORLD = ('--num-train', '1200', '--num-classes', '24', '--imbalance', '100', '--confusable-pairs', '2')
 console = Console()
 
 
@@ -99,11 +99,12 @@ def draw() -> None:
     lines = scalars(WORK)
     validated = {line['step']: line['openimages/mAP'] for line in lines if 'openimages/mAP' in line}
     training = [line for line in lines if 'loss' in line]
-    per_epoch = max(line['step'] for line in training if line['epoch'] == 1)
+    first_step = {line['epoch']: line['step'] for line in reversed(training)}
+    epoch_length = first_step[2] - first_step[1]
     save(
         draw_training(
             list(validated), list(validated.values()),
-            [line['step'] / (per_epoch + 1) for line in training],
+            [line['step'] / epoch_length for line in training],
             [line['loss'] for line in training], [line['lr'] for line in training],
             [(stage.name, stage.start, stage.stop) for stage in stages()],
         ),
@@ -114,30 +115,36 @@ def draw() -> None:
     save(draw_predictions(store, predictions, range(12)), WORK / 'pictures' / 'predictions.png')
 
 
-STEPS: dict[str, Callable[[], None]] = {
-    'make data': make_data,
-    'prepare': prepare,
-    'train': train,
-    'test': test,
-    'draw': draw,
+STEPS: dict[str, tuple[Callable[[], None], Callable[[], Path]]] = {
+    # What a step does, and the last file that it leaves.
+    'make data': (make_data, lambda: DATA / 'world.json'),
+    'prepare': (prepare, lambda: DATA / 'concurrent_rates.npz'),
+    'train': (train, last_checkpoint),
+    'test': (test, lambda: WORK / 'predictions'),
+    'draw': (draw, lambda: WORK / 'pictures' / 'predictions.png'),
 }
 
 
-def do_once(name: str, work: Callable[[], None], seconds: dict[str, float], file: Path) -> None:
-    """Runs a step unless ``file`` says that it is done; adds up the time of interrupted tries."""
-    if f'{name} done' in seconds:
+def do_once(name: str, done: dict[str, bool], seconds: dict[str, float]) -> None:
+    """Does a step unless it is done and its result still there; adds up the time of interrupted tries."""
+    work, result = STEPS[name]
+    if done.get(name) and result().exists():
         console.print(f'[bold]{name}[/]: done already, in {seconds[name]:.0f} s')
         return
     console.rule(f'[bold]{name}')
     start = time.monotonic()
     try:
         work()
-        seconds[f'{name} done'] = 1.0
+        done[name] = True
     finally:
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
-        temporary = file.with_suffix('.writing')
-        temporary.write_text(json.dumps(seconds))
-        temporary.replace(file)
+        write_json(WORK / 'steps.json', {'done': done, 'seconds': seconds})
+
+
+def write_json(path: Path, value: dict) -> None:
+    temporary = path.with_suffix('.writing')
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
 
 
 def protocol(num_images: int) -> str:
@@ -191,15 +198,15 @@ def main() -> None:
         shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
     file = WORK / 'steps.json'
-    seconds = json.loads(file.read_text()) if file.exists() else {}
+    steps = json.loads(file.read_text()) if file.exists() else {'done': {}, 'seconds': {}}
     try:
-        for name, work in STEPS.items():
-            do_once(name, work, seconds, file)
+        for name in STEPS:
+            do_once(name, steps['done'], steps['seconds'])
     except subprocess.CalledProcessError as error:
         sys.exit(f'error: the step failed with code {error.returncode}: {" ".join(map(str, error.cmd))}\n'
                  'See above; run the quickstart again to go on from here.')  # fmt: skip
-    summary = summarise(seconds)
-    (WORK / 'summary.json').write_text(json.dumps(summary, indent=1))
+    summary = summarise(steps['seconds'])
+    write_json(WORK / 'summary.json', summary)
     show(summary)
 
 

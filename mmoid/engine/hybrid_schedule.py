@@ -68,7 +68,7 @@ class HybridSchedule(Hook):
         if hasattr(sampler, 'set_epoch'):
             sampler.set_epoch(runner.epoch)
         runner.message_hub.update_scalar('train/stage', index + 1)
-        rate = runner.optim_wrapper.get_lr()['lr'][0]
+        rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
         runner.logger.info(
             f'Stage {index + 1} of {len(self.stages)} "{stage.name}": epoch {runner.epoch - stage.start + 1} of '
             f'{stage.epochs}, {type(sampler).__name__}, learning rate {rate:g}'

@@ -36,7 +36,7 @@ def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_
 
 
 def draw_predictions(
-    store: AnnotationStore, predictions: PredictionStore, images: Sequence[int], score_threshold: float = 0.3
+    store: AnnotationStore, predictions: PredictionStore, images: Sequence[int], score_threshold: float = 0.4
 ) -> Figure:
     """Pictures with the detections above a score; detections with (nearly) the same box share one.
 
