@@ -16,8 +16,6 @@ import pyarrow.compute as pc
 
 from .arrow_folder import require_replaceable
 from .csv_files import (
-    COORDINATES,
-    FLAGS,
     index_of,
     line_of_row,
     read_boxes,
@@ -29,6 +27,7 @@ from .errors import AnnotationError
 from .hierarchy import ClassHierarchy, load_tree
 from .image_files import Progress, find_images, no_progress, read_sizes
 from .store import AnnotationStore, write_store
+from .store_tables import IndexedRows, store_tables
 
 
 @dataclass
@@ -45,18 +44,6 @@ class Summary:
     classes: int = 0
     classes_with_boxes: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Columns of one CSV file as integers: image (R,) and class (R,) indices beside the table itself."""
-
-    table: pa.Table
-    image: np.ndarray
-    label: np.ndarray
-
-    def where(self, keep: np.ndarray, new_image: np.ndarray) -> _Rows:
-        return _Rows(self.table.filter(pa.array(keep)), new_image[self.image[keep]], self.label[keep])
 
 
 def convert(
@@ -119,7 +106,7 @@ def convert(
                 'image-level labels of images without a picture': before[1] - len(label_rows.label),
             }
         progress('writing', 0, 1)
-        tables = _tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
+        tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
         _count(summary, tables)
         metadata = {
             'hierarchy': load_tree(hierarchy),
@@ -177,7 +164,7 @@ def _number_images(
     label_names: Sequence[str],
     boxes: str | Path,
     image_labels: str | Path,
-) -> tuple[pa.Array, _Rows, _Rows]:
+) -> tuple[pa.Array, IndexedRows, IndexedRows]:
     """Numbers images in the order in which the box file, then the label file, first names them."""
     first = _dictionary(box_table['ImageID'])
     second = _dictionary(label_table['ImageID'])
@@ -189,7 +176,7 @@ def _number_images(
             row = int(np.argmax(label < 0))
             name = table['LabelName'][row].as_py()
             raise AnnotationError(f'{path}:{line_of_row(path, row)}: LabelName {name!r} is not among the classes')
-        rows.append(_Rows(table, index_of(table['ImageID'], image_ids), label))
+        rows.append(IndexedRows(table, index_of(table['ImageID'], image_ids), label))
     return image_ids, rows[0], rows[1]
 
 
@@ -244,66 +231,6 @@ def _stored_folder(images: Path, out: Path) -> str:
     """Relative where images and store lie in one folder, so that both can move together; else absolute."""
     images, home = images.resolve(), out.resolve()
     return os.path.relpath(images, home) if images.is_relative_to(home.parent) else str(images)
-
-
-def _tables(
-    image_ids: pa.Array,
-    file_names: Sequence[str],
-    width: np.ndarray,
-    height: np.ndarray,
-    box_rows: _Rows,
-    label_rows: _Rows,
-    descriptions: Sequence[tuple[str, str]],
-    hierarchy: ClassHierarchy,
-) -> dict[str, pa.Table]:
-    num_images, num_classes = len(image_ids), len(descriptions)
-    order = _by_image(box_rows.image)
-    label_order = _by_image(label_rows.image)
-    corners = np.stack([box_rows.table[name].to_numpy()[order] for name in COORDINATES], axis=1).reshape(-1)
-    box_label = box_rows.label[order]
-    pairs = np.unique(box_label * num_images + box_rows.image[order])
-    rows, expanded_label = hierarchy.expand_up(pairs // max(1, num_images))
-    expanded = np.unique(expanded_label * num_images + pairs[rows] % max(1, num_images))
-
-    def stops(index: np.ndarray, size: int) -> np.ndarray:
-        return np.cumsum(np.bincount(index, minlength=size))
-
-    def images_of(keys: np.ndarray) -> pa.Table:
-        return pa.table({'image': (keys % max(1, num_images)).astype(np.int32)})
-
-    return {
-        'classes': pa.table({
-            'label_name': [mid for mid, _ in descriptions],
-            'class_name': [name for _, name in descriptions],
-            'box_count': np.bincount(box_label, minlength=num_classes),
-            'image_stop': stops(pairs // max(1, num_images), num_classes),
-            'expanded_image_stop': stops(expanded // max(1, num_images), num_classes),
-        }),
-        'images': pa.table({
-            'image_id': image_ids,
-            'file_name': file_names,
-            'width': width.astype(np.int32),
-            'height': height.astype(np.int32),
-            'box_stop': stops(box_rows.image, num_images),
-            'label_stop': stops(label_rows.image, num_images),
-        }),
-        'boxes': pa.table({
-            'label': box_label.astype(np.int32),
-            'box': pa.FixedSizeListArray.from_arrays(pa.array(corners), 4),
-            **{name: box_rows.table[name].to_numpy()[order] for name in FLAGS},
-        }),
-        'labels': pa.table({
-            'label': label_rows.label[label_order].astype(np.int32),
-            'confidence': label_rows.table['Confidence'].to_numpy()[label_order],
-        }),
-        'class_images': images_of(pairs),
-        'class_images_expanded': images_of(expanded),
-    }  # fmt: skip
-
-
-def _by_image(image: np.ndarray) -> np.ndarray | slice:
-    """Order that brings the rows of each image together and leaves them in file order; nothing to do as a rule."""
-    return slice(None) if (np.diff(image) >= 0).all() else np.argsort(image, kind='stable')
 
 
 def _count(summary: Summary, tables: dict[str, pa.Table]) -> None:
