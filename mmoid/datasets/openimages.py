@@ -99,7 +99,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         if filters and not self.test_mode:
             keep &= np.minimum(self.store.width, self.store.height) >= filters.get('min_size', 0)
             if filters.get('filter_empty_gt', False):
-                keep &= np.isin(np.arange(self.store.num_images), self.store.image_of_box()[self._trains()])
+                keep &= self._boxes_per_image() > 0
         return self.data_list[np.flatnonzero(keep)]
 
     def get_data_info(self, idx: int) -> dict:
@@ -130,18 +130,15 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             (C,) end of each class's list, and the lists: (sum of n_i,) indices into this data set.
         """
         self.full_init()
-        whole = (
-            len(self.data_list) == self.store.num_images
-            and self.store.num_classes == len(self._metainfo['label_names'])
-            and self.group_of == 'keep'
-            and (self.data_list.images == np.arange(self.store.num_images)).all()
-            and (self.data_list.new_label == np.arange(self.store.num_classes)).all()
-        )
-        if whole:
-            return np.cumsum(self.store.class_image_counts(expand_hierarchy)), self.store.class_images(expand_hierarchy)
         if expand_hierarchy not in self._class_index:
-            self._class_index[expand_hierarchy] = self._index_classes(expand_hierarchy)
+            self._class_index[expand_hierarchy] = (
+                self._filter_class_index(expand_hierarchy) if self._is_filtered_store() else
+                self._index_classes(expand_hierarchy)
+            )  # fmt: skip
         return self._class_index[expand_hierarchy]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_class_index': {}}  # samplers stay in the main process; workers need no lists
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
         super().get_subset_(indices)
@@ -156,6 +153,25 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         if isinstance(indices, int):
             return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
         return self.data_list[np.asarray(indices, dtype=np.int64)]
+
+    def _is_filtered_store(self) -> bool:
+        """Whether this is the store itself but for images that are left out: then its image lists serve."""
+        return (
+            self._all_boxes_train()
+            and (self.data_list.new_label == np.arange(self.store.num_classes)).all()
+            and bool((np.diff(self.data_list.images) > 0).all())
+        )
+
+    def _filter_class_index(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+        stop = np.cumsum(self.store.class_image_counts(expand_hierarchy))
+        images = self.store.class_images(expand_hierarchy)
+        if len(self.data_list) == self.store.num_images:
+            return stop, images  # still mapped, nothing copied
+        new_image = np.full(self.store.num_images, -1, dtype=np.int32)
+        new_image[self.data_list.images] = np.arange(len(self.data_list))
+        images = new_image[images]
+        kept = images >= 0
+        return np.concatenate([[0], np.cumsum(kept)])[stop], images[kept]
 
     def _index_classes(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
         trains = self._trains()
@@ -178,6 +194,15 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         by_class = np.lexsort((index, label))
         stop = np.cumsum(np.bincount(label, minlength=self.hierarchy.num_classes))
         return stop, index[by_class]
+
+    def _all_boxes_train(self) -> bool:
+        return self.group_of == 'keep' and bool((self.data_list.new_label >= 0).all())
+
+    def _boxes_per_image(self) -> np.ndarray:
+        """(N of the store,) ground-truth boxes here."""
+        if self._all_boxes_train():
+            return np.diff(self.store.box_stop, prepend=0)
+        return np.diff(np.concatenate([[0], np.cumsum(self._trains())])[self.store.box_stop], prepend=0)
 
     def _trains(self) -> np.ndarray:
         """(B,) bool: boxes of the store that are ground truth here."""

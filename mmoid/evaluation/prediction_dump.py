@@ -26,6 +26,8 @@ class PredictionDump(BaseMetric):
         AnnotationError: At the start: ``out`` exists and is something else.
     """
 
+    default_prefix = 'predictions'
+
     def __init__(self, out: str) -> None:
         require_replaceable(out, overwrite=True)
         super().__init__()

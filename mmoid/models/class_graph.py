@@ -42,6 +42,8 @@ def ancestor_matrix(
         AnnotationError: A file that is not there or does not fit, a wrong shape, no order of classes.
     """
     if isinstance(hierarchy, (str, Path)):
+        if not Path(hierarchy).exists():
+            raise AnnotationError(f'{key} = {hierarchy}: no such store or file')
         label_names = hierarchy_label_names(hierarchy) or label_names
         if label_names is None:
             raise AnnotationError(

@@ -9,6 +9,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 import mmoid
+from mmoid.openimages.errors import AnnotationError
 
 # 0 girl, 1 woman, both below 2 person; 3 chair
 ANCESTORS = np.zeros((4, 4), dtype=bool)
@@ -62,6 +63,11 @@ def test_same_object_iou_decides_what_one_object_is():
     assert names(sampler(same_object_iou=0.995).label_sets(BOXES, LABELS)[0]) == {0, 2}
     with pytest.raises(ValueError, match=r'rcnn\.sampler\.same_object_iou must be in \(0, 1\], got 0'):
         sampler(same_object_iou=0)
+
+
+def test_a_hierarchy_that_is_not_there_is_named():
+    with pytest.raises(AnnotationError, match=r'rcnn\.sampler\.hierarchy = nowhere: no such store or file'):
+        sampler(hierarchy='nowhere').label_sets(BOXES, LABELS)
 
 
 def test_without_hierarchy_there_are_no_ancestors():

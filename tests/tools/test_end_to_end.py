@@ -80,7 +80,7 @@ def test_two_processes_train_two_stages_and_validate(trained):
 def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(trained, tiny_data, tmp_path):
     run(
         'bash', 'tools/dist_test.sh', CONFIG, trained / 'epoch_2.pth', 2, '--work-dir', tmp_path,
-        '--out', tmp_path / 'predictions', '--show-dir', 'painted', **data(tiny_data),
+        '--out', tmp_path / 'predictions', **data(tiny_data),
     )  # fmt: skip
     assert 0 <= result_of(tmp_path)['openimages/mAP'] <= 1
     predictions = PredictionStore(tmp_path / 'predictions')
@@ -88,13 +88,12 @@ def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(traine
     assert sorted(predictions.image_ids()) == sorted(store.image_ids())
     assert predictions.label_names == store.label_names
     assert ((predictions.box > -1e-6) & (predictions.box < 1 + 1e-6)).all()
-    painted = [path.stem.rsplit('_', 1)[0] for path in tmp_path.glob('*/painted/*')]
-    assert len(painted) == store.num_images
 
 
-def test_one_process_gives_the_same_map_as_two_and_augmentation_runs(trained, tiny_data, tmp_path):
+def test_one_process_gives_the_same_map_as_two_and_paints_and_augments(trained, tiny_data, tmp_path):
     command = (CONFIG, trained / 'epoch_2.pth', '--work-dir')
-    tool('test', *command, tmp_path / 'one', **data(tiny_data))
+    tool('test', *command, tmp_path / 'one', '--show-dir', 'painted', **data(tiny_data))
+    assert len(list((tmp_path / 'one').glob('*/painted/*'))) == AnnotationStore(tiny_data / 'validation').num_images
     run('bash', 'tools/dist_test.sh', *command[:2], 2, '--work-dir', tmp_path / 'two', **data(tiny_data))
     assert result_of(tmp_path / 'one')['openimages/mAP'] == pytest.approx(
         result_of(tmp_path / 'two')['openimages/mAP'], abs=1e-9
@@ -108,7 +107,8 @@ def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
     tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT, swap, **data(tiny_data))
     checkpoint = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
     assert 'roi_head.bbox_head.loss_cls.rates' not in checkpoint['state_dict']
-    assert len([line for line in lines_of(tmp_path) if 'loss_cls' in line]) == 4
+    training = [line for line in lines_of(tmp_path) if 'loss' in line]
+    assert len(training) == 8 and all('loss_cls' in line for line in training)  # one process: four iterations a stage
 
 
 def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
@@ -125,6 +125,10 @@ def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
     ('options', 'message'),
     [
         (('custom_hooks.0.stages.1.sampler.balance=-0.5',), 'sampler.balance (λ) must be >= 0, got -0.5'),
+        (
+            ('model.roi_head.bbox_head.loss_cls.concurrent_rates=nowhere.npz',),
+            'loss_cls.concurrent_rates = nowhere.npz: no such file',
+        ),
         (('train_cfg.max_epochs=9',), 'HybridSchedule.stages have 1 + 1 = 2 epochs, train_cfg.max_epochs is 9'),
     ],
 )
