@@ -1,8 +1,11 @@
 """Hooks, stages and launching, registered with mmdet and mmengine."""
 
+from .checkpoint_globals import allow_checkpoint_globals
 from .class_order_check import ClassOrderCheckHook
 from .hybrid_schedule import HybridSchedule
 from .launch import prepare_launch
 from .stages import StageRestartLR
+
+allow_checkpoint_globals()
 
 __all__ = ['ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR', 'prepare_launch']

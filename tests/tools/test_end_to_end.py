@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmoid.engine  # noqa: F401  (checkpoints are read with weights_only)
 from mmoid.openimages.predictions import PredictionStore
 from mmoid.openimages.store import AnnotationStore
 from tests.official_files import BOXES, write_files
@@ -72,7 +73,7 @@ def test_two_processes_train_two_stages_and_validate(trained):
     assert [(line['epoch'], line['stage']) for line in training] == [(1, 1), (1, 1), (2, 2), (2, 2)]
     assert all('loss_cls' in line and 'loss_bbox' in line for line in training)
     assert [line['step'] for line in lines_of(trained) if 'openimages/mAP' in line] == [1, 2]
-    checkpoint = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    checkpoint = torch.load(trained / 'epoch_2.pth', weights_only=True)
     assert 'roi_head.bbox_head.loss_cls.rates' in checkpoint['state_dict']
     assert checkpoint['meta']['stage'] == dict(index=1, name='soft balance')
 
@@ -105,7 +106,7 @@ def test_one_process_gives_the_same_map_as_two_and_paints_and_augments(trained, 
 def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
     swap = 'model.roi_head.bbox_head.loss_cls.type=SoftmaxLoss'
     tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT, swap, **data(tiny_data))
-    checkpoint = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
+    checkpoint = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
     assert 'roi_head.bbox_head.loss_cls.rates' not in checkpoint['state_dict']
     training = [line for line in lines_of(tmp_path) if 'loss' in line]
     assert len(training) == 8 and all('loss_cls' in line for line in training)  # one process: four iterations a stage
