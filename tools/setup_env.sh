@@ -15,7 +15,8 @@ Makes .venv in the root of this checkout, or returns at once where it is there a
 
 Environment:
   PYTHON          the Python to use, 3.10 to 3.12. Otherwise python3.11, python3.12, python3.10 or python3.
-  MMOID_DEVICE    cpu or cuda. Otherwise cuda where `nvidia-smi -L` succeeds.
+  MMOID_DEVICE    cpu or cuda. Otherwise an existing .venv stays what it is, and a new one is for cuda where
+                  `nvidia-smi -L` succeeds.
   MMOID_TORCH     the version of PyTorch. Otherwise 2.13.0, with which both stacks are tested.
   PIP_FIND_LINKS  folders with prebuilt wheels, as pip takes it. A wheel of mmcv in one of them saves 10-20 minutes
                   of compiling.
@@ -44,7 +45,10 @@ while (($# > 0)); do
             stack=$2
             shift
             ;;
-        --stack=*) stack=${1#*=} ;;
+        --stack=*)
+            stack=${1#*=}
+            [[ $stack ]] || die '--stack needs a name: onedl or openmmlab'
+            ;;
         --remake) remake=yes ;;
         -h | --help)
             usage
@@ -72,7 +76,9 @@ stack=${stack:-$(recorded stack)}
 stack=${stack:-onedl}
 [[ $stack == onedl || $stack == openmmlab ]] || die "--stack is onedl or openmmlab, not '$stack'"
 
+# A .venv stays what it is on a node without a GPU as on one with it: jobs on both may share it.
 device=${MMOID_DEVICE-}
+if [[ ! $device && $remake == no ]]; then device=$(recorded device); fi
 if [[ ! $device ]]; then
     device=cpu
     if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then device=cuda; fi
@@ -187,7 +193,8 @@ install_torch() {
         spec+=+cpu
         attempt pip install --no-index --no-deps "$spec" ||
             attempt env -u PIP_FIND_LINKS "$python" -m pip install --no-index --no-deps "$spec" ||
-            run pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$spec"
+            attempt pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "$spec" ||
+            fail 1 "no $spec for Python $version, neither in PIP_FIND_LINKS nor from download.pytorch.org"
     fi
     run pip install "$spec"
     # From here on nothing may change torch: the operators are compiled against it.
@@ -273,10 +280,12 @@ else
 fi
 rm -f "$stamp"
 touch "$busy"
+printf '\n=== %s, %s\n' "$(date)" "$(wanted | tr '\n' ' ')" >>"$log"
 
 begin 'Build tools'
-# setuptools: mmcv 2.1 needs pkg_resources and `setup.py`'s old ways, gone in 80; torch itself asks for 77.0.3.
-run pip install 'setuptools>=77.0.3,<80' wheel ninja psutil packaging
+# pip: before 23.1 it does not keep what `--no-binary` makes it build. setuptools: mmcv 2.1 does not build with 80; torch
+# asks for 77.0.3. The rest is what the builds of mmcv import.
+run pip install 'pip>=23.1' 'setuptools>=77.0.3,<80' wheel ninja psutil packaging
 
 begin "PyTorch $torch ($device)"
 install_torch
