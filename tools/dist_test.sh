@@ -9,27 +9,8 @@ if [ $# -lt 3 ]; then
     sed -n '2,5s/^# //p' "$0" >&2
     exit 2
 fi
-config=$1
-checkpoint=$2
+program=(test.py "$1" "$2")
 gpus=$3
 shift 3
-if [[ ${1:-} =~ ^[0-9]+$ ]]; then
-    PORT=$1
-    shift
-fi
 here=$(dirname "$(readlink -f "$0")")
-python=$here/../.venv/bin/python
-[ -x "$python" ] || python=python
-export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
-
-if [ "${NNODES:-1}" -gt 1 ]; then
-    rendezvous=(--node_rank="${NODE_RANK:?NODE_RANK is needed with NNODES > 1}"
-        --master_addr="${MASTER_ADDR:?MASTER_ADDR is needed with NNODES > 1}" --master_port="${PORT:-29500}")
-elif [ -n "${PORT:-}" ]; then
-    rendezvous=(--master_addr=127.0.0.1 --master_port="$PORT")
-else
-    rendezvous=(--standalone) # any free port: several runs fit on one machine
-fi
-
-exec "$python" -m torch.distributed.run --nnodes="${NNODES:-1}" --nproc_per_node="$gpus" "${rendezvous[@]}" \
-    "$here/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+source "$here/torchrun.sh"

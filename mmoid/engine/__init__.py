@@ -3,9 +3,9 @@
 from .checkpoint_globals import allow_checkpoint_globals
 from .class_order_check import ClassOrderCheckHook
 from .hybrid_schedule import HybridSchedule
-from .launch import prepare_launch
+from .launch import build_runner, load_config, prepare_launch
 from .stages import StageRestartLR
 
 allow_checkpoint_globals()
 
-__all__ = ['ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR', 'prepare_launch']
+__all__ = ['ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR', 'build_runner', 'load_config', 'prepare_launch']
