@@ -109,6 +109,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Class indices of the boxes that train on image ``idx``, one per box."""
+        self.full_init()
         return self.data_list.labels(idx)
 
     def class_image_counts(self, expand_hierarchy: bool = True) -> np.ndarray:

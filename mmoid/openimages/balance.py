@@ -70,7 +70,7 @@ class BalancedDraws:
         return np.diff(np.floor(self._edges() + earlier).astype(np.int64), axis=1).sum(axis=0)
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """All draws of one epoch, in random order.
+        """All draws of one epoch, the classes in random order.
 
         Returns:
             ``label`` (draws_per_epoch,) class indices, and ``position`` (draws_per_epoch,) in [0, n_label): which of
@@ -84,8 +84,11 @@ class BalancedDraws:
         walk, index = turn // size, turn % size
         key = _mix(_mix(np.uint64(self.seed) + label.astype(np.uint64)) + walk.astype(np.uint64))
         position = permuted_index(index, size, key)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(label))
-        return label[order], position[order]
+        # Classes are shuffled, the draws of one class keep their order: its walks must not be mixed.
+        shuffled = np.random.default_rng([self.seed, epoch]).permutation(label)
+        in_order = np.empty_like(position)
+        in_order[np.argsort(shuffled, kind='stable')] = position
+        return shuffled, in_order
 
     def _edges(self) -> np.ndarray:
         edges = np.concatenate([[0.0], np.cumsum(class_probabilities(self.image_counts, self.balance))])
