@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 REDUCTIONS = ('none', 'mean', 'sum')
 
 
-class LabelSetLoss(nn.Module):
+class LabelSetLoss(nn.Module, ABC):
     """Base of losses that a box head can swap by ``type`` alone.
 
     A subclass gives :meth:`row_losses` and :meth:`get_activation`. mmdet's ``BBoxHead`` asks the three ``custom_*``
@@ -37,13 +39,13 @@ class LabelSetLoss(nn.Module):
         self.loss_weight = loss_weight
         self.reduction = reduction
 
+    @abstractmethod
     def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
         """(N,) unweighted losses of (N, C+1) logits against (N, C+1) bool targets, background last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) scores in [0, 1] of (N, C+1) logits, background last."""
-        raise NotImplementedError
 
     def forward(
         self,
