@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.apis import inference_detector, init_detector
 
 import mmoid.engine  # noqa: F401  (checkpoints are read with weights_only)
 from mmoid.openimages.predictions import PredictionStore
@@ -101,6 +102,19 @@ def test_one_process_gives_the_same_map_as_two_and_paints_and_augments(trained, 
     )
     tool('test', *command, tmp_path / 'tta', '--tta', **data(tiny_data))
     assert 0 <= result_of(tmp_path / 'tta')['openimages/mAP'] <= 1
+
+
+def test_a_model_alone_is_enough_for_inference(trained, tiny_data, tmp_path, monkeypatch):
+    for name, value in {**data(tiny_data), 'MMOID_DATA_ROOT': str(tmp_path / 'nowhere')}.items():
+        monkeypatch.setenv(name, value)
+    store = AnnotationStore(tiny_data / 'validation')
+    # Before mmengine reads it: the onedl fork takes back, after each load, the names that it allowed for it.
+    state = torch.load(trained / 'epoch_2.pth', weights_only=True)['state_dict']
+    model = init_detector(str(ROOT / CONFIG), str(trained / 'epoch_2.pth'), device='cpu')
+    assert torch.equal(model.roi_head.bbox_head.loss_cls.rates, state['roi_head.bbox_head.loss_cls.rates'])
+    found = inference_detector(model, str(store.image_folder / store.file_name(0))).pred_instances
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert tuple(model.dataset_meta['label_names']) == store.label_names
 
 
 def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
