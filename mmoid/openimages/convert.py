@@ -191,27 +191,27 @@ def _locate(
     image_sizes: str | Path | None,
     missing_images: str,
     progress: Progress,
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray]:
     """File names and sizes of the images kept, and (N,) bool which of all are kept."""
-    ids = image_ids.to_pylist()
-    keep: np.ndarray = np.ones(len(ids), dtype=bool)
     if images is None:
-        file_names = [f'{image_id}.jpg' for image_id in ids]
+        file_names = pc.binary_join_element_wise(image_ids, '.jpg', '')
+        keep: np.ndarray = np.ones(len(image_ids), dtype=bool)
     else:
         found = find_images(images)
         # Some lists give the id with its extension.
-        names = [found.get(image_id) or found.get(os.path.splitext(image_id)[0]) for image_id in ids]
-        keep = np.array([name is not None for name in names], dtype=bool)
+        stems = pc.replace_substring_regex(image_ids, r'(?i)\.(jpg|jpeg|png)$', '')
+        row = pc.index_in(stems, pa.array(list(found), pa.string()))
+        keep = row.is_valid().to_numpy(zero_copy_only=False)
         if missing_images == 'error' and not keep.all():
-            first = ids[int(np.argmin(keep))]
+            first = image_ids[int(np.argmin(keep))].as_py()
             raise AnnotationError(
-                f'{images}: has no picture of {int((~keep).sum())} of the {len(ids)} annotated images, first '
+                f'{images}: has no picture of {int((~keep).sum())} of the {len(image_ids)} annotated images, first '
                 f"{first!r}; complete the folder, or leave them out with missing_images='drop'"
             )
-        file_names = [name for name in names if name is not None]
+        file_names = pa.array(list(found.values()), pa.string()).take(row.drop_null())
     if image_sizes is None:
         assert images is not None
-        width, height = read_sizes(images, file_names, progress)
+        width, height = read_sizes(images, file_names.to_pylist(), progress)
     else:
         width, height = _sizes_from_csv(image_sizes, image_ids.filter(pa.array(keep)))
     return file_names, width, height, keep

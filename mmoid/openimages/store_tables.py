@@ -27,7 +27,7 @@ class IndexedRows:
 
 def store_tables(
     image_ids: pa.Array,
-    file_names: Sequence[str],
+    file_names: pa.Array,
     width: np.ndarray,
     height: np.ndarray,
     box_rows: IndexedRows,
@@ -39,7 +39,7 @@ def store_tables(
 
     Args:
         image_ids: (N,) strings.
-        file_names: N paths below the image folder.
+        file_names: (N,) paths below the image folder.
         width: (N,) pixels.
         height: (N,) pixels.
         box_rows: From :func:`read_boxes`.
