@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-import mmoid.engine  # noqa: F401  (allows the names)
+from tests.checkpoints import read_checkpoint
 
 
 class Attack:
@@ -24,7 +24,7 @@ def test_the_log_history_of_a_checkpoint_is_read(tmp_path):
         hub.update_scalar('train/loss', value)
     hub.update_info('step', np.int64(7))
     torch.save(dict(message_hub=hub.state_dict()), tmp_path / 'epoch_1.pth')
-    read = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['message_hub']
+    read = read_checkpoint(tmp_path / 'epoch_1.pth')['message_hub']
     assert read['log_scalars']['train/loss'].mean() == 2.0
     assert read['runtime_info']['step'] == 7
 
@@ -35,4 +35,4 @@ def test_the_log_history_of_a_checkpoint_is_read(tmp_path):
 def test_what_does_not_belong_in_a_checkpoint_is_refused(tmp_path, attack):
     torch.save(dict(state_dict=attack), tmp_path / 'foreign.pth')
     with pytest.raises(Exception, match='(?i)weights_only|weights only|only the statistics'):
-        torch.load(tmp_path / 'foreign.pth', weights_only=True)
+        read_checkpoint(tmp_path / 'foreign.pth')

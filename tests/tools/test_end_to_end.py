@@ -11,9 +11,9 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 
-import mmoid.engine  # noqa: F401  (checkpoints are read with weights_only)
 from mmoid.openimages.predictions import PredictionStore
 from mmoid.openimages.store import AnnotationStore
+from tests.checkpoints import read_checkpoint
 from tests.official_files import BOXES, write_files
 from tests.shared_data import open_images
 
@@ -74,7 +74,7 @@ def test_two_processes_train_two_stages_and_validate(trained):
     assert [(line['epoch'], line['stage']) for line in training] == [(1, 1), (1, 1), (2, 2), (2, 2)]
     assert all('loss_cls' in line and 'loss_bbox' in line for line in training)
     assert [line['step'] for line in lines_of(trained) if 'openimages/mAP' in line] == [1, 2]
-    checkpoint = torch.load(trained / 'epoch_2.pth', weights_only=True)
+    checkpoint = read_checkpoint(trained / 'epoch_2.pth')
     assert 'roi_head.bbox_head.loss_cls.rates' in checkpoint['state_dict']
     assert checkpoint['meta']['stage'] == dict(index=1, name='soft balance')
 
@@ -108,8 +108,7 @@ def test_a_model_alone_is_enough_for_inference(trained, tiny_data, tmp_path, mon
     for name, value in {**data(tiny_data), 'MMOID_DATA_ROOT': str(tmp_path / 'nowhere')}.items():
         monkeypatch.setenv(name, value)
     store = AnnotationStore(tiny_data / 'validation')
-    # Before mmengine reads it: the onedl fork takes back, after each load, the names that it allowed for it.
-    state = torch.load(trained / 'epoch_2.pth', weights_only=True)['state_dict']
+    state = read_checkpoint(trained / 'epoch_2.pth')['state_dict']
     model = init_detector(str(ROOT / CONFIG), str(trained / 'epoch_2.pth'), device='cpu')
     assert torch.equal(model.roi_head.bbox_head.loss_cls.rates, state['roi_head.bbox_head.loss_cls.rates'])
     found = inference_detector(model, str(store.image_folder / store.file_name(0))).pred_instances
@@ -120,7 +119,7 @@ def test_a_model_alone_is_enough_for_inference(trained, tiny_data, tmp_path, mon
 def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
     swap = 'model.roi_head.bbox_head.loss_cls.type=SoftmaxLoss'
     tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT, swap, **data(tiny_data))
-    checkpoint = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    checkpoint = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert 'roi_head.bbox_head.loss_cls.rates' not in checkpoint['state_dict']
     training = [line for line in lines_of(tmp_path) if 'loss' in line]
     assert len(training) == 8 and all('loss_cls' in line for line in training)  # one process: four iterations a stage
