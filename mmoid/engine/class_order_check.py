@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmoid.openimages.errors import AnnotationError
 
 
 @HOOKS.register_module()
 class ClassOrderCheckHook(Hook):
-    """Compares number and order of classes before the first iteration.
+    """Compares number and order of classes before the first iteration, and before a test.
 
     A model part with ``label_names`` (the rates of a :class:`mmoid.ConcurrentSoftmaxLoss` know theirs) must have those
-    of the training set; a box head must have as many classes.
+    of the data; a box head must have as many classes. The validation set must have those of the training set, else
+    every validation would silently read one class for another.
 
     Raises:
         AnnotationError: They differ.
     """
 
     def before_train(self, runner: Runner) -> None:
-        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
-        classes, names = metainfo.get('classes'), metainfo.get('label_names')
+        self._check(runner, 'training', runner.train_dataloader)
+        if runner.val_loop is not None:
+            self._check(runner, 'validation', runner.val_dataloader)
+            own = _metainfo(runner.train_dataloader).get('label_names')
+            names = _metainfo(runner.val_dataloader).get('label_names')
+            if own and names:
+                remedy = 'prepare both with the same --classes file'
+                _require_same(own, names, 'the classes of the training set', 'validation', remedy)
+
+    def before_test(self, runner: Runner) -> None:
+        self._check(runner, 'test', runner.test_dataloader)
+
+    def _check(self, runner: Runner, split: str, loader: DataLoader) -> None:
+        classes, names = _metainfo(loader).get('classes'), _metainfo(loader).get('label_names')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for key, module in model.named_modules():
             if classes and hasattr(module, 'fc_cls') and module.num_classes != len(classes):
                 raise AnnotationError(
-                    f'model.{key}.num_classes is {module.num_classes}, the training set has {len(classes)} classes'
+                    f'model.{key}.num_classes is {module.num_classes}, the {split} set has {len(classes)} classes'
                 )
             own = getattr(module, 'label_names', None)
-            if names and own and tuple(own) != tuple(names):
-                row = next(
-                    (i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1]), min(len(own), len(names))
-                )
-                raise AnnotationError(
-                    f'model.{key}.concurrent_rates are for other classes or another order than the training set: '
-                    f'class {row} is {own[row : row + 1]} there and {tuple(names)[row : row + 1]} here; '
-                    'make them from the store that you train on, with tools/concurrent_rates.py'
-                )
+            if names and own:
+                remedy = 'make them from the store that you train on, with tools/concurrent_rates.py'
+                _require_same(own, names, f'the classes of model.{key}.concurrent_rates', split, remedy)
+
+
+def _metainfo(loader: DataLoader) -> dict[str, Any]:
+    return getattr(loader.dataset, 'metainfo', {})
+
+
+def _require_same(own: Sequence[str], names: Sequence[str], what: str, split: str, remedy: str) -> None:
+    if tuple(own) == tuple(names):
+        return
+    differ = (i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1])
+    row = next(differ, min(len(own), len(names)))
+    raise AnnotationError(
+        f'{what} are others, or in another order, than those of the {split} set: class {row} is '
+        f'{tuple(own)[row : row + 1]} there and {tuple(names)[row : row + 1]} here; {remedy}'
+    )

@@ -7,6 +7,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmoid.openimages.concurrence import load_rates, save_rates
+from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
 
 CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
@@ -31,7 +32,9 @@ def test_rates_in_another_order_than_the_data_are_refused_before_the_first_itera
         monkeypatch, tiny_data, tmp_path, len(names),
         **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
     )  # fmt: skip
-    with pytest.raises(AnnotationError, match=r'loss_cls\.concurrent_rates are for other classes .* class 0 is'):
+    with pytest.raises(
+        AnnotationError, match=r'loss_cls\.concurrent_rates are others, or in another order.* class 0 is'
+    ):
         run.train()
 
 
@@ -49,3 +52,24 @@ def test_another_number_of_classes_than_the_data_is_refused(monkeypatch, tiny_da
 def test_rates_of_the_wrong_shape_are_refused_when_the_model_is_built(monkeypatch, tiny_data, tmp_path):
     with pytest.raises(AnnotationError, match=r'loss_cls\.(concurrent_rates: has shape|hierarchy: is for)'):
         runner(monkeypatch, tiny_data, tmp_path, 7)
+
+
+def test_a_validation_set_in_another_order_is_refused_before_the_first_iteration(monkeypatch, tiny_data, tmp_path):
+    annotations = tiny_data / 'annotations'
+    lines = (annotations / 'classes-description.csv').read_text().splitlines()
+    (tmp_path / 'turned.csv').write_text('\n'.join(lines[::-1]))
+    convert(
+        tmp_path / 'validation',
+        boxes=annotations / 'validation-detection-bbox.csv',
+        classes=tmp_path / 'turned.csv',
+        hierarchy=annotations / 'label-hierarchy.json',
+        images=tiny_data / 'images' / 'validation',
+    )
+    options = {
+        'val_dataloader.dataset.ann_file': str(tmp_path / 'validation'),
+        'val_evaluator.ann_file': str(tmp_path / 'validation'),
+        'model.roi_head.bbox_head.loss_cls.type': 'SoftmaxLoss',  # knows no classes: the data sets must be compared
+    }
+    run = runner(monkeypatch, tiny_data, tmp_path, len(lines), **options)
+    with pytest.raises(AnnotationError, match=r'training set are others.* than those of the validation set: class 0'):
+        run.train()

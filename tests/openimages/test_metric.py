@@ -46,7 +46,7 @@ def read_rows(path: Path) -> dict[str, np.ndarray]:
 def test_figures_equal_the_official_evaluator(name, protocol):
     folder = OFFICIAL_CASES / name
     if not folder.is_dir():
-        pytest.skip(f'{OFFICIAL_CASES} is not there: the official figures come with the project, not the repository')
+        pytest.skip(f'needs {OFFICIAL_CASES}')
     expected = json.loads((folder / f'expected_{protocol}.json').read_text())
     boxes, labels, predictions = (read_rows(folder / f'{part}.csv') for part in ('boxes', 'labels', 'predictions'))
     with (folder / 'classes.csv').open(newline='') as file:
