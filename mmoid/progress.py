@@ -1,9 +1,10 @@
-"""Progress of long work, shown on the terminal."""
+"""Progress of long work and what came of it, shown on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.progress import (
@@ -15,8 +16,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from mmoid.openimages.image_files import Progress as ProgressCallback
+from mmoid.openimages.summary import Summary
 
 
 @contextmanager
@@ -33,3 +36,17 @@ def progress_bars() -> Iterator[ProgressCallback]:
             progress.update(bars[what], completed=done, total=total)
 
         yield update
+
+
+def print_summary(summary: Summary, title: str) -> None:
+    """Prints what a conversion read, wrote and dropped as a table, on standard output."""
+    table = Table(title=title, show_header=False)
+    values = asdict(summary)
+    dropped = values.pop('dropped')
+    for name, value in values.items():
+        table.add_row(name.replace('_', ' '), f'{value:,}')
+    for reason, count in dropped.items():
+        table.add_row(f'dropped: {reason}', f'{count:,}', style='yellow')
+    if not dropped:
+        table.add_row('dropped', 'nothing')
+    Console().print(table)

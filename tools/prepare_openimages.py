@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 
-from rich.console import Console
-from rich.table import Table
-
-from mmoid.openimages.convert import Summary, convert
+from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.progress import progress_bars
+from mmoid.progress import print_summary, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,19 +31,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     return parser.parse_args()
-
-
-def print_summary(summary: Summary, out: str) -> None:
-    table = Table(title=out, show_header=False)
-    values = asdict(summary)
-    dropped = values.pop('dropped')
-    for name, value in values.items():
-        table.add_row(name.replace('_', ' '), f'{value:,}')
-    for reason, count in dropped.items():
-        table.add_row(f'dropped: {reason}', f'{count:,}', style='yellow')
-    if not dropped:
-        table.add_row('dropped', 'nothing')
-    Console().print(table)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from mmdet.registry import DATASETS
 from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.ragged import row_and_position
 from mmoid.openimages.store import AnnotationStore
 from mmoid.progress import progress_bars
 
@@ -189,9 +190,8 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         order = np.argsort(image, kind='stable')
         first = np.searchsorted(image[order], self.data_list.images, side='left')
         count = np.searchsorted(image[order], self.data_list.images, side='right') - first
-        index = np.repeat(np.arange(len(self.data_list)), count)
-        within = np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count)
-        label = label[order][np.repeat(first, count) + within]
+        index, position = row_and_position(count)
+        label = label[order][first[index] + position]
         by_class = np.lexsort((index, label))
         stop = np.cumsum(np.bincount(label, minlength=self.hierarchy.num_classes))
         return stop, index[by_class]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,22 +27,7 @@ from .hierarchy import ClassHierarchy, load_tree
 from .image_files import Progress, find_images, no_progress, read_sizes
 from .store import AnnotationStore, write_store
 from .store_tables import IndexedRows, store_tables
-
-
-@dataclass
-class Summary:
-    """What a conversion read and wrote. ``dropped`` says how many of what, and why."""
-
-    box_rows: int = 0
-    label_rows: int = 0
-    images: int = 0
-    images_without_boxes: int = 0
-    boxes: int = 0
-    group_of_boxes: int = 0
-    image_labels: int = 0
-    classes: int = 0
-    classes_with_boxes: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
+from .summary import Summary, fingerprint
 
 
 def convert(
@@ -91,7 +75,7 @@ def convert(
         box_table = read_boxes(boxes)
         label_table = _no_labels() if image_labels is None else read_image_labels(image_labels)
         progress('reading boxes', 1, 1)
-        summary = Summary(box_rows=len(box_table), label_rows=len(label_table), classes=len(label_names))
+        summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
         image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names, boxes, image_labels or '')
         file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
         if not keep.all():
@@ -100,14 +84,12 @@ def convert(
             before = len(box_rows.label), len(label_rows.label)
             box_rows = box_rows.where(keep[box_rows.image], new_image)
             label_rows = label_rows.where(keep[label_rows.image], new_image)
-            summary.dropped = {
-                'images without a picture': int((~keep).sum()),
-                'boxes of images without a picture': before[0] - len(box_rows.label),
-                'image-level labels of images without a picture': before[1] - len(label_rows.label),
-            }
+            summary.drop('images without a picture', int((~keep).sum()))
+            summary.drop('boxes of images without a picture', before[0] - len(box_rows.label))
+            summary.drop('image-level labels of images without a picture', before[1] - len(label_rows.label))
         progress('writing', 0, 1)
         tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
-        _count(summary, tables)
+        summary.count(tables)
         metadata = {
             'hierarchy': load_tree(hierarchy),
             'sources': fingerprints.result(),
@@ -118,26 +100,6 @@ def convert(
         progress('writing', 1, 1)
     AnnotationStore(out)  # opens, or the caller hears of it now
     return summary
-
-
-def fingerprint(path: str | Path) -> dict[str, str | int]:
-    """Name, size, time and SHA-256 of a source file, as a store records them."""
-    with open(path, 'rb') as stream:
-        digest = hashlib.file_digest(stream, 'sha256') if hasattr(hashlib, 'file_digest') else _digest(stream)
-    status = os.stat(path)
-    return {
-        'name': Path(path).name,
-        'bytes': status.st_size,
-        'modified_ns': status.st_mtime_ns,
-        'sha256': digest.hexdigest(),
-    }
-
-
-def _digest(stream: BinaryIO) -> hashlib._Hash:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest
 
 
 def _load_hierarchy(path: str | Path, classes: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
@@ -231,13 +193,3 @@ def _stored_folder(images: Path, out: Path) -> str:
     """Relative where images and store lie in one folder, so that both can move together; else absolute."""
     images, home = images.resolve(), out.resolve()
     return os.path.relpath(images, home) if images.is_relative_to(home.parent) else str(images)
-
-
-def _count(summary: Summary, tables: dict[str, pa.Table]) -> None:
-    boxes_per_image = np.diff(tables['images']['box_stop'].to_numpy(), prepend=0)
-    summary.images = len(tables['images'])
-    summary.images_without_boxes = int((boxes_per_image == 0).sum())
-    summary.boxes = len(tables['boxes'])
-    summary.group_of_boxes = int((tables['boxes']['IsGroupOf'].to_numpy() == 1).sum())
-    summary.image_labels = len(tables['labels'])
-    summary.classes_with_boxes = int((tables['classes']['box_count'].to_numpy() > 0).sum())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import AnnotationError
+from .ragged import row_and_position
 
 
 class ClassHierarchy:
@@ -173,8 +174,7 @@ def _expand(labels: np.ndarray, related: np.ndarray) -> tuple[np.ndarray, np.nda
     targets = np.nonzero(related)[1]  # row-major: the related classes of class 0, then of class 1, ...
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     sizes = 1 + counts[labels]
-    rows = np.repeat(np.arange(len(labels)), sizes)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows, within = row_and_position(sizes)
     expanded = labels[rows]
     copies = within > 0
     expanded[copies] = targets[starts[expanded[copies]] + within[copies] - 1]

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from .ragged import row_and_position
+
 PAIRS_AT_ONCE = 1 << 21
 """Bounds the memory of :func:`same_object_pairs`, about 200 bytes a pair."""
 
@@ -35,10 +37,9 @@ def same_object_pairs(box: np.ndarray, box_stop: np.ndarray, iou_threshold: floa
     while start < len(box):
         budget = PAIRS_AT_ONCE + (done[start - 1] if start else 0)
         stop = max(start + 1, int(np.searchsorted(done, budget, side='right')))
-        count = partners[start:stop]
-        first = np.repeat(row[start:stop], count)
-        within = np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)
-        second = first + 1 + within
+        first, position = row_and_position(partners[start:stop])
+        first += start
+        second = first + 1 + position
         same = paired_iou(box[first], box[second]) >= iou_threshold
         found.append((first[same], second[same]))
         start = stop
