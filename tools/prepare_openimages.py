@@ -28,6 +28,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--image-sizes', help='CSV of image sizes; without it they are read from the pictures')
     parser.add_argument('--missing-images', choices=('error', 'drop'), default='error',
                         help='annotated images without a picture: stop (default), or leave them out')  # fmt: skip
+    parser.add_argument('--other-classes', choices=('error', 'drop'), default='error',
+                        help='rows of classes not in --classes: stop (default), or leave them out')  # fmt: skip
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     return parser.parse_args()
@@ -46,6 +48,7 @@ def main() -> None:
                 images=args.images,
                 image_sizes=args.image_sizes,
                 missing_images=args.missing_images,
+                other_classes=args.other_classes,
                 overwrite=args.overwrite,
                 progress=progress,
             )

@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from .arrow_folder import require_replaceable
 from .csv_files import (
     index_of,
+    line_of_class,
     line_of_row,
+    number_rows,
     read_boxes,
     read_classes,
     read_image_labels,
@@ -40,6 +42,7 @@ def convert(
     images: str | Path | None = None,
     image_sizes: str | Path | None = None,
     missing_images: Literal['error', 'drop'] = 'error',
+    other_classes: Literal['error', 'drop'] = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -55,6 +58,9 @@ def convert(
         images: Folder of the pictures. Needed unless ``image_sizes`` is given.
         image_sizes: CSV of picture sizes; without it they are read from the files' headers.
         missing_images: What to do with annotated images that have no picture: raise, or leave them out.
+        other_classes: What to do with rows of classes that ``classes`` does not hold, and with images that have no
+            other row: raise, or leave them out. The complete image-level label files of V4-V7 name 20,000 classes
+            that have no boxes.
         overwrite: Replace a store that is there.
         progress: Callback, see :data:`Progress`.
 
@@ -76,17 +82,14 @@ def convert(
         label_table = _no_labels() if image_labels is None else read_image_labels(image_labels)
         progress('reading boxes', 1, 1)
         summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
-        image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names, boxes, image_labels or '')
+        image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names)
+        del box_table, label_table  # the text columns are large, and done with
+        if other_classes == 'error':
+            _require_known(box_rows, boxes)
+            _require_known(label_rows, image_labels or '')
+        image_ids, box_rows, label_rows = _drop_other_classes(image_ids, box_rows, label_rows, summary)
         file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
-        if not keep.all():
-            new_image = np.cumsum(keep) - 1
-            image_ids = image_ids.filter(pa.array(keep))
-            before = len(box_rows.label), len(label_rows.label)
-            box_rows = box_rows.where(keep[box_rows.image], new_image)
-            label_rows = label_rows.where(keep[label_rows.image], new_image)
-            summary.drop('images without a picture', int((~keep).sum()))
-            summary.drop('boxes of images without a picture', before[0] - len(box_rows.label))
-            summary.drop('image-level labels of images without a picture', before[1] - len(label_rows.label))
+        image_ids, box_rows, label_rows = _drop_images(image_ids, box_rows, label_rows, keep, summary)
         progress('writing', 0, 1)
         tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
         summary.count(tables)
@@ -106,45 +109,69 @@ def _load_hierarchy(path: str | Path, classes: str | Path, label_names: Sequence
     known = ClassHierarchy.node_names(load_tree(path))
     for name in label_names:
         if name not in known:
-            line = _line_of_class(classes, name)
+            line = line_of_class(classes, name)
             raise AnnotationError(f'{classes}:{line}: class {name!r} is not in the hierarchy {path}')
     return ClassHierarchy.from_json(path, label_names)
 
 
-def _line_of_class(classes: str | Path, name: str) -> int:
-    return next(i for i, line in enumerate(Path(classes).read_text().splitlines(), 1) if line.startswith(f'{name},'))
-
-
 def _no_labels() -> pa.Table:
-    text = pa.array([], pa.string()).dictionary_encode()
-    return pa.table({'ImageID': text, 'LabelName': text, 'Confidence': pa.array([], pa.float32())})
+    text = pa.array([], pa.string())
+    return pa.table({'ImageID': text, 'LabelName': text.dictionary_encode(), 'Confidence': pa.array([], pa.float32())})
 
 
 def _number_images(
-    box_table: pa.Table,
-    label_table: pa.Table,
-    label_names: Sequence[str],
-    boxes: str | Path,
-    image_labels: str | Path,
+    box_table: pa.Table, label_table: pa.Table, label_names: Sequence[str]
 ) -> tuple[pa.Array, IndexedRows, IndexedRows]:
     """Numbers images in the order in which the box file, then the label file, first names them."""
-    first = _dictionary(box_table['ImageID'])
-    second = _dictionary(label_table['ImageID'])
-    image_ids = pa.concat_arrays([first, second.filter(pc.invert(pc.is_in(second, first)))])
-    rows = []
-    for table, path in ((box_table, boxes), (label_table, image_labels)):
-        label = index_of(table['LabelName'], label_names)
-        if (label < 0).any():
-            row = int(np.argmax(label < 0))
-            name = table['LabelName'][row].as_py()
-            raise AnnotationError(f'{path}:{line_of_row(path, row)}: LabelName {name!r} is not among the classes')
-        rows.append(IndexedRows(table, index_of(table['ImageID'], image_ids), label))
-    return image_ids, rows[0], rows[1]
+    image_ids, image_of_box = number_rows(box_table['ImageID'])
+    ids_of_labels, image_of_label = number_rows(label_table['ImageID'])
+    known = pc.index_in(ids_of_labels, image_ids)
+    is_new = known.is_null().to_numpy(zero_copy_only=False)
+    number = known.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
+    number[is_new] = len(image_ids) + np.arange(is_new.sum())
+    image_ids = pa.concat_arrays([image_ids, ids_of_labels.filter(pa.array(is_new))])
+    box_label = index_of(box_table['LabelName'], label_names)
+    image_label = index_of(label_table['LabelName'], label_names)
+    return (
+        image_ids,
+        IndexedRows(box_table.drop_columns(['ImageID']), image_of_box, box_label),
+        IndexedRows(label_table.drop_columns(['ImageID']), number[image_of_label], image_label),
+    )
 
 
-def _dictionary(column: pa.ChunkedArray) -> pa.Array:
-    # An empty file has no chunk, hence no dictionary.
-    return column.chunk(0).dictionary if column.num_chunks else pa.array([], pa.string())
+def _require_known(rows: IndexedRows, path: str | Path) -> None:
+    if (rows.label < 0).any():
+        row = int(np.argmax(rows.label < 0))
+        name = rows.table['LabelName'][row].as_py()
+        raise AnnotationError(
+            f'{path}:{line_of_row(path, row)}: LabelName {name!r} is not among the classes; give the classes that '
+            "belong to this file, or leave such rows out with other_classes='drop' (--other-classes drop)"
+        )
+
+
+def _drop_other_classes(
+    image_ids: pa.Array, box_rows: IndexedRows, label_rows: IndexedRows, summary: Summary
+) -> tuple[pa.Array, IndexedRows, IndexedRows]:
+    if (box_rows.label >= 0).all() and (label_rows.label >= 0).all():
+        return image_ids, box_rows, label_rows
+    summary.drop('boxes of other classes', (box_rows.label < 0).sum())
+    summary.drop('image-level labels of other classes', (label_rows.label < 0).sum())
+    box_rows, label_rows = box_rows.where(box_rows.label >= 0), label_rows.where(label_rows.label >= 0)
+    keep: np.ndarray = np.zeros(len(image_ids), dtype=bool)
+    keep[box_rows.image] = keep[label_rows.image] = True
+    summary.drop('images with rows of other classes only', (~keep).sum())
+    return image_ids.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
+
+
+def _drop_images(
+    image_ids: pa.Array, box_rows: IndexedRows, label_rows: IndexedRows, keep: np.ndarray, summary: Summary
+) -> tuple[pa.Array, IndexedRows, IndexedRows]:
+    if keep.all():
+        return image_ids, box_rows, label_rows
+    summary.drop('images without a picture', (~keep).sum())
+    summary.drop('boxes of images without a picture', (~keep)[box_rows.image].sum())
+    summary.drop('image-level labels of images without a picture', (~keep)[label_rows.image].sum())
+    return image_ids.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
 
 
 def _locate(

@@ -26,20 +26,21 @@ UNKNOWN = -1
 """A flag that the file does not tell. The official files write -1 too."""
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
+_BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
 def read_boxes(path: str | Path) -> pa.Table:
     """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
 
     Returns:
-        Columns ``ImageID`` and ``LabelName`` (dictionaries), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and the
-        five flags (int8: 1, 0 or -1 unknown), in file order.
+        Columns ``ImageID`` (string), ``LabelName`` (dictionary), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and
+        the five flags (int8: 1, 0 or -1 unknown), in file order.
 
     Raises:
         AnnotationError: A column missing, a row that does not parse, a coordinate outside [0, 1], XMin > XMax or
             YMin > YMax, a flag other than -1, 0, 1.
     """
-    columns = {'ImageID': _TEXT, 'LabelName': _TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
+    columns = {'ImageID': pa.string(), 'LabelName': _TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
     table = _read(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
     for name in COORDINATES:
         values = table[name].to_numpy()
@@ -60,7 +61,7 @@ def read_boxes(path: str | Path) -> pa.Table:
 
 def read_image_labels(path: str | Path) -> pa.Table:
     """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
-    table = _read(path, {'ImageID': _TEXT, 'LabelName': _TEXT, 'Confidence': pa.float32()})
+    table = _read(path, {'ImageID': pa.string(), 'LabelName': _TEXT, 'Confidence': pa.float32()})
     values = table['Confidence'].to_numpy()
     _require(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
     return table
@@ -119,6 +120,15 @@ def read_image_sizes(path: str | Path) -> pa.Table:
     return table
 
 
+def line_of_class(path: str | Path, label_name: str) -> int:
+    """Line number, from 1, of a class that :func:`read_classes` has read."""
+    with _open_text(path) as stream:
+        for fields in (reader := csv.reader(stream)):
+            if fields and fields[0] == label_name:
+                return reader.line_num
+    raise KeyError(f'{path} does not hold {label_name!r}')
+
+
 def line_of_row(path: str | Path, row: int) -> int:
     """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
     with _open_text(path) as stream:
@@ -142,6 +152,7 @@ def _read(
     try:
         table = pa_csv.read_csv(
             path,
+            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
             convert_options=pa_csv.ConvertOptions(
                 column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
             ),
@@ -207,10 +218,33 @@ def _parses(kind: Callable[[str], object], text: str) -> bool:
     return True
 
 
+def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """Numbers the distinct values of a string column in the order in which they first occur.
+
+    Args:
+        values: (R,) strings. Runs of one value, as the official files have them, are looked up once.
+
+    Returns:
+        The distinct values, and (R,) int32: which of them each row holds.
+    """
+    column = _one_array(values, pa.string())
+    starts = np.flatnonzero(np.concatenate([[len(column) > 0], _to_bool(pc.not_equal(column[1:], column[:-1]))]))
+    runs = column.take(pa.array(starts)).dictionary_encode()
+    lengths = np.diff(starts, append=len(column))
+    return runs.dictionary, np.repeat(runs.indices.to_numpy(), lengths)
+
+
 def index_of(values: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    """Position of every value of a dictionary column in ``names``, -1 where it is not there."""
-    column = values.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
-        return np.empty(0, dtype=np.int64)
+    """(R,) int32 position of every value of a dictionary column in ``names``, -1 where it is not there."""
+    column = _one_array(values, _TEXT)
     positions = pc.index_in(column.dictionary, pa.array(names, pa.string())).fill_null(-1)
-    return positions.to_numpy(zero_copy_only=False).astype(np.int64)[column.indices.to_numpy()]
+    return positions.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
+
+
+def _one_array(values: pa.ChunkedArray, dtype: pa.DataType) -> pa.Array:
+    column = values.combine_chunks()
+    return pa.array([], dtype) if isinstance(column, pa.ChunkedArray) else column  # no rows, no chunk
+
+
+def _to_bool(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False)

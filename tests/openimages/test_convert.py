@@ -116,6 +116,68 @@ def test_missing_pictures_are_an_error_or_dropped_and_counted(tmp_path):
     assert store.image_of_label().tolist() == [2]
 
 
+def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
+    # As the complete image-level label files of V4-V7: 20,000 classes, most without boxes.
+    labels = 'ImageID,Source,LabelName,Confidence\nb1,verification,/m/sky,1\nz9,verification,/m/sky,1\n' \
+        'd3,verification,/m/orange,0\n'  # fmt: skip
+    boxes = BOXES + 'e4,/m/pear,0.1,0.5,0.2,0.6,0\nb1,/m/pear,0.1,0.5,0.2,0.6,0\n'
+    files = write_files(tmp_path / 'official', boxes=boxes, labels=labels)
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:7: LabelName '/m/pear' is not among .*--other-classes drop"):
+        convert(tmp_path / 'store', **files)
+    summary = convert(tmp_path / 'store', **files, other_classes='drop')
+    assert (summary.box_rows, summary.boxes, summary.label_rows, summary.image_labels) == (7, 5, 3, 1)
+    assert summary.dropped == {
+        'boxes of other classes': 2,
+        'image-level labels of other classes': 2,
+        'images with rows of other classes only': 2,
+    }
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
+    assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
+    assert store.image_of_label().tolist() == [3]
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    num_rows, num_images = int(rng.integers(0, 80)), 9
+    image = rng.integers(0, num_images, num_rows)
+    if seed % 2:
+        image = np.sort(image)
+    rows = [
+        (
+            f'i{image[k]}',
+            LABEL_NAMES[rng.integers(5)],
+            *np.sort(rng.random(2).round(6)),
+            *np.sort(rng.random(2).round(6)),
+        )
+        for k in range(num_rows)
+    ]
+    header = 'ImageID,LabelName,XMin,XMax,YMin,YMax\n'
+    files = write_files(tmp_path, header + ''.join(','.join(map(str, row)) + '\n' for row in rows), pictures=False)
+    del files['images']
+    (tmp_path / 'sizes.csv').write_text('image_id,width,height\nb1,9,9\nd3,9,9\n' +
+                                        ''.join(f'i{k},{k + 1},9\n' for k in range(num_images)))  # fmt: skip
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == [*dict.fromkeys(row[0] for row in rows), 'b1', 'd3']
+    ancestors = {'/m/apple': ['/m/fruit'], '/m/orange': ['/m/fruit']}
+    for number, image_id in enumerate(store.image_ids()):
+        part = store.boxes_of_image(number)
+        found = [
+            (image_id, LABEL_NAMES[label], box[0], box[2], box[1], box[3])
+            for label, box in zip(store.box_label[part], store.box[part])
+        ]
+        assert found == [row for row in rows if row[0] == image_id]
+    for expand in (False, True):
+        for label, name in enumerate(LABEL_NAMES):
+            holds = {row[0] for row in rows if name in [row[1], *(ancestors.get(row[1], []) if expand else [])]}
+            listed = store.images_of_class(label, expand)
+            assert (np.diff(listed) > 0).all()
+            assert {store.image_id(int(i)) for i in listed} == holds
+            assert store.class_image_counts(expand)[label] == len(holds)
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
