@@ -1,10 +1,12 @@
 """ClassHierarchy."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from mmoid.openimages.csv_files import index_of, read_boxes
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from tests.shared_data import open_images
@@ -127,3 +129,47 @@ def test_the_official_hierarchies_load(tree, classes, count):
     walk(official, [])
     for i, name in enumerate(names):
         assert {names[j] for j in hierarchy.ancestors(i)} == paths[name]
+
+
+def ancestors_by_merged_branches(node, is_root=True):
+    """Ancestors of every class as the organisers' first expansion script (2018) listed them, with repetitions.
+
+    Below each node the lists of its branches are joined, then the node is added once to every class among them. A class
+    that stands twice in the file thus keeps what both places give it, but for what they share right above the branch.
+    """
+    lists: dict[str, list[str]] = {}
+    for child in node.get('Subcategory', ()):
+        for name, ancestors in ancestors_by_merged_branches(child, is_root=False).items():
+            lists.setdefault(name, []).extend(ancestors)
+    if not is_root:
+        lists = {name: [*ancestors, node['LabelName']] for name, ancestors in lists.items()} | {node['LabelName']: []}
+    return lists
+
+
+def test_expansion_of_the_real_validation_sample():
+    """The first official script gives 36,191 rows; the later one, and metric-spec, take each ancestor once.
+
+    The difference is Shellfish, which stands in the file twice above the same four classes and was given twice to each
+    of their 143 boxes.
+    """
+    tree = json.loads(open_images('hierarchy/bbox_labels_500_hierarchy.json').read_text())
+    names = [
+        line.split(',')[0]
+        for line in open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()
+    ]
+    boxes = open_images('annotations/validation-sample-challenge-bbox.csv')
+    labels = index_of(read_boxes(boxes)['LabelName'], names)
+    assert len(labels) == 23632
+
+    first_script = ancestors_by_merged_branches(tree)
+    with_repetitions = [(row, name) for row, label in enumerate(labels) for name in first_script[names[label]]]
+    assert len(labels) + len(with_repetitions) == 36191
+    repeated = [item for item, count in Counter(with_repetitions).items() if count > 1]
+    assert len(repeated) == 143
+    assert {names[labels[row]] for row, _ in repeated} == {'/m/0_cp5', '/m/0cjq5', '/m/0ll1f78', '/m/0n28_'}
+    assert {name for _, name in repeated} == {'/m/0fbdv'}
+
+    rows, expanded = ClassHierarchy(tree, names).expand_up(labels)
+    assert len(rows) == 36191 - 143
+    ours = Counter((row, names[label]) for row, label in zip(rows.tolist(), expanded.tolist()))
+    assert set(ours) == set(with_repetitions) | {(row, names[label]) for row, label in enumerate(labels)}
