@@ -1,12 +1,13 @@
 """OpenImagesHierarchyDataset, with mmdet's own pipeline, loader and wrappers."""
 
+import math
 import os
 import pickle
 import time
 
 import numpy as np
 import pytest
-from mmdet.datasets import ConcatDataset
+from mmdet.datasets import ConcatDataset, MultiImageMixDataset
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.runner import Runner
 
@@ -125,13 +126,70 @@ def test_wrappers_of_mmdet_work(store):
     assert ConcatDataset([data, data])[4]['data_samples'].img_id == data[1]['data_samples'].img_id
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_the_loader_hands_out_pictures_and_boxes(tiny_data, num_workers):
+def test_wrappers_repeat_images_as_they_do_for_a_list_of_dicts(tiny_data):
+    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True), pipeline=PIPELINE)
+    images_by_class = {
+        label: sum(label in data.get_cat_ids(i) for i in range(len(data)))
+        for label in range(data.hierarchy.num_classes)
+    }
+    repeats = [
+        max(max(1.0, (0.3 * len(data) / images_by_class[label]) ** 0.5) for label in set(data.get_cat_ids(i)))
+        for i in range(len(data))
+    ]
+    balanced = ClassBalancedDataset(data, oversample_thr=0.3)
+    assert len(balanced) == sum(map(math.ceil, repeats)) > len(data)
+    repeated = RepeatDataset(data.get_subset(5), 3)
+    assert [repeated.get_data_info(i)['img_id'] for i in (4, 6)] == [data.get_data_info(i)['img_id'] for i in (4, 1)]
+    joined = ConcatDataset([data, data.get_subset([9, 8])])
+    assert joined.get_data_info(len(data) + 1)['img_id'] == data.get_data_info(8)['img_id']
+
+
+def test_pictures_are_mixed_by_mmdets_wrapper(tiny_data):
+    data = dataset(
+        str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True),
+        pipeline=[dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)],
+    )  # fmt: skip
+    mixed = MultiImageMixDataset(
+        data,
+        [
+            dict(type='mmdet.Mosaic', img_scale=(64, 64), pad_val=114.0),
+            dict(type='mmdet.MixUp', img_scale=(128, 128), ratio_range=(0.8, 1.6), pad_val=114.0),
+            dict(type='mmdet.PackDetInputs'),
+        ],
+    )
+    assert len(mixed) == len(data)
+    assert mixed.metainfo['label_names'] == data.metainfo['label_names']
+    samples = [mixed[i] for i in range(6)]
+    assert all(sample['inputs'].shape == (3, 128, 128) for sample in samples)
+    # The boxes of several images: more than any one of them has, in all.
+    assert sum(len(sample['data_samples'].gt_instances) for sample in samples) > max(
+        len(data.get_cat_ids(i)) for i in range(len(data))
+    )
+
+
+def test_a_test_set_keeps_images_without_boxes_and_gives_the_metric_what_it_needs(store):
+    data = dataset(
+        store, test_mode=True, filter_cfg=dict(filter_empty_gt=True, min_size=1000),
+        pipeline=[
+            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True),
+            dict(type='mmdet.LoadAnnotations', with_bbox=True),
+            dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'ori_shape', 'instances', 'image_level_labels')),
+        ],
+    )  # fmt: skip
+    samples = [data[i]['data_samples'] for i in range(len(data))]
+    assert [sample.img_id for sample in samples] == ['b1', 'a0', 'c2', 'd3']
+    assert samples[3].instances == [] and samples[3].image_level_labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(('num_workers', 'start_method'), [(0, None), (2, 'fork'), (2, 'spawn')])
+def test_the_loader_hands_out_pictures_and_boxes(tiny_data, num_workers, start_method):
     loader = Runner.build_dataloader(
         dict(
             batch_size=4,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            multiprocessing_context=start_method,
             sampler=dict(type='DefaultSampler', shuffle=True),
             dataset=dict(type='mmoid.OpenImagesHierarchyDataset', ann_file=str(tiny_data / 'train'), pipeline=PIPELINE),
         ),
