@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,38 @@ def write_folder(
     Raises:
         AnnotationError: Something is there that may not be replaced.
     """
-    path = Path(path)
-    require_replaceable(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with write_together([path], overwrite) as (temporary,):
         for name, table in tables.items():
             _write_table(temporary / f'{name}.arrow', table)
         text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
         (temporary / METADATA).write_text(text)
-        _take_name(temporary, path)
+
+
+@contextmanager
+def write_together(paths: Sequence[str | Path], overwrite: bool = False) -> Iterator[list[Path]]:
+    """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
+
+    Args:
+        paths: The new folders.
+        overwrite: Replace folders of ours that are there.
+
+    Raises:
+        AnnotationError: Something is there that may not be replaced.
+    """
+    new = [Path(path) for path in paths]
+    temporary = [path.with_name(f'.{path.name}.writing-{os.getpid()}') for path in new]
+    for path in new:
+        require_replaceable(path, overwrite)
+    try:
+        for path, folder in zip(new, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        yield temporary
+        _take_names(temporary, new)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in temporary:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
@@ -110,17 +129,25 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return values.to_numpy(zero_copy_only=True)
 
 
-def _take_name(temporary: Path, path: Path) -> None:
-    old = path.with_name(f'.{path.name}.old-{os.getpid()}')
-    if path.exists():
-        path.rename(old)
+def _take_names(temporary: Sequence[Path], paths: Sequence[Path]) -> None:
+    renamed: list[tuple[Path, Path]] = []
+
+    def rename(source: Path, target: Path) -> None:
+        source.rename(target)
+        renamed.append((source, target))
+
+    old = [path.with_name(f'.{path.name}.old-{os.getpid()}') for path in paths]
     try:
-        temporary.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
+        for folder, path, before in zip(temporary, paths, old):
+            if path.exists():
+                rename(path, before)
+            rename(folder, path)
+    except BaseException:
+        for source, target in reversed(renamed):
+            target.rename(source)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    for before in old:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -1,0 +1,94 @@
+"""The mini set, made as a person makes it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.store import AnnotationStore
+from tests.shared_data import open_images
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory):
+    """The real training sample: 3,102 images, 323 of 500 classes."""
+    boxes = open_images('annotations/train-sample-challenge-bbox.csv')
+    ids = sorted({line.split(',')[0] for line in boxes.read_text().splitlines()[1:]})
+    folder = tmp_path_factory.mktemp('real')
+    (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{name},640,480\n' for name in ids))
+    convert(
+        folder / 'sample',
+        boxes=boxes,
+        classes=open_images('classes/challenge-class-descriptions-500.csv'),
+        hierarchy=open_images('hierarchy/bbox_labels_500_hierarchy.json'),
+        image_sizes=folder / 'sizes.csv',
+    )
+    return folder / 'sample'
+
+
+def make_mini(*arguments):
+    return subprocess.run(
+        [sys.executable, 'tools/make_mini_openimages.py', *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'COLUMNS': '140'},
+    )
+
+
+def test_the_tool_writes_two_stores_and_tells_how_near_they_are(store, tmp_path):
+    done = make_mini(store, '--out', tmp_path / 'mini', '--train', 1000, '--validation', 300)
+    assert done.returncode == 0, done.stderr
+    train, validation = (AnnotationStore(tmp_path / 'mini' / name) for name in ('train', 'validation'))
+    assert (train.num_images, validation.num_images) == (1000, 300)
+    assert not set(train.image_ids()) & set(validation.image_ids())
+    assert set(train.image_ids()) < set(AnnotationStore(store).image_ids())
+    rows = [[cell.strip() for cell in line.strip('│').split('│')] for line in done.stdout.splitlines()]
+    assert ['whole', '3,102', '0', '23,908', '323'] in rows
+    present = np.count_nonzero(train.class_box_counts)
+    assert ['train', '1,000', '0', f'{train.num_boxes:,}', f'{present}'] in rows
+    (worst,) = (row for row in rows if row[0] == 'validation: images')
+    label = train.class_names.index(worst[1])
+    assert int(worst[3]) == validation.class_image_counts(False)[label]
+    assert float(worst[4]) == pytest.approx(int(worst[3]) - float(worst[2]))
+    assert 'Images of the rarest classes' in done.stdout
+
+    again = make_mini(store, '--out', tmp_path / 'again', '--train', 1000, '--validation', 0)
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in (tmp_path / 'again').iterdir()] == ['train']
+    assert AnnotationStore(tmp_path / 'again' / 'train').image_ids() == train.image_ids()
+
+    refused = make_mini(store, '--out', tmp_path / 'mini', '--train', 10, '--validation', 0)
+    assert refused.returncode == 1 and 'exists already; give --overwrite' in refused.stderr
+    other = make_mini(
+        store, '--out', tmp_path / 'mini', '--train', 1000, '--validation', 300, '--seed', 1, '--overwrite'
+    )
+    assert other.returncode == 0, other.stderr
+    assert AnnotationStore(tmp_path / 'mini' / 'train').image_ids() != train.image_ids()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ((), 'error: sizes: 115,000 + 5,000 images were asked for, but there are 3,102; ask for fewer'),
+        (('--train', 0), 'error: --train: must be at least 1, got 0'),
+        (('--train', 10, '--validation', -1), 'error: --validation: must be at least 0, got -1'),
+        (('--train', 10, '--validation', 3, '--seed', -1), 'error: seed: must be an integer >= 0, got -1'),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(store, tmp_path, arguments, message):
+    done = make_mini(store, '--out', tmp_path / 'mini', *arguments)
+    assert done.returncode == 1 and done.stderr.strip() == message
+    assert not (tmp_path / 'mini').exists()
+
+
+def test_a_store_is_not_replaced_by_a_part_of_itself(store, tmp_path):
+    (tmp_path / 'train').symlink_to(store)
+    done = make_mini(store, '--out', tmp_path, '--train', 10, '--validation', 3, '--overwrite')
+    assert done.returncode == 1 and 'which is read; give another --out' in done.stderr
+    assert AnnotationStore(store).num_images == 3102
