@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-MIB = 1 << 20
 
 
 def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
@@ -55,21 +52,23 @@ def _report(results: Any, work: Callable[..., dict[str, Any]], args: Sequence[An
 
 
 def memory_of_this_process() -> dict[str, float]:
-    """MiB: ``private`` pages that no other process shares, ``share`` = private + this process's part of shared ones.
+    """MiB: ``private`` memory that nothing else can share, ``share`` = that + this process's part of shared pages.
 
-    Linux's USS and PSS (``/proc/self/smaps_rollup``). Shares of several processes add up to what they take together.
+    Linux's anonymous memory and PSS (``/proc/self/smaps_rollup``). Shares of several processes add up to what they take
+    together. Pages of a mapped file are never private: the page cache holds them for whoever maps it next.
     """
-    kib = {}
-    for line in Path('/proc/self/smaps_rollup').read_text().splitlines()[1:]:
-        name, value, *_ = line.split()
-        kib[name] = int(value)
-    private = kib['Private_Clean:'] + kib['Private_Dirty:']
-    return {'private': private / 1024, 'share': kib['Pss:'] / 1024}
+    fields = _proc_fields('smaps_rollup')
+    return {'private': fields['Anonymous'], 'share': fields['Pss']}
 
 
 def peak_memory_of_this_process() -> float:
-    """MiB, resident, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB, resident, mapped files included. (``ru_maxrss`` would start at what the parent process had.)"""
+    return _proc_fields('status')['VmHWM']
+
+
+def _proc_fields(name: str) -> dict[str, float]:
+    lines = [line.split() for line in Path(f'/proc/self/{name}').read_text().splitlines()]
+    return {words[0].rstrip(':'): int(words[1]) / 1024 for words in lines if len(words) == 3 and words[2] == 'kB'}
 
 
 def stopwatch(work: Callable[[], Any], repeat: int = 1) -> tuple[float, Any]:
