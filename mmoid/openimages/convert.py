@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from .csv_files import (
 )
 from .errors import AnnotationError
 from .hierarchy import ClassHierarchy, load_tree
-from .image_files import Progress, find_images, no_progress, read_sizes
+from .image_files import Progress, find_images, no_progress, read_sizes, stored_folder
 from .store import AnnotationStore, write_store
 from .store_tables import IndexedRows, store_tables
 from .summary import Summary, fingerprint
@@ -96,7 +95,7 @@ def convert(
         metadata = {
             'hierarchy': load_tree(hierarchy),
             'sources': fingerprints.result(),
-            'image_folder': None if images is None else _stored_folder(Path(images), out),
+            'image_folder': None if images is None else stored_folder(images, out),
             'summary': asdict(summary),
         }
         write_store(out, tables, metadata, overwrite)
@@ -214,9 +213,3 @@ def _sizes_from_csv(path: str | Path, image_ids: pa.Array) -> tuple[np.ndarray, 
         raise AnnotationError(f'{path}: has no size of {row.null_count} annotated images, first {first!r}')
     rows = row.to_numpy()
     return table['width'].to_numpy()[rows], table['height'].to_numpy()[rows]
-
-
-def _stored_folder(images: Path, out: Path) -> str:
-    """Relative where images and store lie in one folder, so that both can move together; else absolute."""
-    images, home = images.resolve(), out.resolve()
-    return os.path.relpath(images, home) if images.is_relative_to(home.parent) else str(images)

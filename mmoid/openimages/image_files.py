@@ -79,6 +79,12 @@ def read_sizes(
     return table[:, 0], table[:, 1]
 
 
+def stored_folder(images: str | Path, store: str | Path) -> str:
+    """The image folder as a store's metadata has it: relative where both lie in one folder and can move together."""
+    folder, home = Path(images).resolve(), Path(store).resolve()
+    return os.path.relpath(folder, home) if folder.is_relative_to(home.parent) else str(folder)
+
+
 def _sizes_of_chunk(folder: str, file_names: Sequence[str]) -> list[tuple[int, int]]:
     return [_size(os.path.join(folder, name)) for name in file_names]
 

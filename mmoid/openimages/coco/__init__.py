@@ -1,0 +1,1 @@
+"""COCO JSON files in and out, at any size."""
