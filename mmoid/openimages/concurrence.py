@@ -7,14 +7,14 @@ Where r_ij is 1, the concurrent softmax does not let class j suppress class i at
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from .errors import AnnotationError
-from .objects import group_boxes, same_object_pairs
+from .objects import BoxPairs, LabelSets, label_sets, single_object_pairs
 from .store import AnnotationStore
 
 
@@ -43,6 +43,30 @@ class Concurrence:
         return [(int(first[k]), int(second[k]), int(together[k])) for k in best]
 
 
+@dataclass(frozen=True)
+class OverlapLevel:
+    """What is one object at one IoU threshold.
+
+    Attributes:
+        iou_threshold: Boxes that overlap at least so much are one object.
+        pairs: Pairs of boxes with IoU >= ``iou_threshold`` and different labels.
+        boxes: Boxes that are in such a pair.
+        label_sets: Labels of the objects.
+        concurrence: Counted on the objects.
+    """
+
+    iou_threshold: float
+    pairs: int
+    boxes: int
+    label_sets: LabelSets
+    concurrence: Concurrence
+
+    @property
+    def label_pairs(self) -> int:
+        """Pairs of classes that some object carries both of."""
+        return int(np.count_nonzero(np.triu(self.concurrence.together)))
+
+
 def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Concurrence:
     """Counts labels per object over a store. Group-of boxes are left out: they are not one object.
 
@@ -50,27 +74,44 @@ def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Con
         store: The annotations.
         iou_threshold: Boxes of one image that overlap at least so much are one object.
     """
-    single = store.is_group_of != 1
-    box_stop = np.cumsum(single)[store.box_stop - 1] * (store.box_stop > 0) if len(single) else store.box_stop
-    return concurrence_of_boxes(store.box[single], box_stop, store.box_label[single], store.num_classes, iou_threshold)
+    return count_by_threshold(store, [iou_threshold])[0].concurrence
+
+
+def count_by_threshold(store: AnnotationStore, iou_thresholds: Sequence[float]) -> list[OverlapLevel]:
+    """:func:`count_concurrence` at several thresholds. Boxes are compared once, at the lowest of them.
+
+    Args:
+        store: The annotations.
+        iou_thresholds: At least one, each in (0, 1].
+
+    Returns:
+        One level for each threshold, in the order given.
+    """
+    single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, min(iou_thresholds))
+    return [_level(single, store.box_label, pairs.at(iou), store.num_classes) for iou in iou_thresholds]
 
 
 def concurrence_of_boxes(
     box: np.ndarray, box_stop: np.ndarray, label: np.ndarray, num_classes: int, iou_threshold: float
 ) -> Concurrence:
     """:func:`count_concurrence` on arrays: (B, 4) boxes, (N,) ends of images, (B,) class indices."""
-    first, second = same_object_pairs(box, box_stop, iou_threshold)
-    object_of_box = group_boxes(len(box), first, second)
-    num_objects = int(object_of_box.max(initial=-1)) + 1
-    carried = np.unique(object_of_box.astype(np.int64) * num_classes + label)
-    shape = (num_objects, num_classes)
-    incidence = csr_matrix(
-        (np.ones(len(carried), dtype=np.int64), (carried // num_classes, carried % num_classes)), shape
-    )
-    together = (incidence.T @ incidence).toarray()
-    objects = together.diagonal().copy()
+    single, pairs = single_object_pairs(box, box_stop, np.zeros(len(box), dtype=np.int8), iou_threshold)
+    return concurrence_of_sets(label_sets(single, label, pairs, num_classes))
+
+
+def concurrence_of_sets(sets: LabelSets) -> Concurrence:
+    """:func:`count_concurrence` on the label sets of objects."""
+    together = (sets.shared.T @ sets.shared).toarray()
+    objects = sets.alone + together.diagonal()
     np.fill_diagonal(together, 0)
     return Concurrence(objects=objects, together=together)
+
+
+def _level(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> OverlapLevel:
+    sets = label_sets(single, label, pairs, num_classes)
+    differ = label[pairs.first] != label[pairs.second]
+    boxes = np.unique(np.concatenate([pairs.first[differ], pairs.second[differ]]))
+    return OverlapLevel(pairs.least_iou, int(differ.sum()), len(boxes), sets, concurrence_of_sets(sets))
 
 
 def save_rates(path: str | Path, rates: np.ndarray, label_names: tuple[str, ...]) -> None:

@@ -2,6 +2,32 @@
 
 from .boxes import draw_annotations, draw_predictions
 from .figure import save
+from .report import headlines, write_report
+from .statistics import (
+    draw_box_sizes,
+    draw_boxes_per_image,
+    draw_confusion,
+    draw_group_of,
+    draw_imbalance,
+    draw_label_pairs,
+    draw_label_set_sizes,
+    draw_leaf_absence,
+)
 from .training import draw_training
 
-__all__ = ['draw_annotations', 'draw_predictions', 'draw_training', 'save']
+__all__ = [
+    'draw_annotations',
+    'draw_box_sizes',
+    'draw_boxes_per_image',
+    'draw_confusion',
+    'draw_group_of',
+    'draw_imbalance',
+    'draw_label_pairs',
+    'draw_label_set_sizes',
+    'draw_leaf_absence',
+    'draw_predictions',
+    'draw_training',
+    'headlines',
+    'save',
+    'write_report',
+]

@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 
 from mmoid.openimages import objects
-from mmoid.openimages.concurrence import concurrence_of_boxes, count_concurrence, load_rates, save_rates
+from mmoid.openimages.concurrence import (
+    concurrence_of_boxes,
+    count_by_threshold,
+    count_concurrence,
+    load_rates,
+    save_rates,
+)
 from mmoid.openimages.convert import convert
 from mmoid.openimages.csv_files import index_of, number_rows, read_boxes
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.objects import group_boxes, same_object_pairs
+from mmoid.openimages.objects import box_pairs, group_boxes, overlapping_pairs, same_object_pairs
 from mmoid.openimages.store import AnnotationStore
+from tests.box_stores import iou, label_sets_of, make_store, random_rows
 from tests.official_files import write_files
 from tests.shared_data import open_images
 
@@ -21,13 +28,6 @@ def random_boxes(rng, num_images, most):
     copies = rng.random(len(box)) < 0.5
     box[copies] = np.roll(box, 1, axis=0)[copies] + rng.uniform(-0.01, 0.01, (copies.sum(), 4))
     return box, np.cumsum(counts)
-
-
-def iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    inter = max(width, 0) * max(height, 0)
-    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
 
 
 @pytest.mark.parametrize('pairs_at_once', [1, 7, 1 << 21])
@@ -121,3 +121,57 @@ def test_pairs_of_the_real_sample_are_those_published_with_it(split, pairs):
     for threshold, expected in pairs.items():
         first, second = same_object_pairs(box, stop, threshold)
         assert (label[order][first] != label[order][second]).sum() == expected
+
+
+def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path):
+    rows = random_rows(np.random.default_rng(3))
+    store = make_store(tmp_path, rows)
+    thresholds = [0.9, 0.6, 0.75]
+    levels = count_by_threshold(store, thresholds)
+    assert [level.iou_threshold for level in levels] == thresholds
+    for level, threshold in zip(levels, thresholds):
+        alone = count_concurrence(store, threshold)
+        assert (level.concurrence.objects == alone.objects).all()
+        assert (level.concurrence.together == alone.together).all()
+        label_sets = label_sets_of(rows, threshold)
+        assert alone.objects.tolist() == [sum(i in labels for labels in label_sets) for i in range(5)]
+        pairs = [
+            (a, b) for b in range(len(rows)) for a in range(b)
+            if rows[a][0] == rows[b][0] and rows[a][1] != rows[b][1] and 1 not in (rows[a][3], rows[b][3])
+            and iou(rows[a][2], rows[b][2]) >= threshold
+        ]  # fmt: skip
+        assert level.pairs == len(pairs) > 0
+        assert level.boxes == len({row for pair in pairs for row in pair})
+        kinds = {frozenset((i, j)) for labels in label_sets for i in labels for j in labels if i != j}
+        assert level.label_pairs == len(kinds)
+
+
+def test_a_label_that_two_boxes_of_an_object_give_counts_once(tmp_path):
+    box = (0.1, 0.1, 0.9, 0.9)
+    found = count_concurrence(make_store(tmp_path, [(0, 0, box, 0), (0, 0, box, 0), (0, 1, box, 0)]))
+    assert found.objects.tolist() == [1, 1, 0, 0, 0] and found.rates[0, 1] == found.rates[1, 0] == 1
+
+
+def test_pairs_below_the_threshold_that_was_sought_are_not_made_up():
+    pairs = box_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), 0.7)
+    assert len(pairs.at(1.0).first) == 1
+    with pytest.raises(ValueError, match=r'must be in \[0.7, 1\], got 0.5'):
+        pairs.at(0.5)
+    with pytest.raises(ValueError, match=r'must be in \(0, 1\], got 0'):
+        box_pairs(np.zeros((0, 4)), np.zeros(0, dtype=int), 0)
+
+
+@pytest.mark.parametrize('pairs_at_once', [1, 5, 1 << 18])
+def test_boxes_are_held_against_their_runs_of_other_boxes(monkeypatch, pairs_at_once):
+    monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', pairs_at_once)
+    rng = np.random.default_rng(4)
+    a, _ = random_boxes(rng, 10, 6)
+    b = rng.permutation(a) + rng.uniform(-0.01, 0.01, a.shape)
+    start = rng.integers(0, len(b), len(a))
+    count = rng.integers(0, len(b) - start + 1)
+    expected = [
+        (i, j) for i in range(len(a)) for j in range(start[i], start[i] + count[i]) if iou(a[i], b[j]) >= 0.3
+    ]  # fmt: skip
+    first, second, overlap = overlapping_pairs(a, b, start, count, 0.3)
+    assert list(zip(first.tolist(), second.tolist())) == expected and len(expected) > 10
+    assert overlap.tolist() == pytest.approx([iou(a[i], b[j]) for i, j in expected], abs=1e-12)

@@ -1,0 +1,68 @@
+"""Stores made from a few rows, for tests that count them by hand."""
+
+import numpy as np
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.store import AnnotationStore
+from tests.official_files import LABEL_NAMES, SIZES, write_files
+
+APPLE, ORANGE, FRUIT, BENCH, OTHER_BENCH = range(len(LABEL_NAMES))
+IDS = tuple(SIZES)
+HEADER = 'ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n'
+# The store holds all four images, those without boxes for their image-level labels.
+LABELS = 'ImageID,LabelName,Confidence\n' + ''.join(f'{image_id},/m/apple,1\n' for image_id in IDS)
+
+
+def make_store(folder, rows):
+    """A store of (image, label, box, is group of) rows, ordered by image; every image must come before its next."""
+    lines = [
+        f'{IDS[image]},{LABEL_NAMES[label]},{box[0]},{box[2]},{box[1]},{box[3]},{group}\n'
+        for image, label, box, group in rows
+    ]
+    convert(folder / 'store', **write_files(folder / 'official', boxes=HEADER + ''.join(lines), labels=LABELS))
+    return AnnotationStore(folder / 'store')
+
+
+def random_rows(rng, boxes_per_image=12):
+    """Rows of all four images, in which boxes often lie on one another."""
+    rows = []
+    for image in range(len(IDS)):
+        box = (0.2, 0.2, 0.6, 0.6)
+        for _ in range(boxes_per_image):
+            if rng.random() < 0.4:
+                low = rng.uniform(0, 0.6, 2)
+                box = (*low.tolist(), *(low + rng.uniform(0.2, 0.4, 2)).tolist())
+            box = near(rng, box)
+            rows.append((image, int(rng.integers(len(LABEL_NAMES))), box, int(rng.choice([0, 0, 0, -1, 1]))))
+    return rows
+
+
+def near(rng, box):
+    """A box a little beside another."""
+    return tuple(np.clip(np.array(box) + rng.uniform(-0.02, 0.02, 4), 0, 1).tolist())
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inter = max(width, 0) * max(height, 0)
+    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+
+
+def objects_of(rows, same_object_iou):
+    """Lists of row indices, one an object: boxes joined by a chain of overlaps. Group-of boxes are none."""
+    objects = []
+    for index, (image, _, box, group) in enumerate(rows):
+        if group == 1:
+            continue
+        touched = [
+            members for members in objects
+            if any(rows[k][0] == image and iou(rows[k][2], box) >= same_object_iou for k in members)
+        ]  # fmt: skip
+        objects = [members for members in objects if members not in touched] + [[*sum(touched, []), index]]
+    return objects
+
+
+def label_sets_of(rows, same_object_iou):
+    """The set of labels of every object."""
+    return [{rows[k][1] for k in members} for members in objects_of(rows, same_object_iou)]

@@ -1,0 +1,75 @@
+"""concurrent_rates and report_openimages, as a person runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mmoid.openimages.concurrence import count_concurrence, load_rates
+from mmoid.openimages.confusion import count_confusion
+from mmoid.openimages.predictions import PredictionStore, write_predictions
+from mmoid.openimages.store import AnnotationStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def tool(name, *arguments):
+    command = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def turned_predictions(store, path, **changed):
+    """Every box found, under the label of the box after it."""
+    columns = dict(
+        image_ids=store.image_ids(),
+        detections_per_image=np.diff(store.box_stop, prepend=0),
+        label=np.roll(store.box_label, -1),
+        score=np.full(store.num_boxes, 0.6),
+        box=store.box,
+        label_names=store.label_names,
+        class_names=store.class_names,
+    )
+    write_predictions(path, **{**columns, **changed})
+    return PredictionStore(path)
+
+
+def test_rates_are_written_from_annotations_or_from_predictions(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
+    done = tool('concurrent_rates', store.path, '--out', tmp_path / 'a.npz', '--iou', 0.8, '--compare-iou', 0.9, 0.6)
+    assert done.returncode == 0, done.stderr
+    assert 'Boxes with different labels on one object' in done.stdout and 'IoU >= 0.8' in done.stdout
+    rates, names = load_rates(tmp_path / 'a.npz')
+    assert (rates == count_concurrence(store, 0.8).rates).all() and names == store.label_names
+    done = tool('concurrent_rates', store.path, '--out', tmp_path / 'a.npz', '--compare-iou')
+    assert done.returncode == 0 and 'by IoU' not in done.stdout
+
+    predictions = turned_predictions(store, tmp_path / 'predictions')
+    confusion = count_confusion(store, predictions)
+    for options, expected in (((), confusion.rates), (('--count', 'all'), confusion.concurrent_rates)):
+        done = tool('concurrent_rates', store.path, '--out', tmp_path / 'p.npz', '--predictions', predictions.path,
+                    *options)  # fmt: skip
+        assert done.returncode == 0 and 'Most frequent confusions' in done.stdout
+        assert (load_rates(tmp_path / 'p.npz')[0] == expected).all() and expected.any()
+
+
+def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'validation')
+    predictions = turned_predictions(store, tmp_path / 'predictions')
+    done = tool('report_openimages', store.path, '--out', tmp_path / 'report', '--predictions', predictions.path)
+    assert done.returncode == 0, done.stderr
+    assert 'objects with several labels' in done.stdout and 'index.html' in done.stdout
+    assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
+
+
+def test_wrong_input_ends_in_one_line(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'validation')
+    odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
+    for options, message in (
+        (('--predictions', odd.path), 'images predicted are not in'),
+        (('--iou', '1.5'), 'must be in'),
+    ):
+        for name, out in (('concurrent_rates', 'rates.npz'), ('report_openimages', 'report')):
+            done = tool(name, store.path, '--out', tmp_path / out, *options)
+            assert done.returncode == 1 and not (tmp_path / out).exists()
+            assert 'error: ' in done.stderr and message in done.stderr and 'Traceback' not in done.stderr
