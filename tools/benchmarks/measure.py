@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+MIB = 1 << 20
+
 
 def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
     """Runs ``work`` in a spawned process and returns what it returns.
