@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmoid.models.losses import concurrent_softmax_loss
+from mmoid.models.losses import ConcurrentSoftmaxLoss
 
 ROWS = (512, 1024, 4096)
 CLASSES = (80, 500, 8000)
@@ -67,9 +67,11 @@ def matmul_form(logits: Tensor, targets: Tensor, rates: Tensor) -> Tensor:
 
 def compared(targets: Tensor, rates: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     labels = targets.long().argmax(dim=1)
+    label_sets = targets[:, :-1].contiguous()  # as LabelSetBBoxHead gives them
+    module = ConcurrentSoftmaxLoss(len(rates) - 1, rates[:-1, :-1].cpu().numpy()).to(rates.device)
     return {
         'cross-entropy': lambda logits: F.cross_entropy(logits, labels),
-        'concurrent softmax': lambda logits: concurrent_softmax_loss(logits, targets, rates).mean(),
+        'concurrent softmax': lambda logits: module(logits, label_sets),
         'matmul form': lambda logits: matmul_form(logits, targets, rates).mean(),
     }
 

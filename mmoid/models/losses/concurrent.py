@@ -14,7 +14,7 @@ from mmoid.models.class_graph import Hierarchy, ancestor_matrix, hierarchy_label
 from mmoid.openimages.concurrence import load_rates
 from mmoid.openimages.errors import AnnotationError
 
-from .functional import concurrent_softmax, concurrent_softmax_loss
+from .functional import concurrent_softmax, concurrent_softmax_loss_of_pairs, ordinary_classes
 from .label_set_loss import LabelSetLoss
 
 
@@ -72,9 +72,17 @@ class ConcurrentSoftmaxLoss(LabelSetLoss):
                 rates[:-1, :-1][related | related.T] = hierarchy_rate
             np.fill_diagonal(rates, 0)
         self.register_buffer('rates', torch.from_numpy(rates))
+        self._ordinary: tuple[Tensor, int, Tensor] | None = None
 
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
-        return concurrent_softmax_loss(cls_score, targets, self.rates)
+    def row_losses(self, cls_score: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+        return concurrent_softmax_loss_of_pairs(cls_score, rows, labels, self.rates, self.ordinary_classes())
+
+    def ordinary_classes(self) -> Tensor:
+        """(C+1,) bool: classes that are concurrent with none; counted again when ``rates`` have moved or changed."""
+        kept = self._ordinary
+        if kept is None or kept[0] is not self.rates or kept[1] != self.rates._version:
+            kept = self._ordinary = self.rates, self.rates._version, ordinary_classes(self.rates)
+        return kept[2]
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) scores of Eq. 5; a row may sum to more than 1."""

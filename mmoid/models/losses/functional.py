@@ -8,113 +8,143 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 PAIR_ELEMENTS = 1 << 24
-"""Bounds the memory of what is computed for (box, label) pairs: 64 MiB in float32 for each array."""
+"""Bounds the memory of the exact path of :func:`concurrent_softmax`: 64 MiB in float32."""
 
-SAFE_DENOMINATOR = 1e-25
+SAFE_SCORE = 1e-25
 """Below it, terms that underflowed in float32 (each under 1.2e-38, at most some 10^4 of them) could matter."""
 
 
-def concurrent_softmax_loss(
-    logits: Tensor, targets: Tensor, rates: Tensor, class_weight: Tensor | None = None
-) -> Tensor:
+def concurrent_softmax_loss(logits: Tensor, targets: Tensor, rates: Tensor) -> Tensor:
     """Training loss, Eq. 3: L(b) = - sum over labels i of b of log σ_i, where
 
     σ_i = e^{z_i} / (Σ_{j≠i} (1 - y_j) (1 - r_ij) e^{z_j} + e^{z_i}).
 
-    Exact for any finite logits: each label's denominator is a log-sum-exp over the classes that may suppress it.
+    Exact for any finite logits.
 
     Args:
         logits: (N, M) floating point. Half precision is computed in float32.
         targets: (N, M) bool, the label set of each row. A row without labels has loss 0.
         rates: (M, M) in [0, 1].
-        class_weight: (M,) factor w_i of the term of label i. None: 1.
 
     Returns:
         (N,) losses, float32 (float64 for float64 logits). Differentiable once, by the logits.
     """
-    return _ConcurrentSoftmaxLoss.apply(_at_least_float32(logits), targets.bool(), rates, class_weight)
+    rows, labels = nonzero(targets.bool())
+    return concurrent_softmax_loss_of_pairs(logits, rows, labels, rates, ordinary_classes(rates))
+
+
+def concurrent_softmax_loss_of_pairs(
+    logits: Tensor,
+    rows: Tensor,
+    labels: Tensor,
+    rates: Tensor,
+    is_ordinary: Tensor,
+    class_weight: Tensor | None = None,
+) -> Tensor:
+    """:func:`concurrent_softmax_loss` of label sets that are given as (row, label) pairs.
+
+    Args:
+        logits: (N, M).
+        rows: (P,) row of each label.
+        labels: (P,) the labels.
+        rates: (M, M).
+        is_ordinary: :func:`ordinary_classes` of the rates. It looks at all of them: keep it between calls.
+        class_weight: (M,) factor of the term of label i. None: 1.
+    """
+    return _ConcurrentSoftmaxLoss.apply(_at_least_float32(logits), rows, labels, rates, is_ordinary, class_weight)
+
+
+def ordinary_classes(rates: Tensor) -> Tensor:
+    """(M,) bool: classes that all others suppress in full, such as background."""
+    return rates.count_nonzero(dim=1) == rates.diagonal().ne(0)
+
+
+def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every True of an (N, M) mask, row by row."""
+    if mask.device.type != 'cpu':
+        return mask.nonzero(as_tuple=True)  # type: ignore[return-value]
+    # numpy's takes a seventh of the time of torch's, which would be as much as all of the loss.
+    flat = torch.from_numpy(np.flatnonzero(mask.contiguous().numpy()))
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 class _ConcurrentSoftmaxLoss(torch.autograd.Function):
     """Computes the gradient (Eq. 4) along with the loss.
 
-    A label that is alone in its row and whose class is concurrent with none, such as background, is ordinary
-    cross-entropy; so are most rows, and one softmax over all rows serves them. For the other labels the few arrays that
-    Eq. 3 and Eq. 4 share are made once and worked on in place: what autograd would keep of them is several times more.
+    One softmax over all rows, s_j = e^{z_j} / Σ e^{z_k}, serves all labels, for in Eq. 3 its denominator cancels:
+    σ_i = s_i / (Σ_{j≠i} (1 - y_j) (1 - r_ij) s_j + s_i). A label that is alone in its row, of an ordinary class, has
+    σ_i = s_i, plain cross-entropy; so have most rows. Where s_i has lost digits to underflow, Eq. 3 is computed from
+    the logits.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, rates: Tensor, class_weight: Tensor | None) -> Tensor:
-        rows, labels = targets.nonzero(as_tuple=True)
-        weight = None if class_weight is None else class_weight.to(logits.dtype)[labels]
-        plain = _is_cross_entropy(rows, labels, rates, len(logits))
-        log_scores = logits.log_softmax(dim=1)
-        losses = logits.new_zeros(len(logits))
-        row, label = rows[plain], labels[plain]
-        losses[row] = -log_scores[row, label]
-        gradient = log_scores.exp_()
-        gradient[row, label] -= 1
-        if weight is not None:
-            losses[row] *= weight[plain]
-            gradient[row] *= weight[plain, None]
-        is_plain: Tensor = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        is_plain[row] = True
-        gradient.index_fill_(0, (~is_plain).nonzero().squeeze(1), 0)
-        step = max(1, PAIR_ELEMENTS // max(1, logits.shape[1]))
-        pairs = (~plain).nonzero().squeeze(1)
-        for part in pairs.split(step):
-            row, label = rows[part], labels[part]
-            pair_losses, pair_gradient = _pairs(logits[row], targets[row], label, rates)
-            if weight is not None:
-                pair_losses *= weight[part]
-                pair_gradient *= weight[part, None]
-            losses.index_add_(0, row, pair_losses)
-            gradient.index_add_(0, row, pair_gradient)
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        rates: Tensor,
+        is_ordinary: Tensor,
+        class_weight: Tensor | None,
+    ) -> Tensor:
+        scores = logits.softmax(dim=1)
+        own = scores[rows, labels]
+        weight = torch.ones_like(own) if class_weight is None else class_weight.to(own.dtype)[labels]
+        is_plain = (rows.bincount(minlength=len(logits))[rows] == 1) & is_ordinary[labels] & (own >= SAFE_SCORE)
+        pair_losses = -own.log()  # of plain pairs; those of the others follow
+        pairs = (~is_plain).nonzero().squeeze(1)
+        row, label, own = rows[pairs], labels[pairs], own[pairs]
+        number = torch.arange(len(pairs), device=logits.device)
+        scores.index_put_((row, label), scores.new_zeros(()))  # (1 - y_j): labels of one box do not suppress each other
+        shares = rates.index_select(0, label).to(own.dtype).neg_().add_(1)  # (1 - r_ij), exactly
+        shares *= scores.index_select(0, row)
+        shares[number, label] = own
+        total = shares.sum(dim=1)
+        pair_losses[pairs] = (total / own).log()
+        shares /= total[:, None]
+        lost = (own < SAFE_SCORE).nonzero().squeeze(1)
+        if len(lost):
+            pair_losses[pairs[lost]], shares[lost] = _from_logits(logits, rows, labels, pairs[lost], rates)
+        if class_weight is not None:
+            shares *= weight[pairs, None]
+        # Of a row with a plain pair the softmax is the gradient; rows with other pairs, or none, begin at 0.
+        of_plain = logits.new_zeros(len(logits)).index_add_(0, rows, weight * is_plain)
+        gradient = scores.mul_(of_plain[:, None])
+        gradient.index_add_(0, row, shares)
+        gradient.index_put_((rows, labels), -weight, accumulate=True)
         ctx.save_for_backward(gradient)
-        return losses
+        return logits.new_zeros(len(logits)).index_add_(0, rows, pair_losses * weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_losses: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, by_losses: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_losses[:, None], None, None, None
+        return gradient * by_losses[:, None], None, None, None, None, None
 
 
-def _is_cross_entropy(rows: Tensor, labels: Tensor, rates: Tensor, num_rows: int) -> Tensor:
-    """(P,) bool: labels that are alone in their row and whose class is concurrent with none."""
-    present, which = labels.unique(return_inverse=True)
-    concurrent = rates[present] > 0
-    concurrent[torch.arange(len(present), device=rates.device), present] = False  # r_ii = 0
-    return (rows.bincount(minlength=num_rows)[rows] == 1) & ~concurrent.any(dim=1)[which]
-
-
-def _pairs(logits: Tensor, targets: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss (P,) and gradient (P, M) of P (box, label) pairs: - log σ_i, and its derivative by the logits of the box.
+def _from_logits(logits: Tensor, rows: Tensor, labels: Tensor, pairs: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) losses of some pairs, and (K, M) shares of the classes in their denominators, by a log-sum-exp of Eq. 3.
 
     Args:
-        logits: (P, M) of the pair's box. Overwritten.
-        targets: (P, M) bool, the label set of the pair's box.
-        labels: (P,) the pair's label i.
+        logits: (N, M).
+        rows: (P,) of all pairs.
+        labels: (P,) of all pairs.
+        pairs: (K,) which of them.
         rates: (M, M).
     """
-    own = labels[:, None]
-    own_logits = logits.gather(1, own)
-    weights = rates[labels].to(logits.dtype).neg_().add_(1)  # (1 - r_ij)
-    weights.masked_fill_(targets, 0)  # (1 - y_j)
-    weights.scatter_(1, own, 1)
-    logits.masked_fill_(weights == 0, -torch.inf)
-    largest = logits.amax(dim=1, keepdim=True)  # finite: the label's own logit is among them
-    terms = logits.sub_(largest).exp_().mul_(weights)
-    total = terms.sum(dim=1, keepdim=True)
-    losses = total.log() + (largest - own_logits)
-    gradient = terms.div_(total)
-    gradient.scatter_add_(1, own, -torch.ones_like(own_logits))
-    return losses.squeeze(1), gradient
+    sets = torch.zeros_like(logits, dtype=torch.bool)
+    sets[rows, labels] = True
+    row, label = rows[pairs], labels[pairs]
+    own = logits[row, label]
+    suppressing = logits[row] + torch.log1p(-rates[label].to(logits.dtype))
+    suppressing.masked_fill_(sets[row], -torch.inf).scatter_(1, label[:, None], own[:, None])
+    return suppressing.logsumexp(dim=1) - own, suppressing.softmax(dim=1)
 
 
 def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
@@ -134,13 +164,13 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
     exponentials = (logits - logits.amax(dim=1, keepdim=True)).exp()
     with torch.autocast(logits.device.type, enabled=False):  # it would take the product to half precision
         denominators = exponentials @ weights.T
-    scores = exponentials / denominators.clamp(min=SAFE_DENOMINATOR)
+    scores = exponentials / denominators.clamp(min=SAFE_SCORE)
     # Where the largest logits are concurrent with class i, nothing that was not lost to underflow is left to divide by.
-    rows, labels = (denominators < SAFE_DENOMINATOR).nonzero(as_tuple=True)
+    rows, labels = (denominators < SAFE_SCORE).nonzero(as_tuple=True)
     step = max(1, PAIR_ELEMENTS // logits.shape[1])
     for row, label in zip(rows.split(step), labels.split(step)):
-        no_labels = torch.zeros_like(logits[row], dtype=torch.bool)
-        scores[row, label] = _pairs(logits[row], no_labels, label, rates)[0].neg_().exp_()
+        suppressing = logits[row] + weights[label].log()
+        scores[row, label] = (logits[row, label] - suppressing.logsumexp(dim=1)).exp()
     return scores.clamp(max=1)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
+
+from .functional import nonzero
 
 REDUCTIONS = ('none', 'mean', 'sum')
 
@@ -40,8 +41,14 @@ class LabelSetLoss(nn.Module, ABC):
         self.reduction = reduction
 
     @abstractmethod
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
-        """(N,) unweighted losses of (N, C+1) logits against (N, C+1) bool targets, background last."""
+    def row_losses(self, cls_score: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+        """(N,) unweighted losses of (N, C+1) logits against label sets.
+
+        Args:
+            cls_score: (N, C+1), background last.
+            rows: (P,) row of each label; each row has at least one.
+            labels: (P,) class index; C is background.
+        """
 
     @abstractmethod
     def get_activation(self, cls_score: Tensor) -> Tensor:
@@ -72,20 +79,30 @@ class LabelSetLoss(nn.Module, ABC):
             raise ValueError(f'reduction_override must be one of {", ".join(REDUCTIONS)}, got {reduction_override!r}')
         if cls_score.shape[1] != self.num_classes + 1:
             raise ValueError(f'cls_score has {cls_score.shape[1]} channels, expected {self.num_classes} classes + 1')
-        losses = self.row_losses(cls_score, self.targets(labels))
+        losses = self.row_losses(cls_score, *self.pairs(labels))
         if weight is not None:
             weight = weight.to(losses.dtype)
         reduced = weight_reduce_loss(losses, weight, reduction_override or self.reduction, avg_factor)
         return self.loss_weight * reduced
 
+    def pairs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(P,) rows and (P,) labels, from any of the forms that :meth:`forward` takes; in no particular order."""
+        num_rows, background = len(labels), self.num_classes
+        if labels.dim() == 1:
+            return torch.arange(num_rows, device=labels.device), labels
+        if labels.shape[1] not in (background, background + 1):
+            raise ValueError(f'label sets have {labels.shape[1]} columns, expected {background} classes (+ 1)')
+        rows, columns = nonzero(labels if labels.dtype == torch.bool else labels > 0)
+        if labels.shape[1] > background:
+            rows, columns = rows[columns < background], columns[columns < background]
+        empty = (rows.bincount(minlength=num_rows) == 0).nonzero().squeeze(1)
+        return torch.cat([rows, empty]), torch.cat([columns, torch.full_like(empty, background)])
+
     def targets(self, labels: Tensor) -> Tensor:
         """(N, C+1) bool with background last, from any of the forms that :meth:`forward` takes."""
-        if labels.dim() == 1:
-            return F.one_hot(labels, self.num_classes + 1).bool()
-        if labels.shape[1] not in (self.num_classes, self.num_classes + 1):
-            raise ValueError(f'label sets have {labels.shape[1]} columns, expected {self.num_classes} classes (+ 1)')
-        classes = labels[:, : self.num_classes] > 0
-        return torch.cat([classes, ~classes.any(dim=1, keepdim=True)], dim=1)
+        targets: Tensor = torch.zeros(len(labels), self.num_classes + 1, dtype=torch.bool, device=labels.device)
+        targets[self.pairs(labels)] = True
+        return targets
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels that the head must predict."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
@@ -32,10 +33,12 @@ class SoftmaxLoss(LabelSetLoss):
     ) -> None:
         super().__init__(num_classes, loss_weight, reduction)
 
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
-        if (targets.sum(dim=1) != 1).any():
+    def row_losses(self, cls_score: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+        if len(rows) != len(cls_score):
             raise ValueError('SoftmaxLoss takes one label a row; it got a label set of several')
-        return F.cross_entropy(cls_score.float(), targets.long().argmax(dim=1), reduction='none')
+        return F.cross_entropy(
+            cls_score.float(), torch.empty_like(labels).index_copy_(0, rows, labels), reduction='none'
+        )
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) softmax scores; every row sums to 1."""
