@@ -15,7 +15,16 @@ _PUBLIC = {
     'mmoid.datasets': ('OpenImagesHierarchyDataset', 'SoftBalanceClassAwareSampler'),
     'mmoid.engine': ('ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR'),
     'mmoid.evaluation': ('OpenImagesChallengeMetric', 'PredictionDump'),
-    'mmoid.models': ('ConcurrentSoftmaxLoss', 'LabelSetBBoxHead', 'LabelSetSampler', 'SoftmaxLoss'),
+    'mmoid.models': (
+        'CoBCELoss',
+        'ConcurrentSoftmaxLoss',
+        'DistCELoss',
+        'LabelSetBBoxHead',
+        'LabelSetBCELoss',
+        'LabelSetFocalLoss',
+        'LabelSetSampler',
+        'SoftmaxLoss',
+    ),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 

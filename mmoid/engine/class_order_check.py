@@ -18,9 +18,9 @@ from mmoid.openimages.errors import AnnotationError
 class ClassOrderCheckHook(Hook):
     """Compares number and order of classes before the first iteration, and before a test.
 
-    A model part with ``label_names`` (the rates of a :class:`mmoid.ConcurrentSoftmaxLoss` know theirs) must have those
-    of the data; a box head must have as many classes. The validation set must have those of the training set, else
-    every validation would silently read one class for another.
+    A model part with ``label_names`` (a loss knows those of its rates and its store) must have those of the data; a box
+    head must have as many classes. The validation set must have those of the training set, else every validation would
+    silently read one class for another.
 
     Raises:
         AnnotationError: They differ.
@@ -49,8 +49,8 @@ class ClassOrderCheckHook(Hook):
                 )
             own = getattr(module, 'label_names', None)
             if names and own:
-                remedy = 'make them from the store that you train on, with tools/concurrent_rates.py'
-                _require_same(own, names, f'the classes of model.{key}.concurrent_rates', split, remedy)
+                remedy = 'give the model the store, the rates and the classes that it is trained on'
+                _require_same(own, names, f'the classes of model.{key}', split, remedy)
 
 
 def _metainfo(loader: DataLoader) -> dict[str, Any]:

@@ -1,6 +1,15 @@
 """Model parts, registered with mmdet."""
 
-from .losses import ConcurrentSoftmaxLoss, SoftmaxLoss
+from .losses import CoBCELoss, ConcurrentSoftmaxLoss, DistCELoss, LabelSetBCELoss, LabelSetFocalLoss, SoftmaxLoss
 from .roi_heads import LabelSetBBoxHead, LabelSetSampler
 
-__all__ = ['ConcurrentSoftmaxLoss', 'LabelSetBBoxHead', 'LabelSetSampler', 'SoftmaxLoss']
+__all__ = [
+    'CoBCELoss',
+    'ConcurrentSoftmaxLoss',
+    'DistCELoss',
+    'LabelSetBBoxHead',
+    'LabelSetBCELoss',
+    'LabelSetFocalLoss',
+    'LabelSetSampler',
+    'SoftmaxLoss',
+]

@@ -1,4 +1,4 @@
-"""Ancestor matrices for models, from whatever a config gives."""
+"""Classes, their order and their ancestors for models, from whatever a config gives."""
 
 from __future__ import annotations
 
@@ -16,11 +16,32 @@ from mmoid.openimages.store import AnnotationStore
 Hierarchy: TypeAlias = 'str | Path | np.ndarray | torch.Tensor | Sequence[Sequence[bool]]'
 
 
-def hierarchy_label_names(hierarchy: Hierarchy | None) -> tuple[str, ...] | None:
-    """Class order that ``hierarchy`` itself tells: that of a store; a JSON file and a matrix tell none."""
-    if isinstance(hierarchy, (str, Path)) and Path(hierarchy).is_dir():
-        return AnnotationStore(hierarchy).label_names
-    return None
+def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, key: str) -> tuple[str, ...] | None:
+    """MIDs by class index, as far as a config tells them.
+
+    Args:
+        hierarchy: A store tells them; a JSON file and a matrix do not.
+        classes: Names or MIDs by class index, for a data set with a part of the classes (``metainfo.classes``). Names
+            need a store to know them by.
+        key: Config key to name in errors.
+
+    Returns:
+        (C,) MIDs; None where nothing tells them.
+
+    Raises:
+        AnnotationError: ``classes`` has one that the store does not know, or a name without a store.
+    """
+    is_store = isinstance(hierarchy, (str, Path)) and Path(hierarchy).is_dir()
+    store = AnnotationStore(str(hierarchy)) if is_store else None
+    if classes is None:
+        return store.label_names if store else None
+    known = dict(zip(store.class_names, store.label_names)) if store else {}
+    names = set(store.label_names) if store else {name for name in classes if name.startswith('/')}
+    unknown = [name for name in classes if name not in known and name not in names]
+    if unknown:
+        where = f'is no class of {hierarchy}' if store else 'is no MID; a name needs a store as hierarchy'
+        raise AnnotationError(f'{key}.classes: {unknown[0]!r} {where}')
+    return tuple(known.get(name, name) for name in classes)
 
 
 def ancestor_matrix(
@@ -32,7 +53,8 @@ def ancestor_matrix(
         hierarchy: A prepared store (folder), the official JSON file, or a (C, C) matrix that is true at [i, j] where
             j is an ancestor of i.
         num_classes: C.
-        label_names: MIDs by class index; needed for a JSON file, which has no order of its own.
+        label_names: MIDs by class index. A store has its own; a JSON file has none. With a part of the classes
+            ancestry through the others is kept.
         key: Config key to name in errors.
 
     Returns:
@@ -41,21 +63,24 @@ def ancestor_matrix(
     Raises:
         AnnotationError: A file that is not there or does not fit, a wrong shape, no order of classes.
     """
-    if isinstance(hierarchy, (str, Path)):
-        if not Path(hierarchy).exists():
-            raise AnnotationError(f'{key} = {hierarchy}: no such store or file')
-        label_names = hierarchy_label_names(hierarchy) or label_names
-        if label_names is None:
-            raise AnnotationError(
-                f'{key} = {hierarchy}: a hierarchy JSON names classes but gives no order of them; give a prepared '
-                'store (folder), or concurrent_rates, whose label_names tell the order'
-            )
-        if Path(hierarchy).is_dir():
-            matrix = AnnotationStore(hierarchy).hierarchy.ancestor_matrix
-        else:
-            matrix = ClassHierarchy.from_json(hierarchy, label_names).ancestor_matrix
-    else:
+    if not isinstance(hierarchy, (str, Path)):
         matrix = np.asarray(hierarchy).astype(bool)
+    elif not Path(hierarchy).exists():
+        raise AnnotationError(f'{key} = {hierarchy}: no such store or file')
+    elif Path(hierarchy).is_dir():
+        store = AnnotationStore(hierarchy)
+        tree, names = store.metadata['hierarchy'], label_names or store.label_names
+        matrix = ClassHierarchy(tree, names, source=str(hierarchy)).ancestor_matrix
+    elif label_names is None:
+        raise AnnotationError(
+            f'{key} = {hierarchy}: a hierarchy JSON names classes but gives no order of them; give a prepared store '
+            '(folder), or concurrent_rates, whose label_names tell the order'
+        )
+    else:
+        matrix = ClassHierarchy.from_json(hierarchy, label_names).ancestor_matrix
     if matrix.shape != (num_classes, num_classes):
-        raise AnnotationError(f'{key}: is for {matrix.shape[0]} classes, num_classes is {num_classes}')
+        raise AnnotationError(
+            f'{key}: is for {matrix.shape[0]} classes, num_classes is {num_classes}; name the classes of a data set '
+            'that has a part of them by classes = […]'
+        )
     return matrix

@@ -142,3 +142,26 @@ def _mix(value: np.ndarray) -> np.ndarray:
         value = (value ^ (value >> np.uint64(30))) * _MIX[0]
         value = (value ^ (value >> np.uint64(27))) * _MIX[1]
     return value ^ (value >> np.uint64(31))
+
+
+def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
+    """Class weights (1 - β) / (1 - β^n): the inverse of the effective number of samples.
+
+    Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, Eq. 2-3 and
+    Sec. 4; Table 3 of the paper compares with it.
+
+    Args:
+        counts: (C,) samples of each class, n.
+        beta: β in [0, 1). 0 weighs all classes alike, towards 1 the weights go to 1 / n.
+
+    Returns:
+        (C,) float64, with a mean of 1 over the classes that have samples; 0 for the others.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f'beta must be in [0, 1), got {beta}')
+    counts = np.asarray(counts, dtype=np.float64)
+    present = counts > 0
+    weights = np.zeros_like(counts)
+    with np.errstate(divide='ignore'):  # log 0 = -inf, which is right: 0 ** n = 0
+        weights[present] = (1 - beta) / -np.expm1(counts[present] * np.log(beta))
+    return weights / weights[present].mean() if present.any() else weights

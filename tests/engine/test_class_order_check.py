@@ -33,7 +33,7 @@ def test_rates_in_another_order_than_the_data_are_refused_before_the_first_itera
         **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
     )  # fmt: skip
     with pytest.raises(
-        AnnotationError, match=r'loss_cls\.concurrent_rates are others, or in another order.* class 0 is'
+        AnnotationError, match=r'classes of model\..*loss_cls are others, or in another order.* class 0 is'
     ):
         run.train()
 
@@ -68,7 +68,9 @@ def test_a_validation_set_in_another_order_is_refused_before_the_first_iteration
     options = {
         'val_dataloader.dataset.ann_file': str(tmp_path / 'validation'),
         'val_evaluator.ann_file': str(tmp_path / 'validation'),
-        'model.roi_head.bbox_head.loss_cls.type': 'SoftmaxLoss',  # knows no classes: the data sets must be compared
+        # A model that knows no classes: the data sets must be compared.
+        'model.roi_head.bbox_head.loss_cls.type': 'SoftmaxLoss',
+        'model.roi_head.bbox_head.loss_cls.hierarchy': None,
     }
     run = runner(monkeypatch, tiny_data, tmp_path, len(lines), **options)
     with pytest.raises(AnnotationError, match=r'training set are others.* than those of the validation set: class 0'):

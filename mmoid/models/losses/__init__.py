@@ -3,6 +3,19 @@
 from .concurrent import ConcurrentSoftmaxLoss
 from .functional import concurrent_softmax, concurrent_softmax_loss
 from .label_set_loss import LabelSetLoss
-from .softmax import SoftmaxLoss
+from .rates_loss import RatesLoss
+from .sigmoid import CoBCELoss, LabelSetBCELoss, LabelSetFocalLoss
+from .softmax import DistCELoss, SoftmaxLoss
 
-__all__ = ['ConcurrentSoftmaxLoss', 'LabelSetLoss', 'SoftmaxLoss', 'concurrent_softmax', 'concurrent_softmax_loss']
+__all__ = [
+    'CoBCELoss',
+    'ConcurrentSoftmaxLoss',
+    'DistCELoss',
+    'LabelSetBCELoss',
+    'LabelSetFocalLoss',
+    'LabelSetLoss',
+    'RatesLoss',
+    'SoftmaxLoss',
+    'concurrent_softmax',
+    'concurrent_softmax_loss',
+]

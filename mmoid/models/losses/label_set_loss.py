@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
+from mmoid.models.class_graph import label_names_of
+from mmoid.openimages.errors import AnnotationError
+
+from .class_weight import ClassWeight, class_weights
 from .functional import nonzero
 
 REDUCTIONS = ('none', 'mean', 'sum')
@@ -19,26 +27,68 @@ class LabelSetLoss(nn.Module, ABC):
     A subclass gives :meth:`row_losses` and :meth:`get_activation`. mmdet's ``BBoxHead`` asks the three ``custom_*``
     attributes; :class:`mmoid.LabelSetBBoxHead` asks ``uses_label_sets``.
 
+    All take the same arguments, whether they use them or not.
+
     Args:
         num_classes: C, without background.
+        concurrent_rates, hierarchy, hierarchy_rate: See :class:`RatesLoss`. Other losses use of them the order of
+            classes that a store tells.
+        classes: Names or MIDs by class index, for a data set with a part of the classes (its ``metainfo.classes``).
+        class_weight: Factor of all terms of each class: (C,) numbers, or ``dict(store=folder, beta=β)`` for weights by
+            the effective number of samples (:func:`~mmoid.openimages.balance.effective_number_weights`). Background
+            has 1. None: 1.
         loss_weight: Factor of the result.
         reduction: ``mean``, ``sum`` or ``none``.
+
+    Attributes:
+        label_names: MIDs by class index, or None where nothing tells them.
+        initial_score: Score that an untrained head shall give each class; None leaves the head as it is.
     """
 
     custom_cls_channels = True
     custom_activation = True
     custom_accuracy = True
     uses_label_sets = True
+    initial_score: float | None = None
+    class_weight: Tensor | None  # (C+1,) float32
 
-    def __init__(self, num_classes: int, loss_weight: float = 1.0, reduction: str = 'mean') -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        concurrent_rates: Any = None,
+        hierarchy: Any = None,
+        hierarchy_rate: float = 1.0,
+        classes: Sequence[str] | None = None,
+        class_weight: ClassWeight | None = None,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+    ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f'loss_cls.num_classes must be at least 1, got {num_classes}')
         if reduction not in REDUCTIONS:
             raise ValueError(f'loss_cls.reduction must be one of {", ".join(REDUCTIONS)}, got {reduction!r}')
+        if classes is not None and len(classes) != num_classes:
+            raise ValueError(f'loss_cls.classes has {len(classes)} classes, num_classes is {num_classes}')
         self.num_classes = num_classes
         self.loss_weight = loss_weight
         self.reduction = reduction
+        self.label_names = label_names_of(hierarchy, classes, 'loss_cls')
+        self.missing_store: str | None = None
+        buffer = None
+        if isinstance(class_weight, Mapping) and not Path(str(class_weight.get('store', '.'))).exists():
+            self.missing_store = str(class_weight['store'])  # testing a model does not need it
+        elif class_weight is not None:
+            weights, self.label_names = class_weights(
+                class_weight, num_classes, self.label_names, with_descendants=self.uses_label_sets
+            )
+            buffer = torch.from_numpy(np.append(weights, np.float32(1)))
+        self.register_buffer('class_weight', buffer, persistent=False)
+
+    def init_weights(self) -> None:
+        """Called by mmengine's Runner before training, which must not start without the weights."""
+        if self.missing_store is not None:
+            raise AnnotationError(f'loss_cls.class_weight.store = {self.missing_store}: no such store')
 
     @abstractmethod
     def row_losses(self, cls_score: Tensor, rows: Tensor, labels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
+from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
 
@@ -29,6 +30,12 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
 
     def __init__(self, num_shared_fcs: int = 2, fc_out_channels: int = 1024, **kwargs: Any) -> None:
         super().__init__(num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, **kwargs)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        score = getattr(self.loss_cls, 'initial_score', None)
+        if score is not None:
+            torch.nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
 
     @property
     def uses_label_sets(self) -> bool:

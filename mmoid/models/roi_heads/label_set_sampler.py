@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmoid.models.class_graph import Hierarchy, ancestor_matrix
+from mmoid.models.class_graph import Hierarchy, ancestor_matrix, label_names_of
 
 
 @TASK_UTILS.register_module()
@@ -29,6 +30,7 @@ class LabelSetSampler:
         hierarchy: A prepared store or a (C, C) ancestor matrix. None: labels as they are. Read when the first sample
             is taken, so that testing a model does not need the training data.
         same_object_iou: In (0, 1].
+        classes: Names or MIDs by class index, for a data set with a part of the store's classes.
         context: The RoI head, for samplers that ask it (OHEM).
     """
 
@@ -38,6 +40,7 @@ class LabelSetSampler:
         num_classes: int,
         hierarchy: Hierarchy | None = None,
         same_object_iou: float = 0.9,
+        classes: Sequence[str] | None = None,
         context: Any = None,
     ) -> None:
         if not 0 < same_object_iou <= 1:
@@ -46,6 +49,7 @@ class LabelSetSampler:
         self.num_classes = num_classes
         self.hierarchy = hierarchy
         self.same_object_iou = same_object_iou
+        self.classes = classes
         self._closure: Tensor | None = None
 
     def sample(
@@ -68,7 +72,8 @@ class LabelSetSampler:
         if self._closure is None or self._closure.device != device:
             closure = torch.eye(self.num_classes, device=device)
             if self.hierarchy is not None:
-                matrix = ancestor_matrix(self.hierarchy, self.num_classes, key='rcnn.sampler.hierarchy')
+                names = label_names_of(self.hierarchy, self.classes, 'rcnn.sampler')
+                matrix = ancestor_matrix(self.hierarchy, self.num_classes, names, 'rcnn.sampler.hierarchy')
                 closure += torch.from_numpy(matrix).to(closure)
             self._closure = closure
         return self._closure
