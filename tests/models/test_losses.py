@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.model import ExponentialMovingAverage
 
 import mmoid
 from mmoid.models.losses import concurrent_softmax_loss
@@ -161,6 +162,18 @@ def test_the_rates_travel_in_the_checkpoint(tmp_path):
     elsewhere.load_state_dict(trained.state_dict())
     logits, _ = batch()
     assert torch.equal(elsewhere.get_activation(logits), trained.get_activation(logits))
+
+
+def test_an_averaged_model_has_the_rates_too():
+    module = loss()
+    averaged = ExponentialMovingAverage(module)
+    logits, sets = batch()
+    assert torch.equal(module(logits, sets), averaged.module(logits, sets))
+    module.rates.fill_(0)  # the loss must not go on with what it has kept of the old ones
+    averaged.update_parameters(module)
+    plain = mmoid.ConcurrentSoftmaxLoss(3)
+    assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
+    assert torch.equal(module(logits, sets), plain(logits, sets))
 
 
 def test_softmax_takes_the_same_arguments_and_one_label():

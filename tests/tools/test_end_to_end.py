@@ -11,6 +11,8 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 
+from mmoid.models.losses import concurrent_softmax
+from mmoid.openimages.concurrence import load_rates
 from mmoid.openimages.predictions import PredictionStore
 from mmoid.openimages.store import AnnotationStore
 from tests.checkpoints import read_checkpoint
@@ -19,6 +21,7 @@ from tests.shared_data import open_images
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+LOSS = 'model.roi_head.bbox_head.loss_cls'
 # Two iterations in each of two stages, on two processes with four pictures each.
 SHORT = (
     'train_cfg.max_epochs=2',
@@ -116,13 +119,52 @@ def test_a_model_alone_is_enough_for_inference(trained, tiny_data, tmp_path, mon
     assert tuple(model.dataset_meta['label_names']) == store.label_names
 
 
-def test_the_loss_is_swapped_by_an_option(tiny_data, tmp_path):
-    swap = 'model.roi_head.bbox_head.loss_cls.type=SoftmaxLoss'
-    tool('train', CONFIG, '--work-dir', tmp_path, '--cfg-options', *SHORT, swap, **data(tiny_data))
-    checkpoint = read_checkpoint(tmp_path / 'epoch_2.pth')
+@pytest.fixture(scope='module')
+def trained_with_softmax(tiny_data, tmp_path_factory):
+    """Work folder of the same training on one process with the baseline's loss."""
+    work_dir = tmp_path_factory.mktemp('softmax')
+    options = (*SHORT, f'{LOSS}.type=SoftmaxLoss')
+    tool('train', CONFIG, '--work-dir', work_dir, '--cfg-options', *options, **data(tiny_data))
+    return work_dir
+
+
+def test_the_loss_is_swapped_by_an_option(trained_with_softmax):
+    checkpoint = read_checkpoint(trained_with_softmax / 'epoch_2.pth')
     assert 'roi_head.bbox_head.loss_cls.rates' not in checkpoint['state_dict']
-    training = [line for line in lines_of(tmp_path) if 'loss' in line]
+    training = [line for line in lines_of(trained_with_softmax) if 'loss' in line]
     assert len(training) == 8 and all('loss_cls' in line for line in training)  # one process: four iterations a stage
+
+
+@pytest.mark.parametrize('activation', ['SoftmaxLoss', 'ConcurrentSoftmaxLoss'])
+@pytest.mark.parametrize('folder', ['trained', 'trained_with_softmax'])
+def test_a_checkpoint_of_either_loss_predicts_with_either_activation(
+    folder, activation, request, tiny_data, monkeypatch
+):
+    """The four entries of Table 2: scores are the asked activation of the logits that the head gives."""
+    for name, value in data(tiny_data).items():
+        monkeypatch.setenv(name, value)
+    store = AnnotationStore(tiny_data / 'validation')
+    options = {f'{LOSS}.type': activation, 'model.test_cfg.rcnn.score_thr': 0.0}
+    checkpoint = request.getfixturevalue(folder) / 'epoch_2.pth'
+    model = init_detector(str(ROOT / CONFIG), str(checkpoint), device='cpu', cfg_options=options)
+    logits = []
+    model.roi_head.bbox_head.register_forward_hook(lambda module, inputs, outputs: logits.append(outputs[0]))
+    scores = inference_detector(model, str(store.image_folder / store.file_name(0))).pred_instances.scores
+    (logits,) = logits
+    rates = torch.nn.functional.pad(torch.from_numpy(load_rates(tiny_data / 'concurrent_rates.npz')[0]), (0, 1, 0, 1))
+    related = torch.from_numpy(store.hierarchy.ancestor_matrix)
+    rates[:-1, :-1][related | related.T] = 1
+    given = logits.softmax(1) if activation == 'SoftmaxLoss' else concurrent_softmax(logits, rates)
+    others = logits.softmax(1) if activation != 'SoftmaxLoss' else concurrent_softmax(logits, rates)
+    assert len(scores) and torch.cdist(scores[:, None], given[:, :-1].reshape(-1, 1)).amin(1).max() < 1e-6
+    assert torch.cdist(scores[:, None], others[:, :-1].reshape(-1, 1)).amin(1).max() > 1e-6
+
+
+def test_the_activation_is_swapped_by_an_option_of_the_test_tool(trained, trained_with_softmax, tiny_data, tmp_path):
+    for work_dir, activation in ((trained, 'SoftmaxLoss'), (trained_with_softmax, 'ConcurrentSoftmaxLoss')):
+        options = ('--work-dir', tmp_path / activation, '--cfg-options', f'{LOSS}.type={activation}')
+        tool('test', CONFIG, work_dir / 'epoch_2.pth', *options, **data(tiny_data))
+        assert 0 <= result_of(tmp_path / activation)['openimages/mAP'] <= 1
 
 
 def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
