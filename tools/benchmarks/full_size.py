@@ -1,7 +1,7 @@
 """A stand-in of the Open Images training annotations at any size, for benchmarks: no pictures, the official formats.
 
 Its shape is that of the challenge: 1,743,042 images, 12.4 million boxes, 500 classes of which the most frequent has 1.4
-million boxes and the rarest 14, 2 % of the boxes on an object that another label names too, a class graph of four
+million boxes and the rarest 14, 2 % of the boxes on an object that another label names too, a class graph of three
 levels. Smaller sizes keep the proportions.
 """
 

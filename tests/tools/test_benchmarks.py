@@ -1,0 +1,58 @@
+"""The benchmarks run, and their stand-in has the shape that they say."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.store import AnnotationStore
+from tools.benchmarks import full_size
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(name, *arguments):
+    subprocess.run(
+        [sys.executable, f'tools/benchmarks/{name}.py', *map(str, arguments)], cwd=ROOT, check=True,
+        capture_output=True, timeout=900, env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+
+
+def test_the_stand_in_has_the_challenges_counts():
+    counts = full_size.class_box_counts(full_size.NUM_BOXES)
+    assert len(counts) == 500 and counts.sum() == 12_400_000
+    assert counts[0] == 1_400_000 and counts[-1] == 14
+    assert (np.diff(np.delete(counts, 1)) <= 0).all()
+
+
+def test_a_small_stand_in_keeps_the_proportions(tmp_path):
+    files = full_size.write_annotations(tmp_path, num_images=2000)
+    summary = convert(tmp_path / 'store', **files)
+    assert (summary.images, summary.boxes, summary.classes) == (2000, 14_228, 500)
+    assert summary.images_without_boxes == 0
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.class_box_counts.max() == round(1_400_000 * 14_228 / 12_400_000)
+    assert store.image_ids() == sorted(store.image_ids())
+    assert store.hierarchy.depth.max() == 3
+    assert store.hierarchy.is_leaf.sum() == 500 - 62
+
+
+def test_the_loss_benchmark_writes_its_figures(tmp_path):
+    bench('bench_losses', '--rows', 64, '--classes', 20, '--repeat', 3, '--out', tmp_path / 'losses.json')
+    (row,) = json.loads((tmp_path / 'losses.json').read_text())['losses']
+    assert set(row['losses']) == {'cross-entropy', 'concurrent softmax', 'matmul form'}
+    assert all(figures['milliseconds'] > 0 and figures['peak_mib'] > 0 for figures in row['losses'].values())
+
+
+@pytest.mark.slow
+def test_the_data_benchmark_writes_its_figures(tmp_path):
+    bench('bench_data', '--images', 2000, '--out', tmp_path / 'data.json')
+    results = json.loads((tmp_path / 'data.json').read_text())
+    assert (results['images'], results['stock_images'], results['boxes']) == (2000, 200, 14_228)
+    assert results['mmoid']['get_data_info_per_second'] > 0 and results['stock']['get_data_info_per_second'] > 0
+    assert len(results['aims']) == 6
