@@ -1,6 +1,6 @@
 """A store -> a COCO JSON file that pycocotools and mmdet's CocoDataset load.
 
-    python tools/export_coco.py --store data/openimages/validation --out openimages_validation.json
+    python tools/export_coco.py data/openimages/validation --out openimages_validation.json
 
 Image-level labels go into `pos_category_ids` and `neg_category_ids` of images, the hierarchy into `info`;
 tools/import_coco.py reads both again.
@@ -19,7 +19,7 @@ from mmoid.progress import progress_bars
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--store', required=True, help='folder made by tools/prepare_openimages.py')
+    parser.add_argument('store', help='folder made by tools/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='the file, a new one')
     parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
     return parser.parse_args()

@@ -119,7 +119,7 @@ def test_the_tools_go_there_and_back(tmp_path):
         command = [sys.executable, ROOT / 'tools' / name, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    done = tool('export_coco.py', '--store', tmp_path / 'store', '--out', tmp_path / 'export.json')
+    done = tool('export_coco.py', tmp_path / 'store', '--out', tmp_path / 'export.json')
     assert done.returncode == 0, done.stderr
     assert '4 images, 5 boxes, 5 classes' in done.stdout
     done = tool(
