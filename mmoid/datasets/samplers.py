@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 
 from mmoid.openimages.balance import BalancedDraws
 
+from .class_lists import class_image_lists
+
 
 @DATA_SAMPLERS.register_module()
 class SoftBalanceClassAwareSampler(Sampler[int]):
@@ -23,8 +25,9 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
     the rank's main process. See :class:`BalancedDraws` for how classes and images are drawn.
 
     Args:
-        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once; of any other
-            data set ``get_cat_ids`` is called once for every image.
+        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once, inside
+            mmengine's and mmdet's wrappers too (:func:`class_image_lists`); of any other data set ``get_cat_ids`` is
+            called once for every image.
         balance: λ >= 0. 0 draws classes as they occur, 1 all alike; 0.7 is the paper's best.
         samples_per_epoch: Draws of one epoch over all ranks; the number of images if None. Both stages of a hybrid
             training need the same number.
@@ -32,7 +35,8 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         seed: Of the draws; one that all ranks share is made if None.
 
     Raises:
-        ValueError: λ < 0, ``samples_per_epoch`` < 1, no class with an image.
+        ValueError: λ < 0 or not finite, ``samples_per_epoch`` < 1 or no integer, no class with an image, a data set
+            that cannot tell its classes.
     """
 
     def __init__(
@@ -43,16 +47,24 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         expand_hierarchy: bool = True,
         seed: int | None = None,
     ) -> None:
-        if not balance >= 0:
+        if not 0 <= balance < math.inf:
             raise ValueError(f'sampler.balance (λ) must be >= 0, got {balance}; 0.7 is the best of the paper')
-        if samples_per_epoch is not None and samples_per_epoch < 1:
-            raise ValueError(f'sampler.samples_per_epoch must be at least 1, got {samples_per_epoch}')
+        if samples_per_epoch is not None and not (isinstance(samples_per_epoch, int) and samples_per_epoch >= 1):
+            raise ValueError(
+                f'sampler.samples_per_epoch must be an integer of at least 1, got {samples_per_epoch!r}; None draws as '
+                'many samples as there are images'
+            )
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.balance = balance
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        self._stop, self._images = _class_images(dataset, expand_hierarchy)
+        self._stop, self._images = class_image_lists(dataset, expand_hierarchy)
+        if not len(self._images):
+            raise ValueError(
+                f'sampler.dataset: none of its {len(dataset)} images holds a box of its classes, so there is nothing '
+                'to draw; look at train_dataloader.dataset (metainfo.classes, filter_cfg, indices)'
+            )
         self.draws = BalancedDraws(
             image_counts=np.diff(self._stop, prepend=0),
             balance=balance,
@@ -75,13 +87,3 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-
-
-def _class_images(dataset: Sized, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) end of each class's image list, and the lists, one after the other."""
-    if hasattr(dataset, 'class_images'):
-        return dataset.class_images(expand_hierarchy)
-    labels = [np.unique(dataset.get_cat_ids(index)) for index in range(len(dataset))]  # type: ignore[attr-defined]
-    image = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
-    label = np.concatenate(labels).astype(np.int64)
-    return np.cumsum(np.bincount(label)), image[np.argsort(label, kind='stable')]

@@ -123,10 +123,17 @@ def map_tables(path: Path, names: Sequence[str]) -> dict[str, pa.Table]:
 
 def column(table: pa.Table, name: str) -> np.ndarray:
     """A column as an array in the mapped file; (rows, k) for lists of fixed size k."""
-    values = table[name].combine_chunks() if table[name].num_chunks != 1 else table[name].chunk(0)
+    values = table[name].chunk(0) if table.num_rows else pa.nulls(0, table[name].type)
     if pa.types.is_fixed_size_list(values.type):
-        return values.flatten().to_numpy(zero_copy_only=True).reshape(-1, values.type.list_size)
-    return values.to_numpy(zero_copy_only=True)
+        return _view(values.flatten()).reshape(-1, values.type.list_size)
+    return _view(values)
+
+
+def _view(values: pa.Array) -> np.ndarray:
+    # Array.to_numpy would import pandas where that is installed: half a second and 25 MB in every process that trains.
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    start = values.offset * dtype.itemsize
+    return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start)
 
 
 def _take_names(temporary: Sequence[Path], paths: Sequence[Path]) -> None:

@@ -6,11 +6,16 @@ Everything here is a pure function of (seed, epoch, position), so that a run can
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 GOLDEN = 0.6180339887498949
 ROUNDS = 4
+EPOCHS_AT_ONCE = 1024
+DRAWS_AT_ONCE = 1 << 16
+"""Few enough that temporary arrays stay in the cache: half the time of all at once."""
+
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -24,6 +29,9 @@ def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
 
     Returns:
         (C,) float64 that sum to 1.
+
+    Raises:
+        ValueError: λ below 0 or not finite, no class with an image.
     """
     if not balance >= 0 or not np.isfinite(balance):
         raise ValueError(f'balance (λ) must be a finite number >= 0, got {balance}')
@@ -32,9 +40,9 @@ def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
     if not present.any():
         raise ValueError('no class has an image; there is nothing to draw from')
     probabilities = np.zeros_like(counts)
-    natural = counts[present] / counts[present].sum()
-    # C is the same for all classes and goes away with normalisation; so does any scale of n_i.
-    weights = natural ** (1.0 - balance)
+    # C is the same for all classes and goes away with normalisation; so does any scale of n_i. With the rarest class
+    # at 1 no weight is infinite, whatever λ.
+    weights = (counts[present] / counts[present].min()) ** (1.0 - balance)
     probabilities[present] = weights / weights.sum()
     return probabilities
 
@@ -53,6 +61,9 @@ class BalancedDraws:
         balance: λ of Eq. 8.
         draws_per_epoch: Draws of one epoch.
         seed: Of everything random here.
+
+    Raises:
+        ValueError: As :func:`class_probabilities`.
     """
 
     image_counts: np.ndarray
@@ -60,14 +71,20 @@ class BalancedDraws:
     draws_per_epoch: int
     seed: int
 
+    def __post_init__(self) -> None:
+        self._edges  # noqa: B018  (what is wrong is told now, not when the first epoch is drawn)
+
     def per_class(self, epoch: int) -> np.ndarray:
         """(C,) int64: draws of each class in one epoch; they sum to ``draws_per_epoch``."""
-        return np.diff(np.floor(self._edges() + self._start(epoch)).astype(np.int64))
+        return np.diff(np.floor(self._edges + self._start(epoch)).astype(np.int64))
 
     def per_class_before(self, epoch: int) -> np.ndarray:
         """(C,) int64: draws of each class in all epochs before this one."""
-        earlier = self._start(np.arange(epoch))[:, None]
-        return np.diff(np.floor(self._edges() + earlier).astype(np.int64), axis=1).sum(axis=0)
+        last = np.zeros(len(self._edges))
+        for first in range(0, epoch, EPOCHS_AT_ONCE):  # some runs have very many short epochs
+            starts = self._start(np.arange(first, min(epoch, first + EPOCHS_AT_ONCE)))
+            last += np.floor(self._edges + starts[:, None]).sum(axis=0)
+        return np.diff(last).astype(np.int64)
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """All draws of one epoch, the classes in random order.
@@ -77,7 +94,8 @@ class BalancedDraws:
             the class's images.
         """
         counts = self.per_class(epoch)
-        label = np.repeat(np.arange(len(counts)), counts)
+        # Small numbers: sorting them is most of the work otherwise.
+        label = np.repeat(np.arange(len(counts), dtype=np.min_scalar_type(len(counts))), counts)
         before = np.cumsum(counts) - counts
         turn = np.arange(len(label)) - before[label] + self.per_class_before(epoch)[label]
         size = np.asarray(self.image_counts, dtype=np.int64)[label]
@@ -88,9 +106,11 @@ class BalancedDraws:
         shuffled = np.random.default_rng([self.seed, epoch]).permutation(label)
         in_order = np.empty_like(position)
         in_order[np.argsort(shuffled, kind='stable')] = position
-        return shuffled, in_order
+        return shuffled.astype(np.int64), in_order
 
+    @cached_property
     def _edges(self) -> np.ndarray:
+        """(C + 1,) float64: expected draws of one epoch up to each class, the first 0."""
         edges = np.concatenate([[0.0], np.cumsum(class_probabilities(self.image_counts, self.balance))])
         # Rounding must neither lose the last draw nor give one to an empty class at the end.
         edges[edges >= edges[-1]] = 1.0
@@ -116,6 +136,14 @@ def permuted_index(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.n
     Returns:
         (N,) int64 in [0, size).
     """
+    permuted = np.empty(len(index), dtype=np.int64)
+    for first in range(0, len(index), DRAWS_AT_ONCE):
+        part = slice(first, first + DRAWS_AT_ONCE)
+        permuted[part] = _permuted(index[part], size[part], key[part])
+    return permuted
+
+
+def _permuted(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
     bits = np.frexp(np.maximum(size - 1, 1).astype(np.float64))[1]  # bit length of size - 1
     half = ((bits + 1) // 2).astype(np.uint64)
     value = index.astype(np.uint64)

@@ -1,8 +1,10 @@
 """Figures. Each function draws one, from data, and leaves writing it to :func:`save`."""
 
 from .boxes import draw_annotations, draw_predictions
+from .class_ap import draw_class_ap
 from .figure import save
 from .report import headlines, write_report
+from .sampling import draw_sampling_plans
 from .statistics import (
     draw_box_sizes,
     draw_boxes_per_image,
@@ -19,6 +21,7 @@ __all__ = [
     'draw_annotations',
     'draw_box_sizes',
     'draw_boxes_per_image',
+    'draw_class_ap',
     'draw_confusion',
     'draw_group_of',
     'draw_imbalance',
@@ -26,6 +29,7 @@ __all__ = [
     'draw_label_set_sizes',
     'draw_leaf_absence',
     'draw_predictions',
+    'draw_sampling_plans',
     'draw_training',
     'headlines',
     'save',

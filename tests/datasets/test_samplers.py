@@ -1,15 +1,23 @@
 """SoftBalanceClassAwareSampler."""
 
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmdet.datasets.samplers import AspectRatioBatchSampler, ClassAwareSampler
+from torch.utils.data import DataLoader
 
 import mmoid
 from mmoid.datasets import samplers
 from mmoid.openimages.balance import class_probabilities
+from mmoid.openimages.ragged import row_and_position
+from tests.real_stores import fruit, train_sample
+
+LAMBDAS = [0, 0.3, 0.5, 0.7, 1.0, 1.5]
+
+
+def dataset(store):
+    return mmoid.OpenImagesHierarchyDataset(str(store), filter_cfg=dict(filter_empty_gt=True))
 
 
 def sampler(data, rank=0, world_size=1, monkeypatch=None, **kwargs):
@@ -18,35 +26,95 @@ def sampler(data, rank=0, world_size=1, monkeypatch=None, **kwargs):
     return mmoid.SoftBalanceClassAwareSampler(data, **{'seed': 0, **kwargs})
 
 
-@pytest.fixture(scope='module')
-def data(tiny_data):
-    return mmoid.OpenImagesHierarchyDataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True))
-
-
-@pytest.mark.parametrize('balance', [0, 0.7, 1.5])
-def test_images_come_with_the_frequency_that_eq_8_gives_them(data, balance):
-    drawn = sampler(data, balance=balance)
-    expected = np.zeros(len(data))
-    for label, probability in enumerate(class_probabilities(data.class_image_counts(), balance)):
-        images = data.image_indices_of_class(label)
-        expected[images] += probability / max(1, len(images))
-    epochs = 400
-    counts = Counter()
+def drawn_images(drawn, epochs, size):
+    """(size,) how often each image comes in so many epochs."""
+    counts = np.zeros(size, dtype=np.int64)
     for epoch in range(epochs):
         drawn.set_epoch(epoch)
-        counts.update(drawn)
-    share = np.array([counts[i] for i in range(len(data))]) / (epochs * len(drawn))
-    # Each class's share is off by less than a draw an epoch, each image's by one in all.
-    assert np.abs(share - expected).max() < 2e-3
+        counts += np.bincount(list(drawn), minlength=size)
+    return counts
 
 
-def test_ranks_are_disjoint_and_together_the_whole_epoch(data, monkeypatch):
-    whole = list(sampler(data))
-    parts = [list(sampler(data, rank, 3, monkeypatch)) for rank in range(3)]
+def spread(data, per_class):
+    """(N,) sum over the classes of each image of what each of a class's n_i images gets of ``per_class``."""
+    stop, images = data.class_images()
+    label, _ = row_and_position(np.diff(stop, prepend=0))
+    share = per_class / np.maximum(1, data.class_image_counts())
+    return np.bincount(images, weights=share[label], minlength=len(data))
+
+
+@pytest.fixture(scope='module')
+def data(tiny_data):
+    return dataset(tiny_data / 'train')
+
+
+@pytest.fixture(scope='module')
+def real_data(tmp_path_factory):
+    return dataset(train_sample(tmp_path_factory.mktemp('real') / 'sample'))
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    return dataset(fruit(tmp_path_factory.mktemp('real') / 'fruit'))
+
+
+@pytest.mark.parametrize('balance', LAMBDAS)
+@pytest.mark.parametrize('kind', ['data', 'real_data'])
+def test_classes_and_images_come_as_often_as_eq_8_says(kind, balance, request):
+    data = request.getfixturevalue(kind)
+    drawn = sampler(data, balance=balance)
+    epochs = 30
+    expected = epochs * len(data) * class_probabilities(data.class_image_counts(), balance)
+    draws = drawn.draws.per_class_before(epochs)
+    # A series of independent draws would be off by sqrt(expected): by hundreds for the frequent classes here.
+    assert np.abs(draws - expected).max() < 4
+    counts = drawn_images(drawn, epochs, len(data))
+    assert counts.sum() == epochs * len(data)
+    # Of the draws of a class each of its images gets the same number, or one more.
+    _, images = data.class_images()
+    classes_of_image = np.bincount(images, minlength=len(data))
+    assert (np.abs(counts - spread(data, draws)) < classes_of_image).all()
+
+
+def test_lambda_0_is_near_the_natural_distribution(real_data):
+    # An image comes once for each of its classes, so those of a single class come alike, however rare it is.
+    _, images = real_data.class_images(expand_hierarchy=False)
+    single = np.bincount(images, minlength=len(real_data)) == 1
+    counts = drawn_images(sampler(real_data, balance=0, expand_hierarchy=False), 30, len(real_data))
+    assert counts[single].max() - counts[single].min() <= 2
+    even = drawn_images(sampler(real_data, balance=1.0, expand_hierarchy=False), 30, len(real_data))
+    assert even[single].max() - even[single].min() > 100
+
+
+@pytest.mark.parametrize('world_size', [1, 2, 3, 8])
+@pytest.mark.parametrize('samples_per_epoch', [None, 17])
+def test_ranks_are_disjoint_and_together_the_whole_epoch(data, monkeypatch, world_size, samples_per_epoch):
+    whole = list(sampler(data, samples_per_epoch=samples_per_epoch))
+    assert len(whole) == samples_per_epoch or len(data)
+    parts = [
+        list(sampler(data, rank, world_size, monkeypatch, samples_per_epoch=samples_per_epoch))
+        for rank in range(world_size)
+    ]
     assert len({len(part) for part in parts}) == 1
     merged = [index for step in zip(*parts) for index in step]
     assert merged[: len(whole)] == whole
     assert merged[len(whole) :] == whole[: len(merged) - len(whole)]
+
+
+@pytest.mark.parametrize('balance', [0, 0.7, 1.5])
+def test_all_images_of_a_class_come_before_one_comes_again_across_epochs(real_data, balance):
+    drawn = sampler(real_data, balance=balance, samples_per_epoch=9973)
+    series = [[] for _ in real_data.metainfo['classes']]
+    for epoch in range(5):
+        drawn.set_epoch(epoch)
+        for label, image in zip(drawn.draws.epoch(epoch)[0], drawn):
+            series[label].append(image)
+    for label, images in enumerate(series):
+        members = real_data.image_indices_of_class(label).tolist()
+        for start in range(0, len(images), max(1, len(members))):
+            walk = images[start : start + len(members)]
+            assert len(set(walk)) == len(walk) and set(walk) <= set(members)
+    assert any(len(images) > 2 * n > 10 for images, n in zip(series, real_data.class_image_counts()))
 
 
 def test_the_series_depends_on_seed_and_epoch_alone(data):
@@ -59,9 +127,34 @@ def test_the_series_depends_on_seed_and_epoch_alone(data):
     assert list(sampler(data, seed=1)) != list(sampler(data, seed=0))
 
 
+class Indices:
+    """A data set whose items are their indices; for loaders, whose workers copy it."""
+
+    def __init__(self, data):
+        self.size, self.class_images = len(data), data.class_images
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return index
+
+
+@pytest.mark.parametrize('num_workers', [1, 3])
+def test_the_number_of_workers_does_not_matter(data, num_workers):
+    items = Indices(data)
+    loader = DataLoader(items, batch_size=5, sampler=sampler(items), num_workers=num_workers, persistent_workers=True)
+    for epoch in (0, 4):
+        loader.sampler.set_epoch(epoch)
+        expected = sampler(items)
+        expected.set_epoch(epoch)
+        assert [int(index) for batch in loader for index in batch] == list(expected)
+
+
 def test_samples_per_epoch(data, monkeypatch):
     drawn = sampler(data, 0, 2, monkeypatch, samples_per_epoch=11)
     assert len(drawn) == 6 == len(list(drawn))
+    assert drawn.draws.per_class(0).sum() == 11
 
 
 def test_without_expansion_classes_are_drawn_as_annotated(data):
@@ -69,43 +162,74 @@ def test_without_expansion_classes_are_drawn_as_annotated(data):
     assert (drawn.draws.image_counts == data.class_image_counts(expand_hierarchy=False)).all()
 
 
-def test_any_other_data_set_is_asked_for_its_classes():
-    labels = [[0, 0], [1], [], [0, 2]]
-    data = SimpleNamespace(get_cat_ids=labels.__getitem__)
+class OneClassEach:
+    """Images that hold one class each, so that the class of a draw can be told from its image."""
 
-    class Foreign:
-        def __len__(self):
-            return 4
+    def __init__(self, image_counts):
+        self.labels = np.repeat(np.arange(len(image_counts)), image_counts).tolist()
+        self.metainfo = dict(classes=[f'class {i}' for i in range(len(image_counts))])
 
-        get_cat_ids = staticmethod(data.get_cat_ids)
+    def __len__(self):
+        return len(self.labels)
 
-    drawn = sampler(Foreign(), balance=1.0, samples_per_epoch=30)
-    assert drawn.draws.image_counts.tolist() == [2, 1, 1]
-    assert Counter(drawn) == {0: 5, 1: 10, 3: 15}
-
-
-def test_lambda_1_has_the_class_frequencies_of_mmdets_class_aware_sampler(data):
-    ours = sampler(data, balance=1.0, expand_hierarchy=False)
-    theirs = ClassAwareSampler(data, seed=0)
-    present = [label for label, images in theirs.cat_dict.items() if images]
-    assert np.flatnonzero(ours.draws.per_class(0)).tolist() == sorted(present)
-    counts = ours.draws.per_class_before(100)[sorted(present)]
-    assert counts.max() - counts.min() <= 100  # all alike
+    def get_cat_ids(self, index):
+        return [self.labels[index]]
 
 
-def test_batches_of_one_orientation(data):
-    batches = list(AspectRatioBatchSampler(sampler(data), batch_size=4))
-    for batch in batches[:-1]:
-        sizes = [data.get_data_info(i) for i in batch]
-        assert len({item['width'] < item['height'] for item in sizes}) == 1 or batch in batches[-2:]
+def test_lambda_1_draws_classes_as_mmdets_class_aware_sampler_does():
+    data = OneClassEach([700, 90, 0, 14, 3])
+    for epoch in range(5):
+        counts = []
+        for drawn in (sampler(data, balance=1.0), ClassAwareSampler(data, seed=0)):
+            drawn.set_epoch(epoch)
+            counts.append(np.bincount([data.labels[index] for index in drawn], minlength=5))
+        each = len(data) / 4
+        assert all((np.abs(count[[0, 1, 3, 4]] - each) < 1).all() and count[2] == 0 for count in counts)
 
 
-@pytest.mark.parametrize('balance', [-1, float('nan')])
+def test_lambda_1_draws_images_with_the_probabilities_of_mmdets_class_aware_sampler(data):
+    epochs = 400
+    classes = data.class_image_counts(expand_hierarchy=False)
+    stop, images = data.class_images(expand_hierarchy=False)
+    label, _ = row_and_position(np.diff(stop, prepend=0))
+    each = len(data) / np.count_nonzero(classes)
+    expected = np.bincount(images, weights=epochs * each / classes[label], minlength=len(data))
+    # mmdet's shuffles the images of a class anew each epoch: each then gets floor or ceil of its share at random.
+    rest = np.modf(each / classes[label])[0]
+    deviation = np.sqrt(np.bincount(images, weights=epochs * (rest * (1 - rest) + 0.01), minlength=len(data)))
+    theirs = drawn_images(ClassAwareSampler(data, seed=0), epochs, len(data))
+    ours = drawn_images(sampler(data, balance=1.0, expand_hierarchy=False), epochs, len(data))
+    assert np.abs((theirs - expected) / deviation).max() < 4.5
+    assert np.abs(ours - expected).max() < 4 < np.abs(theirs - expected).max()
+
+
+@pytest.mark.parametrize('world_size', [1, 3])
+def test_batches_of_one_orientation(photographs, monkeypatch, world_size):
+    batch_size, handed_out = 4, []
+    for rank in range(world_size):
+        drawn = sampler(photographs, rank, world_size, monkeypatch)
+        batches = list(AspectRatioBatchSampler(drawn, batch_size))
+        assert sorted(index for batch in batches for index in batch) == sorted(drawn)
+        upright = [{info['width'] < info['height'] for info in map(photographs.get_data_info, b)} for b in batches]
+        # What is left of both kinds at the end shares the last batches.
+        mixed = [position for position, kinds in enumerate(upright) if len(kinds) == 2]
+        assert all(position >= len(batches) - 2 for position in mixed)
+        assert {True} in upright and {False} in upright
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        handed_out += [index for batch in batches for index in batch]
+    whole = Counter(sampler(photographs, 0, 1, monkeypatch))
+    assert whole <= Counter(handed_out) and len(handed_out) - sum(whole.values()) < world_size
+
+
+@pytest.mark.parametrize('balance', [-1, float('nan'), float('inf')])
 def test_a_bad_lambda_names_its_key(data, balance):
     with pytest.raises(ValueError, match=rf'sampler\.balance \(λ\) must be >= 0, got {balance}'):
         sampler(data, balance=balance)
 
 
-def test_a_bad_length_names_its_key(data):
-    with pytest.raises(ValueError, match=r'sampler\.samples_per_epoch must be at least 1, got 0'):
-        sampler(data, samples_per_epoch=0)
+@pytest.mark.parametrize('length', [0, -3, 10.5])
+def test_a_bad_length_names_its_key(data, length):
+    with pytest.raises(
+        ValueError, match=rf'sampler\.samples_per_epoch must be an integer of at least 1, got {length}; None draws'
+    ):
+        sampler(data, samples_per_epoch=length)

@@ -30,9 +30,15 @@ def test_a_bad_lambda_is_refused(balance):
 def test_no_image_at_all_is_refused():
     with pytest.raises(ValueError, match='no class has an image'):
         class_probabilities(np.zeros(3), 0.5)
+    with pytest.raises(ValueError, match='no class has an image'):  # when made, not when the first epoch is drawn
+        BalancedDraws(np.zeros(3), 0.5, draws_per_epoch=10, seed=0)
 
 
-@pytest.mark.parametrize('balance', [0, 0.7, 1.0, 1.5])
+def test_a_very_large_lambda_draws_the_rarest_class_alone():
+    assert class_probabilities(COUNTS, 1000.0).tolist() == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize('balance', [0, 0.3, 0.5, 0.7, 1.0, 1.5])
 def test_each_epoch_draws_every_class_within_one_of_its_expectation(balance):
     draws = BalancedDraws(COUNTS, balance, draws_per_epoch=997, seed=3)
     expected = 997 * class_probabilities(COUNTS, balance)
@@ -48,6 +54,8 @@ def test_over_epochs_the_share_of_a_class_is_its_probability_exactly():
     epochs = 2000
     share = draws.per_class_before(epochs) / (10 * epochs)
     assert np.abs(share - class_probabilities(COUNTS, 0.7)).max() < 2e-4  # independent draws: about 3e-3
+    # However many epochs came before: counted in parts, so that thousands of short ones take no memory.
+    assert (draws.per_class_before(epochs) == sum(draws.per_class(epoch) for epoch in range(epochs))).all()
 
 
 def test_no_image_of_a_class_repeats_before_all_were_drawn_across_epochs_too():

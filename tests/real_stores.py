@@ -1,0 +1,50 @@
+"""Stores of the real Open Images sample that may lie beside a checkout; tests that need one skip where it is not."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from pyarrow import csv as arrow_csv
+
+from mmoid.openimages.convert import convert
+from tests.shared_data import open_images
+
+
+def train_sample(folder: Path) -> Path:
+    """3,102 training images and 323 classes in their natural distribution; sizes are invented, pictures are empty."""
+    boxes = open_images('annotations/train-sample-challenge-bbox.csv')
+    image_ids = arrow_csv.read_csv(str(boxes))['ImageID'].unique().to_pylist()
+    sizes = [(1024, 683), (683, 1024), (1024, 1024)]
+    images = folder / 'images'
+    images.mkdir(parents=True)
+    with open(folder / 'sizes.csv', 'w') as stream:
+        stream.write('image_id,width,height\n')
+        for image_id, kind in zip(image_ids, np.random.default_rng(0).integers(0, 3, len(image_ids))):
+            stream.write(f'{image_id},{sizes[kind][0]},{sizes[kind][1]}\n')
+            (images / f'{image_id}.jpg').touch()
+    convert(
+        folder / 'store',
+        boxes=boxes,
+        classes=open_images('classes/challenge-class-descriptions-500.csv'),
+        hierarchy=open_images('hierarchy/bbox_labels_500_hierarchy.json'),
+        images=images,
+        image_sizes=folder / 'sizes.csv',
+    )
+    return folder / 'store'
+
+
+def fruit(folder: Path, split: str = 'train') -> Path:
+    """196 photographs of apples and oranges, upright and lying."""
+    folder.mkdir(parents=True)
+    with open(open_images('classes/class-descriptions-boxable.csv')) as stream:
+        rows = [row for row in csv.reader(stream) if row[1] in ('Apple', 'Orange', 'Fruit', 'Food')]
+    with open(folder / 'classes.csv', 'w', newline='') as stream:
+        csv.writer(stream).writerows(rows)
+    convert(
+        folder / 'store',
+        boxes=open_images(f'fruit/{split}-annotations-bbox.csv'),
+        classes=folder / 'classes.csv',
+        hierarchy=open_images('hierarchy/bbox_labels_600_hierarchy.json'),
+        images=open_images(f'fruit/{split}'),
+    )
+    return folder / 'store'
