@@ -13,7 +13,13 @@ __version__ = '0.1.0'
 
 _PUBLIC = {
     'mmoid.datasets': ('OpenImagesHierarchyDataset', 'SoftBalanceClassAwareSampler'),
-    'mmoid.engine': ('ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR'),
+    'mmoid.engine': (
+        'ClassOrderCheckHook',
+        'HybridSchedule',
+        'ResumableCheckpointHook',
+        'ResumableEpochTrainLoop',
+        'StageRestartLR',
+    ),
     'mmoid.evaluation': ('OpenImagesChallengeMetric', 'PredictionDump'),
     'mmoid.models': (
         'CoBCELoss',

@@ -66,6 +66,8 @@ found = [
     registry.TASK_UTILS.get('mmoid.LabelSetSampler'),
     registry.MODELS.get('mmoid.LabelSetBBoxHead'),
     registry.PARAM_SCHEDULERS.get('mmoid.StageRestartLR'),
+    registry.LOOPS.get('mmoid.ResumableEpochTrainLoop'),
+    registry.HOOKS.get('mmoid.ResumableCheckpointHook'),
 ]
 assert None not in found, found
 """

@@ -5,7 +5,15 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='openimages/mAP', rule='greater'),
+    # epoch_<n>.pth, and iter_<n>.pth inside the long epochs; --resume goes on exactly from the newest whole one.
+    checkpoint=dict(
+        type='ResumableCheckpointHook',
+        interval=1,
+        iter_interval=2000,
+        max_keep_ckpts=3,
+        save_best='openimages/mAP',
+        rule='greater',
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     class_order=dict(type='ClassOrderCheckHook'),
@@ -17,7 +25,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 
-# Samplers are built before a checkpoint brings its seed back: without a fixed one a resumed run would draw anew.
+# ResumableEpochTrainLoop needs a fixed one: samplers are built before a checkpoint brings its seed back.
 randomness = dict(seed=0)
 
 vis_backends = [dict(type='LocalVisBackend')]

@@ -18,3 +18,5 @@ model = dict(
     ),
     train_cfg=dict(rcnn=dict(sampler=dict(num_classes={{_base_.num_classes}}, hierarchy={{_base_.train_store}}))),
 )
+
+default_hooks = dict(checkpoint=dict(iter_interval=50))  # an epoch is short here

@@ -1,11 +1,22 @@
 """Hooks, stages and launching, registered with mmdet and mmengine."""
 
 from .checkpoint_globals import allow_checkpoint_globals
+from .checkpoint_hook import ResumableCheckpointHook
 from .class_order_check import ClassOrderCheckHook
 from .hybrid_schedule import HybridSchedule
 from .launch import build_runner, load_config, prepare_launch
+from .resumable_loop import ResumableEpochTrainLoop
 from .stages import StageRestartLR
 
 allow_checkpoint_globals()
 
-__all__ = ['ClassOrderCheckHook', 'HybridSchedule', 'StageRestartLR', 'build_runner', 'load_config', 'prepare_launch']
+__all__ = [
+    'ClassOrderCheckHook',
+    'HybridSchedule',
+    'ResumableCheckpointHook',
+    'ResumableEpochTrainLoop',
+    'StageRestartLR',
+    'build_runner',
+    'load_config',
+    'prepare_launch',
+]

@@ -75,8 +75,10 @@ class HybridSchedule(Hook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        index = stage_index(self.stages, runner.epoch)
-        checkpoint['meta']['stage'] = dict(index=index, name=self.stages[index].name)
+        meta = checkpoint['meta']
+        # The stage of the last iteration that is in the weights: the runner may already count the next epoch.
+        index = stage_index(self.stages, max(0, meta['iter'] - 1) // len(runner.train_dataloader))
+        meta['stage'] = dict(index=index, name=self.stages[index].name)
 
     def _check_epochs(self, max_epochs: int) -> None:
         total = self.stages[-1].stop
