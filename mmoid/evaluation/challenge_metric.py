@@ -22,11 +22,10 @@ from mmoid.openimages.metric import (
     match_detections,
     mean_average_precision,
 )
+from mmoid.openimages.protocol import PROTOCOLS, Protocol
 from mmoid.openimages.store import AnnotationStore
 
 from .detections import image_detections
-
-PROTOCOLS = ('challenge', 'v2')
 
 
 @METRICS.register_module()
@@ -66,10 +65,10 @@ class OpenImagesChallengeMetric(BaseMetric):
         if protocol not in PROTOCOLS:
             raise ValueError(f'evaluator.protocol must be one of {", ".join(PROTOCOLS)}, got {protocol!r}')
         self.store = AnnotationStore(Path(ann_file))
-        self.protocol = protocol
+        self.protocol: Literal['challenge', 'v2'] = protocol
         self.expand_detections = expand_detections
         self.iou_threshold = iou_threshold
-        self.group_of_weight = 1.0 if protocol == 'challenge' else 0.0
+        self.group_of_weight = Protocol(protocol).group_of_weight
 
     @cached_property
     def label_names(self) -> tuple[str, ...]:
@@ -136,13 +135,5 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     def describe(self, num_images: int, num_classes: int) -> str:
         """The protocol in words, for whoever reads the number."""
-        if self.protocol == 'v2':
-            rules = 'Open Images V2 metric, no hierarchy, all detections count, group-of weight 0'
-        else:
-            labels = 'with image-level labels' if len(self.store.image_label) else 'no image-level labels in the store'
-            rules = f'Open Images Challenge metric, ground truth expanded, {labels}, group-of weight 1'
-        detections = 'expanded' if self.expand_detections else 'as predicted'
-        return (
-            f'{rules}, detections {detections}, IoU {self.iou_threshold:g}, {num_images} images, '
-            f'{num_classes} of {len(self.label_names)} classes'
-        )
+        rules = Protocol(self.protocol, self.expand_detections, self.iou_threshold)
+        return rules.describe(len(self.store.image_label) > 0, num_images, num_classes, len(self.label_names))

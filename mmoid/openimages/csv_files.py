@@ -25,7 +25,9 @@ FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
 UNKNOWN = -1
 """A flag that the file does not tell. The official files write -1 too."""
 
-_TEXT = pa.dictionary(pa.int32(), pa.string())
+TEXT = pa.dictionary(pa.int32(), pa.string())
+"""Type of a column in which few values occur many times."""
+
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
@@ -40,19 +42,21 @@ def read_boxes(path: str | Path) -> pa.Table:
         AnnotationError: A column missing, a row that does not parse, a coordinate outside [0, 1], XMin > XMax or
             YMin > YMax, a flag other than -1, 0, 1.
     """
-    columns = {'ImageID': pa.string(), 'LabelName': _TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
-    table = _read(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
+    columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
+    table = read_columns(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
     for name in COORDINATES:
         values = table[name].to_numpy()
         complaint = f'{name} = {{{name}:g}} is outside [0, 1]; coordinates are fractions of the image size'
-        _require(path, table, (values >= 0) & (values <= 1), complaint)
+        require_rows(path, table, (values >= 0) & (values <= 1), complaint)
     for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
         ordered = table[low].to_numpy() <= table[high].to_numpy()
-        _require(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
+        require_rows(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
     for name in FLAGS:
         if name in table.column_names:
             values = table[name].to_numpy()
-            _require(path, table, (values >= -1) & (values <= 1), f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
+            require_rows(
+                path, table, (values >= -1) & (values <= 1), f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)'
+            )
         else:
             unknown = pa.array(np.full(len(table), UNKNOWN, dtype=np.int8))
             table = table.append_column(name, unknown)
@@ -61,9 +65,9 @@ def read_boxes(path: str | Path) -> pa.Table:
 
 def read_image_labels(path: str | Path) -> pa.Table:
     """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
-    table = _read(path, {'ImageID': pa.string(), 'LabelName': _TEXT, 'Confidence': pa.float32()})
+    table = read_columns(path, {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()})
     values = table['Confidence'].to_numpy()
-    _require(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
+    require_rows(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
     return table
 
 
@@ -75,7 +79,7 @@ def read_classes(path: str | Path) -> list[tuple[str, str]]:
         that names are unique too.
     """
     rows: list[tuple[str, str, int]] = []
-    with _open_text(path) as stream:
+    with open_text(path) as stream:
         for fields in (reader := csv.reader(stream)):
             if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
                 continue
@@ -101,7 +105,7 @@ def read_image_sizes(path: str | Path) -> pa.Table:
     Returns:
         Columns ``image_id`` (string), ``width`` and ``height`` (int32, >= 1).
     """
-    header = _read_header(path)
+    header = read_header(path)
     spellings = {
         'image_id': ('image_id', 'ImageID', 'ImageId'),
         'width': ('width', 'image_w', 'Width'),
@@ -113,16 +117,18 @@ def read_image_sizes(path: str | Path) -> pa.Table:
         if not found:
             raise AnnotationError(f'{path}: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
         names[target] = found[0]
-    table = _read(path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()})
+    table = read_columns(
+        path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()}
+    )
     table = table.select(list(names.values())).rename_columns(list(names))
     for name in ('width', 'height'):
-        _require(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
+        require_rows(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
     return table
 
 
 def line_of_class(path: str | Path, label_name: str) -> int:
     """Line number, from 1, of a class that :func:`read_classes` has read."""
-    with _open_text(path) as stream:
+    with open_text(path) as stream:
         for fields in (reader := csv.reader(stream)):
             if fields and fields[0] == label_name:
                 return reader.line_num
@@ -131,7 +137,7 @@ def line_of_class(path: str | Path, label_name: str) -> int:
 
 def line_of_row(path: str | Path, row: int) -> int:
     """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
-    with _open_text(path) as stream:
+    with open_text(path) as stream:
         reader = csv.reader(stream)
         found = -1  # the header
         for fields in reader:
@@ -141,10 +147,20 @@ def line_of_row(path: str | Path, row: int) -> int:
     raise IndexError(f'{path} has fewer than {row + 1} rows')
 
 
-def _read(
+def read_columns(
     path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
 ) -> pa.Table:
-    header = _read_header(path)
+    """Reads some columns of a CSV file.
+
+    Args:
+        path: The file, .csv or .csv.gz.
+        required: Types of columns that must be there.
+        optional: Types of columns that are read where they are there.
+
+    Raises:
+        AnnotationError: A column missing, a row that does not parse, an empty field.
+    """
+    header = read_header(path)
     missing = [name for name in required if name not in header]
     if missing:
         raise AnnotationError(f'{path}:1: has no column {missing[0]!r}; it has {", ".join(header)}')
@@ -158,7 +174,7 @@ def _read(
             ),
         )
     except pa.ArrowInvalid as error:
-        raise AnnotationError(_first_bad_row(path, types) or f'{path}: {error}') from error
+        raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
     for name in types:
         if table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
@@ -166,8 +182,9 @@ def _read(
     return table.unify_dictionaries()
 
 
-def _read_header(path: str | Path) -> list[str]:
-    with _open_text(path) as stream:
+def read_header(path: str | Path) -> list[str]:
+    """Names of the columns."""
+    with open_text(path) as stream:
         header = next(csv.reader(stream), None)
     if not header:
         raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
@@ -175,16 +192,21 @@ def _read_header(path: str | Path) -> list[str]:
 
 
 @contextmanager
-def _open_text(path: str | Path) -> Iterator[IO[str]]:
+def open_text(path: str | Path) -> Iterator[IO[str]]:
+    """Opens a CSV file, .csv or .csv.gz, for Python's ``csv``; what goes wrong becomes an AnnotationError."""
+    # A field may hold all detections of an image; 131,072 characters, the limit at first, are some 2,300.
+    limit = csv.field_size_limit(1 << 30)
     try:
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
             yield stream
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
+    finally:
+        csv.field_size_limit(limit)
 
 
-def _require(path: str | Path, table: pa.Table, holds: np.ndarray, complaint: str) -> None:
+def require_rows(path: str | Path, table: pa.Table, holds: np.ndarray, complaint: str) -> None:
     """Raises for the first row where ``holds`` is False; ``complaint`` is a format string over its columns."""
     if not holds.all():
         row = int(np.argmin(holds))
@@ -192,13 +214,13 @@ def _require(path: str | Path, table: pa.Table, holds: np.ndarray, complaint: st
         raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint.format(**values)}')
 
 
-def _first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
+def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
     """Finds what Arrow refused, once more and slowly, because Arrow does not tell the line."""
     kinds: dict[str, Callable[[str], object]] = {
         name: int if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
         for name, dtype in types.items()
     }
-    with _open_text(path) as stream:
+    with open_text(path) as stream:
         reader = csv.reader(stream)
         header = next(reader)
         for fields in reader:
@@ -236,7 +258,7 @@ def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
 
 def index_of(values: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
     """(R,) int32 position of every value of a dictionary column in ``names``, -1 where it is not there."""
-    column = _one_array(values, _TEXT)
+    column = _one_array(values, TEXT)
     positions = pc.index_in(column.dictionary, pa.array(names, pa.string())).fill_null(-1)
     return positions.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
 

@@ -1,0 +1,143 @@
+"""The tools around predictions, run as a person runs them: evaluate, submit, fuse, plot."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.prediction_files import read_predictions
+from mmoid.openimages.predictions import PredictionStore
+from tests.official_files import LABEL_NAMES, write_files
+from tests.openimages.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
+from tests.openimages.test_evaluation import CASES, assert_official
+from tests.shared_data import SHARED
+
+ROOT = Path(__file__).parents[2]
+IDS = ['b1', 'a0', 'c2', 'd3']
+
+
+def run_tool(name, *arguments):
+    return subprocess.run(
+        [sys.executable, f'tools/{name}.py', *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'COLUMNS': '140'},
+    )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_evaluate_predictions_gives_the_official_figures(name, tmp_path):
+    folder = SHARED / 'metric-cases' / name
+    if not folder.is_dir():
+        pytest.skip(f'needs {folder}')
+    for protocol in ('challenge', 'v2_unexpanded') if name == CASES[0] else ('challenge',):
+        done = run_tool(
+            'evaluate_predictions', '--boxes', folder / 'boxes.csv', '--labels', folder / 'labels.csv',
+            '--classes', folder / 'classes.csv', '--hierarchy', folder / 'hierarchy.json',
+            '--predictions', folder / 'predictions.csv', '--protocol', protocol.removesuffix('_unexpanded'),
+            '--out', tmp_path / 'out.json', '--table', tmp_path / 'out.csv',
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        figures = json.loads((tmp_path / 'out.json').read_text())
+        assert_official(figures, folder, protocol)
+        assert done.stdout.splitlines()[-1] == f'mAP {figures["mAP"]:.4f} ({figures["protocol"]})'
+        with (tmp_path / 'out.csv').open(newline='') as stream:
+            table = {row['LabelName']: row for row in csv.DictReader(stream)}
+        assert {name: float(row['AP']) if row['AP'] else None for name, row in table.items()} == figures['AP']
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = write_files(tmp_path / 'official')
+    convert(tmp_path / 'prepared', **files)
+    return files
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    rows = [row._replace(image=IDS[int(row.image[-1])]) for row in random_rows(rng, 4)]
+    rows += [Row('b1', 0, 0.99, (0.1, 0.2, 0.5, 0.6)), Row('c2', 2, 0.98, (0.25, 0.25, 0.75, 0.75))]
+    return sorted(rows, key=lambda row: (IDS.index(row.image), -row.score))
+
+
+def evaluate(*arguments):
+    done = run_tool('evaluate_predictions', *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_submission_with_ancestors_is_worth_what_expanded_detections_are(files, rows, tmp_path):
+    make_store(tmp_path / 'predictions', rows, IDS)
+    (tmp_path / 'images.csv').write_text('ImageId,PredictionString\n' + ''.join(f'{name},\n' for name in [*IDS, 'z9']))
+    done = run_tool('make_submission', tmp_path / 'predictions', '--out', tmp_path / 'submission.csv', '--images',
+                    tmp_path / 'images.csv', '--hierarchy', files['hierarchy'], '--expand-detections')  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'read back: every row as it was meant' in done.stdout
+    assert read_predictions(tmp_path / 'submission.csv').image_ids() == [*IDS, 'z9']
+    cells = [[cell.strip() for cell in line.strip('│').split('│')] for line in done.stdout.splitlines()]
+    assert ['images', '5'] in cells and ['images without predictions', '1'] in cells
+    store = ('--store', tmp_path / 'prepared')
+    submitted = evaluate('--predictions', tmp_path / 'submission.csv', *store)
+    expanded = evaluate('--predictions', tmp_path / 'predictions', *store, '--expand-detections')
+    assert submitted.replace('as predicted', 'expanded') == expanded
+
+    refused = run_tool('make_submission', tmp_path / 'predictions', '--out', tmp_path / 'submission.csv')
+    assert refused.returncode == 1 and 'submission.csv: exists already; give --overwrite' in refused.stderr
+    refused = run_tool('make_submission', tmp_path / 'predictions', '--out', tmp_path / 'other.csv', '--images',
+                       tmp_path / 'images.csv', '--missing-images', 'error')  # fmt: skip
+    assert refused.returncode == 1 and "does not have 1 of the 5 images, first 'z9'" in refused.stderr
+
+
+def test_an_ensemble_of_a_folder_and_a_csv_is_written_evaluated_and_plotted(files, rows, tmp_path):
+    make_store(tmp_path / 'one', rows, IDS)
+    (tmp_path / 'two.csv').write_text(rows_csv([row._replace(score=row.score / 2) for row in rows]))
+    (tmp_path / 'weights.csv').write_text('LabelName,one,two\n/m/apple,0,1\n')
+    # The CSV does not name an image without detections.
+    done = run_tool('ensemble', tmp_path / 'one', tmp_path / 'two.csv', '--out', tmp_path / 'fused', '--method', 'wbf',
+                    '--weights', 3, 1, '--class-weights', tmp_path / 'weights.csv', '--store', tmp_path / 'prepared',
+                    '--missing', 'keep', '--workers', 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'detections fused' in done.stdout
+    fused = PredictionStore(tmp_path / 'fused')
+    assert fused.label_names == tuple(LABEL_NAMES) and fused.image_ids() == IDS
+    scores = {row.label: row.score for row in rows_of(fused)[::-1] if row.image == 'b1'}
+    assert scores[0] <= 0.5, 'the first set has no vote on apples'
+    assert not list(tmp_path.glob('fused.*'))
+    refused = run_tool('ensemble', tmp_path / 'one', '--out', tmp_path / 'fused')
+    assert refused.returncode == 1 and 'fused: exists already; give --overwrite' in refused.stderr
+
+    for name in ('one', 'fused'):
+        evaluate('--store', tmp_path / 'prepared', '--predictions', tmp_path / name, '--out', tmp_path / f'{name}.json')
+    done = run_tool('plot_class_ap', tmp_path / 'one.json', tmp_path / 'fused.json', '--store', tmp_path / 'prepared',
+                    '--out', tmp_path / 'ap.png', '--names', 'one', 'both')  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    first, second = (json.loads((tmp_path / f'{name}.json').read_text())['mAP'] for name in ('one', 'fused'))
+    assert done.stdout.splitlines()[0] == f'4 classes, mAP {first:.4f} (one), {second:.4f} (both)'
+    with Image.open(tmp_path / 'ap.png') as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'message'),
+    [
+        ('evaluate_predictions', ['--predictions', 'x.csv', '--boxes', 'b.csv'], '--classes: needed, unless --store'),
+        ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 's', '--labels', 'l'], 'leave --labels out'),
+        ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 'nowhere'], 'error: nowhere: no such folder'),
+        ('make_submission', ['nowhere.csv', '--out', 'o'], 'error: nowhere.csv: cannot be read'),
+        ('ensemble', ['nowhere', '--out', 'o'], 'error: nowhere: no such folder'),
+        ('plot_class_ap', ['a.json', 'b.json', '--store', 'nowhere', '--out', 'o'], 'error: nowhere: no such folder'),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(tool, arguments, message):
+    done = run_tool(tool, *arguments)
+    assert done.returncode in (1, 2) and message in done.stderr.splitlines()[-1]
