@@ -33,6 +33,7 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
             training need the same number.
         expand_hierarchy: Count an image for the ancestors of its classes too.
         seed: Of the draws; one that all ranks share is made if None.
+        shuffle: True, which the sampler of a stock config has beside its ``type``.
 
     Raises:
         ValueError: λ < 0 or not finite, ``samples_per_epoch`` < 1 or no integer, no class with an image, a data set
@@ -46,7 +47,10 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         samples_per_epoch: int | None = None,
         expand_hierarchy: bool = True,
         seed: int | None = None,
+        shuffle: bool = True,
     ) -> None:
+        if not shuffle:
+            raise ValueError('sampler.shuffle = False: this sampler draws at random; use DefaultSampler for an order')
         if not 0 <= balance < math.inf:
             raise ValueError(f'sampler.balance (λ) must be >= 0, got {balance}; 0.7 is the best of the paper')
         if samples_per_epoch is not None and not (isinstance(samples_per_epoch, int) and samples_per_epoch >= 1):

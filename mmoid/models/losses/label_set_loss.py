@@ -41,6 +41,7 @@ class LabelSetLoss(nn.Module, ABC):
         reduction: ``mean``, ``sum`` or ``none``.
 
     Attributes:
+        hierarchy, classes: As given, for a RoI sampler that has none of its own.
         label_names: MIDs by class index, or None where nothing tells them.
         initial_score: Score that an untrained head shall give each class; None leaves the head as it is.
     """
@@ -73,6 +74,7 @@ class LabelSetLoss(nn.Module, ABC):
         self.num_classes = num_classes
         self.loss_weight = loss_weight
         self.reduction = reduction
+        self.hierarchy, self.classes = hierarchy, classes
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls')
         self.missing_store: str | None = None
         buffer = None

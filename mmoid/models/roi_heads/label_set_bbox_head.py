@@ -13,6 +13,8 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
+from mmoid.models.losses.label_set_loss import LabelSetLoss
+
 
 @MODELS.register_module()
 class LabelSetBBoxHead(ConvFCBBoxHead):
@@ -22,14 +24,39 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
     losses work unchanged. Class-specific regression learns for every label of the set, class-agnostic regression once.
     Targets that Cascade R-CNN passes on to refine boxes stay mmdet's own.
 
+    In a stock config the ``type`` of the head and that of ``loss_cls`` are all that has to change: a loss of mmoid gets
+    the number of classes from here.
+
     Args:
         num_shared_fcs: Shared fully connected layers; 2 makes it the ``Shared2FCBBoxHead`` of Faster R-CNN.
         fc_out_channels: Their width.
+        num_classes: C, without background.
+        loss_cls: Config of the classification loss.
         **kwargs: As for ``ConvFCBBoxHead``.
     """
 
-    def __init__(self, num_shared_fcs: int = 2, fc_out_channels: int = 1024, **kwargs: Any) -> None:
-        super().__init__(num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, **kwargs)
+    def __init__(
+        self,
+        num_shared_fcs: int = 2,
+        fc_out_channels: int = 1024,
+        num_classes: int = 80,
+        loss_cls: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if loss_cls is not None:
+            kwargs['loss_cls'] = self.completed(loss_cls, num_classes)
+        super().__init__(
+            num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs
+        )
+
+    @staticmethod
+    def completed(loss_cls: dict, num_classes: int) -> dict:
+        """The config of a loss; that of one of mmoid's gets C, and loses what a stock cross-entropy left behind."""
+        kind = MODELS.get(loss_cls['type']) if isinstance(loss_cls['type'], str) else loss_cls['type']
+        if not (isinstance(kind, type) and issubclass(kind, LabelSetLoss)):
+            return loss_cls
+        own = {key: value for key, value in loss_cls.items() if key != 'use_sigmoid'}  # the type decides that
+        return {'num_classes': num_classes, **own}
 
     def init_weights(self) -> None:
         super().init_weights()

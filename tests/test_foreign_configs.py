@@ -1,0 +1,202 @@
+"""What docs/foreign_configs.md shows works as it stands there, in stock configs of mmdet, on small data."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmoid.openimages.coco.exporting import export_coco
+from mmoid.openimages.store import AnnotationStore
+from tests.checkpoints import read_checkpoint
+
+GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()
+FASTER, CASCADE, LIBRA, DATA, _ = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
+OPTIONS = re.search(r'HEAD=.*?(?=```)', GUIDE, re.DOTALL)[0]
+TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
+# R-18 at an eighth of its width, two steps on pictures of 96 pixels, then a validation.
+SMALL = {
+    'model.backbone.depth': 18,
+    'model.backbone.base_channels': 8,
+    'model.backbone.init_cfg': None,
+    'model.backbone.frozen_stages': -1,
+    'model.rpn_head.in_channels': 16,
+    'model.rpn_head.feat_channels': 16,
+    'model.roi_head.bbox_roi_extractor.out_channels': 16,
+    'train_cfg.max_epochs': 1,
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.dataset.indices': 4,
+    'train_dataloader.dataset.pipeline.2.scale': (96, 96),
+    'val_dataloader.dataset.pipeline.1.scale': (96, 96),
+    'val_dataloader.dataset.indices': 4,
+    'default_hooks.logger.interval': 1,
+    **{f'{loader}.{key}': value for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+       for key, value in (('num_workers', 0), ('persistent_workers', False))},
+}  # fmt: skip
+NECK = {'in_channels': [8, 16, 32, 64], 'out_channels': 16}
+HEAD = {'in_channels': 16, 'fc_out_channels': 32}
+
+
+def small(several_necks=False, several_heads=False):
+    """``SMALL`` with the widths of neck and head, which some configs have in lists."""
+    neck, head = 'model.neck' + '.0' * several_necks, 'model.roi_head.bbox_head'
+    heads = [f'{head}.{k}' for k in range(3)] if several_heads else [head]
+    extra = {'model.neck.1.in_channels': 16} if several_necks else {}
+    if several_heads:
+        extra |= {f'{head}.{k}.fc_out_channels': 32 for k in range(3)}
+    return {
+        **SMALL,
+        **{f'{neck}.{key}': value for key, value in NECK.items()},
+        **{f'{name}.{key}': value for name in heads for key, value in HEAD.items()},
+        **extra,
+    }
+
+
+def user_config(folder, data_root, text, options):
+    """The user's file with the text of the guide, for the data at hand, and its small variant as one file."""
+    store = AnnotationStore(data_root / 'train')
+    text = text.replace('data/openimages', str(data_root)).replace('=500', f'={store.num_classes}')
+    (folder / 'mine.py').write_text(text)
+    cfg = Config.fromfile(folder / 'mine.py')
+    cfg.merge_from_dict(options)
+    cfg.work_dir = str(folder / 'work')
+    cfg.dump(folder / 'small.py')
+    return cfg
+
+
+def with_our_data(text):
+    """The guide's detector with the guide's data, in one file; the sampler of the first stays."""
+    balance = text.rindex('train_dataloader = ')
+    return text[:balance] + DATA + text[balance:].replace('train_dataloader = dict(', 'train_dataloader.update(')
+
+
+def of_coco(data_root, folder):
+    """Options that give mmdet's CocoDataset and CocoMetric the small data."""
+    options = {}
+    for loader, split in (('train_dataloader', 'train'), ('val_dataloader', 'validation')):
+        store = AnnotationStore(data_root / split)
+        export_coco(store, folder / f'{split}.json')
+        options |= {
+            f'{loader}.dataset.data_root': '',
+            f'{loader}.dataset.ann_file': str(folder / f'{split}.json'),
+            f'{loader}.dataset.data_prefix.img': str(store.image_folder),
+            f'{loader}.dataset.metainfo': dict(classes=store.class_names),
+        }
+    return {**options, 'val_evaluator.ann_file': str(folder / 'validation.json')}
+
+
+def train(cfg, folder):
+    """Two steps and a validation by mmengine's Runner; what was logged."""
+    cfg.experiment_name = cfg.visualizer.name = folder.name  # a second run of that name would go on in the first's log
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    (file,) = (folder / 'work').glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return runner, [line for line in lines if 'loss' in line], lines[-1]
+
+
+def heads_and_samplers(runner):
+    roi_head = runner.model.roi_head
+    if isinstance(roi_head.bbox_sampler, list):
+        return list(roi_head.bbox_head), roi_head.bbox_sampler
+    return [roi_head.bbox_head], [roi_head.bbox_sampler]
+
+
+def check_modules(runner, data_root, wrapped):
+    store = AnnotationStore(data_root / 'train')
+    heads, samplers = heads_and_samplers(runner)
+    assert all(type(head.loss_cls).__name__ == 'ConcurrentSoftmaxLoss' for head in heads)
+    assert all(head.loss_cls.rates.any() and head.num_classes == store.num_classes for head in heads)
+    for sampler in samplers:
+        assert type(sampler.sampler).__name__ == wrapped and sampler.num_classes == store.num_classes
+        assert (sampler._closure.sum() - store.num_classes).item() == store.hierarchy.ancestor_matrix.sum() > 0
+    assert type(runner.train_dataloader.batch_sampler.sampler).__name__ == 'SoftBalanceClassAwareSampler'
+
+
+def test_faster_rcnn_with_our_data(tiny_data, tmp_path):
+    cfg = user_config(tmp_path, tiny_data, with_our_data(FASTER), small())
+    runner, steps, validation = train(cfg, tmp_path)
+    check_modules(runner, tiny_data, 'RandomSampler')
+    assert runner.model.roi_head.bbox_sampler.sampler.num == 512, "the stock sampler's own values stay"
+    assert len(steps) == 2 and all(step['loss_cls'] > 0 for step in steps)
+    assert 0 <= validation['openimages/mAP'] <= 1
+
+
+def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
+    options = {**small(several_heads=True), **of_coco(tiny_data, tmp_path)}
+    runner, steps, validation = train(user_config(tmp_path, tiny_data, CASCADE, options), tmp_path)
+    check_modules(runner, tiny_data, 'RandomSampler')
+    assert len(steps) == 2 and all(step[f's{k}.loss_cls'] > 0 for step in steps for k in range(3))
+    assert 'coco/bbox_mAP' in validation
+
+
+def test_libra_rcnn_keeps_its_own_roi_sampler(tiny_data, tmp_path):
+    cfg = user_config(tmp_path, tiny_data, with_our_data(LIBRA), small(several_necks=True))
+    runner, steps, _ = train(cfg, tmp_path)
+    check_modules(runner, tiny_data, 'CombinedSampler')
+    assert type(runner.model.roi_head.bbox_head.loss_bbox).__name__ == 'BalancedL1Loss'
+    assert len(steps) == 2 and all(step['loss_cls'] > 0 for step in steps)
+
+
+def test_dynamic_rcnn_by_the_options_of_the_command_line(tiny_data, tmp_path):
+    words = OPTIONS.replace('\\\n', '').replace('$HEAD', 'model.roi_head.bbox_head')
+    options = dict(word.split('=') for word in words.split('--cfg-options')[1].split())
+    options = {key: float(value) if value.replace('.', '').isdigit() else value for key, value in options.items()}
+    options['model.test_cfg.rcnn.max_per_img'] = int(options['model.test_cfg.rcnn.max_per_img'])
+    options = {key: value.replace('data/openimages', str(tiny_data)) if isinstance(value, str) else value
+               for key, value in options.items()}  # fmt: skip
+    options['model.roi_head.bbox_head.num_classes'] = AnnotationStore(tiny_data / 'train').num_classes
+    base = "_base_ = 'mmdet::dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py'\n"
+    cfg = user_config(tmp_path, tiny_data, base, {**options, **small(), **of_coco(tiny_data, tmp_path)})
+    runner, steps, validation = train(cfg, tmp_path)
+    check_modules(runner, tiny_data, 'RandomSampler')
+    assert type(runner.model.roi_head).__name__ == 'DynamicRoIHead'
+    assert len(steps) == 2 and all(step['loss_cls'] > 0 for step in steps) and 'coco/bbox_mAP' in validation
+
+
+INFERENCE = """
+import sys
+import torch
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+config, checkpoint, picture = sys.argv[1:]
+assert 'mmoid' not in sys.modules
+model = init_detector(config, checkpoint, device='cpu')
+found = inference_detector(model, picture).pred_instances
+inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
+again = inferencer(picture, no_save_vis=True, no_save_pred=True)['predictions'][0]
+assert model.roi_head.bbox_head.loss_cls.rates.any()
+assert len(found) and torch.allclose(found.scores, torch.tensor(again['scores'])), (found.scores, again['scores'])
+alone = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)  # the config is in the checkpoint
+assert alone(picture, no_save_vis=True, no_save_pred=True)['predictions'][0]['scores'] == again['scores']
+"""
+
+
+def fresh(folder, *command):
+    """Runs Python in another folder, in an environment that knows no more than that mmoid is installed."""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', *map(str, command)], cwd=folder, text=True, capture_output=True, timeout=400,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_mmdets_own_tools_train_and_test_it_and_its_apis_infer(tiny_data, tmp_path):
+    """As `mim train mmdet` and `mim test mmdet` do: mim starts these very files of the installed mmdet."""
+    options = {**small(), 'model.test_cfg.rcnn.score_thr': 0.0}
+    user_config(tmp_path, tiny_data, with_our_data(FASTER), options)
+    fresh(tmp_path, TOOLS / 'train.py', 'small.py', '--work-dir', 'run')
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    assert 'roi_head.bbox_head.loss_cls.rates' in read_checkpoint(checkpoint)['state_dict']
+    printed = fresh(tmp_path, TOOLS / 'test.py', 'small.py', checkpoint, '--work-dir', 'tested')
+    assert 'openimages/mAP' in printed
+    store = AnnotationStore(tiny_data / 'validation')
+    picture = store.image_folder / store.file_name(0)
+    text = (tmp_path / 'small.py').read_text().replace(str(tiny_data), '/nowhere')
+    (tmp_path / 'without_data.py').write_text(text)
+    fresh(tmp_path, '-c', INFERENCE, 'without_data.py', checkpoint, picture)
