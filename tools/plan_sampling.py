@@ -41,7 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (as many as images with boxes)')
     parser.add_argument('--no-expand', action='store_true', help='do not count images for ancestors of their classes')
     parser.add_argument('--count', action='store_true', help='make the real draws and count them')
-    parser.add_argument('--seed', type=int, default=0, help='of the real draws; randomness.seed of the config (0)')
+    parser.add_argument('--seed', type=int, default=0, help=(
+        'of the real draws: randomness.seed of the config, plus the epochs before the stage (0)'))  # fmt: skip
     parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
     return parser.parse_args()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sized
+from dataclasses import replace
 
 import numpy as np
 from mmdet.registry import DATA_SAMPLERS
@@ -62,7 +63,7 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         self.dataset = dataset
         self.balance = balance
         self.seed = sync_random_seed() if seed is None else seed
-        self.epoch = 0
+        self.epoch = self.first_epoch = 0
         self._stop, self._images = class_image_lists(dataset, expand_hierarchy)
         if not len(self._images):
             raise ValueError(
@@ -77,9 +78,19 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         )
         self.num_samples = math.ceil(self.draws.draws_per_epoch / self.world_size)
 
+    def begin_at(self, epoch: int) -> None:
+        """Lets the series begin with this epoch, the first in which the sampler is used.
+
+        :class:`mmoid.HybridSchedule` calls it for each stage. Else a stage would begin in the middle of the walks
+        through the images of the classes, so that some come again before others have come. What an earlier stage has
+        drawn says nothing about this one: its series has another seed, ``seed`` + ``epoch``.
+        """
+        self.first_epoch = epoch
+        self.draws = replace(self.draws, seed=self.seed + epoch)
+
     def __iter__(self) -> Iterator[int]:
         """Indices of this rank in the epoch given by :meth:`set_epoch`."""
-        label, position = self.draws.epoch(self.epoch)
+        label, position = self.draws.epoch(self.epoch - self.first_epoch)
         first = self._stop - self.draws.image_counts
         indices = self._images[first[label] + position]
         everywhere = np.resize(indices, self.num_samples * self.world_size)  # repeats from the start

@@ -117,6 +117,22 @@ def test_all_images_of_a_class_come_before_one_comes_again_across_epochs(real_da
     assert any(len(images) > 2 * n > 10 for images, n in zip(series, real_data.class_image_counts()))
 
 
+def test_a_sampler_that_is_first_used_later_begins_its_series_then(real_data):
+    late = sampler(real_data, balance=0.7, samples_per_epoch=9973)
+    late.begin_at(14)
+    first = sampler(real_data, balance=0.7, samples_per_epoch=9973, seed=14)
+    counts = [Counter() for _ in real_data.metainfo['classes']]
+    for epoch in range(3):
+        late.set_epoch(14 + epoch)
+        first.set_epoch(epoch)
+        assert list(late) == list(first)
+        for label, image in zip(late.draws.epoch(epoch)[0], late):
+            counts[label][image] += 1
+    for count, n in zip(counts, real_data.class_image_counts()):
+        seen = [*count.values(), *[0] * (n - len(count))]  # no image a second time before all came once
+        assert not seen or max(seen) - min(seen) <= 1
+
+
 def test_the_series_depends_on_seed_and_epoch_alone(data):
     one, other = sampler(data), sampler(data)
     one.set_epoch(3)
