@@ -78,13 +78,13 @@ def _times(ax: Axes, title: str, in_sequence: int) -> None:
     ax.axhline(in_sequence, color='#808080', lw=1, ls='--', zorder=0)
     ax.annotate('in sequence', (1, in_sequence), (-4, -3), xycoords=('axes fraction', 'data'),
                 textcoords='offset points', ha='right', va='top', fontsize=8, color='#606060')  # fmt: skip
-    ax.legend(loc='upper left', fontsize=8)
+    ax.legend(loc='upper left', fontsize=8, markerscale=2.5)
 
 
 def _shares(ax: Axes, title: str) -> None:
     _finish(ax, title)
     ax.set_ylim(bottom=-0.02 * max(ax.dataLim.ymax, 0.01), top=1.05 * max(ax.dataLim.ymax, 0.01))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if ax.dataLim.ymax > 0.05 else 1))
 
 
 def _finish(ax: Axes, title: str) -> None:
