@@ -102,9 +102,9 @@ def main() -> None:
     try:
         store = AnnotationStore(args.store)
         rates = (rates_of_predictions if args.predictions else rates_of_annotations)(args, store)
-    except (AnnotationError, ValueError) as error:
+        save_rates(args.out, rates, store.label_names)
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    save_rates(args.out, rates, store.label_names)
     source = f', from {args.predictions}' if args.predictions else ''
     print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{source}')
 

@@ -52,7 +52,7 @@ def main() -> None:
                 overwrite=args.overwrite,
                 progress=progress,
             )
-    except AnnotationError as error:
+    except (AnnotationError, OSError) as error:
         sys.exit(f'error: {error}')
     print_summary(summary, args.out)
 

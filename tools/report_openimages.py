@@ -61,7 +61,7 @@ def main() -> None:
                 coco=coco,
                 progress=progress,
             )
-    except (AnnotationError, ValueError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     table = Table(title=args.store, show_header=False)
     for name, value in headlines(store, statistics, confusion):

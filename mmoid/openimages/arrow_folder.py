@@ -43,25 +43,36 @@ def write_folder(
         AnnotationError: Something is there that may not be replaced.
     """
     with write_together([path], overwrite) as (temporary,):
-        for name, table in tables.items():
-            _write_table(temporary / f'{name}.arrow', table)
-        text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
-        (temporary / METADATA).write_text(text)
+        write_tables(temporary, tables, format_name, version, metadata)
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, pa.Table], format_name: str, version: int, metadata: Mapping[str, Any]
+) -> None:
+    """Writes what :func:`write_folder` writes into a folder that is there."""
+    for name, table in tables.items():
+        _write_table(folder / f'{name}.arrow', table)
+    text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
+    (folder / METADATA).write_text(text)
 
 
 @contextmanager
-def write_together(paths: Sequence[str | Path], overwrite: bool = False) -> Iterator[list[Path]]:
+def write_together(
+    paths: Sequence[str | Path], overwrite: bool = False, scratch: str | Path | None = None
+) -> Iterator[list[Path]]:
     """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
 
     Args:
         paths: The new folders.
         overwrite: Replace folders of ours that are there.
+        scratch: Where they are until then, on the same file system; None: beside their paths. What a killed process
+            leaves there goes with this folder.
 
     Raises:
         AnnotationError: Something is there that may not be replaced.
     """
     new = [Path(path) for path in paths]
-    temporary = [path.with_name(f'.{path.name}.writing-{os.getpid()}') for path in new]
+    temporary = [Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}' for path in new]
     for path in new:
         require_replaceable(path, overwrite)
     try:
@@ -79,6 +90,9 @@ def write_together(paths: Sequence[str | Path], overwrite: bool = False) -> Iter
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
     """Raises unless ``path`` is free, empty, or a folder of ours that may be replaced. Call it before long work."""
     path = Path(path)
+    home = next(folder for folder in path.absolute().parents if folder.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        raise AnnotationError(f'{path}: cannot be written, because {home} is no folder that may be; give another --out')
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / METADATA).is_file():

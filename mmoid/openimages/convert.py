@@ -67,7 +67,9 @@ def convert(
         AnnotationError: Anything that does not fit, by file and line.
     """
     if images is None and image_sizes is None:
-        raise AnnotationError('images and image_sizes are both missing; sizes must come from one of them')
+        raise AnnotationError(
+            'images and image_sizes (--images, --image-sizes) are both missing; sizes must come from one of them'
+        )
     out = Path(out)
     require_replaceable(out, overwrite)
     sources = [path for path in (boxes, classes, hierarchy, image_labels, image_sizes) if path is not None]
@@ -89,6 +91,7 @@ def convert(
         image_ids, box_rows, label_rows = _drop_other_classes(image_ids, box_rows, label_rows, summary)
         file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
         image_ids, box_rows, label_rows = _drop_images(image_ids, box_rows, label_rows, keep, summary)
+        _require_images(image_ids, boxes, summary)
         progress('writing', 0, 1)
         tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
         summary.count(tables)
@@ -173,6 +176,12 @@ def _drop_images(
     return image_ids.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
 
 
+def _require_images(image_ids: pa.Array, boxes: str | Path, summary: Summary) -> None:
+    if len(image_ids) == 0:
+        dropped = ''.join(f'; dropped: {count:,} {what}' for what, count in summary.dropped.items())
+        raise AnnotationError(f'{boxes}: no image is left to make a store of{dropped or "; the file has no rows"}')
+
+
 def _locate(
     image_ids: pa.Array,
     images: str | Path | None,
@@ -194,7 +203,7 @@ def _locate(
             first = image_ids[int(np.argmin(keep))].as_py()
             raise AnnotationError(
                 f'{images}: has no picture of {int((~keep).sum())} of the {len(image_ids)} annotated images, first '
-                f"{first!r}; complete the folder, or leave them out with missing_images='drop'"
+                f"{first!r}; complete the folder, or leave them out with missing_images='drop' (--missing-images drop)"
             )
         file_names = pa.array(list(found.values()), pa.string()).take(row.drop_null())
     if image_sizes is None:
@@ -206,10 +215,26 @@ def _locate(
 
 
 def _sizes_from_csv(path: str | Path, image_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    table = read_image_sizes(path)
+    table = _without_repetitions(path, read_image_sizes(path))
     row = pc.index_in(image_ids, table['image_id'].combine_chunks())
     if row.null_count:
         first = image_ids[pc.index(pc.is_null(row), True).as_py()].as_py()
         raise AnnotationError(f'{path}: has no size of {row.null_count} annotated images, first {first!r}')
     rows = row.to_numpy()
     return table['width'].to_numpy()[rows], table['height'].to_numpy()[rows]
+
+
+def _without_repetitions(path: str | Path, sizes: pa.Table) -> pa.Table:
+    """Each image once; the same line twice is no harm, two sizes of one image are."""
+    if pc.count_distinct(sizes['image_id']).as_py() == len(sizes):
+        return sizes
+    once = sizes.group_by(sizes.column_names).aggregate([])
+    if pc.count_distinct(once['image_id']).as_py() < len(once):
+        first: dict[str, tuple[int, int]] = {}
+        for row, (image_id, *size) in enumerate(zip(*(sizes[name].to_pylist() for name in sizes.column_names))):
+            if first.setdefault(image_id, tuple(size)) != tuple(size):
+                raise AnnotationError(
+                    f'{path}:{line_of_row(path, row)}: image {image_id!r} is {size[0]} x {size[1]} here and '
+                    f'{first[image_id][0]} x {first[image_id][1]} before'
+                )
+    return once

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,12 +159,13 @@ def read_columns(
         optional: Types of columns that are read where they are there.
 
     Raises:
-        AnnotationError: A column missing, a row that does not parse, an empty field.
+        AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
     """
     header = read_header(path)
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise AnnotationError(f'{path}:1: has no column {missing[0]!r}; it has {", ".join(header)}')
+    for name in (*required, *(optional or {})):
+        if header.count(name) != 1 and (name in required or name in header):
+            fault = 'twice the column' if name in header else 'no column'
+            raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
     types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
     try:
         table = pa_csv.read_csv(
@@ -175,6 +177,8 @@ def read_columns(
         )
     except pa.ArrowInvalid as error:
         raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
+    except OSError as error:  # a compressed file that is cut off
+        raise AnnotationError(f'{path}: cannot be read to the end ({error})') from error
     for name in types:
         if table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
@@ -200,7 +204,7 @@ def open_text(path: str | Path) -> Iterator[IO[str]]:
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
             yield stream
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # the second and third of gzip
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
     finally:
         csv.field_size_limit(limit)
@@ -217,7 +221,7 @@ def require_rows(path: str | Path, table: pa.Table, holds: np.ndarray, complaint
 def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
     """Finds what Arrow refused, once more and slowly, because Arrow does not tell the line."""
     kinds: dict[str, Callable[[str], object]] = {
-        name: int if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
+        name: _whole(dtype) if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
         for name, dtype in types.items()
     }
     with open_text(path) as stream:
@@ -228,16 +232,27 @@ def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None
                 return f'{path}:{reader.line_num}: has {len(fields)} fields, the header has {len(header)}'
             for name, text in zip(header, fields):
                 if text and name in kinds and not _parses(kinds[name], text):
-                    return f'{path}:{reader.line_num}: {name} = {text!r} is not a number'
+                    return f'{path}:{reader.line_num}: {name} = {text!r} is not {_described(types[name])}'
     return None
 
 
 def _parses(kind: Callable[[str], object], text: str) -> bool:
     try:
         kind(text)
-    except ValueError:
+    except ValueError:  # ArrowInvalid is one
         return False
     return True
+
+
+def _whole(dtype: pa.DataType) -> Callable[[str], object]:
+    return lambda text: pa.scalar(int(text), dtype)  # refuses what does not fit
+
+
+def _described(dtype: pa.DataType) -> str:
+    if not pa.types.is_integer(dtype):
+        return 'a number'
+    limits = np.iinfo(dtype.to_pandas_dtype())
+    return f'a whole number from {limits.min} to {limits.max}'
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:

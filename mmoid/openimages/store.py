@@ -27,11 +27,19 @@ import numpy as np
 import pyarrow as pa
 
 from .arrow_folder import METADATA, column, map_tables, read_metadata, write_folder
+from .errors import AnnotationError
 from .hierarchy import ClassHierarchy
 
 FORMAT = 'mmoid-annotations'
 VERSION = 1
 TABLES = ('classes', 'images', 'boxes', 'labels', 'class_images', 'class_images_expanded')
+STOPS = (
+    ('images', 'box_stop', 'boxes'),
+    ('images', 'label_stop', 'labels'),
+    ('classes', 'image_stop', 'class_images'),
+    ('classes', 'expanded_image_stop', 'class_images_expanded'),
+)
+"""Columns whose last value is the number of rows of another file."""
 
 
 class AnnotationStore:
@@ -50,6 +58,7 @@ class AnnotationStore:
         self.path = Path(path)
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/prepare_openimages.py')
         self._tables = map_tables(self.path, TABLES)
+        self._require_whole()
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return AnnotationStore, (self.path,)
@@ -196,6 +205,19 @@ class AnnotationStore:
 
     def _column(self, table: str, name: str) -> np.ndarray:
         return column(self._tables[table], name)
+
+    def _require_whole(self) -> None:
+        """Raises unless the files belong together; files of two stores in one folder may not."""
+        for owner, stop, table in STOPS:
+            rows = self._tables[table].num_rows
+            if stop not in self._tables[owner].column_names:
+                raise AnnotationError(f'{self.path}/{owner}.arrow: has no column {stop!r}; make {self.path} again')
+            stops = self._column(owner, stop)
+            if (int(stops[-1]) if len(stops) else 0) != rows:
+                raise AnnotationError(
+                    f'{self.path}/{table}.arrow: has {rows:,} rows, but {owner}.arrow tells of another number; the '
+                    f'files are of two stores; make {self.path} again'
+                )
 
 
 def write_store(

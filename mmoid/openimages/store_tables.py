@@ -65,8 +65,8 @@ def store_tables(
     corners = np.empty((len(box_rows), 4))
     for k, name in enumerate(COORDINATES):
         corners[:, k] = box_rows.table[name].to_numpy()[order]
-    stop, images = _image_lists(box_rows.image[order], box_label, num_classes)
-    expanded_stop, expanded_images = _expand_image_lists(stop, images, hierarchy, num_images)
+    stop, images = image_lists(box_rows.image[order], box_label, num_classes)
+    expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy, num_images)
     return {
         'classes': pa.table({
             'label_name': [mid for mid, _ in descriptions],
@@ -106,7 +106,7 @@ def _stops(index: np.ndarray, size: int) -> np.ndarray:
     return np.cumsum(np.bincount(index, minlength=size))
 
 
-def _image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of each class, ascending, each once: (C,) ends, and the lists one after the other, int32.
 
     Args:
@@ -123,10 +123,10 @@ def _image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tupl
     return _stops(label[first], num_classes), image[first].astype(np.int32, copy=False)
 
 
-def _expand_image_lists(
+def expand_image_lists(
     stop: np.ndarray, images: np.ndarray, hierarchy: ClassHierarchy, num_images: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lists of :func:`_image_lists` with every box counted for its ancestors too."""
+    """The lists of :func:`image_lists` with every box counted for its ancestors too."""
     own = np.split(images, stop[:-1])
     lists = []
     for label, is_leaf in enumerate(hierarchy.is_leaf):

@@ -23,6 +23,7 @@ class Summary:
     images_without_boxes: int = 0
     boxes: int = 0
     group_of_boxes: int = 0
+    boxes_of_unknown_group_of: int = 0
     image_labels: int = 0
     classes: int = 0
     classes_with_boxes: int = 0
@@ -34,7 +35,9 @@ class Summary:
         self.images = len(tables['images'])
         self.images_without_boxes = int((boxes_per_image == 0).sum())
         self.boxes = len(tables['boxes'])
-        self.group_of_boxes = int((tables['boxes']['IsGroupOf'].to_numpy() == 1).sum())
+        is_group_of = tables['boxes']['IsGroupOf'].to_numpy()
+        self.group_of_boxes = int((is_group_of == 1).sum())
+        self.boxes_of_unknown_group_of = int((is_group_of == -1).sum())
         self.image_labels = len(tables['labels'])
         self.classes = len(tables['classes'])
         self.classes_with_boxes = int((tables['classes']['box_count'].to_numpy() > 0).sum())

@@ -98,6 +98,34 @@ def test_sizes_from_a_csv_need_no_pictures(tmp_path):
         convert(tmp_path / 'other', **files, image_sizes=tmp_path / 'sizes.csv')
 
 
+def test_two_sizes_of_one_image_are_told(tmp_path):
+    files = write_files(tmp_path / 'official', pictures=False)
+    del files['images']
+    rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
+    (tmp_path / 'sizes.csv').write_text('ImageID,Width,Height\n' + rows + rows)
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    assert AnnotationStore(tmp_path / 'store').width.tolist() == [200, 100, 64, 50]
+    (tmp_path / 'sizes.csv').write_text('ImageID,Width,Height\n' + rows + 'a0,100,201\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv:6: image 'a0' is 100 x 201 here and 100 x 200 before"):
+        convert(tmp_path / 'other', **files, image_sizes=tmp_path / 'sizes.csv')
+
+
+def test_a_store_of_no_image_is_refused(tmp_path):
+    files = write_files(tmp_path / 'official', boxes=BOXES.splitlines()[0] + '\n')
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: no image is left .*; the file has no rows'):
+        convert(tmp_path / 'store', **{**files, 'image_labels': None})
+    for picture in (tmp_path / 'official' / 'images').iterdir():
+        picture.unlink()
+    with pytest.raises(AnnotationError, match=r'no image is left .*; dropped: 2 images without a picture'):
+        convert(tmp_path / 'store', **files, missing_images='drop')
+    assert not (tmp_path / 'store').exists()
+
+
+def test_the_summary_counts_what_the_files_do_not_tell(tmp_path):
+    summary = convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    assert (summary.boxes, summary.group_of_boxes, summary.boxes_of_unknown_group_of) == (5, 1, 1)
+
+
 def test_missing_pictures_are_an_error_or_dropped_and_counted(tmp_path):
     files = write_files(tmp_path / 'official')
     (tmp_path / 'official' / 'images' / 'b1.jpg').unlink()
@@ -189,6 +217,9 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,nan,', r'boxes\.csv:6: XMin = nan is outside \[0, 1\]'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,', r'boxes\.csv:6: has 6 fields, the header has 7'),
         ('c2,/m/fruit,', '\n\nc2,/m/pear,', r"boxes\.csv:8: LabelName '/m/pear' is not among the classes"),
+        ('0.9,-1', '0.9,300', r"boxes\.csv:5: IsGroupOf = '300' is not a whole number from -128 to 127"),
+        ('0.9,-1', '0.9,yes', r"boxes\.csv:5: IsGroupOf = 'yes' is not a whole number"),
+        ('XMax', 'XMin', r"boxes\.csv:1: has twice the column 'XMin'; it has ImageID, LabelName, XMin, XMin"),
         ('0.9,-1', '0.9,2', r'boxes\.csv:5: IsGroupOf = 2 must be 1, 0 or -1'),
         ('XMin', 'Left', r"boxes\.csv:1: has no column 'XMin'; it has ImageID, LabelName, Left"),
         (BOXES, '', r'boxes\.csv: is empty'),
@@ -234,6 +265,9 @@ def test_gzip_and_labels(tmp_path):
     packed = tmp_path / 'boxes.csv.gz'
     packed.write_bytes(gzip.compress(Path(files['boxes']).read_bytes()))
     assert read_boxes(packed).equals(read_boxes(files['boxes']))
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(AnnotationError, match=r'boxes\.csv\.gz: cannot be read'):
+        read_boxes(packed)
     (tmp_path / 'labels.csv').write_text('ImageID,Source,LabelName,Confidence\nx,verification,/m/a,1.5\n')
     with pytest.raises(AnnotationError, match=r'labels\.csv:2: Confidence = 1\.5 is outside'):
         read_image_labels(tmp_path / 'labels.csv')
@@ -266,9 +300,32 @@ def test_what_is_no_store_is_refused_and_never_replaced(tmp_path, store):
         AnnotationStore(foreign)
     with pytest.raises(AnnotationError, match='was not written by mmoid'):
         convert(foreign, **write_files(tmp_path / 'official'), overwrite=True)
-    (store.path / 'boxes.arrow').write_bytes(b'half')
+    whole = (store.path / 'boxes.arrow').read_bytes()
+    for part in (b'half', whole[: len(whole) // 2], whole[:-1]):
+        (store.path / 'boxes.arrow').write_bytes(part)
+        with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
+            AnnotationStore(store.path)
+    (store.path / 'boxes.arrow').unlink()
     with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
         AnnotationStore(store.path)
+
+
+def test_files_of_two_stores_in_one_folder_are_refused(tmp_path, store):
+    more = BOXES + 'd3,/m/orange,0.1,0.5,0.2,0.6,0\n'
+    convert(tmp_path / 'other', **write_files(tmp_path / 'more', boxes=more))
+    (tmp_path / 'other' / 'boxes.arrow').rename(store.path / 'boxes.arrow')
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: has 6 rows, but images\.arrow tells of another number'):
+        AnnotationStore(store.path)
+    (store.path / 'boxes.arrow').rename(store.path / 'images.arrow')
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing'):
+        AnnotationStore(store.path)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'file').touch()
+    with pytest.raises(AnnotationError, match=r'file/store: cannot be written, because .*file is no folder'):
+        convert(tmp_path / 'file' / 'store', **files)
 
 
 def test_a_store_pickles_as_its_path(store):

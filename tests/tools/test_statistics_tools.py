@@ -62,6 +62,12 @@ def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
     assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
 
 
+def test_a_place_that_cannot_be_written_ends_in_one_line(tiny_data, tmp_path):
+    (tmp_path / 'file').touch()
+    done = tool('concurrent_rates', tiny_data / 'validation', '--out', tmp_path / 'file' / 'rates.npz')
+    assert done.returncode == 1 and 'error: ' in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_wrong_input_ends_in_one_line(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'validation')
     odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
