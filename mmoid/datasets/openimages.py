@@ -11,12 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
+from mmengine.fileio import load
 
 from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.ragged import row_and_position
+from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.store_tables import expand_image_lists, image_lists
 from mmoid.progress import progress_bars
 
 from .records import StoreRecords
@@ -45,15 +47,19 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         group_of: What group-of boxes are to training: ground truth, ignore regions, or nothing.
         data_prefix: ``dict(img=folder)``, relative to ``data_root``. The folder that the store names if empty.
         filter_cfg: ``filter_empty_gt`` and ``min_size`` (pixels, shorter side), as in mmdet; not in test mode.
-        **kwargs: As for every mmdet data set. ``metainfo=dict(classes=[names or MIDs])`` takes a part of the classes.
+        **kwargs: As for every mmdet data set. ``metainfo=dict(classes=[names or MIDs])`` takes a part of the classes;
+            ``return_classes`` gives their names to grounding detectors as ``CocoDataset`` does, ``proposal_file``
+            proposals to Fast R-CNN.
 
     Raises:
-        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes.
+        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes, a
+            picture without proposals.
     """
 
     data_list: StoreRecords
     store: AnnotationStore
     hierarchy: ClassHierarchy
+    proposal_file: str
 
     def __init__(
         self,
@@ -94,6 +100,12 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         records.require_images()
         return records
 
+    def load_proposals(self) -> None:
+        """Reads ``proposal_file``, by ``<folder>/<file>`` of the pictures. The base class writes into the items."""
+        self.proposal_file = self._below_root(self.proposal_file)
+        proposals = load(self.proposal_file, backend_args=self.backend_args)
+        self.data_list = self.data_list.with_proposals(proposals, self.proposal_file)
+
     def filter_data(self) -> StoreRecords:
         filters = dict(self.filter_cfg or {})
         keep = np.ones(len(self.data_list), dtype=bool)
@@ -106,7 +118,10 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     def get_data_info(self, idx: int) -> dict:
         """One item; see the class. Made anew each time, so it is the caller's to change."""
         self.full_init()
-        return {**self.data_list[idx], 'sample_idx': idx if idx >= 0 else len(self) + idx}
+        item = {**self.data_list[idx], 'sample_idx': idx if idx >= 0 else len(self) + idx}
+        if self.return_classes:
+            item |= {'text': self._metainfo['classes'], 'caption_prompt': self.caption_prompt, 'custom_entities': True}
+        return item
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Class indices of the boxes that train on image ``idx``, one per box."""
@@ -176,25 +191,15 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         return np.concatenate([[0], np.cumsum(kept)])[stop], images[kept]
 
     def _index_classes(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
-        trains = self._trains()
-        pairs = np.unique(
-            self.data_list.new_label[self.store.box_label[trains]] * self.store.num_images
-            + self.store.image_of_box()[trains]
-        )
-        label, image = np.divmod(pairs, max(1, self.store.num_images))
+        """The lists of a data set that leaves out boxes or classes, or holds images twice or in another order."""
+        counts, rows = gather_rows(self.store.box_stop, self.data_list.images)
+        item = np.repeat(np.arange(len(self.data_list), dtype=np.int32), counts)
+        trains = self._trains()[rows]
+        label = self.data_list.new_label[self.store.box_label[rows[trains]]]
+        stop, items = image_lists(item[trains], label, self.hierarchy.num_classes)
         if expand_hierarchy:
-            rows, label = self.hierarchy.expand_up(label)
-            pairs = np.unique(label * self.store.num_images + image[rows])
-            label, image = np.divmod(pairs, max(1, self.store.num_images))
-        # A subset may hold an image twice, or in another order: go from its images to the pairs, not back.
-        order = np.argsort(image, kind='stable')
-        first = np.searchsorted(image[order], self.data_list.images, side='left')
-        count = np.searchsorted(image[order], self.data_list.images, side='right') - first
-        index, position = row_and_position(count)
-        label = label[order][first[index] + position]
-        by_class = np.lexsort((index, label))
-        stop = np.cumsum(np.bincount(label, minlength=self.hierarchy.num_classes))
-        return stop, index[by_class]
+            stop, items = expand_image_lists(stop, items, self.hierarchy, len(self.data_list))
+        return stop, items
 
     def _all_boxes_train(self) -> bool:
         return self.group_of == 'keep' and bool((self.data_list.new_label >= 0).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ class StoreRecords(Sequence):
         new_label: (classes of the store,) class index in the data set, -1 for classes it leaves out.
         folder: Image folder.
         group_of: ``keep``, ``ignore`` or ``drop`` group-of boxes.
+        proposals: Of every picture by :func:`proposal_key`; None: items have none.
     """
 
     store: AnnotationStore
@@ -30,6 +31,7 @@ class StoreRecords(Sequence):
     new_label: np.ndarray
     folder: str
     group_of: str
+    proposals: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,9 +62,24 @@ class StoreRecords(Sequence):
             AnnotationError: One of them is not there.
         """
         for image in np.unique(np.linspace(0, len(self) - 1, looks).astype(np.int64)) if len(self) else ():
-            path = osp.join(self.folder, self.store.file_name(int(self.images[image])))
+            path = self._path(int(self.images[image]))
             if not osp.exists(path):
                 raise AnnotationError(f'{path}: no such image (of {self.store.path}); set data_prefix=dict(img=…)')
+
+    def with_proposals(self, proposals: Mapping[str, Any], source: str) -> StoreRecords:
+        """The same items with ``proposals``, an ``InstanceData`` or dict each, as mmdet's ``LoadProposals`` wants them.
+
+        Raises:
+            AnnotationError: A picture without proposals.
+        """
+        for image in self.images.tolist():
+            key = proposal_key(self._path(image))
+            if key not in proposals:
+                raise AnnotationError(f'dataset.proposal_file: {source} has no proposals of {key!r}')
+        return replace(self, proposals=proposals)
+
+    def _path(self, image: int) -> str:
+        return osp.join(self.folder, self.store.file_name(image))
 
     def _record(self, image: int) -> dict:
         store = self.store
@@ -82,12 +99,20 @@ class StoreRecords(Sequence):
             if label >= 0 and not (group == 1 and self.group_of == 'drop')
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
+        path = self._path(image)
         return {
-            'img_path': osp.join(self.folder, store.file_name(image)),
+            'img_path': path,
             'img_id': store.image_id(image),
             'width': width,
             'height': height,
             'instances': instances,
             'image_level_labels': image_labels[image_labels >= 0],
             'confidences': store.image_label_confidence[label_rows][image_labels >= 0],
+            **({} if self.proposals is None else {'proposals': self.proposals[proposal_key(path)]}),
         }
+
+
+def proposal_key(img_path: str) -> str:
+    """What mmdet's proposal files call a picture: its file name and the folder that it is in."""
+    folder, name = osp.split(img_path)
+    return osp.join(osp.basename(folder), name)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import os.path as osp
 import pickle
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mmdet.datasets import ConcatDataset, MultiImageMixDataset
 from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmengine.fileio import dump
 from mmengine.runner import Runner
 
 import mmoid
@@ -203,6 +205,44 @@ def test_the_loader_hands_out_pictures_and_boxes(tiny_data, num_workers, start_m
             assert ((boxes >= -1e-3) & (boxes <= 64 + 1e-3)).all()
             seen.append(sample.img_id)
     assert sorted(seen) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
+
+
+def test_proposals_come_with_their_picture(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
+    proposals = {
+        f'train/{osp.basename(store.file_name(i))}': dict(
+            bboxes=np.array([[i, 1, i + 20, 30], [0, 0, 9, 9]], dtype=np.float64), scores=np.array([0.9, 0.1])
+        )
+        for i in range(store.num_images)
+    }
+    dump(proposals, tmp_path / 'proposals.pkl')
+    options = dict(
+        data_root=str(tmp_path), proposal_file='proposals.pkl', indices=[5, 3],
+        pipeline=[
+            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='mmdet.LoadProposals', num_max_proposals=1),
+            dict(type='mmdet.LoadAnnotations', with_bbox=True),
+            dict(type='mmdet.RandomFlip', prob=0.0),
+            dict(type='mmdet.PackDetInputs'),
+        ],
+    )  # fmt: skip
+    data = dataset(str(tiny_data / 'train'), **options)
+    boxes = [pickle.loads(pickle.dumps(data))[i]['data_samples'].proposals.bboxes for i in range(2)]
+    assert [np.asarray(box).tolist() for box in boxes] == [[[5, 1, 25, 30]], [[3, 1, 23, 30]]]
+    assert 'proposals' not in dataset(str(tiny_data / 'train')).get_data_info(0)
+    del proposals[f'train/{osp.basename(store.file_name(7))}']
+    dump(proposals, tmp_path / 'proposals.pkl')
+    with pytest.raises(AnnotationError, match=r"dataset\.proposal_file: .*proposals\.pkl has no proposals of 'train/"):
+        dataset(str(tiny_data / 'train'), **options)
+
+
+def test_class_names_go_to_grounding_detectors(store):
+    caption = {'Apple': {'suffix': ', red'}}
+    item = dataset(store, return_classes=True, caption_prompt=caption).get_data_info(0)
+    assert item['text'][:3] == ('Apple', 'Orange', 'Fruit') and item['custom_entities'] is True
+    assert item['caption_prompt'] == caption
+    assert dataset(store, metainfo=dict(classes=['Fruit']), return_classes=True).get_data_info(0)['text'] == ('Fruit',)
+    assert 'text' not in dataset(store).get_data_info(0)
 
 
 def test_the_data_set_pickles_without_its_annotations(tiny_data):
