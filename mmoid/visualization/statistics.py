@@ -117,7 +117,9 @@ def draw_group_of(group_of: GroupOf, class_names: Sequence[str], count: int = 25
     for row, label in enumerate(most):
         _note(ax, group_of.share[label], row, f'{group_of.group[label]:,}')
     names = [_short(class_names[label]) for label in most]
-    return _finish(ax, 'Group-of boxes', names, "share of the class's boxes (number: group-of boxes)")
+    is_unknown = group_of.unknown.any() and not (group_of.single + group_of.group).any()
+    empty = 'the annotations do not say' if is_unknown else 'none'
+    return _finish(ax, 'Group-of boxes', names, "share of the class's boxes (number: group-of boxes)", empty)
 
 
 def draw_box_sizes(sizes: BoxSizes) -> Figure:
@@ -146,8 +148,8 @@ def draw_boxes_per_image(images: np.ndarray) -> Figure:
     """Images by how many boxes they hold; (K,) counts, entry k: images with k boxes."""
     figure = Figure(figsize=(9, 4), layout='constrained')
     ax = figure.subplots()
-    boxes = np.flatnonzero(images)
-    ax.bar(boxes, images[boxes], 0.9, color=FIRST)
+    # Not bars: hundreds of them would flicker.
+    ax.stairs(images, np.arange(len(images) + 1) - 0.5, baseline=0.5, fill=True, color=FIRST)
     _log_counts(ax, 'Boxes of one image', 'images')
     ax.set_xlabel('boxes')
     return figure
@@ -159,8 +161,8 @@ def _rows(count: int, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _finish(ax: Axes, title: str, names: Sequence[str], xlabel: str) -> Figure:
-    """Labels of a figure of :func:`_rows`; no names: it says that there is none."""
+def _finish(ax: Axes, title: str, names: Sequence[str], xlabel: str, empty: str = 'none') -> Figure:
+    """Labels of a figure of :func:`_rows`; no names: it says ``empty``."""
     ax.set_title(title, loc='left', fontsize=11)
     ax.set_xlabel(xlabel)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -172,7 +174,7 @@ def _finish(ax: Axes, title: str, names: Sequence[str], xlabel: str) -> Figure:
     ax.set_axisbelow(True)
     if not names:
         ax.set_ylim(-0.5, 0.5)
-        ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', va='center', color=QUIET)
+        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha='center', va='center', color=QUIET)
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     return figure

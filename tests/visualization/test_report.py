@@ -14,6 +14,7 @@ from mmoid.openimages.convert import convert
 from mmoid.openimages.statistics import GroupOf, Imbalance, LabelSetSizes, LeafAbsence, measure
 from mmoid.openimages.store import AnnotationStore
 from mmoid.visualization import (
+    draw_boxes_per_image,
     draw_confusion,
     draw_group_of,
     draw_imbalance,
@@ -171,6 +172,19 @@ def test_figures_without_anything_to_show_say_so(tmp_path):
     figure = draw_label_pairs(none, ['a', 'b'])
     assert bars_of(figure) == ([], [], ['none'])
     assert save(figure, tmp_path / 'none.png').exists()
+    zero = np.zeros(2, dtype=int)
+    assert bars_of(draw_group_of(GroupOf(zero, zero, np.array([0, 5])), ['a', 'b']))[2] == [
+        'the annotations do not say'
+    ]
+    assert bars_of(draw_group_of(GroupOf(np.array([0, 5]), zero, zero), ['a', 'b']))[2] == ['none']
+
+
+def test_images_are_drawn_by_their_number_of_boxes():
+    ax = draw_boxes_per_image(np.array([4, 0, 7])).axes[0]
+    (steps,) = ax.patches
+    assert steps.get_data().values.tolist() == [4, 0, 7]
+    assert steps.get_data().edges.tolist() == [-0.5, 0.5, 1.5, 2.5]
+    assert ax.get_yscale() == 'log' and ax.get_ylim()[1] > 7
 
 
 def test_long_names_are_cut_and_dollars_are_no_mathematics(tmp_path):
