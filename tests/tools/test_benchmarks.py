@@ -49,10 +49,20 @@ def test_the_loss_benchmark_writes_its_figures(tmp_path):
     assert all(figures['milliseconds'] > 0 and figures['peak_mib'] > 0 for figures in row['losses'].values())
 
 
+def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repaired(tmp_path):
+    sizes = ('--images', 12, '--large-images', 24, '--large-per-image', 30)
+    bench('bench_metric', *sizes, '--out', tmp_path / 'metric.json')
+    results = json.loads((tmp_path / 'metric.json').read_text())
+    assert results['mmdet']['equal'] and results['mmdet']['largest_difference'] < 1e-6
+    assert 0 < results['mmoid']['mAP'] < 1
+    assert results['mmdet']['mAP'] == pytest.approx(results['mmoid']['mAP'], abs=1e-6)
+    assert results['large']['seconds'] > 0 and results['large']['peak_mib'] > results['large']['before_mib']
+
+
 @pytest.mark.slow
 def test_the_data_benchmark_writes_its_figures(tmp_path):
-    bench('bench_data', '--images', 2000, '--out', tmp_path / 'data.json')
+    bench('bench_data', '--images', 2000, '--folder', tmp_path / 'files', '--out', tmp_path / 'data.json')
     results = json.loads((tmp_path / 'data.json').read_text())
     assert (results['images'], results['stock_images'], results['boxes']) == (2000, 200, 14_228)
     assert results['mmoid']['get_data_info_per_second'] > 0 and results['stock']['get_data_info_per_second'] > 0
-    assert len(results['aims']) == 6
+    assert len(results['aims']) == 7
