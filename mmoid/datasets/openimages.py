@@ -266,9 +266,10 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
 
 def _is_current(store: Path, sources: Sequence[Path]) -> bool:
-    if not store.exists():
+    try:
+        recorded = {source['name']: source for source in AnnotationStore(store).metadata['sources']}
+    except AnnotationError:  # not there, damaged, or of another version of mmoid
         return False
-    recorded = {source['name']: source for source in AnnotationStore(store).metadata['sources']}
     return {path.name for path in sources} == set(recorded) and all(
         path.stat().st_size == recorded[path.name]['bytes']
         and path.stat().st_mtime_ns == recorded[path.name]['modified_ns']

@@ -278,6 +278,9 @@ def test_an_official_csv_is_converted_once(tmp_path):
     with open(files['boxes'], 'a') as stream:
         stream.write('d3,/m/orange,0,1,0,1,0\n')
     assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
+    for name, text in (('metadata.json', '{"format": "mmoid-annotations", "version": 0}'), ('boxes.arrow', 'half')):
+        (tmp_path / 'boxes.csv.store' / name).write_text(text)
+        assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
 
 
 def test_a_csv_without_its_classes_is_told(tmp_path):
