@@ -26,22 +26,31 @@ def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, k
         key: Config key to name in errors.
 
     Returns:
-        (C,) MIDs; None where nothing tells them.
+        (C,) MIDs; None where nothing tells them, such as names beside a store that is not there: whoever needs the
+        store will say so, and testing a model does not need it.
 
     Raises:
-        AnnotationError: ``classes`` has one that the store does not know, or a name without a store.
+        AnnotationError: ``classes`` is not a list, has one twice, one that the store does not know, or a name without
+            a store.
     """
-    is_store = isinstance(hierarchy, (str, Path)) and Path(hierarchy).is_dir()
-    store = AnnotationStore(str(hierarchy)) if is_store else None
+    is_path = isinstance(hierarchy, (str, Path))
+    store = AnnotationStore(str(hierarchy)) if is_path and Path(str(hierarchy)).is_dir() else None
     if classes is None:
         return store.label_names if store else None
+    if isinstance(classes, str):
+        raise AnnotationError(f'{key}.classes: expects a list of names or MIDs, got {classes!r}')
+    if is_path and not Path(str(hierarchy)).exists():
+        return tuple(classes) if all(name.startswith('/') for name in classes) else None
     known = dict(zip(store.class_names, store.label_names)) if store else {}
     names = set(store.label_names) if store else {name for name in classes if name.startswith('/')}
     unknown = [name for name in classes if name not in known and name not in names]
     if unknown:
         where = f'is no class of {hierarchy}' if store else 'is no MID; a name needs a store as hierarchy'
         raise AnnotationError(f'{key}.classes: {unknown[0]!r} {where}')
-    return tuple(known.get(name, name) for name in classes)
+    label_names = tuple(known.get(name, name) for name in classes)
+    if len(set(label_names)) < len(label_names):
+        raise AnnotationError(f'{key}.classes: {max(label_names, key=label_names.count)!r} is given twice')
+    return label_names
 
 
 def ancestor_matrix(
@@ -78,9 +87,11 @@ def ancestor_matrix(
         )
     else:
         matrix = ClassHierarchy.from_json(hierarchy, label_names).ancestor_matrix
-    if matrix.shape != (num_classes, num_classes):
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise AnnotationError(f'{key}: an ancestor matrix is square, got shape {matrix.shape}')
+    if len(matrix) != num_classes:
         raise AnnotationError(
-            f'{key}: is for {matrix.shape[0]} classes, num_classes is {num_classes}; name the classes of a data set '
+            f'{key}: is for {len(matrix)} classes, num_classes is {num_classes}; name the classes of a data set '
             'that has a part of them by classes = […]'
         )
     return matrix

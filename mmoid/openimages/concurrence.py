@@ -7,6 +7,7 @@ Where r_ij is 1, the concurrent softmax does not let class j suppress class i at
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,15 +132,19 @@ def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads what :func:`save_rates` wrote.
 
     Raises:
-        AnnotationError: No such file, arrays missing, not square, not in [0, 1], or names that do not fit.
+        AnnotationError: No such file or no ``.npz``, arrays missing, not square, not in [0, 1], or names that do not
+            fit or occur twice.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             rates, label_names = arrays['rates'], tuple(str(name) for name in arrays['label_names'])
-    except (OSError, KeyError, ValueError) as error:
+        rates = np.asarray(rates, dtype=np.float32)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise AnnotationError(
             f'{path}: cannot be read as concurrent rates ({error}); make it with tools/concurrent_rates.py'
         ) from error
+    if len(set(label_names)) < len(label_names):
+        raise AnnotationError(f'{path}: label_names holds {max(label_names, key=label_names.count)!r} twice')
     if rates.shape != (len(label_names), len(label_names)):
         raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')
     if not ((rates >= 0) & (rates <= 1)).all():

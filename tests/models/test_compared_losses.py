@@ -219,6 +219,8 @@ def test_class_weights_come_from_the_boxes_of_a_store(tmp_path):
     [
         ([1.0, 2.0], r'loss_cls\.class_weight: is for 2 classes, num_classes is 5'),
         ([1.0, 2.0, -1.0, 0.0, 0.0], r'loss_cls\.class_weight: must be >= 0, got -1'),
+        (3.0, r'loss_cls\.class_weight: expects 5 numbers, got 3\.0'),
+        (dict(store='.', beta=1.0), r'loss_cls\.class_weight\.beta \(β\) must be in \[0, 1\), got 1\.0'),
         (dict(beta=0.9), r"loss_cls\.class_weight: expects the keys store and beta, got \['beta'\]"),
     ],
 )

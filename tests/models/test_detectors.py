@@ -9,7 +9,7 @@ from mmdet.models.roi_heads.cascade_roi_head import CascadeRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.structures import InstanceData
 
 import mmoid.registry  # noqa: F401
@@ -150,6 +150,23 @@ def test_autocast_leaves_the_loss_in_float32(loss):
     assert losses['loss_cls'].dtype == torch.float32
     (losses['loss_cls'] + losses['loss_bbox']).backward()
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has --amp for accelerators only')
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_a_detector_trains_with_amp(dtype):
+    torch.manual_seed(1)
+    model = faster_rcnn().cuda()
+    images, samples = batch()
+    data = images.cuda(), [sample.to('cuda') for sample in samples]
+    wrapper = AmpOptimWrapper(dtype=dtype, optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+    before = model.roi_head.bbox_head.fc_cls.weight.detach().clone()
+    for _ in range(3):
+        with wrapper.optim_context(model):
+            losses, _ = model.parse_losses(model.loss(*data))
+        wrapper.update_params(losses)
+    assert losses.isfinite() and not torch.equal(model.roi_head.bbox_head.fc_cls.weight, before)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_gradients_accumulate_to_those_of_the_whole():

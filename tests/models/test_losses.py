@@ -65,6 +65,7 @@ def test_average_factor_divides_instead_of_the_number_of_rows():
 def test_nothing_and_only_background():
     empty = loss()(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.long), avg_factor=1.0)
     assert empty == 0
+    assert loss()(torch.zeros(0, 4), torch.zeros(0, 3)) == 0  # the mean of nothing would be NaN
     logits = torch.randn(5, 4)
     background = torch.full((5,), 3)
     assert torch.allclose(loss()(logits, background), F.cross_entropy(logits, background))
@@ -125,7 +126,9 @@ def test_the_official_json_needs_an_order_and_takes_it_from_the_rates(tmp_path):
     [
         (dict(num_classes=4), r'loss_cls\.concurrent_rates: has shape \(3, 3\), expected \(4, 4\)'),
         (dict(concurrent_rates=RATES * 2), r'loss_cls\.concurrent_rates: must be in \[0, 1\]'),
+        (dict(concurrent_rates=[[0, 1], [1]]), r'loss_cls\.concurrent_rates: expects a \(C, C\) array of numbers'),
         (dict(hierarchy=np.zeros((2, 2))), r'loss_cls\.hierarchy: is for 2 classes, num_classes is 3'),
+        (dict(hierarchy=np.zeros((3, 2))), r'loss_cls\.hierarchy: an ancestor matrix is square, got shape \(3, 2\)'),
         (dict(hierarchy_rate=1.5), r'loss_cls\.hierarchy_rate must be in \[0, 1\], got 1\.5'),
         (dict(reduction='avg'), r"loss_cls\.reduction must be one of none, mean, sum, got 'avg'"),
         (dict(num_classes=0), r'loss_cls\.num_classes must be at least 1, got 0'),
@@ -144,12 +147,44 @@ def test_rates_of_other_classes_are_refused(tmp_path):
 
 
 def test_wrong_shapes_of_a_batch_are_told():
-    with pytest.raises(ValueError, match='cls_score has 3 channels, expected 3 classes'):
+    with pytest.raises(ValueError, match=r'cls_score has shape \(2, 3\), expected \(N, 3 classes \+ 1\)'):
         loss()(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(ValueError, match='label sets have 5 columns'):
+    with pytest.raises(ValueError, match=r'labels have shape \(2, 5\), expected .* \(2, 3\) label sets'):
         loss()(torch.zeros(2, 4), torch.zeros(2, 5))
     with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'):
         loss().get_cls_channels(80)
+    with pytest.raises(ValueError, match=r'cls_score has 2 rows, labels have shape \(3, 3\)'):
+        loss()(torch.zeros(2, 4), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r'weight has shape \(2, 1\), expected \(2,\)'):
+        loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1))  # would broadcast to (2, 2)
+    for label in (-1, 4):
+        with pytest.raises(ValueError, match=rf'labels must be in \[0, 3\], got {label}'):
+            loss()(torch.zeros(2, 4), torch.tensor([0, label]))
+    with pytest.raises(ValueError, match=r'labels of shape \(2,\) must be class indices, got torch\.float32'):
+        loss()(torch.zeros(2, 4), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'cannot be read as concurrent rates'),
+        (b'PK\x03\x04 cut off', 'cannot be read as concurrent rates'),
+        (dict(label_names=LABEL_NAMES), 'rates is not a file in the archive'),
+        (dict(rates=np.zeros((5, 5)).astype(str).tolist(), label_names=LABEL_NAMES[:4]), r'shape \(5, 5\) for 4'),
+        (dict(rates=[['much'] * 5] * 5, label_names=LABEL_NAMES), 'cannot be read as concurrent rates'),
+        (dict(rates=np.full((5, 5), np.nan), label_names=LABEL_NAMES), r'must be in \[0, 1\], found nan'),
+        (dict(rates=np.full((5, 5), 1.5), label_names=LABEL_NAMES), r'must be in \[0, 1\], found 1\.5 to 1\.5'),
+        (dict(rates=np.zeros((5, 5)), label_names=LABEL_NAMES[:1] * 5), "holds '/m/apple' twice"),
+    ],
+)
+def test_a_bad_file_of_rates_is_named(tmp_path, content, message):
+    path = tmp_path / 'rates.npz'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez(path, **{key: np.array(value) for key, value in content.items()})
+    with pytest.raises(AnnotationError, match=rf'rates\.npz: .*{message}'):
+        mmoid.ConcurrentSoftmaxLoss(5, str(path))
 
 
 def test_the_rates_travel_in_the_checkpoint(tmp_path):

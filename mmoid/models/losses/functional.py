@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
 
 PAIR_ELEMENTS = 1 << 24
 """Bounds the memory of the exact path of :func:`concurrent_softmax`: 64 MiB in float32."""
 
-SAFE_SCORE = 1e-25
-"""Below it, terms that underflowed in float32 (each under 1.2e-38, at most some 10^4 of them) could matter."""
+SAFE_SCORE = 1e-12
+"""At a score above it, terms that underflow in float32, each under 1.2e-38, are under 1e-26 of the score."""
 
 
 def concurrent_softmax_loss(logits: Tensor, targets: Tensor, rates: Tensor) -> Tensor:
@@ -77,10 +78,11 @@ def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
 class _ConcurrentSoftmaxLoss(torch.autograd.Function):
     """Computes the gradient (Eq. 4) along with the loss.
 
-    One softmax over all rows, s_j = e^{z_j} / Σ e^{z_k}, serves all labels, for in Eq. 3 its denominator cancels:
-    σ_i = s_i / (Σ_{j≠i} (1 - y_j) (1 - r_ij) s_j + s_i). A label that is alone in its row, of an ordinary class, has
-    σ_i = s_i, plain cross-entropy; so have most rows. Where s_i has lost digits to underflow, Eq. 3 is computed from
-    the logits.
+    One softmax over all rows, s_j = e^{z_j} / Σ e^{z_k}, serves all labels, for in Eq. 3 its denominator cancels: with
+    o = Σ_{j≠i} (1 - y_j) (1 - r_ij) s_j the loss -log σ_i is log(1 + o / s_i), and its gradient is -o / (o + s_i) by
+    z_i, (1 - r_ij) s_j / (o + s_i) by the others. A label that is alone in its row, of an ordinary class, has
+    σ_i = s_i, plain cross-entropy; so have most rows. Where s_i is so small that underflow could matter, Eq. 3 is
+    computed from the logits.
     """
 
     @staticmethod
@@ -100,24 +102,25 @@ class _ConcurrentSoftmaxLoss(torch.autograd.Function):
         pair_losses = -own.log()  # of plain pairs; those of the others follow
         pairs = (~is_plain).nonzero().squeeze(1)
         row, label, own = rows[pairs], labels[pairs], own[pairs]
-        number = torch.arange(len(pairs), device=logits.device)
         scores.index_put_((row, label), scores.new_zeros(()))  # (1 - y_j): labels of one box do not suppress each other
-        shares = rates.index_select(0, label).to(own.dtype).neg_().add_(1)  # (1 - r_ij), exactly
-        shares *= scores.index_select(0, row)
-        shares[number, label] = own
-        total = shares.sum(dim=1)
-        pair_losses[pairs] = (total / own).log()
-        shares /= total[:, None]
+        gradients = rates.index_select(0, label).to(own.dtype)
+        torch.sub(own.new_ones(()), gradients, out=gradients)  # (1 - r_ij), in place
+        gradients *= scores.index_select(0, row)
+        others = gradients.sum(dim=1)
+        total = others + own
+        pair_losses[pairs] = (others / own).log1p()
+        gradients /= total[:, None]
+        gradients[torch.arange(len(pairs), device=logits.device), label] = -others / total
         lost = (own < SAFE_SCORE).nonzero().squeeze(1)
         if len(lost):
-            pair_losses[pairs[lost]], shares[lost] = _from_logits(logits, rows, labels, pairs[lost], rates)
+            pair_losses[pairs[lost]], gradients[lost] = _from_logits(logits, rows, labels, pairs[lost], rates)
         if class_weight is not None:
-            shares *= weight[pairs, None]
-        # Of a row with a plain pair the softmax is the gradient; rows with other pairs, or none, begin at 0.
-        of_plain = logits.new_zeros(len(logits)).index_add_(0, rows, weight * is_plain)
-        gradient = scores.mul_(of_plain[:, None])
-        gradient.index_add_(0, row, shares)
-        gradient.index_put_((rows, labels), -weight, accumulate=True)
+            gradients *= weight[pairs, None]
+        # Of a row with a plain pair the gradient is softmax - y; rows with other pairs, or none, begin at 0.
+        plain_weight = weight * is_plain
+        gradient = scores.mul_(logits.new_zeros(len(logits)).index_add_(0, rows, plain_weight)[:, None])
+        gradient.index_put_((rows, labels), -plain_weight, accumulate=True)
+        gradient.index_add_(0, row, gradients)
         ctx.save_for_backward(gradient)
         return logits.new_zeros(len(logits)).index_add_(0, rows, pair_losses * weight)
 
@@ -129,7 +132,7 @@ class _ConcurrentSoftmaxLoss(torch.autograd.Function):
 
 
 def _from_logits(logits: Tensor, rows: Tensor, labels: Tensor, pairs: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,) losses of some pairs, and (K, M) shares of the classes in their denominators, by a log-sum-exp of Eq. 3.
+    """(K,) losses of some pairs, Eq. 3, and (K, M) gradients, Eq. 4, without loss of digits.
 
     Args:
         logits: (N, M).
@@ -141,10 +144,34 @@ def _from_logits(logits: Tensor, rows: Tensor, labels: Tensor, pairs: Tensor, ra
     sets = torch.zeros_like(logits, dtype=torch.bool)
     sets[rows, labels] = True
     row, label = rows[pairs], labels[pairs]
-    own = logits[row, label]
-    suppressing = logits[row] + torch.log1p(-rates[label].to(logits.dtype))
-    suppressing.masked_fill_(sets[row], -torch.inf).scatter_(1, label[:, None], own[:, None])
-    return suppressing.logsumexp(dim=1) - own, suppressing.softmax(dim=1)
+    weights = (1 - rates[label].to(logits.dtype)).masked_fill_(sets[row], 0)
+    odds, shares = _log_odds(logits[row], label, weights)
+    rest = (-odds).sigmoid()[:, None]  # 1 - σ_i
+    return -logsigmoid(odds), (shares * rest).scatter_(1, label[:, None], -rest)
+
+
+def _log_odds(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Log (e^{z_i} / Σ_j w_j e^{z_j}): the logit of σ_i, so that σ_i is its sigmoid and the loss -logsigmoid.
+
+    Only differences of logits are taken, so that nothing is rounded to the size of a logit, and each to the largest one
+    that counts, so that no term underflows that matters.
+
+    Args:
+        logits: (K, M).
+        labels: (K,) i of each row.
+        weights: (K, M) w_j >= 0; 0 at i.
+
+    Returns:
+        (K,) log-odds, finite, and (K, M) share of each term in the sum; 0 where no term is.
+    """
+    limits = torch.finfo(logits.dtype)
+    own = logits.gather(1, labels[:, None])
+    counted = logits.masked_fill(weights == 0, -torch.inf)
+    largest = counted.amax(dim=1, keepdim=True).clamp_(min=limits.min)
+    terms = counted.sub_(largest).exp_().mul_(weights)
+    total = terms.sum(dim=1, keepdim=True).clamp_(min=limits.tiny)
+    odds = (own - largest).clamp_(limits.min, limits.max) - total.log()
+    return odds.squeeze(1), terms.div_(total)
 
 
 def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
@@ -165,12 +192,12 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):  # it would take the product to half precision
         denominators = exponentials @ weights.T
     scores = exponentials / denominators.clamp(min=SAFE_SCORE)
-    # Where the largest logits are concurrent with class i, nothing that was not lost to underflow is left to divide by.
-    rows, labels = (denominators < SAFE_SCORE).nonzero(as_tuple=True)
+    # Where the largest logits are concurrent with class i, little that was not lost to underflow is left to divide by.
+    weights.fill_diagonal_(0)
+    rows, labels = nonzero(denominators < SAFE_SCORE)
     step = max(1, PAIR_ELEMENTS // logits.shape[1])
     for row, label in zip(rows.split(step), labels.split(step)):
-        suppressing = logits[row] + weights[label].log()
-        scores[row, label] = (logits[row, label] - suppressing.logsumexp(dim=1)).exp()
+        scores[row, label] = _log_odds(logits[row], label, weights[label])[0].sigmoid()
     return scores.clamp(max=1)
 
 

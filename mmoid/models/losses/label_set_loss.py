@@ -82,7 +82,7 @@ class LabelSetLoss(nn.Module, ABC):
             self.missing_store = str(class_weight['store'])  # testing a model does not need it
         elif class_weight is not None:
             weights, self.label_names = class_weights(
-                class_weight, num_classes, self.label_names, with_descendants=self.uses_label_sets
+                class_weight, num_classes, self.label_names, self.uses_label_sets, classes
             )
             buffer = torch.from_numpy(np.append(weights, np.float32(1)))
         self.register_buffer('class_weight', buffer, persistent=False)
@@ -125,25 +125,45 @@ class LabelSetLoss(nn.Module, ABC):
             reduction_override: Instead of ``reduction``, for this call.
 
         Returns:
-            Scalar, or (N,) for ``none``.
+            Scalar, or (N,) for ``none``. Of no boxes: 0, also for ``mean``.
+
+        Raises:
+            ValueError: Shapes that do not fit each other or ``num_classes``, a label outside [0, C].
         """
         if reduction_override is not None and reduction_override not in REDUCTIONS:
             raise ValueError(f'reduction_override must be one of {", ".join(REDUCTIONS)}, got {reduction_override!r}')
-        if cls_score.shape[1] != self.num_classes + 1:
-            raise ValueError(f'cls_score has {cls_score.shape[1]} channels, expected {self.num_classes} classes + 1')
+        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
+            raise ValueError(
+                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes + 1)'
+            )
+        if labels.shape[:1] != cls_score.shape[:1]:
+            raise ValueError(f'cls_score has {len(cls_score)} rows, labels have shape {tuple(labels.shape)}')
+        if weight is not None and weight.shape != cls_score.shape[:1]:
+            raise ValueError(f'weight has shape {tuple(weight.shape)}, expected ({len(cls_score)},), one for each row')
         losses = self.row_losses(cls_score, *self.pairs(labels))
         if weight is not None:
             weight = weight.to(losses.dtype)
-        reduced = weight_reduce_loss(losses, weight, reduction_override or self.reduction, avg_factor)
+        reduction = reduction_override or self.reduction
+        if reduction == 'mean' and not len(losses):
+            reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
+        reduced = weight_reduce_loss(losses, weight, reduction, avg_factor)
         return self.loss_weight * reduced
 
     def pairs(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(P,) rows and (P,) labels, from any of the forms that :meth:`forward` takes; in no particular order."""
         num_rows, background = len(labels), self.num_classes
         if labels.dim() == 1:
-            return torch.arange(num_rows, device=labels.device), labels
-        if labels.shape[1] not in (background, background + 1):
-            raise ValueError(f'label sets have {labels.shape[1]} columns, expected {background} classes (+ 1)')
+            if labels.is_floating_point() or labels.dtype == torch.bool:
+                raise ValueError(f'labels of shape ({num_rows},) must be class indices, got {labels.dtype}')
+            outside = (labels < 0) | (labels > background)
+            if outside.any():  # -1 would count from the end: background
+                raise ValueError(f'labels must be in [0, {background}], got {labels[outside][0].item()}')
+            return torch.arange(num_rows, device=labels.device), labels.long()
+        if labels.dim() != 2 or labels.shape[1] not in (background, background + 1):
+            raise ValueError(
+                f'labels have shape {tuple(labels.shape)}, expected ({num_rows},) class indices or ({num_rows}, '
+                f'{background}) label sets, with or without a last column for background'
+            )
         rows, columns = nonzero(labels if labels.dtype == torch.bool else labels > 0)
         if labels.shape[1] > background:
             rows, columns = rows[columns < background], columns[columns < background]

@@ -99,7 +99,12 @@ class RatesLoss(LabelSetLoss):
             rows = [position[name] for name in order]
             self.label_names, rates = order, rates[np.ix_(rows, rows)]
         else:
-            rates = np.asarray(source, dtype=np.float32)
+            try:
+                rates = np.asarray(source, dtype=np.float32)
+            except (TypeError, ValueError) as error:
+                raise AnnotationError(
+                    f'loss_cls.concurrent_rates: expects a (C, C) array of numbers ({error})'
+                ) from error
         if rates.shape != shape:
             raise AnnotationError(
                 f'loss_cls.concurrent_rates: has shape {tuple(rates.shape)}, expected {shape} for num_classes '

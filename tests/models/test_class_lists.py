@@ -1,0 +1,155 @@
+"""Which classes a model has: several parents, a part of a store's classes, files that are not there."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.config import Config
+
+import mmoid
+from mmoid.openimages.concurrence import save_rates
+from mmoid.openimages.convert import convert
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from tests.models.test_detectors import small
+from tests.official_files import LABEL_NAMES, write_files
+
+# Tomato is both a Fruit and a Vegetable, and both are Food.
+NAMES = ('tomato', 'apple', 'fruit', 'vegetable', 'food', 'chair')
+TWO_PARENTS = {
+    'LabelName': 'root',
+    'Subcategory': [
+        {
+            'LabelName': 'food',
+            'Subcategory': [
+                {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'tomato'}, {'LabelName': 'apple'}]},
+                {'LabelName': 'vegetable', 'Subcategory': [{'LabelName': 'tomato'}]},
+            ],
+        },
+        {'LabelName': 'chair'},
+    ],
+}
+PART = ('Fruit', 'Orange')
+
+
+@pytest.fixture
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    save_rates(tmp_path / 'rates.npz', np.arange(25).reshape(5, 5) / 25, tuple(LABEL_NAMES))
+    return tmp_path / 'store'
+
+
+def sampler(**kwargs):
+    inner = dict(type='mmdet.RandomSampler', num=4, pos_fraction=0.5)
+    return TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=inner, **kwargs))
+
+
+def test_a_class_with_several_parents_has_all_their_labels_and_is_concurrent_with_them():
+    ancestors = ClassHierarchy(TWO_PARENTS, NAMES).ancestor_matrix
+    sets = sampler(num_classes=6, hierarchy=ancestors).label_sets(torch.eye(4)[:2], torch.tensor([0, 1]))
+    assert [{NAMES[c] for c in row.nonzero().flatten()} for row in sets] == [
+        {'tomato', 'fruit', 'vegetable', 'food'}, {'apple', 'fruit', 'food'},
+    ]  # fmt: skip
+    rates = mmoid.ConcurrentSoftmaxLoss(6, hierarchy=ancestors).rates
+    concurrent = {frozenset((NAMES[i], NAMES[j])) for i, j in rates.nonzero().tolist()}
+    assert torch.equal(rates, rates.T) and concurrent == {
+        frozenset(pair) for pair in (
+            ('tomato', 'fruit'), ('tomato', 'vegetable'), ('tomato', 'food'), ('apple', 'fruit'), ('apple', 'food'),
+            ('fruit', 'food'), ('vegetable', 'food'),
+        )
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_label_sets_are_those_of_a_walk_over_boxes_and_parents(seed):
+    rng = np.random.default_rng(seed)
+    classes, count, iou = int(rng.integers(1, 9)), int(rng.integers(1, 12)), float(rng.choice([0.5, 0.9]))
+    ancestors = np.triu(rng.random((classes, classes)) < 0.4, 1)
+    for middle in range(classes):  # a closure has the ancestors of ancestors
+        ancestors |= ancestors[:, middle : middle + 1] & ancestors[middle]
+    low = rng.integers(0, 4, (count, 2))
+    boxes = np.concatenate([low, low + rng.integers(8, 12, (count, 2))], axis=1).astype(np.float32)
+    labels = rng.integers(0, classes, count)
+
+    def overlap(a, b):
+        sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
+        both = max(sides[0], 0) * max(sides[1], 0)
+        return both / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - both)
+
+    expected = []
+    for box in boxes.tolist():
+        found = {int(labels[m]) for m, other in enumerate(boxes.tolist()) if overlap(box, other) >= iou}
+        expected.append(found | {j for i in found for j in range(classes) if ancestors[i, j]})
+    ours = sampler(num_classes=classes, hierarchy=ancestors, same_object_iou=iou)
+    sets = ours.label_sets(torch.from_numpy(boxes), torch.from_numpy(labels))
+    assert [set(row.nonzero().flatten().tolist()) for row in sets] == expected
+
+
+def test_sampler_and_loss_have_the_same_part_of_the_classes_in_the_same_order(store):
+    ours = sampler(num_classes=2, hierarchy=str(store), classes=PART)
+    sets = ours.label_sets(torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]]), torch.tensor([0, 1]))
+    assert sets.tolist() == [[True, False], [True, True]]  # an Orange, class 1, is a Fruit, class 0
+    rates = str(store.parent / 'rates.npz')
+    loss = mmoid.ConcurrentSoftmaxLoss(2, rates, hierarchy=str(store), hierarchy_rate=0.5, classes=PART)
+    assert loss.label_names == ('/m/fruit', '/m/orange')
+    assert loss.rates.tolist() == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
+
+
+def test_a_part_of_the_classes_by_mid_needs_no_store(store):
+    loss = mmoid.ConcurrentSoftmaxLoss(2, str(store.parent / 'rates.npz'), classes=['/m/bench1', '/m/apple'])
+    assert loss.rates[0, 1].item() == pytest.approx(15 / 25) and loss.rates[1, 0].item() == pytest.approx(3 / 25)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        ('Fruit', r"loss_cls\.classes: expects a list of names or MIDs, got 'Fruit'"),
+        (['Fruit', '/m/fruit'], r"loss_cls\.classes: '/m/fruit' is given twice"),
+        (['Fruit', 'Pear'], r"loss_cls\.classes: 'Pear' is no class of "),
+    ],
+)
+def test_wrong_class_lists_are_told(store, classes, message):
+    with pytest.raises(AnnotationError, match=message):
+        mmoid.ConcurrentSoftmaxLoss(len(classes), hierarchy=str(store), classes=classes)
+
+
+def test_class_weights_know_the_names_of_a_part_of_the_classes_by_their_own_store(store):
+    weights = dict(store=str(store), beta=0.9)
+    loss = mmoid.SoftmaxLoss(2, hierarchy='nowhere', classes=['Orange', 'Apple'], class_weight=weights)
+    assert loss.label_names == ('/m/orange', '/m/apple')
+    assert loss.class_weight[0] > loss.class_weight[1]  # one box against two
+
+
+def test_a_trained_model_of_a_part_of_the_classes_needs_no_data(store):
+    """Not even to know which classes their names are."""
+    config = Config.fromfile('configs/_base_/models/faster-rcnn_r50_fpn.py')
+    small(config.model)
+    config.model.data_preprocessor = dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1])
+    kept = dict(hierarchy=str(store), num_classes=2, classes=list(PART))
+    config.model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32, num_classes=2)
+    config.model.roi_head.bbox_head.loss_cls.update(concurrent_rates=str(store.parent / 'rates.npz'), **kept)
+    config.model.train_cfg.rcnn.sampler.update(kept)
+    config.model.test_cfg.rcnn.score_thr = 0.0
+    config.default_scope = 'mmdet'
+    config.test_dataloader = dict(
+        dataset=dict(pipeline=[
+            dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)),
+            dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
+        ])
+    )  # fmt: skip
+    trained = MODELS.build(dict(config.model, _scope_='mmdet'))
+    checkpoint = store.parent / 'model.pth'
+    torch.save(dict(state_dict=trained.state_dict(), meta=dict(dataset_meta=dict(classes=PART))), checkpoint)
+    shutil.rmtree(store)
+    (store.parent / 'rates.npz').unlink()
+    model = init_detector(config, str(checkpoint), palette='random', device='cpu')
+    loss = model.roi_head.bbox_head.loss_cls
+    assert torch.equal(loss.rates, trained.roi_head.bbox_head.loss_cls.rates) and loss.rates[0, 1] == 1
+    logits = []
+    model.roi_head.bbox_head.register_forward_hook(lambda module, inputs, outputs: logits.append(outputs[0]))
+    found = inference_detector(model, np.zeros((64, 64, 3), dtype=np.uint8)).pred_instances
+    given = loss.get_activation(logits[0])[:, :-1].reshape(-1, 1)
+    assert len(found.scores) and torch.cdist(found.scores[:, None], given).amin(1).max() < 1e-6
