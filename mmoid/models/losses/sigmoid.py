@@ -81,8 +81,9 @@ class CoBCELoss(_Sigmoid, RatesLoss):
 
     "Co-BCE" in Table 1, after the co-occurrence loss of Akiba et al., "PFDet: 2nd Place Solution to Open Images
     Challenge 2018 Object Detection Track", arXiv 1809.00778. That report ignores the loss of part classes (Arm) of a
-    proposal inside a subject (Person), by a list of classes; here the list comes from the rates: class j co-occurs with
-    label i where r_ij > 0. With a hierarchy these are the ancestors and descendants too, unless ``hierarchy_rate`` is 0.
+    proposal inside a subject (Person), by a list of classes; here the list comes from the rates: class j co-occurs
+    with label i where r_ij > 0. With a hierarchy these are the ancestors and descendants too, unless
+    ``hierarchy_rate`` is 0.
 
     Args:
         *args: As for :class:`RatesLoss`.
