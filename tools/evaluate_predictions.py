@@ -24,8 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.annotations import Annotations, annotations_of_store, read_annotations
+from mmoid.openimages.class_groups import train_image_counts
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.evaluation import Evaluation, evaluate_predictions, write_json, write_table
+from mmoid.openimages.evaluation import evaluate_predictions
+from mmoid.openimages.evaluation_result import Evaluation, write_json, write_table
 from mmoid.openimages.prediction_files import open_predictions
 from mmoid.openimages.protocol import PROTOCOLS, Protocol
 from mmoid.openimages.store import AnnotationStore
@@ -41,6 +43,8 @@ def parse_args() -> argparse.Namespace:
     annotations.add_argument('--labels', help='human-verified image-level labels CSV; the challenge counts with them')
     annotations.add_argument('--classes', help='class descriptions CSV')
     annotations.add_argument('--hierarchy', help='hierarchy JSON; --protocol v2 does without')
+    annotations.add_argument('--train', help='the training split, for the mAP of head, middle and tail classes: its '
+                                             'store, or a CSV with the columns LabelName,images')  # fmt: skip
     rules = parser.add_argument_group('rules')
     rules.add_argument('--protocol', choices=PROTOCOLS, default='challenge',
                        help='challenge: hierarchy, verified classes only, group-of weight 1 (default); v2: none of '
@@ -84,7 +88,17 @@ def print_evaluation(evaluation: Evaluation, predictions: str, top: int) -> None
     table.add_row('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}')
     Console().print(table)
     print_classes(evaluation, top)
+    print_groups(evaluation)
     print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})')
+
+
+def print_groups(evaluation: Evaluation) -> None:
+    table = Table(title='Groups of classes, objects with several labels', show_header=False)
+    for column in range(4):
+        table.add_column(justify='right' if column > 1 else 'left')
+    for row in evaluation.summary():
+        table.add_row(*row)
+    Console().print(table)
 
 
 def print_classes(evaluation: Evaluation, top: int) -> None:
@@ -109,10 +123,15 @@ def main() -> None:
         with progress_bars() as progress:
             progress('reading', 0, 2)
             annotations = load_annotations(args)
+            train_images = None
+            if args.train is not None:
+                train_images = train_image_counts(args.train, annotations.label_names, protocol.is_challenge)
             progress('reading', 1, 2)
             predictions = open_predictions(args.predictions, annotations.label_names, args.other_classes)
             progress('reading', 2, 2)
-            evaluation = evaluate_predictions(annotations, predictions, protocol, args.other_classes, progress)
+            evaluation = evaluate_predictions(
+                annotations, predictions, protocol, args.other_classes, progress, train_images
+            )
         if args.out is not None:
             write_json(args.out, evaluation)
         if args.table is not None:

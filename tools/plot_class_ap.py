@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.evaluation import read_ap
+from mmoid.openimages.evaluation_result import read_ap
 from mmoid.openimages.store import AnnotationStore
 from mmoid.visualization import draw_class_ap, save
 

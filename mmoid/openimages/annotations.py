@@ -70,20 +70,39 @@ class Annotations:
         )
 
 
-def annotations_of_store(store: AnnotationStore) -> Annotations:
-    """Those of a prepared split."""
+def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | None = None) -> Annotations:
+    """Those of a prepared split.
+
+    Args:
+        store: The split.
+        label_names: MIDs of the classes to keep, by their new index; boxes and labels of others are left out. None:
+            all, as in the store.
+
+    Raises:
+        AnnotationError: A class that the store does not have.
+    """
+    names = store.label_names if label_names is None else tuple(label_names)
+    of_store = {name: i for i, name in enumerate(store.label_names)}
+    unknown = [name for name in names if name not in of_store]
+    if unknown:
+        raise AnnotationError(f'{store.path}: does not have the class {unknown[0]!r}')
+    chosen = np.array([of_store[name] for name in names], dtype=np.int64)
+    new_label = np.full(store.num_classes, -1, dtype=np.int32)
+    new_label[chosen] = np.arange(len(names))
+    label, label_class = new_label[store.box_label], new_label[store.image_label]
+    box, verified = label >= 0, label_class >= 0
     return Annotations(
         image_ids=store.image_ids(),
-        label_names=store.label_names,
-        class_names=store.class_names,
-        hierarchy=store.hierarchy,
-        image=store.image_of_box(),
-        label=store.box_label,
-        box=store.box,
-        is_group_of=store.is_group_of == 1,
-        label_image=store.image_of_label(),
-        label_class=store.image_label,
-        label_confidence=store.image_label_confidence,
+        label_names=names,
+        class_names=tuple(store.class_names[i] for i in chosen),
+        hierarchy=ClassHierarchy(store.metadata['hierarchy'], names, source=str(store.path)),
+        image=store.image_of_box()[box],
+        label=label[box],
+        box=store.box[box],
+        is_group_of=store.is_group_of[box] == 1,
+        label_image=store.image_of_label()[verified],
+        label_class=label_class[verified],
+        label_confidence=store.image_label_confidence[verified],
     )
 
 

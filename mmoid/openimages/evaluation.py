@@ -1,24 +1,24 @@
-"""The metric on a whole set of predictions: figures by class, as JSON and as a table."""
+"""The official metric on an evaluation set: image by image as predictions come, or on a whole set of them."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv as pa_csv
 
 from .annotations import Annotations
+from .class_groups import class_columns, class_groups, score_groups
 from .errors import AnnotationError
+from .evaluation_result import Evaluation
+from .ground_truth import GroundTruth
 from .image_files import Progress, no_progress
 from .metric import Matches, average_precision, count_positives, match_detections, mean_average_precision
-from .new_file import new_file
+from .object_recall import SeveralLabelObjects
 from .prediction_files import PredictionSet, PredictionTable
 from .protocol import Protocol
 from .ragged import runs_of_rows
@@ -28,75 +28,93 @@ DETECTIONS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What came of it.
+class Evaluator:
+    """What detections are held against, by the rules of a protocol.
 
     Attributes:
+        annotations: Of all images.
         protocol: The rules.
-        description: The rules in words.
-        label_names: MIDs of the C classes.
-        class_names: Their display names.
-        mean_ap: Over the classes that have ground truth; NaN where none has.
-        ap: (C,) float64, NaN for classes without ground truth.
-        positives: (C,) float64, single boxes + weight x group-of boxes.
-        scored: (C,) int64, detections and found groups that count.
-        true_positives: (C,) float64, their values summed.
-        num_images: N, evaluated.
-        num_images_without_detections: Of these; many of them say that the model was run on other images.
-        num_detections: Given, before ancestors were added.
-        left_out: Detections that were not looked at, by why.
+        train_images: (C,) int training images of each class, by which head, middle and tail are told; None: they are
+            not told.
+
+    Raises:
+        AnnotationError: No hierarchy where the protocol needs one.
     """
 
-    protocol: Protocol
-    description: str
-    label_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    mean_ap: float
-    ap: np.ndarray
-    positives: np.ndarray
-    scored: np.ndarray
-    true_positives: np.ndarray
-    num_images: int
-    num_images_without_detections: int
-    num_detections: int
-    left_out: Mapping[str, int]
+    annotations: Annotations
+    protocol: Protocol = field(default_factory=Protocol)
+    train_images: np.ndarray | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """What :func:`write_json` writes; ``null`` where a class has no ground truth."""
+    def __post_init__(self) -> None:
+        if self.protocol.is_challenge:
+            self.annotations.require_hierarchy('the challenge protocol')
+        if self.protocol.expand_detections:
+            self.annotations.require_hierarchy('expanding detections')
 
-        def by_name(values: Sequence[Any]) -> dict[str, Any]:
-            return dict(zip(self.label_names, values))
+    @cached_property
+    def ground_truth(self) -> GroundTruth:
+        """Prepared as the protocol says."""
+        return self.annotations.ground_truth(self.protocol)
 
-        return {
-            'mAP': _none_if_nan(self.mean_ap),
-            'protocol': self.description,
-            'metric': self.protocol.name,
-            'group_of_weight': self.protocol.group_of_weight,
-            'iou': self.protocol.iou_threshold,
-            'expand_detections': self.protocol.expand_detections,
-            'num_images': self.num_images,
-            'num_images_without_detections': self.num_images_without_detections,
-            'num_classes': len(self.label_names),
-            'num_classes_with_ground_truth': int((self.positives > 0).sum()),
-            'num_detections': self.num_detections,
-            'left_out': dict(self.left_out),
-            'AP': by_name([_none_if_nan(value) for value in self.ap.tolist()]),
-            'num_gt': by_name(self.positives.tolist()),
-            'num_scored': by_name(self.scored.tolist()),
-            'sum_tp': by_name(self.true_positives.tolist()),
-            'class_names': by_name(self.class_names),
-        }
+    @cached_property
+    def objects(self) -> SeveralLabelObjects:
+        """Those with several labels."""
+        return SeveralLabelObjects.of(self.annotations)
 
-    def as_table(self) -> pa.Table:
-        """A row for each class; an AP is null where there is no ground truth."""
-        return pa.table({
-            'LabelName': list(self.label_names),
-            'ClassName': list(self.class_names),
-            'AP': pa.array(self.ap, mask=np.isnan(self.ap)),
-            'num_gt': self.positives,
-            'num_scored': self.scored,
-            'sum_tp': self.true_positives,
-        })  # fmt: skip
+    def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
+        """Matches all detections of some images; arguments as for :func:`mmoid.openimages.matching.match_detections`.
+
+        Ancestors are added first if the protocol says so.
+        """
+        if self.protocol.expand_detections:
+            rows, label = self.annotations.require_hierarchy('expanding detections').expand_up(label)
+            image, score, box = image[rows], score[rows], box[rows]
+        rules = (self.protocol.iou_threshold, self.protocol.group_of_weight)
+        return match_detections(self.ground_truth, image, label, score, box, *rules)
+
+    def evaluate(
+        self,
+        matches: Matches,
+        detections_of_image: np.ndarray,
+        images: np.ndarray | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> Evaluation:
+        """The figures of all matches together.
+
+        Args:
+            matches: Each image once.
+            detections_of_image: (I,) int detections given for each image that is evaluated, before expansion.
+            images: (I,) int indices of these images, each once; None: all.
+            left_out: Detections that were not matched, by why, for the record.
+        """
+        annotations, protocol, num_classes = self.annotations, self.protocol, len(self.annotations.label_names)
+        left_out = {why: count for why, count in (left_out or {}).items() if count}
+        positives = count_positives(self.ground_truth, protocol.group_of_weight, images)
+        ap = average_precision(matches, positives)
+        return Evaluation(
+            protocol=protocol,
+            description=self.describe(len(detections_of_image), int((positives > 0).sum())),
+            label_names=annotations.label_names,
+            class_names=annotations.class_names,
+            mean_ap=mean_average_precision(ap),
+            ap=ap,
+            positives=positives,
+            scored=np.bincount(matches.label, minlength=num_classes),
+            true_positives=np.bincount(matches.label, weights=matches.value, minlength=num_classes),
+            num_images=len(detections_of_image),
+            num_images_without_detections=int((detections_of_image == 0).sum()),
+            num_detections=int(detections_of_image.sum()) + sum(left_out.values()),
+            left_out=left_out,
+            groups=score_groups(class_groups(annotations.hierarchy, self.train_images), ap),
+            objects=self.objects.recall(self.ground_truth, matches.found, images),
+            class_columns=class_columns(annotations.hierarchy, self.train_images),
+        )
+
+    def describe(self, num_images: int, num_classes: int) -> str:
+        """The protocol in words, of so many images and classes with ground truth."""
+        annotations = self.annotations
+        has_labels = len(annotations.label_class) > 0
+        return self.protocol.describe(has_labels, num_images, num_classes, len(annotations.label_names))
 
 
 def evaluate_predictions(
@@ -105,6 +123,7 @@ def evaluate_predictions(
     protocol: Protocol | None = None,
     other_classes: Literal['error', 'drop'] = 'error',
     progress: Progress = no_progress,
+    train_images: np.ndarray | None = None,
 ) -> Evaluation:
     """The official metric over all images that are annotated, whether there are predictions on them or not.
 
@@ -115,90 +134,33 @@ def evaluate_predictions(
         protocol: The rules; None: those of the challenge.
         other_classes: What to do with detections of classes that are not annotated: raise, or leave them out.
         progress: Told how many detections are matched.
+        train_images: As of :class:`Evaluator`.
 
     Raises:
         AnnotationError: A class that is not known, an image that is there twice, no hierarchy where one is needed.
     """
-    protocol = protocol or Protocol()
-    ground_truth = annotations.ground_truth(protocol)
-    hierarchy = annotations.require_hierarchy('expanding detections') if protocol.expand_detections else None
+    evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
     image_of = _positions(predictions, annotations.image_ids)
     label_of = _class_positions(predictions, annotations.label_names, other_classes)
     counts = np.diff(predictions.detection_stop, prepend=0)
-    dropped = predictions.dropped if isinstance(predictions, PredictionTable) else 0
-    parts, elsewhere, other = [], 0, dropped
+    other = predictions.dropped if isinstance(predictions, PredictionTable) else 0
+    given = np.zeros(len(annotations.image_ids), dtype=np.int64)
+    parts = []
     for first, last in runs_of_rows(counts, DETECTIONS_AT_ONCE):
         stop = int(predictions.detection_stop[last - 1])
         rows = slice(stop - int(counts[first:last].sum()), stop)
         image = np.repeat(image_of[first:last], counts[first:last])
         label, score, box = label_of[predictions.label[rows]], predictions.score[rows], predictions.box[rows]
-        elsewhere += int((image < 0).sum())
-        other += int(((image >= 0) & (label < 0)).sum())
         kept = np.flatnonzero((image >= 0) & (label >= 0))
-        image, label, score, box = image[kept], label[kept], score[kept], box[kept]
-        if hierarchy is not None:
-            sources, label = hierarchy.expand_up(label)
-            image, score, box = image[sources], score[sources], box[sources]
-        rules = (protocol.iou_threshold, protocol.group_of_weight)
-        parts.append(match_detections(ground_truth, image, label, score, box, *rules))
+        given += np.bincount(image[kept], minlength=len(given))
+        other += int(((image >= 0) & (label < 0)).sum())
+        parts.append(evaluator.match(image[kept], label[kept], score[kept], box[kept]))
         progress('matching detections', stop, len(predictions.label))
     matches = Matches.concatenate(parts)
     del parts
-    positives = count_positives(ground_truth, protocol.group_of_weight)
-    ap = average_precision(matches, positives)
-    num_classes = len(annotations.label_names)
+    elsewhere = int(counts[image_of < 0].sum())
     left_out = {'on images that are not annotated': elsewhere, 'of other classes': other}
-    return Evaluation(
-        protocol=protocol,
-        description=protocol.describe(
-            has_image_labels=len(annotations.label_class) > 0,
-            num_images=ground_truth.num_images,
-            num_classes=int((positives > 0).sum()),
-            of_classes=num_classes,
-        ),
-        label_names=annotations.label_names,
-        class_names=annotations.class_names,
-        mean_ap=mean_average_precision(ap),
-        ap=ap,
-        positives=positives,
-        scored=np.bincount(matches.label, minlength=num_classes),
-        true_positives=np.bincount(matches.label, weights=matches.value, minlength=num_classes),
-        num_images=ground_truth.num_images,
-        num_images_without_detections=ground_truth.num_images - int(((image_of >= 0) & (counts > 0)).sum()),
-        num_detections=len(predictions.label) + dropped,
-        left_out={why: count for why, count in left_out.items() if count},
-    )
-
-
-def write_json(path: str | Path, evaluation: Evaluation) -> None:
-    """Writes :meth:`Evaluation.as_json`, atomically."""
-    with new_file(path) as temporary:
-        temporary.write_text(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
-
-
-def write_table(path: str | Path, evaluation: Evaluation) -> None:
-    """Writes :meth:`Evaluation.as_table` as CSV, atomically."""
-    with new_file(path) as temporary:
-        pa_csv.write_csv(evaluation.as_table(), temporary)
-
-
-def read_ap(path: str | Path) -> dict[str, float]:
-    """AP by MID from a JSON of :func:`write_json`, NaN where it is null.
-
-    Raises:
-        AnnotationError: No JSON, or none with ``AP`` by label name.
-    """
-    try:
-        figures = json.loads(Path(path).read_text())['AP']
-        return {str(name): math.nan if value is None else float(value) for name, value in figures.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(
-            f"{path}: is no JSON with 'AP' by label name ({error!r}); tools/evaluate_predictions.py --out writes one"
-        ) from error
-
-
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return evaluator.evaluate(matches, given, left_out=left_out)
 
 
 def _positions(predictions: PredictionSet, image_ids: Sequence[str]) -> np.ndarray:

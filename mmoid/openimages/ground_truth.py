@@ -14,10 +14,14 @@ from .hierarchy import ClassHierarchy
 
 
 class KeyedBoxes(NamedTuple):
-    """Boxes ordered by key; row order is kept within a key, for it decides ties."""
+    """Boxes ordered by key; row order is kept within a key, for it decides ties.
+
+    ``key`` (K,) int64, ``box`` (K, 4) float64, ``row`` (K,) int64: which row of the ground truth each one is.
+    """
 
     key: np.ndarray
     box: np.ndarray
+    row: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class GroundTruth:
         label: (G,) int64 class index per box row.
         box: (G, 4) float64.
         is_group_of: (G,) bool.
+        source: (G,) int64 row of the annotation that each is a copy of.
         verified: (V,) int64 sorted unique keys of the verified (image, class) pairs; a detection of any other pair is
             ignored. None: all pairs count.
     """
@@ -41,6 +46,7 @@ class GroundTruth:
     label: np.ndarray
     box: np.ndarray
     is_group_of: np.ndarray
+    source: np.ndarray
     verified: np.ndarray | None
 
     @classmethod
@@ -92,9 +98,10 @@ class GroundTruth:
         confidence = float_column('label_confidence', label_confidence, len(label_image))
         require_rows('label_confidence', confidence, confidence >= 0, '0 (absent) or above (present)')
 
+        source = np.arange(len(image))
         if hierarchy is not None:
-            rows, label = hierarchy.expand_up(label)
-            image, box, group = image[rows], box[rows], group[rows]
+            source, label = hierarchy.expand_up(label)
+            image, box, group = image[source], box[source], group[source]
             present, absent = np.flatnonzero(confidence > 0), np.flatnonzero(confidence == 0)
             up, up_class = hierarchy.expand_up(label_class[present])
             down, down_class = hierarchy.expand_down(label_class[absent])
@@ -104,7 +111,7 @@ class GroundTruth:
         if verified_only:
             keys = [image * num_classes + label, label_image * num_classes + label_class]
             verified = np.unique(np.concatenate(keys))
-        return cls(num_images, num_classes, image, label, box, group.astype(bool), verified)
+        return cls(num_images, num_classes, image, label, box, group.astype(bool), source, verified)
 
     @cached_property
     def single_boxes(self) -> KeyedBoxes:
@@ -117,6 +124,8 @@ class GroundTruth:
         return self._keyed(self.is_group_of)
 
     def _keyed(self, chosen: np.ndarray) -> KeyedBoxes:
-        key = self.image[chosen] * self.num_classes + self.label[chosen]
+        rows = np.flatnonzero(chosen)
+        key = self.image[rows] * self.num_classes + self.label[rows]
         order = np.argsort(key, kind='stable')
-        return KeyedBoxes(key[order], self.box[chosen][order])
+        rows = rows[order]
+        return KeyedBoxes(key[order], self.box[rows], rows)

@@ -33,12 +33,14 @@ class Matches:
         label: (M,) int64 class index.
         score: (M,) float64.
         value: (M,) float64: 0 false positive, 1 true positive, ``group_of_weight`` a group that was found.
+        found: (F,) int64 rows of the ground truth that the true positives found; groups are not among them.
     """
 
     image: np.ndarray
     label: np.ndarray
     score: np.ndarray
     value: np.ndarray
+    found: np.ndarray
 
     @classmethod
     def concatenate(cls, parts: Sequence[Matches]) -> Matches:
@@ -49,6 +51,7 @@ class Matches:
             np.concatenate([integers, *(part.label for part in parts)]),
             np.concatenate([floats, *(part.score for part in parts)]),
             np.concatenate([floats, *(part.value for part in parts)]),
+            np.concatenate([integers, *(part.found for part in parts)]),
         )
 
 
@@ -140,9 +143,9 @@ def _match_sorted(
     overlap, claimed = _best_overlap(key, box, singles, over_union=True)
     claims = np.flatnonzero(overlap >= iou_threshold)
     # A detection claims one box only, so a box is free exactly for the best-scored of its claimants.
-    found = claims[np.unique(claimed[claims], return_index=True)[1]]
+    single, first = np.unique(claimed[claims], return_index=True)
     value = np.zeros(len(key))
-    value[found] = 1.0
+    value[claims[first]] = 1.0
 
     rest = np.flatnonzero(value == 0)
     overlap, claimed = _best_overlap(key[rest], box[rest], groups, over_union=False)
@@ -158,7 +161,7 @@ def _match_sorted(
     value = np.concatenate([value[kept], np.full(scored.sum(), float(group_of_weight))])
     order = np.argsort(key, kind='stable')
     image, label = np.divmod(key[order], ground_truth.num_classes)
-    return Matches(image, label, score[order], value[order])
+    return Matches(image, label, score[order], value[order], singles.row[single])
 
 
 def _best_overlap(

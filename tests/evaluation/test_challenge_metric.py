@@ -2,17 +2,20 @@
 
 import csv
 import json
-import logging
 
 import numpy as np
 import pytest
 import torch
 
 import mmoid
+from mmoid.openimages.annotations import annotations_of_store
 from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions import PredictionStore
+from mmoid.openimages.evaluation import evaluate_predictions
+from mmoid.openimages.prediction_files import read_predictions
+from mmoid.openimages.protocol import Protocol
 from mmoid.openimages.store import AnnotationStore
+from tests.openimages.test_evaluation import assert_official
 from tests.shared_data import SHARED
 
 CASES = sorted((SHARED / 'metric-cases').glob('case_*'))
@@ -71,6 +74,45 @@ def test_map_is_the_official_one(case, protocol, expected):
     folder, store, samples = case
     official = json.loads((folder / expected).read_text())
     assert evaluate(store, samples, protocol=protocol)['openimages/mAP'] == pytest.approx(official['mAP'], abs=1e-9)
+
+
+@needs_cases
+@pytest.mark.parametrize('protocol', ['challenge', 'v2_unexpanded'])
+def test_figures_of_each_class_are_the_official_ones(case, protocol, tmp_path):
+    folder, store, samples = case
+    prefix = str(tmp_path / 'run' / 'val')
+    evaluate(store, samples, protocol=protocol.removesuffix('_unexpanded'), outfile_prefix=prefix)
+    figures = json.loads((tmp_path / 'run' / 'val.json').read_text())
+    assert_official(figures, folder, protocol)
+    with open(tmp_path / 'run' / 'val.csv', newline='') as stream:
+        table = {row['LabelName']: row['AP'] for row in csv.DictReader(stream)}
+    assert {name: float(ap) if ap else None for name, ap in table.items()} == figures['AP']
+
+
+@needs_cases
+@pytest.mark.parametrize('expand', [False, True])
+def test_the_metric_and_the_tool_for_files_give_the_same_figures(case, expand, tmp_path):
+    folder, store, samples = case
+    counts = np.random.default_rng(0).permutation(store.num_classes)
+    lines = ''.join(f'{name},{count}\n' for name, count in zip(store.label_names, counts))
+    (tmp_path / 'counts.csv').write_text(f'LabelName,images\n{lines}')
+    prefix = str(tmp_path / 'val')
+    scalars = evaluate(
+        store, samples, expand_detections=expand, train_ann_file=str(tmp_path / 'counts.csv'), outfile_prefix=prefix
+    )
+    result = evaluate_predictions(
+        annotations_of_store(store),
+        read_predictions(folder / 'predictions.csv', store.label_names),
+        Protocol(expand_detections=expand),
+        train_images=counts,
+    )
+    assert scalars == {f'openimages/{name}': value for name, value in result.scalars().items()}
+    assert next(iter(scalars)) == 'openimages/mAP', "save_best='auto' takes the first"
+    assert {'openimages/mAP_head', 'openimages/mAP_leaf', 'openimages/mAP_level1'} < set(scalars)
+    ours, theirs = json.loads(open(f'{prefix}.json').read()), result.as_json()
+    for one in (ours, theirs):  # files may hold detections elsewhere
+        del one['left_out'], one['num_detections']
+    assert ours == theirs
 
 
 @needs_cases
@@ -148,29 +190,14 @@ def test_errors_name_what_is_wrong(tiny_data, tmp_path):
     with pytest.raises(AnnotationError, match="has no image 'elsewhere'"):
         evaluate(store, [dict(sample, img_id='elsewhere')])
     metric = mmoid.OpenImagesChallengeMetric(path)
-    metric.dataset_meta = dict(label_names=['/m/none'])
     with pytest.raises(AnnotationError, match="does not have the class '/m/none'"):
-        metric.process({}, [sample])
-
-
-def test_predictions_are_written_and_read_back(tiny_data, tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    store = AnnotationStore(tiny_data / 'validation')
-    samples = perfect_samples(store)
-    dump = mmoid.PredictionDump(str(tmp_path / 'predictions'))
-    dump.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
-    dump.process({}, [*samples, samples[0]])
-    dump.evaluate(len(samples) + 1)
-    read = PredictionStore(tmp_path / 'predictions')
-    assert read.image_ids() == store.image_ids()
-    assert read.label_names == store.label_names and read.class_names == store.class_names
-    assert read.label.tolist() == [i for sample in samples for i in sample['pred_instances']['labels'].tolist()]
-    boxes = np.concatenate([sample['pred_instances']['bboxes'].numpy() for sample in samples]) / 100
-    assert np.allclose(read.box, boxes, rtol=0, atol=1e-12)
-    assert np.bincount(read.image_of_detection(), minlength=store.num_images).tolist() == [
-        len(sample['pred_instances']['labels']) for sample in samples
-    ]
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'mine' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(AnnotationError, match='was not written by mmoid'):
-        mmoid.PredictionDump(str(tmp_path / 'mine'))
+        metric.dataset_meta = dict(label_names=['/m/none'])
+    with pytest.raises(AnnotationError, match='classes, the data set 2; name their MIDs .*label_names'):
+        metric.dataset_meta = dict(classes=['a', 'b'])
+    with pytest.raises(AnnotationError, match=r'evaluator\.iou_threshold must be in \(0, 1\], got 0'):
+        mmoid.OpenImagesChallengeMetric(path, iou_threshold=0)
+    counts = tmp_path / 'counts.csv'
+    counts.write_text('LabelName,images\n')
+    metric = mmoid.OpenImagesChallengeMetric(path, train_ann_file=str(counts))
+    with pytest.raises(AnnotationError, match=r'evaluator\.train_ann_file = .*counts\.csv: does not have .* classes'):
+        metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)

@@ -11,7 +11,8 @@ from mmoid.openimages import evaluation
 from mmoid.openimages.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.evaluation import evaluate_predictions, read_ap, write_json, write_table
+from mmoid.openimages.evaluation import evaluate_predictions
+from mmoid.openimages.evaluation_result import read_ap, write_json, write_table
 from mmoid.openimages.prediction_files import convert_predictions, open_predictions, read_predictions
 from mmoid.openimages.protocol import Protocol
 from mmoid.openimages.store import AnnotationStore
@@ -129,12 +130,12 @@ def test_the_json_and_the_table_say_all_there_is(annotations, tmp_path):
         'as predicted, IoU 0.5, 4 images, 4 of 5 classes'
     )  # fmt: skip
     assert (tmp_path / 'out.csv').read_text().splitlines() == [
-        '"LabelName","ClassName","AP","num_gt","num_scored","sum_tp"',
-        '"/m/apple","Apple",0,2,0,0',
-        '"/m/orange","Orange",0,1,0,0',
-        '"/m/fruit","Fruit",0.25,4,2,1',
-        '"/m/bench1","Bench (/m/bench1)",0,1,0,0',
-        '"/m/bench2","Bench (/m/bench2)",,0,0,0',
+        '"LabelName","ClassName","AP","num_gt","num_scored","sum_tp","level","leaf"',
+        '"/m/apple","Apple",0,2,0,0,2,true',
+        '"/m/orange","Orange",0,1,0,0,2,true',
+        '"/m/fruit","Fruit",0.25,4,2,1,1,false',
+        '"/m/bench1","Bench (/m/bench1)",0,1,0,0,1,true',
+        '"/m/bench2","Bench (/m/bench2)",,0,0,0,1,true',
     ]
     read = read_ap(tmp_path / 'out.json')
     assert read['/m/fruit'] == 0.25 and math.isnan(read['/m/bench2'])

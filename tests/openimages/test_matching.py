@@ -88,7 +88,7 @@ def test_unusable_detections_and_settings_are_named(change, message):
 
 
 def assert_same(one: Matches, other: Matches) -> None:
-    for name in ('image', 'label', 'score', 'value'):
+    for name in ('image', 'label', 'score', 'value', 'found'):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 

@@ -39,12 +39,15 @@ def test_evaluate_predictions_gives_the_official_figures(name, tmp_path):
     folder = SHARED / 'metric-cases' / name
     if not folder.is_dir():
         pytest.skip(f'needs {folder}')
+    counts = tmp_path / 'counts.csv'
+    label_names = [line.split(',')[0] for line in (folder / 'classes.csv').read_text().splitlines()]
+    counts.write_text('LabelName,images\n' + ''.join(f'{name},{k}\n' for k, name in enumerate(label_names)))
     for protocol in ('challenge', 'v2_unexpanded') if name == CASES[0] else ('challenge',):
         done = run_tool(
             'evaluate_predictions', '--boxes', folder / 'boxes.csv', '--labels', folder / 'labels.csv',
             '--classes', folder / 'classes.csv', '--hierarchy', folder / 'hierarchy.json',
             '--predictions', folder / 'predictions.csv', '--protocol', protocol.removesuffix('_unexpanded'),
-            '--out', tmp_path / 'out.json', '--table', tmp_path / 'out.csv',
+            '--train', counts, '--out', tmp_path / 'out.json', '--table', tmp_path / 'out.csv',
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         figures = json.loads((tmp_path / 'out.json').read_text())
@@ -53,6 +56,14 @@ def test_evaluate_predictions_gives_the_official_figures(name, tmp_path):
         with (tmp_path / 'out.csv').open(newline='') as stream:
             table = {row['LabelName']: row for row in csv.DictReader(stream)}
         assert {name: float(row['AP']) if row['AP'] else None for name, row in table.items()} == figures['AP']
+        for group in ('head', 'middle', 'tail', 'untrained'):
+            names = [name for name, row in table.items() if row['frequency'] == group]
+            found = [figures['AP'][name] for name in names if figures['AP'][name] is not None]
+            assert figures['groups'][group]['num_classes'] == len(names) > 0
+            mean = figures['groups'][group]['mAP']
+            assert mean == (pytest.approx(np.mean(found)) if found else None)
+            assert f'mAP {group}' in done.stdout
+        assert [row['train_images'] for row in table.values()] == [str(k) for k in range(len(label_names))]
 
 
 @pytest.fixture

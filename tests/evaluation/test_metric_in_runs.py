@@ -1,0 +1,90 @@
+"""The metric in real runs: one process and two, logs, best checkpoint, nothing to evaluate."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.runner import Runner
+
+from mmoid.openimages.convert import convert
+from mmoid.openimages.store import AnnotationStore
+from tests.evaluation.metric_run import config
+from tests.official_files import write_files
+
+SCRIPT = Path(__file__).with_name('metric_run.py')
+
+
+def num_classes_of(data_root: Path) -> int:
+    return AnnotationStore(data_root / 'validation').num_classes
+
+
+def scalars_of(work_dir: Path) -> dict:
+    (file,) = work_dir.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    (line,) = [line for line in lines if 'openimages/mAP' in line]
+    return {name: value for name, value in line.items() if name.startswith('openimages/')}
+
+
+@pytest.fixture(scope='module')
+def one_process(tiny_data, tmp_path_factory) -> Path:
+    work_dir = tmp_path_factory.mktemp('one')
+    Runner.from_cfg(config(tiny_data, work_dir, num_classes_of(tiny_data))).train()
+    return work_dir
+
+
+def test_a_run_logs_map_and_that_of_groups_and_writes_tables(one_process, tiny_data):
+    scalars = scalars_of(one_process)
+    figures = json.loads((one_process / 'val.json').read_text())
+    assert 0.1 < scalars['openimages/mAP'] == figures['mAP'] < 0.9
+    assert figures['num_images'] == 11
+    groups = {name: group['mAP'] for name, group in figures['groups'].items() if group['mAP'] is not None}
+    assert {'head', 'middle', 'tail', 'leaf', 'parent', 'level1', 'level2'} <= set(groups)
+    assert {name: scalars[f'openimages/mAP_{name}'] for name in groups} == groups
+    assert scalars['openimages/several_label_recall'] == figures['several_label_objects']['recall']
+    assert len(set(groups.values())) > 3, 'groups that are all alike would show nothing'
+    assert (one_process / 'val.csv').read_text().count('\n') == 1 + num_classes_of(tiny_data)
+    assert (one_process / 'best_openimages_mAP_epoch_1.pth').exists()
+    (log,) = one_process.glob('*/*.log')
+    text = log.read_text()
+    assert f'mAP {figures["mAP"]:.4f} ({figures["protocol"]})' in text
+    assert f'{figures["groups"]["tail"]["meaning"]} ' in text and '| mAP tail' in text
+
+
+def test_two_processes_log_what_one_does(one_process, tiny_data, tmp_path):
+    subprocess.run(
+        [
+            sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(SCRIPT),
+            str(tiny_data), str(tmp_path), str(num_classes_of(tiny_data)), 'pytorch',
+        ],
+        check=True, capture_output=True, timeout=300,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(SCRIPT.parents[2])},
+    )  # fmt: skip
+    assert scalars_of(tmp_path) == scalars_of(one_process)
+    assert (tmp_path / 'val.json').read_text() == (one_process / 'val.json').read_text()
+
+
+def test_a_set_without_boxes_breaks_neither_log_nor_best_checkpoint(tiny_data, tmp_path):
+    files = write_files(tmp_path / 'official', boxes='ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n')
+    convert(tmp_path / 'empty', **files)
+    empty = str(tmp_path / 'empty')
+    num_classes = AnnotationStore(empty).num_classes
+    options = {
+        'train_dataloader.dataset.ann_file': f'{tiny_data}/train',
+        'val_dataloader.dataset.ann_file': empty,
+        'val_dataloader.dataset.indices': 2,
+        'val_evaluator.ann_file': empty,
+        'val_evaluator.train_ann_file': None,
+        'experiment_name': 'nothing to evaluate',
+    }
+    Runner.from_cfg(config(tiny_data, tmp_path / 'run', num_classes, **options)).train()
+    scalars = scalars_of(tmp_path / 'run')
+    assert list(scalars) == ['openimages/mAP'] and math.isnan(scalars['openimages/mAP'])
+    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
+    assert not list((tmp_path / 'run').glob('best_*'))
+    assert json.loads((tmp_path / 'run' / 'val.json').read_text())['mAP'] is None
