@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.matching import match_detections
 from mmoid.openimages.metric import GroundTruth
-from tests.openimages.metric_oracle import Case
+from tests.openimages.metric_oracle import Case, ancestors, area, expand, intersection, iou
 
 LEFT, RIGHT, FAR = (0, 0, 10, 10), (2, 0, 12, 10), (50, 50, 60, 60)
 
@@ -52,6 +54,59 @@ def random_case(seed: int) -> Case:
         iou_threshold=float(rng.choice([0.3, 0.5, 1])),
         max_detections=int(rng.choice([1, 3, 10000])),
     )
+
+
+DIFFICULTIES = {
+    'a detection that overlaps two boxes alike', 'a box twice', 'a detection twice', 'nested groups',
+    'an image without detections', 'an image with labels only', 'an image with nothing', 'a class without ground truth',
+    'a detection without area', 'a score of 0', 'equal scores', 'a class with two parents', 'an absent parent',
+    'a box without area', 'a group and a single box of one class', 'more detections than are kept',
+}  # fmt: skip
+
+
+def difficulties(case: Case) -> set[str]:
+    """Which of :data:`DIFFICULTIES` a case holds, found out plainly."""
+    truth = expand(case)[0]
+    found = [row for row in case.detections if row[3][0] < row[3][2] and row[3][1] < row[3][3]]
+    scores = [(image, label, score) for image, label, score, _ in found]
+    kinds = {kind: {row[:2] for row in truth if row[3] == kind} for kind in (False, True)}
+    with_boxes, with_labels = ({row[0] for row in rows} for rows in (case.boxes, case.labels))
+    with_detections, images = {row[0] for row in case.detections}, set(range(case.num_images))
+    parents = case.parents or {}
+
+    def near(row: tuple, group: bool) -> list[tuple]:
+        return [other[2] for other in truth if other[:2] == row[:2] and other[3] == group]
+
+    def alike(row: tuple) -> bool:
+        overlaps = sorted((iou(row[3], box) for box in near(row, group=False)), reverse=True)[:2]
+        return len(overlaps) == 2 and overlaps[0] == overlaps[1] >= case.iou_threshold
+
+    def inside(row: tuple) -> bool:
+        others = [box for box in near(row, group=True) if box != row[2]]
+        return row[3] and any(area(row[2]) == intersection(row[2], box) > 0 for box in others)
+
+    holds = {
+        'a detection that overlaps two boxes alike': any(map(alike, found)),
+        'a box twice': len(set(case.boxes)) < len(case.boxes),
+        'a detection twice': len({(*row[:2], row[3]) for row in found}) < len(found),
+        'nested groups': any(map(inside, truth)),
+        'an image without detections': images - with_detections,
+        'an image with labels only': with_labels - with_boxes,
+        'an image with nothing': images - with_labels - with_boxes,
+        'a class without ground truth': set(range(case.num_classes)) - {row[1] for row in truth},
+        'a detection without area': len(found) < len(case.detections),
+        'a score of 0': any(row[2] == 0 for row in found),
+        'equal scores': len(set(scores)) < len(scores),
+        'a class with two parents': any(len(above) > 1 for above in parents.values()),
+        'an absent parent': any(row[2] == 0 and any(row[1] in ancestors(parents, k) for k in parents)
+                                for row in case.labels),
+        'a box without area': any(area(row[2]) == 0 for row in truth),
+        'a group and a single box of one class': kinds[False] & kinds[True],
+        'more detections than are kept': max(Counter(row[:2] for row in found).values(), default=0)
+        > case.max_detections,
+    }  # fmt: skip
+    assert set(holds) == DIFFICULTIES
+    return {name for name, there in holds.items() if there}
 
 
 def hierarchy_of(case: Case) -> ClassHierarchy | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from mmoid.openimages.metric import (
     mean_average_precision,
 )
 from tests.openimages.metric_cases import (
+    DIFFICULTIES,
     LEFT,
     detections_of,
+    difficulties,
     ground_truth_of,
     one_image,
     random_case,
@@ -101,10 +104,22 @@ def assert_agrees_with_oracle(case: Case) -> None:
     np.testing.assert_allclose(result.ap, ap, rtol=1e-12, atol=1e-12, err_msg=str(case))
 
 
-@pytest.mark.parametrize('start', range(0, 1000, 250))
+@pytest.mark.parametrize('start', range(0, 2000, 500))
 def test_random_cases_agree_with_the_plain_restatement(start):
-    for seed in range(start, start + 250):
+    for seed in range(start, start + 500):
         assert_agrees_with_oracle(random_case(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', range(2000, 22_000, 2000))
+def test_very_many_random_cases_agree_with_the_plain_restatement(start):
+    for seed in range(start, start + 2000):
+        assert_agrees_with_oracle(random_case(seed))
+
+
+def test_the_random_cases_hold_all_that_is_difficult():
+    seen = Counter(name for seed in range(500) for name in difficulties(random_case(seed)))
+    assert set(seen) == DIFFICULTIES and min(seen.values()) >= 25, seen
 
 
 corners = st.tuples(*[st.integers(0, 4)] * 2, *[st.integers(0, 4)] * 2)
@@ -123,15 +138,23 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(cases)
 def test_small_cases_agree_with_the_plain_restatement(case):
     assert_agrees_with_oracle(case)
 
 
+@pytest.mark.slow
+@settings(max_examples=20_000, deadline=None)
+@given(cases)
+def test_very_many_small_cases_agree_with_the_plain_restatement(case):
+    assert_agrees_with_oracle(case)
+
+
 def matches_of(values: list[float], label: int = 0) -> Matches:
     count = len(values)
-    return Matches(np.arange(count), np.full(count, label), np.linspace(1, 0, count), np.array(values, dtype=float))
+    score, found = np.linspace(1, 0, count), np.arange(0)
+    return Matches(np.arange(count), np.full(count, label), score, np.array(values, dtype=float), found)
 
 
 def test_average_precision_is_the_area_under_the_envelope():
