@@ -60,8 +60,10 @@ def draw_class_ap(
     counts.set_ylabel('images')
     counts.set_title(_headline(first, second, names), loc='left', fontsize=11)
 
+    alone = window == 1
+    if alone:  # which two points belong together
+        upper.vlines(place, first, second, color=QUIET, lw=1.2, zorder=1)
     for values, name, colour in ((first, names[0], FIRST), (second, names[1], SECOND)):
-        alone = window == 1
         upper.plot(place, values, 'o', color=colour, ms=5 if alone else 3, alpha=1 if alone else 0.45,
                    label=name if alone else None)  # fmt: skip
         if not alone:
@@ -109,7 +111,8 @@ def _name_classes(ax: Axes, labels: Sequence[str], gain: np.ndarray, top: int) -
     room = max(0.05, float(np.abs(gain).max()))
     if len(labels) <= MOST_NAMES:
         ax.set_xticks(np.arange(len(labels)), labels, rotation=90, fontsize=8)
-        ax.set_ylim(-1.1 * room, 1.1 * room)
+        low, high = min(float(gain.min()), -0.1 * room), max(float(gain.max()), 0.1 * room)
+        ax.set_ylim(low - 0.1 * room, high + 0.1 * room)
         return
     ax.set_xlabel('class, most frequent first')
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
