@@ -16,11 +16,12 @@ _PUBLIC = {
     'mmoid.engine': (
         'ClassOrderCheckHook',
         'HybridSchedule',
+        'LogHistoryHook',
         'ResumableCheckpointHook',
         'ResumableEpochTrainLoop',
         'StageRestartLR',
     ),
-    'mmoid.evaluation': ('OpenImagesChallengeMetric', 'PredictionDump'),
+    'mmoid.evaluation': ('OpenImagesChallengeMetric', 'PredictionDump', 'ResumableTestLoop'),
     'mmoid.models': (
         'CoBCELoss',
         'ConcurrentSoftmaxLoss',
@@ -29,6 +30,7 @@ _PUBLIC = {
         'LabelSetBCELoss',
         'LabelSetFocalLoss',
         'LabelSetSampler',
+        'LabelSetTTAModel',
         'SoftmaxLoss',
     ),
 }

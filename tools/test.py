@@ -19,7 +19,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
-    parser.add_argument('--out', help='write the predictions into this folder (PredictionStore, Arrow files)')
+    parser.add_argument('--out', help='write the predictions into this folder (PredictionStore, Arrow files); a run '
+                                      'that was killed goes on when it is started again')  # fmt: skip
+    parser.add_argument('--restart', action='store_true', help='throw away what a killed run with --out has done')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='directory for painted images, below work_dir/timestamp')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
@@ -46,11 +48,37 @@ def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def enable_tta(cfg: Config) -> None:
-    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
-    if missing:
-        raise SystemExit(f'error: --tta needs {" and ".join(missing)} in the config')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    """Puts ``tta_model`` around the model; what the config does not say is as in mmdet: flips, merged by NMS."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_model' not in cfg:
+        rcnn = cfg.model.get('test_cfg', {}).get('rcnn') or cfg.model.get('test_cfg', {})
+        nms = dict(type='nms', iou_threshold=0.5)
+        cfg.tta_model = dict(
+            type='mmoid.LabelSetTTAModel', tta_cfg=dict(nms=nms, max_per_img=rcnn.get('max_per_img', 300))
+        )
+    if 'tta_pipeline' not in cfg:
+        # Without ground truth: it would be that of a flipped view.
+        *load, pack = (step for step in dataset.pipeline if step.type != 'LoadAnnotations')
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [
+            *load, dict(type='TestTimeAug', transforms=[flips, [dict(type=pack.type, meta_keys=keys)]])
+        ]  # fmt: skip
+    dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def enable_out(cfg: Config, args: argparse.Namespace) -> None:
+    if args.out.endswith(('.pkl', '.pickle')):
+        raise SystemExit(f'error: --out {args.out}: names a folder of Arrow files; no pickle is written')
+    loop = cfg.get('test_cfg') or {}
+    if loop.get('type', 'TestLoop') not in ('TestLoop', 'ResumableTestLoop', 'mmoid.ResumableTestLoop'):
+        raise SystemExit(f'error: --out needs test_cfg.type TestLoop, the config has {loop["type"]}')
+    cfg.test_cfg = {**loop, 'type': 'mmoid.ResumableTestLoop'}
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    cfg.test_evaluator = [*evaluators, dict(type='mmoid.PredictionDump', out=args.out, restart=args.restart)]
 
 
 def main() -> None:
@@ -62,8 +90,7 @@ def main() -> None:
     if args.tta:
         enable_tta(cfg)
     if args.out is not None:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        cfg.test_evaluator = [*evaluators, dict(type='mmoid.PredictionDump', out=args.out)]
+        enable_out(cfg, args)
     build_runner(cfg).test()
 
 

@@ -2,6 +2,7 @@
 
 from .losses import CoBCELoss, ConcurrentSoftmaxLoss, DistCELoss, LabelSetBCELoss, LabelSetFocalLoss, SoftmaxLoss
 from .roi_heads import LabelSetBBoxHead, LabelSetSampler
+from .test_time_augmentation import LabelSetTTAModel
 
 __all__ = [
     'CoBCELoss',
@@ -11,5 +12,6 @@ __all__ = [
     'LabelSetBCELoss',
     'LabelSetFocalLoss',
     'LabelSetSampler',
+    'LabelSetTTAModel',
     'SoftmaxLoss',
 ]

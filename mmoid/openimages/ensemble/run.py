@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,8 +19,8 @@ import numpy as np
 from ..arrow_folder import require_replaceable
 from ..errors import AnnotationError
 from ..image_files import Progress, no_progress
-from ..new_file import new_file
-from ..predictions import PredictionStore, write_predictions
+from ..prediction_shards import Bound, PredictionShards, open_shards
+from ..predictions import PredictionStore
 from ..ragged import row_lengths
 from .fusion import Fusion, require_ensemble_boxes
 from .sets import MatchedSets
@@ -30,8 +28,6 @@ from .shard import fuse_images
 
 IMAGES_PER_SHARD = 128
 """A few seconds' work: what a killed run loses."""
-
-PLAN = 'plan.json'
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def run_ensemble(
         num_workers: Processes; None: the number of cores.
         overwrite: Replace predictions that are there.
         restart: Throw the shards of an earlier run away, whatever they are of.
-        images_per_shard: Images that a worker fuses at a time.
+        images_per_shard: Images that a worker fuses at a time; a run that goes on keeps its own.
         progress: Told how many images are fused.
 
     Raises:
@@ -81,17 +77,23 @@ def run_ensemble(
     require_replaceable(out, overwrite)
     detections_in = _count(sets)  # opens all of them: a damaged one is told now
     num_images = len(sets.image_ids)
-    parts = out.with_name(f'{out.name}.parts')
-    _open_parts(parts, _plan(sets, fusion, images_per_shard), restart)
-    bounds = [(first, min(first + images_per_shard, num_images)) for first in range(0, num_images, images_per_shard)]
-    todo = [bound for bound in bounds if not _shard(parts, *bound).is_dir()]
-    resumed = done = num_images - sum(last - first for first, last in todo)
+    shards = open_shards(
+        out,
+        _plan(sets, fusion),
+        run='an ensemble',
+        num_images=num_images,
+        images_per_shard=images_per_shard,
+        overwrite=overwrite,
+        restart=restart,
+    )
+    found = shards.done()
+    resumed = done = sum(last - first for first, last in found)
+    todo = [bound for bound in shards.bounds if bound not in set(found)]
     progress('fusing images', done, num_images)
-    for count in _fuse_shards(sets, fusion, parts, todo, num_workers or os.cpu_count() or 1):
+    for count in _fuse_shards(sets, fusion, shards, todo, num_workers or os.cpu_count() or 1):
         done += count
         progress('fusing images', done, num_images)
-    detections_out = _put_together(out, sets, [_shard(parts, *bound) for bound in bounds], overwrite)
-    shutil.rmtree(parts)
+    detections_out = shards.join(sets.label_names, sets.class_names, overwrite)
     return EnsembleSummary(
         sets=len(sets.paths),
         images=num_images,
@@ -102,7 +104,7 @@ def run_ensemble(
     )
 
 
-def _plan(sets: MatchedSets, fusion: Fusion, images_per_shard: int) -> dict[str, Any]:
+def _plan(sets: MatchedSets, fusion: Fusion) -> dict[str, Any]:
     """All that the shards depend on."""
     return {
         'sets': [_identity(path) for path in sets.paths],
@@ -113,7 +115,6 @@ def _plan(sets: MatchedSets, fusion: Fusion, images_per_shard: int) -> dict[str,
         'expand': sets.expand,
         'ancestors': None if sets.hierarchy is None else _digest((), sets.hierarchy.ancestor_matrix),
         'fusion': asdict(fusion),
-        'images_per_shard': images_per_shard,
         'ensemble_boxes': version('ensemble-boxes'),
     }
 
@@ -130,49 +131,26 @@ def _digest(texts: Sequence[str], array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _open_parts(parts: Path, plan: dict[str, Any], restart: bool) -> None:
-    if restart and (parts / PLAN).is_file():
-        shutil.rmtree(parts)
-    if parts.exists() and any(parts.iterdir()):
-        try:
-            before = json.loads((parts / PLAN).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise AnnotationError(f'{parts}: is no folder of an ensemble ({error}); give another --out') from error
-        other = [name for name in plan if before.get(name) != plan[name]]
-        if other:
-            raise AnnotationError(
-                f'{parts}: holds shards of an ensemble with other {", ".join(other)}; finish that with its own '
-                'arguments, or throw them away with restart=True (--restart)'
-            )
-        return
-    with new_file(parts / PLAN) as temporary:
-        temporary.write_text(json.dumps(plan))
-
-
-def _shard(parts: Path, first: int, last: int) -> Path:
-    return parts / f'images-{first:08d}-{last:08d}'
-
-
 def _fuse_shards(
-    sets: MatchedSets, fusion: Fusion, parts: Path, todo: Sequence[tuple[int, int]], num_workers: int
+    sets: MatchedSets, fusion: Fusion, shards: PredictionShards, todo: Sequence[Bound], num_workers: int
 ) -> Iterator[int]:
     """Writes the shards; gives the number of images of each as it is done."""
     if min(num_workers, len(todo)) <= 1:
-        worker = _Worker(sets, fusion, parts)
+        worker = _Worker(sets, fusion, shards)
         for bound in todo:
             yield worker.write_shard(bound)
         return
     # Not fork: the caller may hold threads (Arrow's pool), which do not survive one.
     with ProcessPoolExecutor(
-        min(num_workers, len(todo)), get_context('spawn'), initializer=_start_worker, initargs=(sets, fusion, parts)
+        min(num_workers, len(todo)), get_context('spawn'), initializer=_start_worker, initargs=(sets, fusion, shards)
     ) as pool:
         try:
             for future in as_completed([pool.submit(_write_shard, bound) for bound in todo]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise AnnotationError(
-                f'{parts}: a worker was ended from outside, perhaps for want of memory; the same command goes on from '
-                'here, with fewer workers (--workers) if need be'
+                f'{shards.folder}: a worker was ended from outside, perhaps for want of memory; the same command goes '
+                'on from here, with fewer workers (--workers) if need be'
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -180,15 +158,15 @@ def _fuse_shards(
 
 
 class _Worker:
-    def __init__(self, sets: MatchedSets, fusion: Fusion, parts: Path) -> None:
-        self.sets, self.fusion, self.parts = sets, fusion, parts
+    def __init__(self, sets: MatchedSets, fusion: Fusion, shards: PredictionShards) -> None:
+        self.sets, self.fusion, self.shards = sets, fusion, shards
         self.stores = [PredictionStore(path) for path in sets.paths]
 
-    def write_shard(self, bound: tuple[int, int]) -> int:
+    def write_shard(self, bound: Bound) -> int:
         first, last = bound
         found = fuse_images(self.sets, self.stores, self.fusion, first, last)
-        write_predictions(
-            _shard(self.parts, first, last),
+        self.shards.write(
+            bound,
             image_ids=self.sets.image_ids[first:last],
             detections_per_image=found.counts,
             label=found.label,
@@ -203,11 +181,11 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(sets: MatchedSets, fusion: Fusion, parts: Path) -> None:
+def _start_worker(sets: MatchedSets, fusion: Fusion, shards: PredictionShards) -> None:
     global _worker
     # A parent that is killed tells nobody; without this the workers would wait for work for ever.
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    _worker = _Worker(sets, fusion, parts)
+    _worker = _Worker(sets, fusion, shards)
 
 
 def _end_with_the_parent() -> None:
@@ -217,28 +195,9 @@ def _end_with_the_parent() -> None:
         os._exit(1)
 
 
-def _write_shard(bound: tuple[int, int]) -> int:
+def _write_shard(bound: Bound) -> int:
     assert _worker is not None
     return _worker.write_shard(bound)
-
-
-def _put_together(out: Path, sets: MatchedSets, shards: Sequence[Path], overwrite: bool) -> int:
-    parts = [PredictionStore(path) for path in shards]
-    label = np.concatenate([np.empty(0, dtype=np.int32), *(part.label for part in parts)])
-    write_predictions(
-        out,
-        image_ids=sets.image_ids,
-        detections_per_image=np.concatenate(
-            [np.empty(0, dtype=np.int64), *(np.diff(part.detection_stop, prepend=0) for part in parts)]
-        ),
-        label=label,
-        score=np.concatenate([np.empty(0, dtype=np.float32), *(part.score for part in parts)]),
-        box=np.concatenate([np.empty((0, 4)), *(part.box for part in parts)]),
-        label_names=sets.label_names,
-        class_names=sets.class_names,
-        overwrite=overwrite,
-    )
-    return len(label)
 
 
 def _count(sets: MatchedSets) -> int:

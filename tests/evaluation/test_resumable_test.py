@@ -1,0 +1,290 @@
+"""Tests of a model, killed by SIGKILL and started again: the same bytes, the same figures, nothing done twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mmengine.runner import Runner
+
+import mmoid.registry  # noqa: F401
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.predictions import PredictionStore
+from mmoid.openimages.store import AnnotationStore
+from tests.evaluation import prediction_run
+
+ROOT = Path(__file__).parents[2]
+IMAGES = 48
+PAUSE = 0.05  # seconds for an image
+
+
+def make_config(data_root, work_dir, **model):
+    work_dir.mkdir(parents=True, exist_ok=True)
+    return prediction_run.config(data_root, work_dir, **model)
+
+
+def in_process(cfg, checkpoint, out, **dump):
+    """What ``tools/test.py --out`` does, here."""
+    cfg = cfg.copy()
+    cfg.load_from = str(checkpoint)
+    cfg.custom_imports = None
+    cfg.test_cfg = dict(type='mmoid.ResumableTestLoop')
+    cfg.test_evaluator = [*cfg.test_evaluator, dict(type='mmoid.PredictionDump', out=str(out), **dump)]
+    return Runner.from_cfg(cfg).test()
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('checkpoint') / 'model.pth'
+    torch.save(dict(state_dict=dict(weight=torch.tensor(3.0))), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def whole(tiny_data, checkpoint, tmp_path_factory):
+    """Files and figures of a run that nothing killed."""
+    folder = tmp_path_factory.mktemp('whole')
+    cfg = make_config(tiny_data, folder)
+    figures = in_process(cfg, checkpoint, folder / 'predictions')
+    assert figures['openimages/mAP'] > 0
+    return contents(folder / 'predictions'), figures
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def seen(work_dir):
+    file = work_dir / 'seen.txt'
+    return file.read_text().split() if file.exists() else []
+
+
+class Launch:
+    """tools/test.py in one process, or tools/dist_test.sh with more, and all processes below it."""
+
+    def __init__(self, work_dir, checkpoint, processes):
+        options = [work_dir / 'run.py', checkpoint]
+        command = [sys.executable, 'tools/test.py', *options]
+        if processes > 1:
+            command = ['bash', 'tools/dist_test.sh', *options, processes]
+        self.output = open(work_dir / f'output{time.time():.2f}.txt', 'w+')
+        self.process = psutil.Popen(
+            [*map(str, command), '--out', str(work_dir / 'predictions')],
+            cwd=ROOT,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+                'PYTHONPATH': f'{ROOT}:{ROOT / "tests" / "evaluation"}',
+            },
+        )
+
+    def kill_after(self, work_dir, images, one_rank=False):
+        """Kills without warning after so many more images, and returns when not one process is left."""
+        until = len(seen(work_dir)) + images
+        while len(seen(work_dir)) < until:
+            assert self.process.poll() is None, self.text()
+            time.sleep(0.005)
+        family = self.process.children(recursive=True)
+        chosen = [self.process, *family]
+        if one_rank:
+            chosen = [child for child in self.process.children() if child.environ().get('RANK') == '1']
+            assert chosen
+        for process in chosen:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        assert self.process.wait(timeout=60) != 0
+        assert not psutil.wait_procs(family, timeout=60)[1]
+
+    def finish(self):
+        assert self.process.wait(timeout=400) == 0, self.text()
+
+    def text(self):
+        self.output.seek(0)
+        return self.output.read()
+
+
+def shards(work_dir):
+    return sorted((work_dir / 'predictions.parts').glob('images-*'))
+
+
+def images_of(work_dir):
+    return [image for shard in shards(work_dir) for image in PredictionStore(shard).image_ids()]
+
+
+def kill_and_go_on(tiny_data, checkpoint, whole, work_dir, kills):
+    """Kills as listed, (processes, images, one rank or all); then lets it end."""
+    cfg = make_config(tiny_data, work_dir, pause=PAUSE)
+    cfg.dump(str(work_dir / 'run.py'))
+    for processes, images, one_rank in kills:
+        Launch(work_dir, checkpoint, processes).kill_after(work_dir, images, one_rank)
+        assert not (work_dir / 'predictions').exists()
+    kept, before = images_of(work_dir), len(seen(work_dir))
+    print(f'{len(kept)} of {IMAGES} images kept, {before} were tested')
+    launch = Launch(work_dir, checkpoint, kills[-1][0])
+    launch.finish()
+    files, figures = whole
+    assert contents(work_dir / 'predictions') == files
+    assert not (work_dir / 'predictions.parts').exists()
+    latest = max(work_dir.glob('*/2*.json'), key=lambda path: path.stat().st_mtime)
+    written = json.loads(latest.read_text())
+    assert {name: written[name] for name in figures} == pytest.approx(figures, abs=0, nan_ok=True)
+    assert sorted(seen(work_dir)[before:] + kept) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
+    return kept, launch.text()
+
+
+def test_a_test_that_is_killed_thrice_ends_as_one_that_was_not(tiny_data, checkpoint, whole, tmp_path):
+    kills = [(2, 16, True), (1, 8, False), (2, 8, False)]  # one process may go on where two were, and the reverse
+    kept, text = kill_and_go_on(tiny_data, checkpoint, whole, tmp_path, kills)
+    assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in text
+    assert 16 <= len(kept) < IMAGES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+def test_kills_at_random(tiny_data, checkpoint, whole, tmp_path, processes):
+    draw = random.Random(seed := random.randrange(10**6))
+    print(f'seed {seed}')
+    kills = [(processes, draw.randrange(1, 13), processes > 1 and draw.random() < 0.5) for _ in range(4)]
+    kill_and_go_on(tiny_data, checkpoint, whole, tmp_path, kills)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(monkeypatch, images):
+    forward = prediction_run.PixelDetector.forward
+
+    def stopping(self, inputs, data_samples=None, mode='tensor'):
+        if len(seen(Path(self.seen).parent)) >= images:
+            raise Stop
+        return forward(self, inputs, data_samples, mode)
+
+    monkeypatch.setattr(prediction_run.PixelDetector, 'forward', stopping)
+
+
+@pytest.fixture
+def stopped(tiny_data, checkpoint, tmp_path, monkeypatch):
+    """The config of a run that ended after twenty images."""
+    cfg = make_config(tiny_data, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 20)
+        in_process(cfg, checkpoint, tmp_path / 'predictions')
+    assert len(images_of(tmp_path)) == 18  # shards of six: one in eight
+    return cfg
+
+
+def test_another_run_is_refused_until_the_shards_are_thrown_away(stopped, checkpoint, whole, tmp_path):
+    out = tmp_path / 'predictions'
+    other = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=dict(weight=torch.tensor(4.0))), other)
+
+    def refused(what, checkpoint=checkpoint, **changed):
+        cfg = stopped.copy()
+        cfg.merge_from_dict(changed)
+        with pytest.raises(AnnotationError, match=rf'holds shards of a test run with other {what}; .*\(--restart\)'):
+            in_process(cfg, checkpoint, out)
+
+    refused('checkpoint', checkpoint=other)
+    refused('model', **{'model.scale': 0.5})
+    refused('data set', **{'test_dataloader.dataset.pipeline.1.scale': (32, 32)})
+    refused('data set, num images', **{'test_dataloader.dataset.indices': 7})
+    refused('batch size', **{'test_dataloader.batch_size': 1})
+    assert len(images_of(tmp_path)) == 18
+    in_process(stopped, other, out, restart=True)
+    assert contents(out) != whole[0]
+
+
+def test_a_changed_data_set_behind_the_same_config_is_noticed(stopped, checkpoint, tmp_path, monkeypatch):
+    images = AnnotationStore.image_id
+    monkeypatch.setattr(AnnotationStore, 'image_id', lambda self, image: f'new{images(self, image)}')
+    with pytest.raises(AnnotationError, match=r"parts: has image '\w+' in place 0, where the data set has 'new\w+'"):
+        in_process(stopped, checkpoint, tmp_path / 'predictions')
+
+
+def test_a_metric_that_needs_more_than_predictions_cannot_go_on(stopped, checkpoint, tmp_path):
+    cfg = stopped.copy()
+    cfg.test_evaluator = [dict(type='DumpResults', out_file_path=str(tmp_path / 'x.pkl'))]
+    with pytest.raises(ValueError, match=r'test_evaluator: DumpResults needs more than the predictions kept in'):
+        in_process(cfg, checkpoint, tmp_path / 'predictions')
+
+
+def test_a_run_killed_after_its_last_image_only_puts_together(stopped, checkpoint, whole, tmp_path, monkeypatch):
+    out = tmp_path / 'predictions'
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr('mmoid.openimages.prediction_shards.join_predictions', raising)
+        in_process(stopped, checkpoint, out)
+    before = len(seen(tmp_path))
+    assert len(images_of(tmp_path)) == IMAGES
+    figures = in_process(stopped, checkpoint, out)
+    assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
+    assert len(seen(tmp_path)) == before
+
+
+def raising(*_, **__):
+    raise Stop
+
+
+def test_predictions_that_are_there_are_replaced_and_nothing_else(tiny_data, checkpoint, whole, tmp_path):
+    cfg = make_config(tiny_data, tmp_path, scale=0.5)
+    in_process(cfg, checkpoint, tmp_path / 'predictions')
+    assert contents(tmp_path / 'predictions') != whole[0]
+    in_process(make_config(tiny_data, tmp_path), checkpoint, tmp_path / 'predictions')
+    assert contents(tmp_path / 'predictions') == whole[0]
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.txt').write_text('years of work')
+    with pytest.raises(AnnotationError, match='was not written by mmoid'):
+        mmoid.PredictionDump(str(tmp_path / 'mine'))
+
+
+def test_what_is_written_is_what_was_found(tiny_data, checkpoint, whole, tmp_path):
+    cfg = make_config(tiny_data, tmp_path)
+    in_process(cfg, checkpoint, tmp_path / 'predictions', images_per_shard=100)
+    store = PredictionStore(tmp_path / 'predictions')
+    annotations = AnnotationStore(tiny_data / 'train')
+    assert store.image_ids() == annotations.image_ids()
+    assert (store.label_names, store.class_names) == (annotations.label_names, annotations.class_names)
+    plain = cfg.copy()
+    plain.load_from, plain.custom_imports = str(checkpoint), None
+    runner = Runner.from_cfg(plain)
+    runner.load_or_resume()
+    found = [
+        sample for batch in runner.build_dataloader(cfg.test_dataloader) for sample in runner.model.test_step(batch)
+    ]
+    for k, sample in enumerate(found):
+        rows = slice(store.detection_stop[k - 1] if k else 0, store.detection_stop[k])
+        height, width = sample.ori_shape
+        instances = sample.pred_instances
+        assert (store.box[rows] == instances.bboxes.detach().double().numpy() / (width, height, width, height)).all()
+        assert (store.score[rows] == instances.scores.detach().numpy()).all()
+        assert store.label[rows].tolist() == instances.labels.tolist()
+    assert sum(len(sample.pred_instances) for sample in found) == len(store.label) > 500
+
+
+def test_settings_that_cannot_be_resumed_are_told_at_the_start(tiny_data, checkpoint, tmp_path):
+    for changed, message in (
+        ({'test_dataloader.sampler.shuffle': True}, r"needs sampler=dict\(type='DefaultSampler', shuffle=False\)"),
+        ({'test_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}, 'no batch_sampler'),
+        ({'test_evaluator': [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'a'))]}, 'holds 2 PredictionDump'),
+    ):
+        cfg = make_config(tiny_data, tmp_path)
+        cfg.merge_from_dict(changed)
+        with pytest.raises(ValueError, match=message):
+            in_process(cfg, checkpoint, tmp_path / 'predictions')
+    with pytest.raises(ValueError, match='images_per_shard must be at least 1, got 0'):
+        mmoid.PredictionDump(str(tmp_path / 'predictions'), images_per_shard=0)
+    cfg = make_config(tiny_data, tmp_path)
+    cfg.load_from, cfg.custom_imports = str(checkpoint), None
+    cfg.test_evaluator = [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'predictions'))]
+    with pytest.raises(ValueError, match=r"PredictionDump needs test_cfg=dict\(type='mmoid.ResumableTestLoop'\)"):
+        Runner.from_cfg(cfg).test()
