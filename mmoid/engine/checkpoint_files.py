@@ -74,19 +74,30 @@ def newest_usable(files: Iterable[Path]) -> tuple[Path | None, list[str]]:
     """
     passed_over = []
     for path in files:
-        try:
-            checkpoint = read_whole(path)
-        except Exception as error:  # a damaged file makes torch, pickle and zipfile raise nearly anything
-            passed_over.append(f'{path}, which cannot be read: {_first_line(error)}')
-            continue
-        if not checkpoint['meta'].get('pending_gradients', False):
+        checkpoint, damage = read_or_say_why_not(path)
+        if checkpoint is None:
+            passed_over.append(f'{path}, which {damage}')
+        elif checkpoint['meta'].get('pending_gradients', False):
+            passed_over.append(f'{path}, which was written between two updates of accumulated gradients')
+        else:
             return path, passed_over
-        passed_over.append(f'{path}, which was written between two updates of accumulated gradients')
     return None, passed_over
 
 
-def read_whole(path: Path) -> dict[str, Any]:
+def read_or_say_why_not(path: Path, parts: Sequence[str] = PARTS) -> tuple[dict[str, Any] | None, str]:
+    """What :func:`read_whole` returns, or None and the rest of a sentence about the file."""
+    try:
+        return read_whole(path, parts), ''
+    except Exception as error:  # a damaged file makes torch, pickle and zipfile raise nearly anything
+        return None, f'cannot be read: {f"{type(error).__name__}: {error}".splitlines()[0]}'
+
+
+def read_whole(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """Reads a checkpoint, and with it every byte of the file.
+
+    Args:
+        path: The file.
+        parts: What it must have; by default all that a run goes on from.
 
     Raises:
         Exception: It is torn, damaged, holds what ``torch.load(weights_only=True)`` refuses, or lacks a part.
@@ -97,7 +108,7 @@ def read_whole(path: Path) -> dict[str, Any]:
         raise ValueError(f'{damaged} inside has another checksum than when it was written')
     allow_checkpoint_globals()
     checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    missing = [part for part in PARTS if part not in checkpoint]
+    missing = [part for part in parts if part not in checkpoint]
     if missing:
         raise ValueError(f'it has no {missing[0]!r}')
     return checkpoint
@@ -109,7 +120,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return f'{type(error).__name__}: {error}'.splitlines()[0]

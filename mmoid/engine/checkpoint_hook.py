@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.registry import HOOKS
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from .checkpoint_files import newest_first, newest_usable, remove_unfinished, write_pointer, written_whole
+from .checkpoint_files import (
+    newest_first,
+    newest_usable,
+    read_or_say_why_not,
+    remove_unfinished,
+    write_pointer,
+    written_whole,
+)
 from .resumable_loop import ResumableEpochTrainLoop
 from .run_facts import gradients_pending, require_same_run, run_facts
 
@@ -29,8 +37,11 @@ class ResumableCheckpointHook(CheckpointHook):
     second time when its validation is done, because a resumed run makes up for one that is not.
 
     Resuming without a path (``--resume``) takes the newest checkpoint that can be read in full, and says which it
-    passed over. Checkpoints hold as ``meta['run']`` what must be the same in the run that goes on
+    passed over. One that is named must be whole and have the optimizer's state, which ``best_*`` have not. Checkpoints
+    hold as ``meta['run']`` what must be the same in the run that goes on
     (:func:`mmoid.engine.run_facts.require_same_run`), and the state of ``EarlyStoppingHook``, which mmengine forgets.
+
+    All ranks validate what the checkpoint holds, which of batch statistics that ranks do not share are those of rank 0.
 
     While gradients are accumulated, a checkpoint inside an epoch waits for the next optimizer step. That of an epoch
     cannot; where it falls between two steps, ``--resume`` passes it over.
@@ -75,7 +86,9 @@ class ResumableCheckpointHook(CheckpointHook):
                 f'{type(loop).__name__}, which begins the epoch again when it resumes inside one; set '
                 "train_cfg.type='ResumableEpochTrainLoop', or iter_interval=None"
             )
-        if runner._resume and runner._load_from is None and '://' not in str(self.out_dir):
+        if runner._resume and runner._load_from is not None:
+            _require_whole(runner._load_from)
+        elif runner._resume and '://' not in str(self.out_dir):
             runner._load_from = self._choose(runner)
             # Else mmengine would look for what ``last_checkpoint`` names, there or not.
             runner._resume = runner._load_from is not None
@@ -101,6 +114,19 @@ class ResumableCheckpointHook(CheckpointHook):
         if is_main_process() and self._is_local():
             for path in newest_first(Path(runner.work_dir), Path(self.out_dir), [ITER_NAME])[ITER_KEPT:]:
                 path.unlink(missing_ok=True)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Gives all ranks the batch statistics of rank 0, which are those that the checkpoint holds.
+
+        Else the score, and so which checkpoint is the best, would depend on those of the other ranks, which no
+        checkpoint holds and no resumed run has.
+        """
+        # After the hooks of average models, which come earlier and put theirs in.
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        kept = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in kept:
+                broadcast(buffer)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         super().after_val_epoch(_WritingWhole(runner, self._is_local()), metrics)
@@ -202,6 +228,23 @@ class _WritingWhole:
             return
         with written_whole(Path(out_dir) / filename) as temporary:
             self._runner.save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+
+
+def _require_whole(path: str) -> None:
+    """Refuses a checkpoint that was named and from which nothing could go on; all ranks fail alike.
+
+    Raises:
+        ValueError: A local file that is not there, is damaged or has no optimizer.
+    """
+    found = ['']
+    if is_main_process() and '://' not in path:
+        found = [read_or_say_why_not(Path(path).expanduser())[1]]
+    broadcast_object_list(found)
+    if found[0]:
+        raise ValueError(
+            f'cannot resume: {path} {found[0]}. Name another (--resume PATH), or none to take the newest that is whole '
+            '(--resume); to begin a new run with its weights: load_from=…, resume=False'
+        )
 
 
 def _chosen(runner: Runner, path: Path | None, passed_over: Sequence[str]) -> str | None:

@@ -60,9 +60,10 @@ def history(work_dir, rank=0) -> dict[int, dict]:
 
 
 def state(checkpoint) -> dict[str, Any]:
-    """All of a checkpoint that training goes on from."""
+    """All of a checkpoint that training goes on from, and the scores on which it depends what is the best one."""
     content = read_checkpoint(checkpoint)
-    return {key: content[key] for key in STATE if key in content}
+    scores = {key: value for key, value in content['message_hub']['runtime_info'].items() if 'best_score' in key}
+    return {key: content[key] for key in STATE if key in content} | scores
 
 
 def assert_equal(one, other) -> None:

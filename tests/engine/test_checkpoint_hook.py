@@ -100,6 +100,25 @@ def test_a_bad_newest_checkpoint_is_passed_over_and_named(whole, ended, tiny_dat
     assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
+def weights_only(path):
+    content = read_checkpoint(path)
+    torch.save({key: content[key] for key in ('meta', 'state_dict', 'message_hub')}, path)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (truncate, 'cannot be read: BadZipFile'),
+        (weights_only, r"cannot be read: ValueError: it has no 'optimizer'"),  # as a best checkpoint
+        (Path.unlink, 'cannot be read: FileNotFoundError'),
+    ],
+)
+def test_a_named_checkpoint_from_which_nothing_could_go_on_is_refused(ended, tiny_data, damage, reason):
+    damage(ended / 'iter_16.pth')
+    with pytest.raises(ValueError, match=rf'cannot resume: .*iter_16\.pth {reason}.*Name another \(--resume PATH\)'):
+        train(tiny_data, ended, resume=True, load_from=str(ended / 'iter_16.pth'))
+
+
 def test_the_epochs_checkpoint_is_there_when_both_of_the_iterations_are_bad(whole, ended, tiny_data):
     for path in ended.glob('iter_*'):
         truncate(path)
