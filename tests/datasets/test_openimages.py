@@ -296,3 +296,11 @@ def test_get_data_info_is_the_callers_to_change(store):
     item['instances'].clear()
     assert len(data.get_data_info(0)['instances']) == 3
     assert np.asarray(data.get_data_info(np.int64(0))['width']) == 200
+
+
+def test_a_lazy_data_set_opens_when_it_is_first_asked(store):
+    data = dataset(store, lazy_init=True, indices=[2, 0])
+    assert not hasattr(data, 'store')
+    assert len(data) == 2 and data.get_data_info(0)['img_id'] == 'c2'
+    assert dataset(store, lazy_init=True).class_image_counts().tolist() == [1, 1, 2, 1, 0]
+    assert dataset(store, lazy_init=True).get_subset(1).get_cat_ids(0) == [0, 1, 0]
