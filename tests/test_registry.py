@@ -67,6 +67,7 @@ found = [
     registry.MODELS.get('mmoid.LabelSetBBoxHead'),
     registry.PARAM_SCHEDULERS.get('mmoid.StageRestartLR'),
     registry.LOOPS.get('mmoid.ResumableEpochTrainLoop'),
+    registry.HOOKS.get('mmoid.LogHistoryHook'),
     registry.HOOKS.get('mmoid.ResumableCheckpointHook'),
 ]
 assert None not in found, found

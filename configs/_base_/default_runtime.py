@@ -17,6 +17,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     class_order=dict(type='ClassOrderCheckHook'),
+    log_history=dict(type='LogHistoryHook'),  # else month-long runs slow down
 )
 
 env_cfg = dict(

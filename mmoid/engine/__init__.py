@@ -5,6 +5,7 @@ from .checkpoint_hook import ResumableCheckpointHook
 from .class_order_check import ClassOrderCheckHook
 from .hybrid_schedule import HybridSchedule
 from .launch import build_runner, load_config, prepare_launch
+from .log_history import LogHistoryHook
 from .resumable_loop import ResumableEpochTrainLoop
 from .stages import StageRestartLR
 
@@ -13,6 +14,7 @@ allow_checkpoint_globals()
 __all__ = [
     'ClassOrderCheckHook',
     'HybridSchedule',
+    'LogHistoryHook',
     'ResumableCheckpointHook',
     'ResumableEpochTrainLoop',
     'StageRestartLR',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from .rank_process import answer_to_torchrun, choose_gloo_interface, name_slurm_ranks
 
 
 def load_config(
@@ -43,16 +47,28 @@ def build_runner(cfg: Config) -> Runner:
 def prepare_launch(cfg: Config) -> None:
     """Makes several processes possible without CUDA; to be called before the Runner is built.
 
-    With CUDA there is nothing to do. Without it, N processes of torchrun talk over gloo: mmengine's own launcher
+    With CUDA mmengine does it. Without it, the processes of torchrun or Slurm talk over gloo: mmengine's own launcher
     would call ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
+
+    Raises:
+        ValueError: ``mpi`` without CUDA; ``slurm`` outside of a Slurm job.
     """
+    if cfg.launcher == 'pytorch':
+        answer_to_torchrun()
+    if cfg.launcher == 'slurm':
+        name_slurm_ranks()
     if torch.cuda.is_available() or cfg.launcher == 'none':
         return
-    if cfg.launcher != 'pytorch':
+    if cfg.launcher not in ('pytorch', 'slurm'):
         raise ValueError(
             f'--launcher {cfg.launcher} needs CUDA; without it use --launcher pytorch (tools/dist_train.sh)'
         )
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
+        choose_gloo_interface(os.environ.get('MASTER_ADDR', 'localhost'))
+        settings = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        if cfg.launcher == 'slurm' and 'port' in settings:
+            os.environ['MASTER_PORT'] = str(settings['port'])
+        seconds = settings.get('timeout')
+        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
     # Without device_ids DDP takes the model where it is.
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)

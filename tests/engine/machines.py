@@ -1,0 +1,158 @@
+"""Machines for tests: network namespaces where they are permitted, else processes on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.engine import small_run
+
+ROOT = Path(__file__).parents[2]
+WIRE = 'mmoid-wire'
+ADDRESSES = ('10.99.0.1', '10.99.0.2')
+
+
+class Pair:
+    """Two machines; ``namespaces`` are None where both are this one."""
+
+    def __init__(self, namespaces: Sequence[str] | None) -> None:
+        self.namespaces = namespaces
+        self.address = '127.0.0.1' if namespaces is None else ADDRESSES[0]
+        self.port = free_port() if namespaces is None else 29500
+
+    def command(self, machine: int) -> list[str]:
+        return [] if self.namespaces is None else ['ip', 'netns', 'exec', self.namespaces[machine]]
+
+    def vanish(self, launch: Launch, machine: int) -> None:
+        """No word comes from this machine any more, nor the news that it is gone."""
+        if self.namespaces is not None:
+            ip('-n', self.namespaces[machine], 'link', 'set', WIRE, 'down')
+            return
+        for process in [launch.process, *launch.process.children(recursive=True)]:
+            process.send_signal(signal.SIGSTOP)
+
+
+@contextmanager
+def two_machines() -> Iterator[Pair]:
+    """Nothing of them is seen from outside, and nothing stays."""
+    names = [f'mmoid-{os.getpid()}-{machine}' for machine in (0, 1)]
+    try:
+        try:
+            for name in names:
+                ip('netns', 'add', name)
+            ip('-n', names[0], 'link', 'add', WIRE, 'type', 'veth', 'peer', 'name', WIRE, 'netns', names[1])
+            for name, address in zip(names, ADDRESSES):
+                ip('-n', name, 'addr', 'add', f'{address}/30', 'dev', WIRE)
+                for interface in ('lo', WIRE):
+                    ip('-n', name, 'link', 'set', interface, 'up')
+            pair = Pair(names)
+        except (OSError, subprocess.CalledProcessError):
+            pair = Pair(None)
+        yield pair
+    finally:
+        for name in names:
+            with suppress(OSError, subprocess.CalledProcessError):
+                ip('netns', 'delete', name)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(['ip', *arguments], check=True, capture_output=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def write_config(data_root: Path, work_dir: Path, dying: dict | None = None, **options: object) -> Path:
+    """A config file of :mod:`tests.engine.small_run` for the tools, with :class:`Dying` among its hooks."""
+    cfg = small_run.config(data_root, work_dir, **options)
+    cfg.custom_hooks.append(dict(type='Dying', **(dying or {})))
+    cfg.custom_imports = dict(imports=['mmoid.registry', 'small_run', 'dying_hook'])
+    work_dir.mkdir(exist_ok=True, parents=True)
+    cfg.dump(str(work_dir / 'run.py'))
+    return work_dir / 'run.py'
+
+
+class Launch:
+    """A command of tools/ and all processes below it."""
+
+    def __init__(self, command: Sequence[object], output: Path, **env: object) -> None:
+        self.output = open(output, 'w+')
+        environment = {
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            'PYTHONPATH': str(ROOT / 'tests' / 'engine'),
+            **{name: str(value) for name, value in env.items()},
+        }
+        self.process = psutil.Popen(
+            list(map(str, command)), cwd=ROOT, stdout=self.output, stderr=subprocess.STDOUT, env=environment
+        )
+        self.family: list[psutil.Process] = []
+
+    def poll(self) -> int | None:
+        with suppress(psutil.NoSuchProcess):
+            self.family = self.process.children(recursive=True) or self.family
+        return self.process.poll()
+
+    def finish(self, timeout: float = 500.0) -> int:
+        """Waits for the end, whatever it is, until not one process is left; returns the exit status."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.05)
+        _, alive = psutil.wait_procs(self.family, timeout=5)
+        assert not alive, alive
+        return self.process.returncode
+
+    def text(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    def last_words(self) -> str:
+        return '\n'.join(line for line in self.text().splitlines() if line.startswith('mmoid: '))
+
+    def clear(self) -> None:
+        """Kills what is left."""
+        self.poll()
+        for process in [self.process, *self.family]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        self.output.close()
+
+
+@contextmanager
+def launches(*made: Launch) -> Iterator[tuple[Launch, ...]]:
+    try:
+        yield made
+    finally:
+        for launch in made:
+            launch.clear()
+
+
+def on_one_machine(config: Path, ranks: int, *arguments: object) -> Launch:
+    command = ['bash', 'tools/dist_train.sh', config, ranks, *arguments]
+    return Launch(command, config.parent / 'output.txt')
+
+
+def on_two_machines(pair: Pair, config: Path, ranks: int, *arguments: object, **env: object) -> list[Launch]:
+    """Each with so many ranks."""
+    return [
+        Launch(
+            [*pair.command(machine), 'bash', 'tools/dist_train.sh', config, ranks, *arguments],
+            config.parent / f'output{machine}.txt',
+            **{'NNODES': 2, 'NODE_RANK': machine, 'MASTER_ADDR': pair.address, 'PORT': pair.port, **env},
+        )
+        for machine in (0, 1)
+    ]

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=5] [SRUN_ARGS=…] \
+#     bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]
+# GPUS is their number on all machines together. Without GPUs: SRUN_ARGS=--gres=none, and GPUS is that of processes.
+set -euo pipefail
+
+if [ $# -lt 4 ]; then
+    sed -n '2,4s/^# //p' "$0" >&2
+    exit 2
+fi
+partition=$1
+job_name=$2
+program=(train.py "$3" --work-dir "$4")
+after='; once the cause is gone, --resume goes on from the newest checkpoint'
+shift 4
+here=$(dirname "$(readlink -f "$0")")
+source "$here/slurm.sh"
