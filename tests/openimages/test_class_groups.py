@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmoid.openimages.class_groups import class_columns, class_groups, score_groups, train_image_counts
@@ -47,6 +47,7 @@ def third_of(counts: list[int], k: int) -> str:
     return names[ranked.index(k)]
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     graphs(),
     st.lists(st.integers(0, 4), min_size=len(NAMES), max_size=len(NAMES)),

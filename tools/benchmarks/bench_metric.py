@@ -1,0 +1,272 @@
+"""The official metric from arrays, beside mmdet's OpenImagesMetric and hotcoco on the same boxes.
+
+    python tools/benchmarks/bench_metric.py            # minutes, mostly of mmdet; hotcoco too where it is installed
+    python tools/benchmarks/bench_metric.py --images 500 --large-images 0
+
+Annotations have the challenge's proportions; 60 % of the detections lie about an annotated box. All coordinates are
+whole pixels of 1024, which float32 holds exactly, so that rounding excuses no difference. The other two get their input
+as the official rules want it, prepared outside the time that is measured: boxes and labels expanded by the hierarchy,
+mmdet the key `is_group_of` and the image-level labels, hotcoco only detections of verified classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import full_size
+import measure
+import numpy as np
+
+PIXELS = 1024
+NUM_CLASSES = full_size.NUM_CLASSES
+BOXES_PER_IMAGE = full_size.NUM_BOXES / full_size.NUM_IMAGES
+LABELS_PER_IMAGE = 5
+GROUP_OF_SHARE = 0.05
+DETECTIONS = ('image', 'label', 'score', 'box')
+BOXES = ('image', 'label', 'box', 'is_group_of')
+LABELS = ('label_image', 'label_class', 'label_confidence')
+SAME = 1e-6
+"""Largest difference of an AP that counts as none: mmdet sums in float32."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, default=5000, help='of the comparison (default: %(default)s)')
+    parser.add_argument('--per-image', type=int, default=100, help='detections of each (default: %(default)s)')
+    parser.add_argument('--large-images', type=int, default=41_620,
+                        help='as many as the validation set has; 0: none (default: %(default)s)')  # fmt: skip
+    parser.add_argument('--large-per-image', type=int, default=300, help='detections of each (default: %(default)s)')
+    parser.add_argument('--folder', type=Path, help='where the generated arrays go; deleted at the end if not given')
+    out = Path('work_dirs/benchmarks/metric.json')
+    parser.add_argument('--out', type=Path, default=out, help='the figures, as JSON')
+    return parser.parse_args()
+
+
+def hierarchy() -> Any:
+    from mmoid.openimages.hierarchy import ClassHierarchy
+
+    return ClassHierarchy(full_size.hierarchy(), full_size.label_names())
+
+
+def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> dict[str, Any]:
+    """Generates annotations ``truth.npz`` and detections, an ``.npy`` for each column."""
+    rng = np.random.default_rng(0)
+    share = full_size.class_box_counts(full_size.NUM_BOXES) / full_size.NUM_BOXES
+    frequent_first = rng.permutation(NUM_CLASSES)
+    num_boxes, num_labels = round(BOXES_PER_IMAGE * num_images), LABELS_PER_IMAGE * num_images
+    image = np.sort(rng.integers(0, num_images, num_boxes))
+    label = frequent_first[rng.choice(NUM_CLASSES, num_boxes, p=share)]
+    box = random_boxes(rng, num_boxes)
+    np.savez(
+        Path(folder) / 'truth.npz', image=image, label=label, box=box,
+        is_group_of=rng.random(num_boxes) < GROUP_OF_SHARE, label_image=rng.integers(0, num_images, num_labels),
+        label_class=rng.integers(0, NUM_CLASSES, num_labels), label_confidence=(rng.random(num_labels) < 0.3) * 1.0,
+    )  # fmt: skip
+    rows, expanded = hierarchy().expand_up(label)
+    first = np.searchsorted(image[rows], np.arange(num_images))
+    count = np.searchsorted(image[rows], np.arange(num_images), side='right') - first
+    of = np.repeat(np.arange(num_images), per_image)
+    near = (rng.random(len(of)) < 0.6) & (count[of] > 0)
+    source = np.minimum(first[of] + (rng.random(len(of)) * count[of]).astype(int), len(rows) - 1)
+    found = box[rows[source]] + rng.integers(-40, 41, (len(of), 4))
+    corner = found[:, :2].clip(0, PIXELS - 1)
+    found = np.concatenate([corner, np.maximum(found[:, 2:].clip(0, PIXELS), corner + 1)], axis=1)
+    columns = {
+        'image': of,
+        'label': np.where(near, expanded[source], rng.integers(0, NUM_CLASSES, len(of))),
+        # All different: the order of equal scores is nobody's fault.
+        'score': (1 + rng.permutation(len(of))) / (1 + len(of)),
+        'box': np.where(near[:, None], found, random_boxes(rng, len(of))),
+    }
+    for name, values in columns.items():
+        np.save(Path(folder) / f'{name}.npy', values)
+    return {'boxes': num_boxes, 'expanded_boxes': len(rows)}
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 4) float64, whole pixels."""
+    low = rng.integers(0, PIXELS * 2 // 3, (count, 2))
+    return np.concatenate([low, low + rng.integers(20, PIXELS // 3, (count, 2))], axis=1).astype(np.float64)
+
+
+def read_case(folder: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """Annotations and detections."""
+    return np.load(Path(folder) / 'truth.npz'), {name: np.load(Path(folder) / f'{name}.npy') for name in DETECTIONS}
+
+
+def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
+    from mmoid.openimages.metric import average_precision, count_positives, match_detections
+
+    truth, detections = read_case(folder)
+    graph = hierarchy()
+    before = measure.memory_of_this_process()['private']
+    prepare, ground_truth = measure.stopwatch(lambda: build(truth, num_images, graph))
+    matching, matches = measure.stopwatch(lambda: match_detections(ground_truth, *detections.values()))
+    averaging, ap = measure.stopwatch(lambda: average_precision(matches, count_positives(ground_truth)))
+    peak = measure.peak_memory_of_this_process()
+    seconds = {'ground truth': prepare, 'matching': matching, 'AP': averaging}
+    return {
+        'seconds': sum(seconds.values()), 'parts': seconds, 'ap': ap.tolist(), 'mAP': float(np.nanmean(ap)),
+        'before_mib': before, 'peak_mib': peak,
+    }  # fmt: skip
+
+
+def build(truth: Any, num_images: int, graph: Any) -> Any:
+    """The expanded ground truth."""
+    from mmoid.openimages.metric import GroundTruth
+
+    columns = {name: truth[name] for name in (*BOXES, *LABELS)}
+    return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **columns, hierarchy=graph)
+
+
+def rows_of_images(image: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """Row indices of each image; images ascend."""
+    return np.split(np.arange(len(image)), np.searchsorted(image, np.arange(1, num_images)))
+
+
+def verified_classes(ground_truth: Any) -> list[np.ndarray]:
+    """Class indices that are verified in each image."""
+    image, label = np.divmod(ground_truth.verified, NUM_CLASSES)
+    return np.split(label, np.searchsorted(image, np.arange(1, ground_truth.num_images)))
+
+
+def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
+    import torch
+    from mmdet.evaluation.functional import eval_map
+    from mmdet.evaluation.metrics import OpenImagesMetric
+
+    truth, detections = read_case(folder)
+    ground_truth = build(truth, num_images, hierarchy())
+    truth_rows = rows_of_images(ground_truth.image, num_images)
+    found_rows = rows_of_images(detections['image'], num_images)
+    samples = []
+    for rows, found, verified in zip(truth_rows, found_rows, verified_classes(ground_truth)):
+        instances = [
+            {'bbox_label': int(ground_truth.label[k]), 'bbox': ground_truth.box[k].tolist(),
+             'is_group_of': bool(ground_truth.is_group_of[k])}
+            for k in rows
+        ]  # fmt: skip
+        columns = {'bboxes': 'box', 'scores': 'score', 'labels': 'label'}
+        predicted = {name: torch.from_numpy(detections[column][found]) for name, column in columns.items()}
+        samples.append({'instances': instances, 'image_level_labels': verified, 'pred_instances': predicted})
+    metric = OpenImagesMetric(get_supercategory=False)  # expanded above, each ancestor once
+    metric.dataset_meta = {
+        'classes': full_size.label_names(), 'dataset_type': 'oid_challenge',
+        'RELATION_MATRIX': np.eye(NUM_CLASSES, dtype=bool),
+    }  # fmt: skip
+
+    def evaluate() -> list[dict]:
+        for start in range(0, len(samples), 8):
+            metric.process({}, samples[start : start + 8])
+        annotations, found = zip(*metric.results)
+        # What compute_metrics calls; it returns the mean only.
+        return eval_map(
+            found, annotations, iou_thr=0.5, ioa_thr=0.5, dataset='oid_challenge', logger='silent', use_group_of=True
+        )[1]
+
+    seconds, classes = measure.stopwatch(evaluate)
+    ap = [float(one['ap']) if one['num_gts'] else np.nan for one in classes]
+    return {'seconds': seconds, 'ap': ap, 'mAP': float(np.nanmean(ap))}
+
+
+def hotcoco_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
+    import hotcoco
+
+    truth, detections = read_case(folder)
+    ground_truth = build(truth, num_images, hierarchy())
+    kept = np.isin(detections['image'] * NUM_CLASSES + detections['label'], ground_truth.verified)
+    names = full_size.label_names()
+    annotations = [
+        {'id': k + 1, 'image_id': int(ground_truth.image[k]) + 1, 'category_id': int(ground_truth.label[k]) + 1,
+         'bbox': box, 'area': box[2] * box[3], 'iscrowd': 0, 'is_group_of': bool(ground_truth.is_group_of[k])}
+        for k, box in enumerate(to_coco(ground_truth.box).tolist())
+    ]  # fmt: skip
+    dataset = {
+        'images': [{'id': k + 1, 'width': PIXELS, 'height': PIXELS} for k in range(num_images)],
+        'categories': [{'id': k + 1, 'name': name} for k, name in enumerate(names)],
+        'annotations': annotations,
+    }
+
+    def evaluate() -> tuple[float, dict[str, Any]]:
+        rows = [detections['image'][kept] + 1, to_coco(detections['box'][kept]), detections['score'][kept],
+                detections['label'][kept] + 1]  # fmt: skip
+        coco = hotcoco.COCO(dataset)
+        found = coco.load_res(np.column_stack(rows))
+        evaluation = hotcoco.COCOeval(coco, found, 'bbox', oid_style=True)
+        return measure.stopwatch(evaluation.run)[0], evaluation.results(per_class=True)['per_class']
+
+    seconds, (alone, classes) = measure.stopwatch(evaluate)
+    ap = [classes.get(name, np.nan) for name in names]
+    ap = [float(one['AP'] if isinstance(one, dict) else one) for one in ap]
+    ap = [np.nan if one < 0 else one for one in ap]
+    return {'seconds': seconds, 'evaluation_alone_seconds': alone, 'ap': ap, 'mAP': float(np.nanmean(ap))}
+
+
+def to_coco(box: np.ndarray) -> np.ndarray:
+    """Corners to corner and size."""
+    return np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    """Over the classes; infinite where only one of the two has an AP."""
+    a, b = np.array(one), np.array(other)
+    return float('inf') if (np.isnan(a) != np.isnan(b)).any() else float(np.nanmax(np.abs(a - b)))
+
+
+def run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    small = str(folder)
+    figures['case'] = measure.in_fresh_process(write_case, small, args.images, args.per_image)
+    figures['mmoid'] = measure.in_fresh_process(ours, small, args.images)
+    figures['mmdet'] = measure.in_fresh_process(mmdet_metric, small, args.images)
+    if importlib.util.find_spec('hotcoco'):
+        figures['hotcoco'] = measure.in_fresh_process(hotcoco_metric, small, args.images)
+    for name in ('mmdet', 'hotcoco'):
+        if name in figures:
+            difference = largest_difference(figures['mmoid']['ap'], figures[name]['ap'])
+            figures[name] |= {'largest_difference': difference, 'equal': difference < SAME}
+    if args.large_images:
+        figures['large_case'] = measure.in_fresh_process(write_case, small, args.large_images, args.large_per_image)
+        figures['large'] = measure.in_fresh_process(ours, small, args.large_images)
+    for one in figures.values():
+        one.pop('ap', None)
+    return figures
+
+
+def main() -> None:
+    args = parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        figures = run(Path(folder), args)
+    rows = []
+    for name in ('mmoid', 'mmdet', 'hotcoco'):
+        if name not in figures:
+            rows.append((name, 'not installed', '', ''))
+            continue
+        one = figures[name]
+        same = 'equal' if one.get('equal') else f'differ by {one.get("largest_difference", 0):.2g}'
+        rows.append((name, f'{one["seconds"]:.2f} s', f'{one["mAP"]:.6f}', '' if name == 'mmoid' else same))
+    title = (
+        f'{args.images:,} images x {args.per_image} detections, {figures["case"]["expanded_boxes"]:,} expanded boxes'
+    )
+    measure.show(title, ('', 'time', 'mAP', 'AP of each class'), rows)
+    if args.large_images:
+        one = figures['large']
+        count = args.large_images * args.large_per_image / (args.images * args.per_image)
+        factor = one['seconds'] / figures['mmoid']['seconds']
+        measure.show(
+            f'{args.large_images:,} images x {args.large_per_image} detections',
+            ('', 'time', 'detections x', 'time x', 'inputs in memory', 'peak memory'),
+            [('mmoid', f'{one["seconds"]:.1f} s', f'{count:.1f}', f'{factor:.1f}', f'{one["before_mib"]:,.0f} MiB',
+              f'{one["peak_mib"]:,.0f} MiB')],
+        )  # fmt: skip
+    settings = {name: value for name, value in vars(args).items() if name not in ('folder', 'out')}
+    measure.write_json(args.out, {'machine': measure.machine(), **settings, **figures})
+    print(args.out)
+
+
+if __name__ == '__main__':
+    main()
