@@ -68,6 +68,7 @@ def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes
         assert sum(counts.values()) - len(data) < processes
     assert handed_out(ranks, 0) != handed_out(ranks, 1)
     sampler = mmoid.SoftBalanceClassAwareSampler(data, balance=0.7, seed=0)
+    sampler.begin_at(2)
     series = []
     for epoch in (2, 3, 4):
         sampler.set_epoch(epoch)
@@ -76,7 +77,7 @@ def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes
         series += drawn
     # ... and these follow λ: class by class, the images drawn for it are as many as Eq. 8 expects.
     expected = 3 * len(data) * np.array(mmoid.openimages.balance.class_probabilities(data.class_image_counts(), 0.7))
-    counts = sum(sampler.draws.per_class(epoch) for epoch in (2, 3, 4))
+    counts = sum(sampler.draws.per_class(epoch) for epoch in range(3))
     assert np.abs(counts - expected).max() < 3
     rarest = int(np.argmin(np.where(data.class_image_counts() > 0, data.class_image_counts(), 10**9)))
     rare_images = set(data.image_indices_of_class(rarest).tolist())
