@@ -92,6 +92,8 @@ class OpenImagesChallengeMetric(BaseMetric):
         self.protocol = Protocol(protocol, expand_detections, iou_threshold)
         self.train_ann_file = train_ann_file
         self.outfile_prefix = outfile_prefix
+        if outfile_prefix is not None:  # what cannot be written is told now
+            Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def dataset_meta(self) -> dict | None:

@@ -14,7 +14,7 @@ def index_column(name: str, values: Any, bound: int, length: int | None = None) 
     array = np.asarray(values)
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise AnnotationError(f'{name}: expects integers, got {array.dtype}')
-    array = array.astype(np.int64)
+    array = array.astype(np.int64, copy=False)
     _require_column(name, array, length)
     require_rows(name, array, (array >= 0) & (array < bound), f'0 <= index < {bound}')
     return array

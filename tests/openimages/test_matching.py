@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from mmoid.openimages import matching
+from mmoid.openimages.ground_truth import GroundTruth
 from mmoid.openimages.matching import Matches, match_detections
 from mmoid.openimages.metric import average_precision, count_positives
 from tests.openimages.metric_cases import (
@@ -158,3 +161,24 @@ def test_a_subset_of_images_scores_as_if_it_were_the_whole_set(crowd):
     positives = count_positives(ground_truth, images=[*chosen, 3])
     assert positives.tolist() == expected_positives
     np.testing.assert_allclose(average_precision(matches, positives), expected, rtol=1e-12)
+
+
+def test_memory_is_bounded_by_the_rows_not_by_images_times_classes():
+    rng = np.random.default_rng(0)
+    images, classes, rows = 10**6, 10**4, 2000
+
+    def columns():
+        low = rng.random((rows, 2))
+        return rng.integers(0, images, rows), rng.integers(0, classes, rows), np.concatenate([low, low + 0.5], axis=1)
+
+    tracemalloc.start()
+    image, label, box = columns()
+    ground_truth = GroundTruth.build(
+        images, classes, image, label, box, np.zeros(rows), [], [], [], hierarchy=None, verified_only=True
+    )
+    matches = match_detections(ground_truth, image, label, rng.random(rows), box)
+    ap = average_precision(matches, count_positives(ground_truth))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.nanmin(ap) == 1 and (~np.isnan(ap)).sum() == len(np.unique(label))
+    assert peak < 4_000_000, 'bytes; one bit for each image and class would be a gigabyte'
