@@ -91,6 +91,10 @@ def main() -> None:
         enable_tta(cfg)
     if args.out is not None:
         enable_out(cfg, args)
+    if args.tta or args.out is not None:
+        # mmengine writes what it runs into the work dir. Without a file name that is <timestamp>.py, and the config of
+        # the training, which may lie there, stays one that does not augment or write predictions.
+        cfg = Config(cfg.to_dict())
     build_runner(cfg).test()
 
 

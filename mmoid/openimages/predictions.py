@@ -128,7 +128,7 @@ def join_predictions(
     with write_together([path], overwrite, scratch) as (folder,):
         columns = {name: folder / name for name in ('label', 'score', 'box')}
         ids: list[str] = []
-        counts = [np.empty(0, dtype=np.int64)]
+        counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
         with ExitStack() as stack:
             streams = {name: stack.enter_context(file.open('wb')) for name, file in columns.items()}
             for part in map(PredictionStore, parts):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
@@ -288,3 +290,23 @@ def test_settings_that_cannot_be_resumed_are_told_at_the_start(tiny_data, checkp
     cfg.test_evaluator = [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'predictions'))]
     with pytest.raises(ValueError, match=r"PredictionDump needs test_cfg=dict\(type='mmoid.ResumableTestLoop'\)"):
         Runner.from_cfg(cfg).test()
+
+
+def test_what_the_guide_shows(tiny_data, checkpoint, whole, tmp_path):
+    """The lines of docs/predictions.md for a config of one's own, for a store and for views at several scales."""
+    store, own, views = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'predictions.md').read_text(), re.DOTALL)
+    own = own.replace('data/openimages/validation', str(tiny_data / 'train'))
+    own, store = (text.replace('work_dirs/mine/predictions', str(tmp_path / 'predictions')) for text in (own, store))
+    cfg = make_config(tiny_data, tmp_path)
+    cfg.merge_from_dict(Config.fromstring(own, '.py').to_dict())
+    cfg.load_from, cfg.custom_imports = str(checkpoint), None
+    Runner.from_cfg(cfg).test()
+    assert contents(tmp_path / 'predictions') == whole[0]
+    names = {}
+    exec(store, names)
+    assert names['rows'].stop == names['store'].detection_stop[7] > names['rows'].start
+    pipeline = Config.fromstring(views, '.py').tta_pipeline
+    cfg.test_dataloader.dataset.pipeline = pipeline
+    (item,) = Runner.build_dataloader(cfg.test_dataloader).dataset.get_subset([0])
+    assert [sample.flip for sample in item['data_samples']] == [True, False] * 3
+    assert len({sample.img_shape for sample in item['data_samples']}) == 3

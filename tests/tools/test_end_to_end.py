@@ -12,7 +12,9 @@ import torch
 from mmdet.apis import inference_detector, init_detector
 
 from mmoid.models.losses import concurrent_softmax
+from mmoid.openimages.annotations import annotations_of_store
 from mmoid.openimages.concurrence import load_rates
+from mmoid.openimages.evaluation import evaluate_predictions
 from mmoid.openimages.predictions import PredictionStore
 from mmoid.openimages.store import AnnotationStore
 from tests.checkpoints import read_checkpoint
@@ -95,7 +97,7 @@ def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(traine
     assert ((predictions.box > -1e-6) & (predictions.box < 1 + 1e-6)).all()
 
 
-def test_one_process_gives_the_same_map_as_two_and_paints_and_augments(trained, tiny_data, tmp_path):
+def test_one_process_gives_the_same_map_as_two_and_paints(trained, tiny_data, tmp_path):
     command = (CONFIG, trained / 'epoch_2.pth', '--work-dir')
     tool('test', *command, tmp_path / 'one', '--show-dir', 'painted', **data(tiny_data))
     assert len(list((tmp_path / 'one').glob('*/painted/*'))) == AnnotationStore(tiny_data / 'validation').num_images
@@ -103,8 +105,32 @@ def test_one_process_gives_the_same_map_as_two_and_paints_and_augments(trained, 
     assert result_of(tmp_path / 'one')['openimages/mAP'] == pytest.approx(
         result_of(tmp_path / 'two')['openimages/mAP'], abs=1e-9
     )
-    tool('test', *command, tmp_path / 'tta', '--tta', **data(tiny_data))
-    assert 0 <= result_of(tmp_path / 'tta')['openimages/mAP'] <= 1
+
+
+@pytest.mark.parametrize('rule', ['nms', 'wbf'])
+def test_views_of_a_picture_are_merged_by_a_rule_of_choice(trained, tiny_data, tmp_path, rule):
+    options = ('--cfg-options', 'tta_model.tta_cfg.nms=None', f'tta_model.tta_cfg.fusion.method={rule}')
+    tool(
+        'test', CONFIG, trained / 'epoch_2.pth', '--work-dir', tmp_path, '--tta', '--out', tmp_path / 'predictions',
+        *(options if rule != 'nms' else ()), **data(tiny_data),
+    )  # fmt: skip
+    predictions, store = PredictionStore(tmp_path / 'predictions'), AnnotationStore(tiny_data / 'validation')
+    assert predictions.image_ids() == store.image_ids() and len(predictions.label)
+    assert ((predictions.box > -1e-6) & (predictions.box < 1 + 1e-6)).all()
+    figures = evaluate_predictions(annotations_of_store(store), predictions)
+    assert result_of(tmp_path)['openimages/mAP'] == pytest.approx(figures.mean_ap, abs=1e-9)
+    assert not (tmp_path / Path(CONFIG).name).exists(), 'the config of a training that lies there is not written over'
+
+
+def test_validation_during_training_gives_the_figures_of_the_test_tool(trained, tiny_data, tmp_path):
+    options = ('--cfg-options', 'test_dataloader.dataset.indices=4')
+    tool('test', CONFIG, trained / 'epoch_2.pth', '--work-dir', tmp_path, *options, **data(tiny_data))
+    (validated,) = [line for line in lines_of(trained) if 'openimages/mAP' in line and line['step'] == 2]
+    tested = result_of(tmp_path)
+    figures = [name for name in validated if name.startswith('openimages/')]
+    assert 'openimages/mAP' in figures
+    for name in figures:
+        assert tested[name] == pytest.approx(validated[name], abs=1e-9)
 
 
 def test_a_model_alone_is_enough_for_inference(trained, tiny_data, tmp_path, monkeypatch):
