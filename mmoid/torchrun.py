@@ -145,7 +145,7 @@ def _rank_line(rank: dict[str, Any], place: str) -> str:
     else:
         line += f'was ended by {rank["signal"]} at {when}'
     if rank['signal'] == 'SIGKILL':
-        line += '; nobody? then the system, for want of memory (dmesg -T)'
+        line += '; if nobody did that, the system did, for want of memory (dmesg -T)'
     if rank['lost_peers']:
         line += ' (most likely because it lost another rank)'
     return line

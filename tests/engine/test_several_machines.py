@@ -130,6 +130,7 @@ def test_a_machine_whose_launcher_is_killed_ends_the_run(pair, tiny_data, tmp_pa
         assert time.monotonic() - killed < MINUTE
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_launcher(tiny_data, tmp_path):
     config = write_config(tiny_data, tmp_path, dying=dict(pause=0.5))
     with launches(on_one_machine(config, 1)) as (run,):
