@@ -135,10 +135,14 @@ def verified_classes(ground_truth: Any) -> list[np.ndarray]:
 
 
 def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
+    import multiprocessing
+
     import torch
     from mmdet.evaluation.functional import eval_map
     from mmdet.evaluation.metrics import OpenImagesMetric
 
+    # As mmdet's tools set it; eval_map starts four processes, which would import all of mmdet first.
+    multiprocessing.set_start_method('fork', force=True)
     truth, detections = read_case(folder)
     ground_truth = build(truth, num_images, hierarchy())
     truth_rows = rows_of_images(ground_truth.image, num_images)
