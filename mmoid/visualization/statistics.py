@@ -167,7 +167,7 @@ def _finish(ax: Axes, title: str, names: Sequence[str], xlabel: str, empty: str 
     ax.set_xlabel(xlabel)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     # Room for the number behind the longest bar.
-    ax.set_xlim(0, 1.15 * max(ax.dataLim.xmax, 0.01) if names else 1)
+    ax.set_xlim(0, 1.15 * (ax.dataLim.xmax or 1) if names else 1)
     ax.set_yticks(np.arange(len(names)), names, fontsize=8)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis='x', alpha=0.3)

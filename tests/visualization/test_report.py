@@ -145,6 +145,12 @@ def test_a_pair_is_drawn_with_both_rates_and_its_objects():
     assert bars_of(figure) == (['a · c', 'a · b'], [0.5, 0.25, 0.25, 1.0], ['2', '1'])
 
 
+def test_small_rates_fill_the_figure_too():
+    together = np.array([[0, 4], [4, 0]])
+    figure = draw_label_pairs(Concurrence(np.array([2000, 4000]), together), ['a', 'b'])
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(1.15 * 0.002)
+
+
 def test_confusions_are_drawn_from_annotated_to_predicted():
     counts = np.array([[0, 0], [3, 0]])
     assert bars_of(draw_confusion(Confusion(np.array([1, 4]), counts, counts), ['a', 'b'])) == (
