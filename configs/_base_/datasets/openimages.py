@@ -1,5 +1,5 @@
-# A prepared set: DATA_ROOT/train and DATA_ROOT/validation are stores (tools/prepare_openimages.py),
-# DATA_ROOT/concurrent_rates.npz comes from tools/concurrent_rates.py.
+# A prepared set, the Open Images Challenge with its 500 classes: DATA_ROOT/train and DATA_ROOT/validation are stores
+# (tools/prepare_openimages.py), DATA_ROOT/concurrent_rates.npz comes from tools/concurrent_rates.py.
 # Another one: MMOID_DATA_ROOT=data/fruit MMOID_NUM_CLASSES=4 bash tools/dist_train.sh …, or change the two lines.
 data_root = '{{$MMOID_DATA_ROOT:data/openimages}}'
 num_classes = int('{{$MMOID_NUM_CLASSES:500}}')
@@ -7,6 +7,17 @@ num_classes = int('{{$MMOID_NUM_CLASSES:500}}')
 train_store = f'{data_root}/train'
 validation_store = f'{data_root}/validation'
 concurrent_rates = f'{data_root}/concurrent_rates.npz'
+
+# What a label-set detector takes from the data. A config joins the two by: model = {{_base_.data_of_model}}
+data_of_model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            num_classes=num_classes,
+            loss_cls=dict(num_classes=num_classes, concurrent_rates=concurrent_rates, hierarchy=train_store),
+        )
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num_classes=num_classes, hierarchy=train_store))),
+)
 
 backend_args = None
 
@@ -70,5 +81,6 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='OpenImagesChallengeMetric', ann_file=validation_store)
+# train_ann_file: what head, middle and tail classes are told by.
+val_evaluator = dict(type='OpenImagesChallengeMetric', ann_file=validation_store, train_ann_file=train_store)
 test_evaluator = val_evaluator

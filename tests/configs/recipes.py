@@ -1,0 +1,99 @@
+"""The configs of the project, and the changes that let a laptop run them."""
+
+import re
+from pathlib import Path
+
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_'
+)  # fmt: skip
+# Those of the paper's protocol; the small ones are for a look at the whole way.
+PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path]
+
+
+def read(path):
+    return Config.fromfile(ROOT / path, import_custom_modules=False)
+
+
+def stem(path):
+    return Path(path).stem
+
+
+def batch_of(path):
+    """GPUs and images per GPU that the name tells."""
+    gpus, images = re.search(r'_(\d+)xb(\d+)-', path).groups()
+    return int(gpus), int(images)
+
+
+def stages_of(cfg):
+    """Stages of its HybridSchedule; none without it."""
+    return [stage for hook in cfg.get('custom_hooks', []) for stage in hook.stages]
+
+
+def use_data(cfg, root):
+    """Replaces the data root of a config, wherever it went."""
+    _replace(cfg, cfg.data_root, str(root))
+
+
+def _replace(node, old, new):
+    for key, value in enumerate(node) if isinstance(node, list) else node.items():
+        if isinstance(value, str) and value.startswith(f'{old}/'):
+            node[key] = new + value.removeprefix(old)
+        elif isinstance(value, (dict, list)):
+            _replace(value, old, new)
+
+
+def without_weights(cfg):
+    """Leaves pre-trained weights out; nothing is downloaded in a test."""
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+def shrunk(cfg):
+    """Makes the networks narrow: every part that a config names stays, only widths and depths go down."""
+    model = without_weights(cfg).model
+    if model.backbone.type == 'EfficientNet':
+        model.backbone.arch = 'b0'
+        model.neck.in_channels = [24, 40, 112, 320]
+    elif model.backbone.type == 'ResNeXt':
+        model.backbone.update(depth=50, base_channels=8, groups=2)
+        model.neck.in_channels = [32, 64, 128, 256]
+    else:
+        model.backbone.update(depth=18, base_channels=8)
+        model.neck.in_channels = [8, 16, 32, 64]
+    model.neck.out_channels = 16
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    model.roi_head.bbox_roi_extractor.out_channels = 16
+    model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
+    return cfg
+
+
+def shortened(cfg, root, work_dir):
+    """Two iterations, one for each of two stages, and a validation of two pictures, a tenth of the size."""
+    use_data(cfg, root)
+    cfg.work_dir = str(work_dir)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        for transform in loader.dataset.pipeline:
+            if transform.type == 'Resize':
+                transform.scale = _tenth(transform.scale)
+            if transform.type == 'RandomChoiceResize':
+                transform.scales = [_tenth(scale) for scale in transform.scales]
+    stages = stages_of(cfg)
+    for stage in stages:
+        stage.epochs = 1
+    cfg.train_cfg.max_epochs = max(1, len(stages))
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs
+    cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size * (1 if stages else 2)
+    cfg.val_dataloader.dataset.indices = 2
+    cfg.model.train_cfg.rcnn.sampler.sampler.num = 64
+    cfg.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=200)
+    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=20)  # each is a detection of up to all classes
+    cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere
+    return cfg
+
+
+def _tenth(scale):
+    return tuple(max(64, side // 10) for side in scale)

@@ -1,0 +1,53 @@
+"""The networks of all configs at their full width and with all their classes."""
+
+import pytest
+import torch
+from mmdet.registry import MODELS, TASK_UTILS
+
+from tests.configs.recipes import RECIPES, read, stem, use_data, without_weights
+
+STRIDES = (4, 8, 16, 32, 64)
+SIZE = (128, 192)
+
+
+def one_of_each():
+    """One config of each network, the loss left aside."""
+    chosen = {}
+    for path in RECIPES:
+        cfg = without_weights(read(path))
+        model = cfg.model.to_dict()
+        model['roi_head']['bbox_head'].pop('loss_cls')
+        model.pop('train_cfg')
+        chosen.setdefault(str(model), cfg)
+    return list(chosen.values())
+
+
+def test_every_network_gives_all_levels_and_classes(mmdet_scope):
+    configs = one_of_each()
+    assert {cfg.num_classes for cfg in configs} == {37, 500, 601}
+    for cfg in configs:
+        # Shapes only: nothing is computed. mmdet's EfficientNet asks numbers of a tensor, so it cannot begin on meta.
+        with torch.device('cpu' if cfg.model.backbone.type == 'EfficientNet' else 'meta'):
+            model = MODELS.build(cfg.model).to('meta')
+        features = model.extract_feat(torch.zeros(1, 3, *SIZE, device='meta'))
+        width = cfg.model.neck.out_channels
+        assert [tuple(level.shape) for level in features] == [
+            (1, width, *(-(-side // stride) for side in SIZE)) for stride in STRIDES
+        ]
+        scores, deltas = model.rpn_head(features)
+        assert len(scores) == len(deltas) == len(STRIDES)
+        scores, boxes = model.roi_head.bbox_head(torch.zeros(2, width, 7, 7, device='meta'))
+        assert scores.shape == (2, cfg.num_classes + 1)
+        assert boxes.shape == (2, 4 if cfg.model.roi_head.bbox_head.get('reg_class_agnostic') else 4 * cfg.num_classes)
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=stem)
+def test_every_loss_and_sampler_knows_all_classes(path, root_of, mmdet_scope):
+    cfg = read(path)
+    use_data(cfg, root_of(cfg.num_classes))
+    loss = MODELS.build(cfg.model.roi_head.bbox_head.loss_cls)
+    sampler = TASK_UTILS.build(cfg.model.train_cfg.rcnn.sampler)
+    assert loss.num_classes == sampler.num_classes == cfg.model.roi_head.bbox_head.num_classes == cfg.num_classes
+    loss.init_weights()  # raises where files are missing
+    assert len(loss.label_names) == cfg.num_classes
+    assert sampler._ancestors_and_self(torch.device('cpu')).sum() > cfg.num_classes
