@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+BATCH = '/dev/shm/torch_'
+"""Of shared memory in which a batch is on its way from a worker; how many there are is a matter of the moment."""
 
 
 @HOOKS.register_module()
@@ -27,13 +31,14 @@ class Footprint(Hook):
             return
         gc.collect()
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        held = [open_files(process.pid) for process in processes]
         line = dict(
             epoch=runner.epoch,
             stage=int(runner.message_hub.get_scalar('train/stage').current()),
             private=[private_memory(process.pid) for process in processes],
             resident=[process.memory_info().rss for process in processes],
-            files=[process.num_fds() for process in processes],
-            open=sorted(os.readlink(f'/proc/self/fd/{number}') for number in open_files()),
+            open=[sorted(name for name in files if not name.startswith(BATCH)) for files in held],
+            batches=[sum(name.startswith(BATCH) for name in files) for files in held],
         )
         with open(Path(runner.work_dir) / f'footprint{get_rank()}.jsonl', 'a') as stream:
             stream.write(json.dumps(line) + '\n')
@@ -47,6 +52,10 @@ def private_memory(pid: int) -> int:
     raise AssertionError('smaps_rollup has no Anonymous')
 
 
-def open_files() -> list[str]:
-    """Numbers, without the one that reads them."""
-    return [number for number in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{number}')]
+def open_files(pid: int) -> list[str]:
+    """What the file descriptors of a process lead to."""
+    names = []
+    for number in os.listdir(f'/proc/{pid}/fd'):
+        with suppress(FileNotFoundError):  # the one that reads the folder
+            names.append(os.readlink(f'/proc/{pid}/fd/{number}'))
+    return names

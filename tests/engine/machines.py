@@ -105,13 +105,13 @@ class Launch:
             self.family = self.process.children(recursive=True) or self.family
         return self.process.poll()
 
-    def finish(self, timeout: float = 500.0) -> int:
+    def finish(self, timeout: float = 300.0) -> int:
         """Waits for the end, whatever it is, until not one process is left; returns the exit status."""
         end = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < end, self.text()
             time.sleep(0.05)
-        _, alive = psutil.wait_procs(self.family, timeout=5)
+        _, alive = psutil.wait_procs(self.family, timeout=30)
         assert not alive, alive
         return self.process.returncode
 

@@ -22,7 +22,7 @@ def run_for_long(data_root, work_dir, epochs, ranks, workers, persistent):
     """Trains in stages of so many ``epochs``, validates and writes checkpoints; what each rank and its workers held.
 
     Returns:
-        For each rank its epochs: private bytes of its processes, numbers of open files, names of the rank's.
+        For each rank its epochs: private bytes of its processes, their open files, batches on their way.
     """
     stages = [dict((NATURAL, BALANCED)[k % 2], name=f'stage {k}', epochs=n) for k, n in enumerate(epochs)]
     cfg = resume_run.config(
@@ -33,7 +33,7 @@ def run_for_long(data_root, work_dir, epochs, ranks, workers, persistent):
     cfg.custom_imports = dict(imports=['mmoid.registry', 'resume_run', 'footprint_hook'])
     cfg.dump(str(work_dir / 'run.py'))
     with launches(on_one_machine(work_dir / 'run.py', ranks)) as (run,):
-        assert run.finish(timeout=400) == 0, run.text()
+        assert run.finish(timeout=600) == 0, run.text()
     seen = []
     for rank in range(ranks):
         lines = [json.loads(line) for line in Path(work_dir / f'footprint{rank}.jsonl').read_text().splitlines()]
@@ -47,11 +47,13 @@ def run_for_long(data_root, work_dir, epochs, ranks, workers, persistent):
 def require_flat(lines, settled, growth):
     """After ``settled`` epochs no process holds ``growth`` bytes more than it did then, and no file more."""
     private = np.array([line['private'] for line in lines])
-    files = np.array([line['files'] for line in lines])
+    files = np.array([[len(names) for names in line['open']] for line in lines])
+    batches = np.array([line['batches'] for line in lines])
     print('private MiB, rank and workers:', *(private / MIB).round(1).tolist(), sep='\n')
-    print('open files:', *files.tolist(), sep='\n')
+    print('open files, and batches on their way:', *zip(files.tolist(), batches.tolist()), sep='\n')
     assert (private[-1] - private[settled] < growth).all()
-    assert (files[settled:].max(axis=0) == files[settled:].min(axis=0)).all(), [line['open'] for line in lines]
+    assert (files[settled:] == files[settled]).all(), [line['open'] for line in lines]
+    assert batches.max() < 40  # some for each batch that a worker has loaded in advance
 
 
 @pytest.mark.slow
