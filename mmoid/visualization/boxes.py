@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
-from mmoid.openimages.objects import group_boxes, same_object_pairs
 from mmoid.openimages.predictions import PredictionStore
 from mmoid.openimages.store import AnnotationStore
 
-SINGLE, GROUP, FOUND = '#00a0ff', '#ff9000', '#30c030'
+from .outlines import Outline, colour_of, draw_outlines, objects_of, sheet, show_picture
+
+SAME_PREDICTION = 0.8
+"""IoU from which detections share one drawn box."""
+
+
+LARGEST = 900
+"""Pixels of a picture's longer side; drawing more of them takes seconds and shows nothing."""
 
 
 def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_iou: float = 0.9) -> Figure:
-    """Pictures with their ground truth: one box an object, all its labels beside it, group-of boxes in orange.
+    """Pictures with their ground truth: one box an object, all its labels beside it, group-of boxes dashed.
 
     Args:
         store: Must know its image folder.
         images: Image indices.
         same_object_iou: Boxes that overlap so much are one object.
     """
-    figure, axes = _sheet(len(images))
+    figure, axes = sheet(_sizes(store, images), 'Ground truth: one box an object, group-of boxes dashed')
     for image, ax in zip(images, axes):
-        _show_picture(ax, store, image)
-        _draw_ground_truth(ax, store, image, same_object_iou)
-    figure.suptitle('Ground truth: label sets (blue), group-of boxes (orange)')
+        show_picture(ax, read_picture(store, image), store.image_id(image), (1, 1))
+        draw_outlines(ax, ground_truth_outlines(store, image, same_object_iou))
     return figure
 
 
@@ -47,56 +49,71 @@ def draw_predictions(
         score_threshold: In [0, 1].
     """
     row_of = {image_id: row for row, image_id in enumerate(predictions.image_ids())}
-    figure, axes = _sheet(len(images))
+    figure, axes = sheet(_sizes(store, images), f'Predictions with a score of at least {score_threshold:g}')
     for image, ax in zip(images, axes):
-        _show_picture(ax, store, image)
+        show_picture(ax, read_picture(store, image), store.image_id(image), (1, 1))
         row = row_of.get(store.image_id(image))
         if row is None:
             continue
         start = int(predictions.detection_stop[row - 1]) if row else 0
         rows = np.arange(start, int(predictions.detection_stop[row]))
         rows = rows[predictions.score[rows] >= score_threshold]
-        texts = [f'{predictions.class_names[predictions.label[k]]} {predictions.score[k]:.2f}' for k in rows]
-        _draw_objects(ax, predictions.box[rows], texts, 0.8, FOUND)
-    figure.suptitle(f'Predictions with a score of at least {score_threshold:g}')
+        labels = predictions.label[rows]
+        texts = [f'{predictions.class_names[k]} {score:.2f}' for k, score in zip(labels, predictions.score[rows])]
+        draw_outlines(ax, outlines_of(predictions.box[rows], labels, texts, SAME_PREDICTION))
     return figure
 
 
-def _sheet(count: int, columns: int = 4) -> tuple[Figure, np.ndarray]:
-    rows = max(1, math.ceil(count / columns))
-    figure = Figure(figsize=(4 * columns, 3.6 * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.set_axis_off()
-    return figure, axes
+def read_picture(store: AnnotationStore, image: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright, no larger than a sheet can show.
 
-
-def _show_picture(ax: Axes, store: AnnotationStore, image: int) -> None:
+    Raises:
+        ValueError: The store does not say where its images are.
+    """
     if store.image_folder is None:
         raise ValueError(f'{store.path} does not say where its images are')
     with Image.open(Path(store.image_folder) / store.file_name(image)) as picture:
-        # Fractions as coordinates: boxes need no size then.
-        ax.imshow(ImageOps.exif_transpose(picture).convert('RGB'), extent=(0, 1, 1, 0))
-    ax.set_aspect(store.height[image] / store.width[image])
-    ax.set_title(store.image_id(image), fontsize=7)
+        upright = ImageOps.exif_transpose(picture).convert('RGB')
+    upright.thumbnail((LARGEST, LARGEST))
+    return np.asarray(upright)
 
 
-def _draw_ground_truth(ax: Axes, store: AnnotationStore, image: int, same_object_iou: float) -> None:
+def ground_truth_outlines(store: AnnotationStore, image: int, same_object_iou: float = 0.9) -> list[Outline]:
+    """The boxes of an image, in fractions of its size: one an object, with all its labels."""
     rows = np.arange(store.num_boxes)[store.boxes_of_image(image)]
-    for group_of, colour in ((False, SINGLE), (True, GROUP)):
+    outlines = []
+    for group_of in (False, True):
         chosen = rows[(store.is_group_of[rows] == 1) == group_of]
-        texts = [store.class_names[store.box_label[k]] for k in chosen]
-        _draw_objects(ax, store.box[chosen], texts, same_object_iou, colour)
+        texts = [store.class_names[label] for label in store.box_label[chosen]]
+        outlines += outlines_of(store.box[chosen], store.box_label[chosen], texts, same_object_iou, dashed=group_of)
+    return outlines
 
 
-def _draw_objects(ax: Axes, box: np.ndarray, texts: Sequence[str], same_iou: float, colour: str) -> None:
-    first, second = same_object_pairs(box, np.array([len(box)]), same_iou)
-    objects = group_boxes(len(box), first, second)
-    for index in range(int(objects.max(initial=-1)) + 1):
-        members = np.flatnonzero(objects == index)
-        x_min, y_min, x_max, y_max = box[members[0]]
-        ax.add_patch(Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=colour, lw=1.4))
-        ax.text(
-            x_min, y_min, '\n'.join(texts[k] for k in members), fontsize=6, color='white', va='bottom',
-            bbox={'facecolor': colour, 'edgecolor': 'none', 'pad': 0.8, 'alpha': 0.8}, clip_on=True,
-        )  # fmt: skip
+def outlines_of(
+    box: np.ndarray,
+    label: np.ndarray,
+    texts: Sequence[str],
+    same_object_iou: float,
+    dashed: bool = False,
+    colour: str | None = None,
+) -> list[Outline]:
+    """One outline for all boxes on an object.
+
+    Args:
+        box: (B, 4).
+        label: (B,) class indices; the first of an object gives its colour.
+        texts: B lines.
+        same_object_iou: Boxes that overlap so much share an outline.
+        dashed: Whether they are group-of boxes.
+        colour: One for all, instead.
+    """
+    outlines = []
+    for members in objects_of(box, same_object_iou):
+        x_min, y_min, x_max, y_max = map(float, box[members[0]])
+        shade = colour or colour_of(int(label[members[0]]))
+        outlines.append(Outline((x_min, y_min, x_max, y_max), tuple(texts[k] for k in members), shade, dashed))
+    return outlines
+
+
+def _sizes(store: AnnotationStore, images: Sequence[int]) -> list[tuple[int, int]]:
+    return [(int(store.width[image]), int(store.height[image])) for image in images]
