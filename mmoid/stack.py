@@ -43,7 +43,6 @@ class Requirement:
     below: str
 
     def __str__(self) -> str:
-        """As pip takes it."""
         return f'{self.distribution}>={self.at_least},<{self.below}'
 
 
@@ -257,11 +256,12 @@ def set_up_command(stack: str, remove: Iterable[str] = ()) -> str:
         remove: The distributions that have to go first.
     """
     script, venv = _CHECKOUT / 'tools' / 'setup_env.sh', _CHECKOUT / '.venv'
-    inside = Path(sys.prefix) == venv
+    inside = Path(sys.prefix) == venv or (Path(sys.prefix) / 'mmoid-state').is_file()
     if script.is_file() and not inside and _is_bare_python() and (venv / 'bin' / 'python').exists():
         return f'source {shlex.quote(str(venv / "bin" / "activate"))}'
     if script.is_file() and (inside or _is_bare_python()):
-        return f'bash {shlex.quote(str(script))} --stack {stack}{" --remake" if inside else ""}'
+        where = f' --venv {shlex.quote(sys.prefix)}' if inside and Path(sys.prefix) != venv else ''
+        return f'bash {shlex.quote(str(script))} --stack {stack}{where}{" --remake" if inside else ""}'
     needs = STACKS[stack]
     return ' && '.join([
         *([_pip('uninstall', '-y', *remove)] if remove else []),

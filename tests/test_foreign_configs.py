@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import mmdet
+import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -135,6 +136,7 @@ def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
     assert 'coco/bbox_mAP' in validation
 
 
+@pytest.mark.slow
 def test_libra_rcnn_keeps_its_own_roi_sampler(tiny_data, tmp_path):
     cfg = user_config(tmp_path, tiny_data, with_our_data(LIBRA), small(several_necks=True))
     runner, steps, _ = train(cfg, tmp_path)
@@ -143,6 +145,7 @@ def test_libra_rcnn_keeps_its_own_roi_sampler(tiny_data, tmp_path):
     assert len(steps) == 2 and all(step['loss_cls'] > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_dynamic_rcnn_by_the_options_of_the_command_line(tiny_data, tmp_path):
     words = OPTIONS.replace('\\\n', '').replace('$HEAD', 'model.roi_head.bbox_head')
     options = dict(word.split('=') for word in words.split('--cfg-options')[1].split())

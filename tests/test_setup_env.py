@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ('bash', 'cat', 'cksum', 'cp', 'date', 'dirname', 'env', 'find', 'flock', 'ls', 'mkdir', 'rm', 'sed')
-PROGRAMS += ('sleep', 'tail', 'touch', 'tr', 'uname')
+PROGRAMS += ('readlink', 'sleep', 'tail', 'touch', 'tr', 'uname')
 PYTHON = r"""#!/usr/bin/env bash
 words="${*//$'\n'/ }"
 case "$words" in
@@ -123,6 +123,8 @@ def test_a_first_run_does_the_steps_in_order_and_a_second_does_nothing(checkout)
         (['--bogus'], {}, "unknown argument '--bogus'; --help lists what there is"),
         (['--stack'], {}, '--stack needs a name: onedl or openmmlab'),
         (['--stack='], {}, '--stack needs a name: onedl or openmmlab'),
+        (['--venv'], {}, '--venv needs a folder'),
+        (['--venv='], {}, '--venv needs a folder'),
         (['--stack', 'mmcv'], {}, "--stack is onedl or openmmlab, not 'mmcv'"),
         ([], {'MMOID_DEVICE': 'tpu'}, "MMOID_DEVICE is cpu or cuda, not 'tpu'"),
         ([], {'MMOID_TORCH': 'newest'}, "MMOID_TORCH is a version such as 2.13.0, not 'newest'"),
@@ -155,6 +157,19 @@ def test_another_stack_makes_a_new_environment_and_is_kept_from_then_on(checkout
     assert any(call.endswith('--only-binary=:all: mmcv==2.1.0') for call in calls)
     assert any(call.endswith('[openmmlab,dev]') for call in calls)
     assert 'up to date (openmmlab,' in checkout.run().stdout
+
+
+@pytest.mark.parametrize('form', [('--venv', '{}'), ('--venv={}',)])
+def test_a_second_stack_stands_beside_the_first(checkout, form):
+    checkout.run()
+    checkout.calls()
+    other = checkout.root / '.venv-openmmlab'
+    arguments = ['--stack', 'openmmlab', *(part.format(other) for part in form)]
+    done = checkout.run(*arguments)
+    assert done.returncode == 0 and 'source .venv-openmmlab/bin/activate' in done.stdout
+    assert f'-m venv {other}' in checkout.calls()
+    assert checkout.run(*arguments[2:]).stdout.startswith('.venv-openmmlab is up to date (openmmlab,')
+    assert checkout.run().stdout.startswith('.venv is up to date (onedl,')
 
 
 @pytest.mark.parametrize('change', ['remake', 'python', 'torch', 'moved'])

@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
-# bash tools/run_tests.sh [pytest arguments]
+# bash tools/run_tests.sh [--stack onedl|openmmlab] [--venv FOLDER] [pytest arguments]
 # Sets up, then runs the tests; `-m slow` for the long ones, `-m ""` for all.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
-bash "$root/tools/setup_env.sh"
+venv=$root/.venv
+setup=()
+while [[ ${1-} == --stack || ${1-} == --venv ]]; do
+    (($# > 1)) || { echo "run_tests.sh: $1 needs a value" >&2; exit 2; }
+    [[ $1 == --stack ]] || venv=$(readlink -m -- "$2")
+    setup+=("$1" "$2")
+    shift 2
+done
+bash "$root/tools/setup_env.sh" "${setup[@]}"
 cd "$root"
 # Tests start several processes at a time: one thread each, or they fight for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec .venv/bin/python -m pytest "$@"
+exec "$venv/bin/python" -m pytest "$@"

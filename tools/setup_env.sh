@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Makes .venv in the root of the checkout: mmoid, one of the two MMDetection stacks, the development tools.
+# Makes an environment, .venv in the root of the checkout: mmoid, one of the two MMDetection stacks, the development
+# tools.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-Usage: bash tools/setup_env.sh [--stack onedl|openmmlab] [--remake]
+Usage: bash tools/setup_env.sh [--stack onedl|openmmlab] [--venv FOLDER] [--remake]
 
 Makes .venv in the root of this checkout, or returns at once where it is there and up to date.
 
   --stack onedl      the maintained forks (onedl-mmdetection and so on); the default
   --stack openmmlab  the originals (mmdet 3.3, mmcv 2.1, mmengine 0.10)
                      Without --stack an existing .venv keeps the stack it has.
+  --venv FOLDER      another folder than .venv, as for a second stack beside the first
   --remake           throw the existing .venv away first
 
 Environment:
@@ -25,11 +27,6 @@ TEXT
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
-python=$venv/bin/python
-state=$venv/mmoid-state # what this .venv is meant to be; written before anything else
-busy=$venv/mmoid-busy   # there while pip may be half-way through a package
-stamp=$venv/mmoid-stamp # what this .venv was finished with; written last
-log=$venv/setup.log
 
 say() { printf '%s\n' "$*"; }
 die() {
@@ -49,6 +46,14 @@ while (($# > 0)); do
             stack=${1#*=}
             [[ $stack ]] || die '--stack needs a name: onedl or openmmlab'
             ;;
+        --venv | --venv=*)
+            if [[ $1 == --venv ]]; then
+                (($# > 1)) || die '--venv needs a folder'
+                shift
+            fi
+            [[ ${1#--venv=} ]] || die '--venv needs a folder'
+            venv=$(readlink -m -- "${1#--venv=}")
+            ;;
         --remake) remake=yes ;;
         -h | --help)
             usage
@@ -58,6 +63,13 @@ while (($# > 0)); do
     esac
     shift
 done
+
+name=${venv#"$root"/}
+python=$venv/bin/python
+state=$venv/mmoid-state # what this .venv is meant to be; written before anything else
+busy=$venv/mmoid-busy   # there while pip may be half-way through a package
+stamp=$venv/mmoid-stamp # what this .venv was finished with; written last
+log=$venv/setup.log
 
 # --- What is wanted, and whether it is there already -----------------------------------------------------------------
 
@@ -106,19 +118,20 @@ key() {
 up_to_date() { [[ $remake == no && -x $python && -f $stamp && $(<"$stamp") == "$(key)" ]]; }
 
 if up_to_date; then
-    say ".venv is up to date ($stack, Python $version, torch $torch, $device)"
+    say "$name is up to date ($stack, Python $version, torch $torch, $device)"
     exit 0
 fi
 
 # --- One at a time. Programs that outlive a killed run hold the lock on, so the next run waits for their end ----------
 
-exec 9>"$root/.venv.lock"
+mkdir -p "$(dirname "$venv")"
+exec 9>"$venv.lock"
 if command -v flock >/dev/null && ! flock -n 9; then
-    say 'Another set-up is at work in this checkout; waiting for its end.'
+    say "Another set-up is at work on $name; waiting for its end."
     flock 9
     if [[ ! ${PYTHON-} ]]; then version=$(recorded python); fi
     if up_to_date; then
-        say ".venv is up to date ($stack, Python $version, torch $torch, $device)"
+        say "$name is up to date ($stack, Python $version, torch $torch, $device)"
         exit 0
     fi
 fi
@@ -305,4 +318,4 @@ if ! "$python" "$root/tools/check_env.py"; then
 fi
 rm -f "$busy"
 key >"$stamp"
-say "Ready after $SECONDS s: source .venv/bin/activate"
+say "Ready after $SECONDS s: source $name/bin/activate"
