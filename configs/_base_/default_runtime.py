@@ -36,4 +36,5 @@ log_level = 'INFO'
 load_from = None
 resume = False
 
-tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=300))
+# tools/test.py --tta; weighted boxes fusion instead: tta_cfg=dict(_delete_=True, fusion=dict(method='wbf'), max_per_img=300)
+tta_model = dict(type='LabelSetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=300))
