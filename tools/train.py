@@ -11,7 +11,7 @@ require_stack()  # before mmengine is: a stack that is missing or does not fit i
 
 from mmengine.config import Config, DictAction  # noqa: E402
 
-from mmoid.engine import build_runner, load_config  # noqa: E402
+from mmoid.engine import PretrainedError, build_runner, fetch_pretrained, load_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +57,10 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    try:
+        fetch_pretrained(cfg)
+    except PretrainedError as error:
+        raise SystemExit(f'error: {error}') from None
     build_runner(cfg).train()
 
 

@@ -6,19 +6,23 @@ from .class_order_check import ClassOrderCheckHook
 from .hybrid_schedule import HybridSchedule
 from .launch import build_runner, load_config, prepare_launch
 from .log_history import LogHistoryHook
+from .pretrained import PretrainedError, fetch_pretrained, serve_torchvision_names
 from .resumable_loop import ResumableEpochTrainLoop
 from .stages import StageRestartLR
 
 allow_checkpoint_globals()
+serve_torchvision_names()
 
 __all__ = [
     'ClassOrderCheckHook',
     'HybridSchedule',
     'LogHistoryHook',
+    'PretrainedError',
     'ResumableCheckpointHook',
     'ResumableEpochTrainLoop',
     'StageRestartLR',
     'build_runner',
+    'fetch_pretrained',
     'load_config',
     'prepare_launch',
 ]
