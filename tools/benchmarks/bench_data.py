@@ -82,7 +82,7 @@ def open_dataset(kind: str, folder: str) -> Any:
 def memory(kind: str, folder: str, barrier: Any) -> dict[str, Any]:
     import mmdet.datasets  # noqa: F401  (what every process has anyway)
 
-    import mmoid.registry  # noqa: F401
+    import mmoid.datasets  # noqa: F401
 
     before, peak_before = measure.memory_of_this_process(), measure.peak_memory_of_this_process()
     barrier.wait()
