@@ -125,7 +125,7 @@ class ResumableCheckpointHook(CheckpointHook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         kept = model.state_dict().keys()
         for name, buffer in model.named_buffers():
-            if name in kept:
+            if name in kept and buffer.is_floating_point():
                 broadcast(buffer)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +93,9 @@ def stage_index(stages: Sequence[Stage], epoch: int) -> int:
 
 def plan(stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """What of the stages a checkpoint notes for :func:`require_same_plan`."""
-    return [dict(epochs=stage.epochs, param_scheduler=repr(stage.param_scheduler)) for stage in stages]
+    # As text in which the order of keys, which mmengine changes when it dumps a config, does not matter.
+    texts = [json.dumps(stage.param_scheduler, sort_keys=True, default=repr) for stage in stages]
+    return [dict(epochs=stage.epochs, param_scheduler=text) for stage, text in zip(stages, texts)]
 
 
 def require_same_plan(saved: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> None:

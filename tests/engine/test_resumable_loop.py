@@ -272,7 +272,9 @@ def test_between_epochs_the_balance_may_be_another(tiny_data, ended):
 def test_a_checkpoint_of_mmengine_is_resumed_between_epochs_only(tiny_data, tmp_path):
     plain = {
         'train_cfg.type': 'EpochBasedTrainLoop',
-        'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=1, by_epoch=False),
+        'default_hooks.checkpoint': dict(
+            _delete_=True, type='CheckpointHook', interval=1, by_epoch=False, save_best='mean/score', rule='greater'
+        ),
     }
     train(tiny_data, tmp_path / 'iter', end=dict(at='iteration', number=8), **plain)
     with pytest.raises(ValueError, match=r'inside epoch 2: the checkpoint, after 8 iterations, was not written under'):

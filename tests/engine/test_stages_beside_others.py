@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmoid.engine.stages import parse_stages, plan, require_same_plan
 from tests.checkpoints import read_checkpoint
 from tests.engine import resume_run
 from tests.engine.resume_checks import assert_equal, history, iterations, state, train, train_in_pieces
@@ -133,6 +134,14 @@ def test_a_resumed_run_has_the_schedule_that_it_had(tiny_data, tmp_path, second,
     assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['stages'][1]['epochs'] == 2
     with pytest.raises(ValueError, match=message):
         train(tiny_data, tmp_path, resume=True, stages=[stages[0], second] if second else stages[:1])
+
+
+def test_a_plan_is_the_same_whatever_the_order_of_keys():
+    # mmengine sorts them in a config that it dumps.
+    dumped = dict(sorted(WARM_UP.items()))
+    assert list(dumped) != list(WARM_UP)
+    saved = plan(parse_stages([dict(epochs=1, param_scheduler=WARM_UP)]))
+    require_same_plan(saved, parse_stages([dict(epochs=1, param_scheduler=dumped)]))
 
 
 @pytest.mark.parametrize(('norm', 'persistent'), [('BN', False), ('GN', True)])
