@@ -3,6 +3,7 @@
 from .boxes import draw_annotations, draw_predictions
 from .class_ap import draw_class_ap
 from .figure import save
+from .mistakes import draw_mistakes
 from .report import headlines, write_report
 from .sampling import draw_sampling_plans
 from .statistics import (
@@ -16,6 +17,7 @@ from .statistics import (
     draw_leaf_absence,
 )
 from .training import draw_training
+from .training_items import draw_training_items
 
 __all__ = [
     'draw_annotations',
@@ -28,9 +30,11 @@ __all__ = [
     'draw_label_pairs',
     'draw_label_set_sizes',
     'draw_leaf_absence',
+    'draw_mistakes',
     'draw_predictions',
     'draw_sampling_plans',
     'draw_training',
+    'draw_training_items',
     'headlines',
     'save',
     'write_report',
