@@ -72,3 +72,4 @@ def prepare_launch(cfg: Config) -> None:
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
     # Without device_ids DDP takes the model where it is.
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    cfg.sync_bn = None  # torch has none for the CPU: each process normalises by its own images

@@ -13,6 +13,15 @@ RECIPES = sorted(
 PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path]
 
 
+def one_of_each_network():
+    """A config of each backbone, from weights or from scratch, and data set, as the names tell them."""
+    chosen = {}
+    for path in RECIPES:
+        backbone, dataset = re.search(r'faster-rcnn_(.+?)_.*_([\w-]+)$', stem(path)).groups()
+        chosen.setdefault((backbone, '-scratch_' in path, dataset), path)
+    return list(chosen.values())
+
+
 def read(path):
     return Config.fromfile(ROOT / path, import_custom_modules=False)
 

@@ -4,28 +4,15 @@ import pytest
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
 
-from tests.configs.recipes import RECIPES, read, stem, use_data, without_weights
+from tests.configs.recipes import RECIPES, one_of_each_network, read, stem, use_data, without_weights
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZE = (128, 192)
 
 
-def one_of_each():
-    """One config of each network, the loss left aside."""
-    chosen = {}
-    for path in RECIPES:
-        cfg = without_weights(read(path))
-        model = cfg.model.to_dict()
-        model['roi_head']['bbox_head'].pop('loss_cls')
-        model.pop('train_cfg')
-        chosen.setdefault(str(model), cfg)
-    return list(chosen.values())
-
-
 def test_every_network_gives_all_levels_and_classes(mmdet_scope):
-    configs = one_of_each()
-    assert {cfg.num_classes for cfg in configs} == {37, 500, 601}
-    for cfg in configs:
+    for path in one_of_each_network():
+        cfg = without_weights(read(path))
         # Shapes only: nothing is computed. mmdet's EfficientNet asks numbers of a tensor, so it cannot begin on meta.
         with torch.device('cpu' if cfg.model.backbone.type == 'EfficientNet' else 'meta'):
             model = MODELS.build(cfg.model).to('meta')
