@@ -60,6 +60,19 @@ def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repai
 
 
 @pytest.mark.slow
+def test_the_training_benchmark_compares_with_stock_softmax(tmp_path):
+    sizes = ('--scale', 128, 96, '--images', 6, '--iterations', 2, '--warm-up', 1, '--rounds', 1, '--workers', 0)
+    bench('bench_train', *sizes, '--out', tmp_path / 'train.json')
+    results = json.loads((tmp_path / 'train.json').read_text())
+    assert [(row['kind'], row['amp']) for row in results['train'][:2]] == [
+        ('stock softmax', False), ('concurrent softmax', False)
+    ]  # fmt: skip
+    for row in results['train']:
+        assert row['iterations_per_second'] > 0 and row['peak_mib'] > 0
+        assert 0 < row['data_share'] < 1 and 0 < row['loss_share'] < 1 - row['data_share']
+
+
+@pytest.mark.slow
 def test_the_data_benchmark_writes_its_figures(tmp_path):
     bench('bench_data', '--images', 2000, '--folder', tmp_path / 'files', '--out', tmp_path / 'data.json')
     results = json.loads((tmp_path / 'data.json').read_text())

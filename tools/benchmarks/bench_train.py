@@ -1,0 +1,216 @@
+"""A real training, pictures read and all: iterations/s, memory, shares of data and loss; beside mmdet's softmax.
+
+    python tools/benchmarks/bench_train.py                                   # R-50, 800 x 1333: for a GPU
+    python tools/benchmarks/bench_train.py --scale 320 192 --batch 2 --iterations 10 --warm-up 2     # CPU
+
+mmengine's Runner trains a config on generated pictures, from scratch. The other detector is the same one with mmdet's
+own box head, RoI sampler and cross-entropy. Each is trained in processes of its own, in turn, without and (on CUDA, for
+mmengine and mmcv have it only there) with AMP. *Data* is what the loop waits for the loader; *loss* is what goes from
+the sampled RoIs to the losses of the box head, forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import bench_losses
+import measure
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[2]
+BASES = ('models/faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
+KINDS = ('stock softmax', 'concurrent softmax')
+IMAGE_SIZE = 1024
+"""Pixels of the longer side of Open Images' pictures."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT (default: R-50-FPN)')
+    parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), metavar=('LONGER', 'SHORTER'),
+                        help='pixels (default: 1333 800)')  # fmt: skip
+    parser.add_argument('--batch', type=int, default=2, help='pictures (default: %(default)s)')
+    parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
+    parser.add_argument('--iterations', type=int, default=200, help='that count (default: %(default)s)')
+    parser.add_argument('--warm-up', type=int, default=20, help='iterations before them (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=2, help='of each detector, in turn (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=64, help='generated pictures (default: %(default)s)')
+    parser.add_argument('--classes', type=int, default=40, help='of the generated world (default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks/train.json'), help='figures, as JSON')
+    return parser.parse_args()
+
+
+def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, Any]:
+    """A data root of generated pictures; how many classes it has."""
+    from mmoid.openimages.concurrence import count_concurrence, save_rates
+    from mmoid.openimages.convert import convert
+    from mmoid.openimages.store import AnnotationStore
+    from mmoid.openimages.synthetic import WorldConfig
+    from mmoid.openimages.synthetic_folder import write_dataset
+
+    write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
+    for split in ('train', 'validation'):
+        convert(
+            root / split,
+            boxes=root / f'annotations/{split}-detection-bbox.csv',
+            classes=root / 'annotations/classes-description.csv',
+            hierarchy=root / 'annotations/label-hierarchy.json',
+            images=root / 'images' / split,
+        )
+    store = AnnotationStore(root / 'train')
+    save_rates(root / 'concurrent_rates.npz', count_concurrence(store).rates, store.label_names)
+    return {'classes': store.num_classes}
+
+
+def load(settings: dict[str, Any]) -> Any:
+    """The config to train, without what a benchmark does not need: validation, checkpoints, stages, weights."""
+    from mmengine.config import Config
+
+    os.environ.update(MMOID_DATA_ROOT=settings['data'], MMOID_NUM_CLASSES=str(settings['classes']))
+    if settings['config'] is None:
+        text = f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}\n'
+        cfg = Config.fromstring(text, '.py')
+        sampler = dict(num_classes=settings['classes'], hierarchy=cfg.train_store)
+        loss = dict(**sampler, concurrent_rates=cfg.concurrent_rates)
+        cfg.model.roi_head.bbox_head.update(num_classes=settings['classes'])
+        cfg.model.roi_head.bbox_head.loss_cls.update(loss)
+        cfg.model.train_cfg.rcnn.sampler.update(sampler)
+    else:
+        cfg = Config.fromfile(settings['config'])
+    cfg.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
+        cfg.pop(key, None)
+    loader = cfg.train_dataloader
+    loader.update(batch_size=settings['batch'], num_workers=settings['workers'],
+                  persistent_workers=settings['workers'] > 0)  # fmt: skip
+    loader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    loader.pop('batch_sampler', None)
+    for transform in loader.dataset.pipeline:
+        if transform.type == 'Resize':
+            transform.scale = tuple(settings['scale'])
+    cfg.update(
+        custom_hooks=[],
+        param_scheduler=None,
+        default_hooks=dict(checkpoint=None, logger=None),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=settings['warm_up'] + settings['iterations']),
+        optim_wrapper=dict(
+            type='AmpOptimWrapper' if settings['amp'] else 'OptimWrapper', optimizer=dict(type='SGD', lr=1e-4)
+        ),
+        work_dir=settings['work_dir'],
+        log_level='ERROR',
+    )
+    return cfg
+
+
+def make_stock(model: Any) -> None:
+    """Gives the detector mmdet's own head, RoI sampler and loss, everything else as it is."""
+    head = model.roi_head.bbox_head
+    head.type = 'Shared2FCBBoxHead'
+    head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
+    model.train_cfg.rcnn.sampler = model.train_cfg.rcnn.sampler.sampler
+
+
+def iteration_clock(warm_up: int, part: list[float], cuda: bool) -> Any:
+    """A hook that takes the time of iterations, of waiting for data, and what ``part`` gathers; none of the first."""
+    from mmengine.hooks import Hook
+
+    class Clock(Hook):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+            self.data_seconds: list[float] = []
+            self.part_seconds: list[float] = []
+
+        def before_train(self, runner: Any) -> None:
+            self.last = time.perf_counter()
+
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            self.data = time.perf_counter() - self.last
+            part.clear()
+
+        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            if batch_idx >= warm_up:
+                self.seconds.append(now - self.last)
+                self.data_seconds.append(self.data)
+                self.part_seconds.append(sum(part))
+            self.last = now
+
+    return Clock()
+
+
+def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
+    """Figures of one training: seconds of an iteration (median), of data and of loss (means), memory."""
+    from mmengine.runner import Runner
+
+    import mmoid.registry  # noqa: F401
+
+    cfg = load(settings)
+    if kind == KINDS[0]:
+        make_stock(cfg.model)
+    runner = Runner.from_cfg(cfg)
+    cuda = torch.cuda.is_available()
+    clock = bench_losses.part_clock(runner.model, 'cuda' if cuda else 'cpu')
+    hook = iteration_clock(settings['warm_up'], clock, cuda)
+    runner.register_hook(hook, 'VERY_LOW')
+    runner.train()
+    seconds = np.array(hook.seconds)
+    return {
+        'iteration_seconds': float(np.median(seconds)),
+        'iterations_per_second': len(seconds) / float(seconds.sum()),
+        'data_share': float(np.sum(hook.data_seconds) / seconds.sum()),
+        'loss_share': float(np.sum(hook.part_seconds) / seconds.sum()),
+        'peak_mib': torch.cuda.max_memory_allocated() / measure.MIB if cuda else measure.peak_memory_of_this_process(),
+    }
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
+    names = ('config', 'scale', 'batch', 'workers', 'iterations', 'warm_up')
+    settings = {**{name: getattr(args, name) for name in names}, 'classes': data['classes']}
+    settings |= {'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
+    rows = []
+    for amp in (False, True) if torch.cuda.is_available() else (False,):
+        rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        for turn in range(args.rounds):
+            for kind in KINDS if turn % 2 else KINDS[::-1]:
+                rounds[kind].append(measure.in_fresh_process(train, kind, {**settings, 'amp': amp}))
+        best = {kind: min(figures, key=lambda one: one['iteration_seconds']) for kind, figures in rounds.items()}
+        rows += [{'kind': kind, 'amp': amp, 'classes': data['classes'], **figures} for kind, figures in best.items()]
+    return rows
+
+
+def show(rows: list[dict[str, Any]], args: argparse.Namespace, device: str) -> None:
+    stock = {row['amp']: row['iteration_seconds'] for row in rows if row['kind'] == KINDS[0]}
+    table = [
+        (row['kind'], 'AMP' if row['amp'] else 'fp32', f'{row["iterations_per_second"]:,.2f}',
+         f'{1e3 * row["iteration_seconds"]:,.0f}', f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
+         f'{row["peak_mib"]:,.0f}', f'{row["data_share"]:.1%}', f'{row["loss_share"]:.2%}')
+        for row in rows
+    ]  # fmt: skip
+    name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
+    title = f'{name}, {rows[0]["classes"]} classes, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}'
+    columns = ('', '', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data', 'loss')
+    measure.show(title, columns, table)
+
+
+def main() -> None:
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = run(args, Path(temporary))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
+    show(rows, args, device)
+    results = {'machine': measure.machine(), 'device': device, 'scale': args.scale, 'batch': args.batch, 'train': rows}
+    measure.write_json(args.out, results)
+    print(f'{args.out}: the same as JSON')
+
+
+if __name__ == '__main__':
+    main()
