@@ -20,7 +20,7 @@ from mmoid.openimages.store import AnnotationStore
 from tests.official_files import write_files
 
 PIPELINE = [
-    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
     dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True),
     dict(type='mmdet.PackDetInputs'),
@@ -149,7 +149,7 @@ def test_wrappers_repeat_images_as_they_do_for_a_list_of_dicts(tiny_data):
 def test_pictures_are_mixed_by_mmdets_wrapper(tiny_data):
     data = dataset(
         str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)],
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True)],
     )  # fmt: skip
     mixed = MultiImageMixDataset(
         data,
@@ -173,7 +173,7 @@ def test_a_test_set_keeps_images_without_boxes_and_gives_the_metric_what_it_need
     data = dataset(
         store, test_mode=True, filter_cfg=dict(filter_empty_gt=True, min_size=1000),
         pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='LoadImageFromFile'),
             dict(type='mmdet.Resize', scale=(64, 64), keep_ratio=True),
             dict(type='mmdet.LoadAnnotations', with_bbox=True),
             dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'ori_shape', 'instances', 'image_level_labels')),
@@ -219,7 +219,7 @@ def test_proposals_come_with_their_picture(tiny_data, tmp_path):
     options = dict(
         data_root=str(tmp_path), proposal_file='proposals.pkl', indices=[5, 3],
         pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='LoadImageFromFile'),
             dict(type='mmdet.LoadProposals', num_max_proposals=1),
             dict(type='mmdet.LoadAnnotations', with_bbox=True),
             dict(type='mmdet.RandomFlip', prob=0.0),
