@@ -26,7 +26,7 @@ class HybridSchedule(Hook):
     ::
 
         custom_hooks = [dict(type='HybridSchedule', stages=[
-            dict(name='natural', epochs=14, param_scheduler=[dict(type='MultiStepLR', milestones=[8, 11])]),
+            dict(name='natural', epochs=14, param_scheduler=[dict(type='MultiStepLR', milestones=[8, 12])]),
             dict(name='soft balance', epochs=7, sampler=dict(type='SoftBalanceClassAwareSampler', balance=0.7),
                  param_scheduler=[dict(type='MultiStepLR', milestones=[4, 6])],
                  loss_weights={'roi_head.bbox_head.loss_cls': 2.0}, load_best=True),
