@@ -101,7 +101,9 @@ def test_a_missing_part_and_a_mmcv_of_another_kind_are_told():
 
 def test_the_ranges_are_those_of_pyproject_and_of_the_installed_mmdet():
     ranges = {need.distribution: need for needs in stack.STACKS.values() for need in needs.values()}
-    declared = re.findall(r"^    '((?:onedl-)?mm(?:det|cv|engine)[^']*)'", (ROOT / 'pyproject.toml').read_text(), re.MULTILINE)
+    declared = re.findall(
+        r"^    '((?:onedl-)?mm(?:det|cv|engine)[^']*)'", (ROOT / 'pyproject.toml').read_text(), re.MULTILINE
+    )
     assert len(declared) == 6
     for requirement in map(Requirement, declared):
         need = ranges[requirement.name]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bash tools/run_tests.sh [--stack onedl|openmmlab] [--venv FOLDER] [pytest arguments]
-# Sets up, then runs the tests; `-m slow` for the long ones, `-m ""` for all.
+# Sets up, then runs the tests in two processes; `-m slow` for the long ones, `-m ""` for all.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
@@ -15,4 +15,5 @@ bash "$root/tools/setup_env.sh" "${setup[@]}"
 cd "$root"
 # Tests start several processes at a time: one thread each, or they fight for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$venv/bin/python" -m pytest "$@"
+# Two at a time, a file in one process: most of the time goes into starting processes.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

@@ -10,6 +10,7 @@ STRIDES = (4, 8, 16, 32, 64)
 SIZE = (128, 192)
 
 
+@pytest.mark.slow
 def test_every_network_gives_all_levels_and_classes(mmdet_scope):
     for path in one_of_each_network():
         cfg = without_weights(read(path))

@@ -55,6 +55,7 @@ def test_stages_are_seen_in_tensorboard(tiny_data, tmp_path):
     assert {'lr', 'loss', 'mean/score'} <= set(events.Tags()['scalars'])
 
 
+@pytest.mark.slow
 def test_five_stages_each_with_a_schedule_of_its_own(tiny_data, tmp_path):
     stages = [
         dict(epochs=1, param_scheduler=WARM_UP),
