@@ -153,13 +153,14 @@ def test_autocast_leaves_the_loss_in_float32(loss):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has --amp for accelerators only')
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_a_detector_trains_with_amp(dtype):
+def test_a_detector_trains_with_amp():
     torch.manual_seed(1)
     model = faster_rcnn().cuda()
     images, samples = batch()
     data = images.cuda(), [sample.to('cuda') for sample in samples]
-    wrapper = AmpOptimWrapper(dtype=dtype, optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+    # float16, mmengine's default: mmcv's RoIAlign has no bfloat16. A low scale, so that no step is skipped.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    wrapper = AmpOptimWrapper(loss_scale=dict(init_scale=64.0), optimizer=optimizer)
     before = model.roi_head.bbox_head.fc_cls.weight.detach().clone()
     for _ in range(3):
         with wrapper.optim_context(model):

@@ -53,7 +53,7 @@ def concurrent_softmax_loss_of_pairs(
     Args:
         logits: (N, M).
         rows: (P,) row of each label.
-        labels: (P,) the labels.
+        labels: (P,) the labels; no pair twice.
         rates: (M, M).
         is_ordinary: :func:`ordinary_classes` of the rates. It looks at all of them: keep it between calls.
         class_weight: (M,) factor of the term of label i. None: 1.
@@ -73,6 +73,11 @@ def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
     # numpy's takes a seventh of the time of torch's, which would be as much as all of the loss.
     flat = torch.from_numpy(np.flatnonzero(mask.contiguous().numpy()))
     return flat // mask.shape[1], flat % mask.shape[1]
+
+
+def occurrences(rows: Tensor, num_rows: int) -> Tensor:
+    """(N,) how often each row is among (P,) rows. ``bincount`` would make a GPU wait for what it finds."""
+    return rows.new_zeros(num_rows).index_add_(0, rows, torch.ones_like(rows))
 
 
 class _ConcurrentSoftmaxLoss(torch.autograd.Function):
@@ -98,7 +103,7 @@ class _ConcurrentSoftmaxLoss(torch.autograd.Function):
         scores = logits.softmax(dim=1)
         own = scores[rows, labels]
         weight = torch.ones_like(own) if class_weight is None else class_weight.to(own.dtype)[labels]
-        is_plain = (rows.bincount(minlength=len(logits))[rows] == 1) & is_ordinary[labels] & (own >= SAFE_SCORE)
+        is_plain = (occurrences(rows, len(logits))[rows] == 1) & is_ordinary[labels] & (own >= SAFE_SCORE)
         pair_losses = -own.log()  # of plain pairs; those of the others follow
         pairs = (~is_plain).nonzero().squeeze(1)
         row, label, own = rows[pairs], labels[pairs], own[pairs]
@@ -119,7 +124,7 @@ class _ConcurrentSoftmaxLoss(torch.autograd.Function):
         # Of a row with a plain pair the gradient is softmax - y; rows with other pairs, or none, begin at 0.
         plain_weight = weight * is_plain
         gradient = scores.mul_(logits.new_zeros(len(logits)).index_add_(0, rows, plain_weight)[:, None])
-        gradient.index_put_((rows, labels), -plain_weight, accumulate=True)
+        gradient.index_put_((rows, labels), gradient[rows, labels] - plain_weight)  # no pair is there twice
         gradient.index_add_(0, row, gradients)
         ctx.save_for_backward(gradient)
         return logits.new_zeros(len(logits)).index_add_(0, rows, pair_losses * weight)

@@ -16,7 +16,7 @@ from mmoid.models.class_graph import label_names_of
 from mmoid.openimages.errors import AnnotationError
 
 from .class_weight import ClassWeight, class_weights
-from .functional import nonzero
+from .functional import nonzero, occurrences
 
 REDUCTIONS = ('none', 'mean', 'sum')
 
@@ -167,7 +167,7 @@ class LabelSetLoss(nn.Module, ABC):
         rows, columns = nonzero(labels if labels.dtype == torch.bool else labels > 0)
         if labels.shape[1] > background:
             rows, columns = rows[columns < background], columns[columns < background]
-        empty = (rows.bincount(minlength=num_rows) == 0).nonzero().squeeze(1)
+        empty = (occurrences(rows, num_rows) == 0).nonzero().squeeze(1)
         return torch.cat([rows, empty]), torch.cat([columns, torch.full_like(empty, background)])
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -186,5 +186,6 @@ class LabelSetLoss(nn.Module, ABC):
         """Share of rows, in percent, whose best channel is in their label set."""
         if not len(cls_score):
             return {'acc': cls_score.new_zeros(1)}
-        hit = self.targets(labels).gather(1, cls_score.argmax(dim=1, keepdim=True))
-        return {'acc': hit.float().mean().mul(100).reshape(1)}
+        rows, labels = self.pairs(labels)
+        hits = (cls_score.argmax(dim=1)[rows] == labels).sum()
+        return {'acc': hits.float().div(len(cls_score)).mul(100).reshape(1)}

@@ -13,6 +13,7 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
+from mmoid.models.losses.functional import nonzero
 from mmoid.models.losses.label_set_loss import LabelSetLoss
 
 
@@ -131,7 +132,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
             rows = label_sets.any(dim=1).nonzero().squeeze(1)
             channel = torch.zeros_like(rows)
         else:
-            rows, channel = label_sets.nonzero(as_tuple=True)
+            rows, channel = nonzero(label_sets)
         if not len(rows):
             return bbox_pred.sum() * 0
         if self.reg_decoded_bbox:
