@@ -123,13 +123,17 @@ def message(reports: Reports, args: Namespace) -> str:
     ranks, reasons = [], []
     for machine, report in sorted(reports.items()):
         place = f'on machine {machine} ({report["host"]})' if many else f'on {report["host"]}'
-        ranks += [(rank['lost_peers'], rank['time'], rank['rank'], rank, place) for rank in report['ranks']]
+        # torchrun ends the ranks that are left by SIGTERM, within the second that a time tells.
+        ranks += [
+            ((rank['lost_peers'], rank['signal'] == 'SIGTERM', rank['time'], rank['rank']), rank, place)
+            for rank in report['ranks']
+        ]
         if report['reason'] is not None:
             reasons.append(f'{place[3:]}: {report["reason"]}' if many else report['reason'])
-    ranks.sort(key=lambda item: item[:3])
-    lines = [_rank_line(rank, place) for *_, rank, place in ranks]
+    ranks.sort(key=lambda item: item[0])
+    lines = [_rank_line(rank, place) for _, rank, place in ranks]
     # A lost machine explains ranks that lost their peers, not one that failed by itself.
-    lines = [*reasons, *lines] if all(lost for lost, *_ in ranks) else [*lines, *reasons]
+    lines = [*reasons, *lines] if all(rank['lost_peers'] for _, rank, _ in ranks) else [*lines, *reasons]
     lines.append('the run has ended on all machines' if many else 'the run has ended')
     if os.path.basename(args.training_script) == 'train.py':
         once_more = 'the same command goes' if '--resume' in args.training_script_args else '--resume goes'

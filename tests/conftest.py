@@ -17,7 +17,15 @@ from mmoid.openimages.store import AnnotationStore
 from mmoid.openimages.synthetic import WorldConfig
 from mmoid.openimages.synthetic_folder import write_dataset
 
+LONGEST_FIRST = ('tests/tools', 'tests/engine', 'tests/evaluation')
+
 TINY = WorldConfig(num_train=48, num_validation=12, image_size=96, num_classes=12, imbalance=10.0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start many processes go first: at the end one worker would be alone with them."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
 
 
 @pytest.fixture(scope='session')

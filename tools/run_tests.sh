@@ -15,5 +15,5 @@ bash "$root/tools/setup_env.sh" "${setup[@]}"
 cd "$root"
 # Tests start several processes at a time: one thread each, or they fight for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# Two at a time, a file in one process: most of the time goes into starting processes.
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
+# Two at a time, a file in one process, in the order of tests/conftest.py: most of the time goes into starting processes.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -53,7 +53,7 @@ def training_set(data_root):
     return mmoid.OpenImagesHierarchyDataset(f'{data_root}/train', filter_cfg=dict(filter_empty_gt=True))
 
 
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize('persistent_workers', [False, True])
 def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes, persistent_workers):
     launch(
@@ -85,7 +85,7 @@ def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes
     assert share > 1.5 * len(rare_images) / len(data)
 
 
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_killed_in_stage_2_resumes_there_with_the_right_rate(tiny_data, tmp_path, processes):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     options = dict(data_root=tiny_data, num_workers=1, persistent_workers=True)

@@ -238,6 +238,13 @@ def test_the_cause_is_named_before_what_it_caused():
     assert lines[-1].endswith('once the cause is gone, the same command goes on from the newest checkpoint')
 
 
+def test_a_rank_that_the_launcher_ended_comes_after_the_one_that_died():
+    args = Namespace(nnodes='1', training_script='tools/train.py', training_script_args=[])
+    ranks = [failure(0, 5, signal='SIGTERM', status=-15), failure(1, 5, signal='SIGKILL', status=-9)]
+    lines = message({0: dict(host='a', reason=None, ranks=ranks)}, args).splitlines()
+    assert [re.findall(r'rank (\d)', line)[:1] for line in lines] == [['1'], ['0'], []]
+
+
 def test_a_lost_machine_is_named_before_ranks_that_lost_their_peers():
     args = Namespace(nnodes='2', training_script='tools/test.py', training_script_args=[])
     reports = {0: dict(host='a', reason='machine 1 gave no sign of life', ranks=[failure(0, 5, lost_peers=True)])}

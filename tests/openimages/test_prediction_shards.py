@@ -43,10 +43,13 @@ JOIN = """
 import resource, sys
 from pathlib import Path
 import pyarrow as pa
-from mmoid.openimages.predictions import join_predictions
+from mmoid.openimages.predictions import PredictionStore, join_predictions
 
+pa.set_cpu_count(1)
+pa.set_io_thread_count(1)
 pa.array(['this imports pandas where it is installed'])
 parts = sorted(Path(sys.argv[1]).glob('part*'))
+PredictionStore(parts[0])  # starts Arrow's threads, whose stacks count
 used = int(next(line for line in open('/proc/self/status') if line.startswith('VmData')).split()[1]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + (24 << 20),) * 2)
 print(join_predictions(Path(sys.argv[1]) / 'joined', parts, label_names=['/m/a'], class_names=['A']))

@@ -107,7 +107,7 @@ def test_one_process_gives_the_same_map_as_two_and_paints(trained, tiny_data, tm
     )
 
 
-@pytest.mark.parametrize('rule', ['nms', 'wbf'])
+@pytest.mark.parametrize('rule', [pytest.param('nms', marks=pytest.mark.slow), 'wbf'])
 def test_views_of_a_picture_are_merged_by_a_rule_of_choice(trained, tiny_data, tmp_path, rule):
     options = ('--cfg-options', 'tta_model.tta_cfg.nms=None', f'tta_model.tta_cfg.fusion.method={rule}')
     tool(
@@ -206,12 +206,20 @@ def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('custom_hooks.0.stages.1.sampler.balance=-0.5',), 'sampler.balance (λ) must be >= 0, got -0.5'),
+        pytest.param(
+            ('custom_hooks.0.stages.1.sampler.balance=-0.5',),
+            'sampler.balance (λ) must be >= 0, got -0.5',
+            marks=pytest.mark.slow,
+        ),
         (
             ('model.roi_head.bbox_head.loss_cls.concurrent_rates=nowhere.npz',),
             'loss_cls.concurrent_rates = nowhere.npz: no such file',
         ),
-        (('train_cfg.max_epochs=9',), 'HybridSchedule.stages have 1 + 1 = 2 epochs, train_cfg.max_epochs is 9'),
+        pytest.param(
+            ('train_cfg.max_epochs=9',),
+            'HybridSchedule.stages have 1 + 1 = 2 epochs, train_cfg.max_epochs is 9',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_wrong_option_ends_the_run_before_it_trains(tiny_data, tmp_path, options, message):

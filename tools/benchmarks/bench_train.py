@@ -181,7 +181,10 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         for turn in range(args.rounds):
             for kind in KINDS if turn % 2 else KINDS[::-1]:
-                rounds[kind].append(measure.in_fresh_process(train, kind, {**settings, 'amp': amp}))
+                figures = measure.in_fresh_process(train, kind, {**settings, 'amp': amp})
+                rounds[kind].append(figures)
+                speed = f'{figures["iterations_per_second"]:.2f} iterations/s'
+                print(f'round {turn + 1}, {kind}, {"AMP" if amp else "fp32"}: {speed}', flush=True)
         best = {kind: min(figures, key=lambda one: one['iteration_seconds']) for kind, figures in rounds.items()}
         rows += [{'kind': kind, 'amp': amp, 'classes': data['classes'], **figures} for kind, figures in best.items()]
     return rows
