@@ -26,6 +26,9 @@ GRACE = 5.0
 """Seconds that a launcher gives its own ranks to fail, when another machine has reported that the run ends: what they
 say is then not lost."""
 
+HURRY = 0.2
+"""Seconds between two looks at what the others say, when this machine's part has ended."""
+
 LINGER = 10.0
 """Seconds that the launcher of a run that failed waits for what the others have to say."""
 
@@ -109,13 +112,18 @@ class MachineWatch:
                 self._listen(store)
             except (OSError, RuntimeError):  # (torch.distributed's all are): not there yet, or no more
                 store, told = None, None
-            self._wake.wait(BEAT)
+            self._wake.wait(BEAT if self._report is None else HURRY)
             self._wake.clear()
 
     def _connect(self) -> Store:
         with socket.create_connection((self.address, self.port), BEAT):
             pass  # torch would fill the terminal with its attempts
-        store = TCPStore(self.address, self.port, None, False, timedelta(seconds=BEAT), wait_for_workers=False)
+        # On machine 0 this is a second hold on torchrun's own server, which would otherwise end with torchrun's part of
+        # a run that failed, before the others know why.
+        store = TCPStore(
+            self.address, self.port, None, self.machine == 0, timedelta(seconds=BEAT),
+            wait_for_workers=False, multi_tenant=True,
+        )  # fmt: skip
         return PrefixStore('mmoid machine watch', store)
 
     def _listen(self, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from tests.engine import small_run
 
 ROOT = Path(__file__).parents[2]
 WIRE = 'mmoid-wire'
+PAIRS = itertools.count()  # several may be there at a time
 ADDRESSES = ('10.99.0.1', '10.99.0.2')
 
 
@@ -44,7 +46,8 @@ class Pair:
 @contextmanager
 def two_machines() -> Iterator[Pair]:
     """Nothing of them is seen from outside, and nothing stays."""
-    names = [f'mmoid-{os.getpid()}-{machine}' for machine in (0, 1)]
+    number = next(PAIRS)
+    names = [f'mmoid-{os.getpid()}-{number}-{machine}' for machine in (0, 1)]
     try:
         try:
             for name in names:
