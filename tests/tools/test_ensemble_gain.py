@@ -83,7 +83,7 @@ def tool(name, *arguments, **environment):
 
 @pytest.mark.slow
 def test_three_trained_models_are_better_together(tmp_path):
-    """Three quickstarts, which differ in their seed; about twenty minutes on two cores."""
+    """Three quickstarts, which differ in their seed; half an hour on two cores."""
     data, annotations = tmp_path / 'data', tmp_path / 'data' / 'annotations'
     tool('make_synthetic_openimages', '--out', data, *WORLD)
     for split in ('train', 'validation'):
