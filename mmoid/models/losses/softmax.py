@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from .functional import occurrences
 from .label_set_loss import LabelSetLoss
 
 
@@ -36,7 +37,7 @@ class DistCELoss(LabelSetLoss):
 
     def row_losses(self, cls_score: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
         log_scores = cls_score.float().log_softmax(dim=1)
-        losses = -log_scores[rows, labels] / rows.bincount(minlength=len(cls_score))[rows]
+        losses = -log_scores[rows, labels] / occurrences(rows, len(cls_score))[rows]
         if self.class_weight is not None:
             losses = losses * self.class_weight[labels]
         return torch.zeros_like(log_scores[:, 0]).index_add(0, rows, losses)
