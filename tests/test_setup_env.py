@@ -38,12 +38,14 @@ esac
 
 
 class Checkout:
-    """A tree with the set-up script and pyproject.toml, and a PATH that holds little more than the stand-in."""
+    """A tree with the set-up scripts and pyproject.toml, and a PATH that holds little more than the stand-in."""
+
+    FILES = ('pyproject.toml', 'tools/setup_env.sh', 'tools/mmcv_operators.sh')
 
     def __init__(self, folder: Path) -> None:
         self.root, self.bin, self.calls_file = folder / 'a tree', folder / 'bin', folder / 'calls'
         (self.root / 'tools').mkdir(parents=True)
-        for name in ('pyproject.toml', 'tools/setup_env.sh'):
+        for name in self.FILES:
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
         for name in PROGRAMS:
@@ -138,11 +140,12 @@ def test_bad_input_is_told_before_anything_is_made(checkout, arguments, environm
     assert not checkout.venv.exists()
 
 
-def test_a_changed_pyproject_completes_the_environment_without_making_a_new_one(checkout):
+@pytest.mark.parametrize('name', Checkout.FILES)
+def test_a_changed_file_completes_the_environment_without_making_a_new_one(checkout, name):
     checkout.run()
     checkout.calls()
-    with (checkout.root / 'pyproject.toml').open('a') as file:
-        file.write('# another dependency\n')
+    with (checkout.root / name).open('a') as file:
+        file.write('# another line\n')
     assert checkout.run().returncode == 0
     calls = checkout.calls()
     assert any('--editable' in call for call in calls) and not any('-m venv' in call for call in calls)
