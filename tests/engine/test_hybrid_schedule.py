@@ -53,14 +53,26 @@ def training_set(data_root):
     return mmoid.OpenImagesHierarchyDataset(f'{data_root}/train', filter_cfg=dict(filter_empty_gt=True))
 
 
+@pytest.fixture(scope='module')
+def whole_run(tiny_data, tmp_path_factory):
+    """A function that gives the work folder of a run that ended well, made once for each kind."""
+    folders = {}
+
+    def folder(processes, persistent_workers):
+        kind = processes, persistent_workers
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp('whole')
+            options = dict(data_root=tiny_data, num_workers=2, persistent_workers=persistent_workers)
+            launch(processes, dict(options, work_dir=folders[kind]))
+        return folders[kind]
+
+    return folder
+
+
 @pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize('persistent_workers', [False, True])
-def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes, persistent_workers):
-    launch(
-        processes,
-        dict(data_root=tiny_data, work_dir=tmp_path, num_workers=2, persistent_workers=persistent_workers),
-    )
-    ranks = history(tmp_path, processes)
+def test_the_loader_hands_out_what_the_stage_says(tiny_data, whole_run, processes, persistent_workers):
+    ranks = history(whole_run(processes, persistent_workers), processes)
     data = training_set(tiny_data)
     for epoch in (0, 1):  # without replacement; a rank's last place is filled up from the start
         counts = Counter(handed_out(ranks, epoch))
@@ -86,10 +98,9 @@ def test_the_loader_hands_out_what_the_stage_says(tiny_data, tmp_path, processes
 
 
 @pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_run_killed_in_stage_2_resumes_there_with_the_right_rate(tiny_data, tmp_path, processes):
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+def test_a_run_killed_in_stage_2_resumes_there_with_the_right_rate(tiny_data, whole_run, tmp_path, processes):
+    whole, killed = whole_run(processes, True), tmp_path
     options = dict(data_root=tiny_data, num_workers=1, persistent_workers=True)
-    launch(processes, dict(options, work_dir=whole))
     result = launch(processes, dict(options, work_dir=killed, kill_at=[3, 2], kill_rank=processes - 1), check=False)
     assert result.returncode != 0
     assert read_checkpoint(killed / 'epoch_3.pth')['meta']['stage'] == dict(index=1, name='soft balance')

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,27 +85,31 @@ def test_two_processes_train_two_stages_and_validate(trained):
     assert checkpoint['meta']['stage'] == dict(index=1, name='soft balance')
 
 
-def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(trained, tiny_data, tmp_path):
+@pytest.fixture(scope='module')
+def tested_by_two(trained, tiny_data, tmp_path_factory):
+    """Work folder of the test of that model on two processes, with its predictions."""
+    work_dir = tmp_path_factory.mktemp('tested')
     run(
-        'bash', 'tools/dist_test.sh', CONFIG, trained / 'epoch_2.pth', 2, '--work-dir', tmp_path,
-        '--out', tmp_path / 'predictions', **data(tiny_data),
+        'bash', 'tools/dist_test.sh', CONFIG, trained / 'epoch_2.pth', 2, '--work-dir', work_dir,
+        '--out', work_dir / 'predictions', **data(tiny_data),
     )  # fmt: skip
-    assert 0 <= result_of(tmp_path)['openimages/mAP'] <= 1
-    predictions = PredictionStore(tmp_path / 'predictions')
+    return work_dir
+
+
+def test_a_checkpoint_is_tested_on_two_processes_and_its_predictions_kept(tested_by_two, tiny_data):
+    assert 0 <= result_of(tested_by_two)['openimages/mAP'] <= 1
+    predictions = PredictionStore(tested_by_two / 'predictions')
     store = AnnotationStore(tiny_data / 'validation')
     assert sorted(predictions.image_ids()) == sorted(store.image_ids())
     assert predictions.label_names == store.label_names
     assert ((predictions.box > -1e-6) & (predictions.box < 1 + 1e-6)).all()
 
 
-def test_one_process_gives_the_same_map_as_two_and_paints(trained, tiny_data, tmp_path):
-    command = (CONFIG, trained / 'epoch_2.pth', '--work-dir')
-    tool('test', *command, tmp_path / 'one', '--show-dir', 'painted', **data(tiny_data))
-    assert len(list((tmp_path / 'one').glob('*/painted/*'))) == AnnotationStore(tiny_data / 'validation').num_images
-    run('bash', 'tools/dist_test.sh', *command[:2], 2, '--work-dir', tmp_path / 'two', **data(tiny_data))
-    assert result_of(tmp_path / 'one')['openimages/mAP'] == pytest.approx(
-        result_of(tmp_path / 'two')['openimages/mAP'], abs=1e-9
-    )
+def test_one_process_gives_the_same_map_as_two_and_paints(trained, tested_by_two, tiny_data, tmp_path):
+    options = ('--work-dir', tmp_path, '--show-dir', 'painted')
+    tool('test', CONFIG, trained / 'epoch_2.pth', *options, **data(tiny_data))
+    assert len(list(tmp_path.glob('*/painted/*'))) == AnnotationStore(tiny_data / 'validation').num_images
+    assert result_of(tmp_path)['openimages/mAP'] == pytest.approx(result_of(tested_by_two)['openimages/mAP'], abs=1e-9)
 
 
 @pytest.mark.parametrize('rule', [pytest.param('nms', marks=pytest.mark.slow), 'wbf'])
@@ -193,14 +198,14 @@ def test_the_activation_is_swapped_by_an_option_of_the_test_tool(trained, traine
         assert 0 <= result_of(tmp_path / activation)['openimages/mAP'] <= 1
 
 
-def test_an_interrupted_training_goes_on(tiny_data, tmp_path):
-    options = ('--work-dir', tmp_path, '--cfg-options', *SHORT)
-    tool('train', CONFIG, *options, **data(tiny_data))
-    (tmp_path / 'epoch_2.pth').unlink()
+def test_an_interrupted_training_goes_on(trained, tiny_data, tmp_path):
+    shutil.copy(trained / 'epoch_1.pth', tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    done = tool('train', CONFIG, '--resume', *options, **data(tiny_data))
+    options = ('--resume', '--work-dir', tmp_path, '--cfg-options', *SHORT)
+    done = run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, **data(tiny_data))
     assert 'resumed epoch: 1' in done.stdout
-    assert (tmp_path / 'epoch_2.pth').exists()
+    states = [read_checkpoint(folder / 'epoch_2.pth')['state_dict'] for folder in (trained, tmp_path)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 @pytest.mark.parametrize(
