@@ -152,6 +152,7 @@ def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
 
     import mmoid.registry  # noqa: F401
 
+    torch.multiprocessing.set_start_method(None, force=True)  # not that of this process, on which mmengine would remark
     cfg = load(settings)
     if kind == KINDS[0]:
         make_stock(cfg.model)
