@@ -5,11 +5,12 @@ Uncompressed Arrow IPC files of one record batch each, so that a column is one a
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import AnnotationError
+from .unfinished import held, remove_abandoned
 
 METADATA = 'metadata.json'
 
@@ -62,11 +64,12 @@ def write_together(
 ) -> Iterator[list[Path]]:
     """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
 
+    What a killed process left of the same folders is removed.
+
     Args:
         paths: The new folders.
         overwrite: Replace folders of ours that are there.
-        scratch: Where they are until then, on the same file system; None: beside their paths. What a killed process
-            leaves there goes with this folder.
+        scratch: Where they are until then, on the same file system; None: beside their paths.
 
     Raises:
         AnnotationError: Something is there that may not be replaced.
@@ -76,12 +79,15 @@ def write_together(
     for path in new:
         require_replaceable(path, overwrite)
     try:
-        for path, folder in zip(new, temporary):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-        yield temporary
-        _take_names(temporary, new)
+        with ExitStack() as locks:
+            for path, folder in zip(new, temporary):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove_abandoned(folder.parent, f'.{glob.escape(path.name)}.writing-*')
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                locks.enter_context(held(folder))
+            yield temporary
+            _take_names(temporary, new)
     finally:
         for folder in temporary:
             shutil.rmtree(folder, ignore_errors=True)
