@@ -4,7 +4,7 @@
         --out work_dirs/mine/mistakes
 
 One sheet a class. What counts against an image is the number of missed objects and the scores of false positives, by
-the rules of the challenge metric. --class draws one class, by name or MID.
+the rules of the challenge metric, of the detections from --score up. --class draws one class, by name or MID.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmoid.openimages.annotations import annotations_of_store
 from mmoid.openimages.errors import AnnotationError
@@ -36,7 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--class', dest='label', help='draw this class alone: its name or MID')
     parser.add_argument('--classes', type=int, default=10, help='classes of lowest AP (default: %(default)s)')
     parser.add_argument('--number', type=int, default=6, help='images of each class (default: %(default)s)')
-    parser.add_argument('--score', type=float, default=0.3, help='least score that is drawn (default: %(default)s)')
+    parser.add_argument(
+        '--score', type=float, default=0.3, help='least score that counts here, not for AP (default: %(default)s)'
+    )
     parser.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help='rules (default: %(default)s)')
     parser.add_argument('--iou', type=float, default=0.5, help='least IoU of a true positive (0.5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mistakes'), help='folder (default: %(default)s)')
@@ -75,21 +77,22 @@ def main() -> None:
         rules = (protocol.iou_threshold, protocol.group_of_weight)
         matches = match_detections(truth, image, predictions.label, predictions.score, predictions.box, *rules)
         ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
-        mistakes = count_mistakes(truth, matches, protocol.group_of_weight)
+        mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
         labels = chosen_classes(args.label, store, ap, args.classes)
-        table = Table('class', 'AP', 'images with mistakes', 'missed', 'false, scores', 'sheet')
+        sheet = Column('sheet', overflow='fold')
+        table = Table('class', 'AP', 'images with mistakes', 'missed', 'false, scores', sheet, title=str(args.out))
         with progress_bars() as progress:
             for rank, label in enumerate(labels):
                 rows = np.flatnonzero((mistakes.label == label) & (mistakes.cost > 0))
                 counts = [f'{len(rows):,}', f'{mistakes.missed[rows].sum():,g}', f'{mistakes.false[rows].sum():,.1f}']
-                name, path = store.class_names[label], ''
+                name, file = store.class_names[label], ''
                 if len(rows):
                     title = f'{name}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'
                     images = mistakes.worst_images(label, args.number).tolist()
                     figure = draw_mistakes(store, truth, predictions, label, images, title, args.score, args.iou)
                     file = f'{rank:03d}-{re.sub(r"[^0-9A-Za-z]+", "-", name)}.png'
-                    path = str(save(figure, args.out / file, dpi=130))
-                table.add_row(name, f'{ap[label]:.4f}', *counts, path)
+                    save(figure, args.out / file, dpi=130)
+                table.add_row(name, f'{ap[label]:.4f}', *counts, file)
                 progress('drawing', rank + 1, len(labels))
     except (AnnotationError, ValueError) as error:
         sys.exit(f'error: {error}')

@@ -50,21 +50,26 @@ class Mistakes:
         return self.image[rows[np.lexsort((self.image[rows], -self.cost[rows]))][:number]]
 
 
-def count_mistakes(ground_truth: GroundTruth, matches: Matches, group_of_weight: float = 1.0) -> Mistakes:
+def count_mistakes(
+    ground_truth: GroundTruth, matches: Matches, group_of_weight: float = 1.0, score_threshold: float = 0.0
+) -> Mistakes:
     """Sums up the verdicts of a whole evaluation.
 
     Args:
         ground_truth: Of all images.
         matches: Of all detections, each image once.
         group_of_weight: As given to :func:`match_detections`.
+        score_threshold: Detections below it are taken for not there: they change no verdict on the others.
     """
+    kept = matches.score >= score_threshold
+    value, score = matches.value[kept], matches.score[kept]
     there = ground_truth.image * ground_truth.num_classes + ground_truth.label
-    scored = matches.image * ground_truth.num_classes + matches.label
+    scored = (matches.image * ground_truth.num_classes + matches.label)[kept]
     keys, place = np.unique(np.concatenate([there, scored]), return_inverse=True)
     there, scored = place[: len(there)], place[len(there) :]
     wanted = np.bincount(there, np.where(ground_truth.is_group_of, group_of_weight, 1.0), minlength=len(keys))
-    found = np.bincount(scored, matches.value, minlength=len(keys))
-    false = np.bincount(scored, np.where(matches.value == 0, matches.score, 0.0), minlength=len(keys))
+    found = np.bincount(scored, value, minlength=len(keys))
+    false = np.bincount(scored, np.where(value == 0, score, 0.0), minlength=len(keys))
     image, label = np.divmod(keys, ground_truth.num_classes)
     return Mistakes(image, label, np.maximum(wanted - found, 0), false)
 

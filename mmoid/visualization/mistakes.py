@@ -44,7 +44,7 @@ def draw_mistakes(
         label: Class index.
         images: Image indices, two pairs a row.
         title: One line above all.
-        score_threshold: Least score of detections that are drawn.
+        score_threshold: Detections below it are taken for not there.
         iou_threshold: As of the metric.
     """
     sizes = [(int(store.width[image]), int(store.height[image])) for image in images for _ in range(2)]
@@ -53,14 +53,14 @@ def draw_mistakes(
     for index, image in enumerate(images):
         left, right = axes[2 * index : 2 * index + 2]
         rows = _rows(predictions, row_of.get(store.image_id(image)))
-        ours = rows[predictions.label[rows] == label]
+        rows = rows[predictions.score[rows] >= score_threshold]
+        is_ours = predictions.label[rows] == label
+        ours, others = rows[is_ours], rows[~is_ours]
         scores, boxes = predictions.score[ours], predictions.box[ours]
         verdict, found = judge(ground_truth, image, label, scores, boxes, iou_threshold)
         picture = read_picture(store, image)
         _draw_truth(left, picture, store, ground_truth, image, label, found, boxes[verdict == Verdict.NOT_COUNTED])
-        shown = predictions.score[ours] >= score_threshold
-        others = rows[(predictions.label[rows] != label) & (predictions.score[rows] >= score_threshold)]
-        _draw_found(right, picture, predictions, ours[shown], verdict[shown], others[:MOST_OTHERS])
+        _draw_found(right, picture, predictions, ours, verdict, others[:MOST_OTHERS])
     return figure
 
 

@@ -44,6 +44,10 @@ def test_an_image_is_charged_with_what_it_misses_and_makes_up():
     assert mistakes.missed.tolist() == [1, 0] and mistakes.false.tolist() == [0.25, 0]
     assert mistakes.worst_images(1, 5).tolist() == [0], 'an image without mistakes is not shown'
     assert not len(mistakes.worst_images(2, 5))
+    mistakes = count_mistakes(ground, matches, score_threshold=0.85)
+    assert mistakes.missed.tolist() == [1, 1] and mistakes.false.tolist() == [0, 0], (
+        'found by too low a score is missed'
+    )
 
 
 def test_sums_agree_with_the_matching_on_random_boxes():
@@ -59,6 +63,10 @@ def test_sums_agree_with_the_matching_on_random_boxes():
     mistakes = count_mistakes(ground, matches)
     assert mistakes.false.sum() == pytest.approx(matches.score[matches.value == 0].sum())
     assert mistakes.missed.sum() == 40 - matches.value.sum()
+    high = score >= 0.4
+    above = match_detections(ground, image[high], label[high], score[high], box[high])
+    alone, of_all = count_mistakes(ground, above), count_mistakes(ground, matches, score_threshold=0.4)
+    assert of_all.missed.tolist() == alone.missed.tolist() and of_all.false.tolist() == alone.false.tolist()
     for i in range(2):
         for c in range(3):
             rows = (image == i) & (label == c)

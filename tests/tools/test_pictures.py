@@ -123,6 +123,9 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted):
     assert colours.count(FOUND) + colours.count(MISSED) == wanted and colours.count(FOUND) >= 1
     assert FALSE in [to_hex(patch.get_edgecolor()) for patch in right.patches]
     assert any(text.get_text() == '0.60 false' for text in right.texts)
+    left, right = draw_mistakes(store, truth, predictions, label, [0], 'title', score_threshold=0.95).axes
+    colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
+    assert (colours.count(FOUND), colours.count(MISSED)) == (0, wanted) and not right.patches
 
 
 def test_the_tool_draws_the_worst_classes_first(predicted, tmp_path):
@@ -130,6 +133,9 @@ def test_the_tool_draws_the_worst_classes_first(predicted, tmp_path):
     out = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'out')
     done = run('show_predictions', *out, '--classes', 2, '--number', 2)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(path.name[:4] for path in (tmp_path / 'out').iterdir()) == ['000-', '001-']
+    sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert [name[:4] for name in sheets] == ['000-', '001-']
+    printed = ''.join(line.split('│')[-2].strip() for line in done.stdout.splitlines() if '│' in line)
+    assert all(name in printed for name in sheets), 'none is cut, whatever the width of the terminal'
     done = run('show_predictions', *out, '--class', 'Nothing')
     assert done.returncode == 1 and f'error: --class Nothing: is no class of {store.path}' in done.stderr
