@@ -45,21 +45,21 @@ def describe(span: RateSpan) -> str:
 
 
 def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
-    table = Table('stage', 'sampler', 'epochs', 'iterations', 'learning rate')
+    console = Console()
+    table = Table('stage', 'epochs', 'iterations', 'learning rate')
     for stage in plan.stages:
         sampler = dict(stage.sampler or default_sampler)
         name = sampler.pop('type') + ''.join(f', {key} {value}' for key, value in sampler.items())
+        console.print(f'{stage.name}: {stage.epochs} epochs of {name}')
         offset = stage.start * plan.epoch_length
         for i, span in enumerate(rate_spans(plan.stage_rates(stage))):
             start, stop = offset + span.start, offset + span.stop
             table.add_row(
                 '' if i else stage.name,
-                '' if i else name,
                 f'{start / plan.epoch_length:.4g} - {stop / plan.epoch_length:.4g}',
                 f'{start:,} - {stop:,}',
                 describe(span),
             )
-    console = Console()
     console.print(table)
     console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.rates):,} in all.')
 
