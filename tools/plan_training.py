@@ -33,7 +33,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=int, help='images of the training set; by default it is opened and asked')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ('gpus', 'images'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, got {value}')
+    return args
 
 
 def count_images(cfg: Config) -> int:

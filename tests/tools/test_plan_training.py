@@ -29,3 +29,10 @@ def test_stages_samplers_and_rates_are_told_in_full_at_any_width():
     ]
     assert rows[0][:2] == ['natural', '0 - 0.01909'] and rows[0][3] == '4e-05 to 0.03996', 'the warm-up'
     assert '52,344 iterations of 32 images an epoch, 1,413,288 in all.' in done.stdout
+
+
+def test_wrong_numbers_and_missing_data_are_told():
+    done = plan(CONFIG, '--gpus', 0)
+    assert done.returncode == 2 and '--gpus must be at least 1, got 0' in done.stderr
+    done = plan(CONFIG, '--cfg-options', 'train_dataloader.dataset.ann_file=nowhere')
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith('error: nowhere: no such folder')
