@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import LoggerHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -41,7 +43,19 @@ def load_config(
 def build_runner(cfg: Config) -> Runner:
     """Builds the Runner of a config, on whatever the machine has."""
     prepare_launch(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    leave_figures_to_rank_0(runner)
+    return runner
+
+
+def leave_figures_to_rank_0(runner: Runner) -> None:
+    """Lets rank 0 alone write ``<timestamp>.json``, the figures of a test.
+
+    mmengine's LoggerHook lets all ranks write that file at the same time, which now and then leaves it unreadable.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook) and not is_main_process():
+            setattr(hook, 'after_test_epoch', lambda *_, **__: None)  # noqa: B010
 
 
 def prepare_launch(cfg: Config) -> None:
