@@ -11,7 +11,7 @@ require_stack()  # before mmengine is: a stack that is missing or does not fit i
 
 from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
 
-from mmoid.engine import build_runner, load_config  # noqa: E402
+from mmoid.engine import build_runner, end_launch, load_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,6 +96,7 @@ def main() -> None:
         # the training, which may lie there, stays one that does not augment or write predictions.
         cfg = Config(cfg.to_dict())
     build_runner(cfg).test()
+    end_launch()
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ require_stack()  # before mmengine is: a stack that is missing or does not fit i
 
 from mmengine.config import Config, DictAction  # noqa: E402
 
-from mmoid.engine import PretrainedError, build_runner, fetch_pretrained, load_config  # noqa: E402
+from mmoid.engine import PretrainedError, build_runner, end_launch, fetch_pretrained, load_config  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,6 +62,7 @@ def main() -> None:
     except PretrainedError as error:
         raise SystemExit(f'error: {error}') from None
     build_runner(cfg).train()
+    end_launch()
 
 
 if __name__ == '__main__':

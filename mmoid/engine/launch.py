@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +47,17 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     leave_figures_to_rank_0(runner)
     return runner
+
+
+def end_launch() -> None:
+    """Leaves the other ranks; for the end of a run that went well, since after an error it may wait for them for long.
+
+    Without it threads of gloo may hold tensors until Python has ended, which then aborts a process whose work is done
+    (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    gc.collect()  # the model's wrapper holds the group too
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def leave_figures_to_rank_0(runner: Runner) -> None:

@@ -1,13 +1,15 @@
 """What the tools add to a Runner."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine import launch
-from mmoid.engine.launch import build_runner
+from mmoid.engine.launch import build_runner, end_launch
 from tests.evaluation import prediction_run
 
 
@@ -22,3 +24,20 @@ def test_rank_0_alone_writes_the_figures_of_a_test(tiny_data, tmp_path, monkeypa
     assert 'openimages/mAP' in figures
     written = [json.loads(path.read_text()) for path in tmp_path.glob('*/2*.json')]
     assert [one['openimages/mAP'] for one in written] == [figures['openimages/mAP']] * (rank == 0)
+
+
+def test_a_run_that_went_well_leaves_no_thread_of_gloo():
+    """One that is left may hold tensors until Python has ended, which aborts the process."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    assert threads_of_gloo()
+    del model
+    end_launch()
+    assert not torch.distributed.is_initialized() and not threads_of_gloo()
+    end_launch()  # of one process there is nothing to leave
+
+
+def threads_of_gloo():
+    return [path for path in Path('/proc/self/task').glob('*/comm') if 'gloo' in path.read_text()]
