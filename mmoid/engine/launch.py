@@ -52,7 +52,7 @@ def build_runner(cfg: Config) -> Runner:
 def end_launch() -> None:
     """Leaves the other ranks; for the end of a run that went well, since after an error it may wait for them for long.
 
-    Without it threads of gloo may hold tensors until Python has ended, which then aborts a process whose work is done
+    Without it threads of gloo may hold tensors until Python has ended, which can abort a process whose work is done
     (https://github.com/pytorch/pytorch/issues/190489).
     """
     gc.collect()  # the model's wrapper holds the group too

@@ -64,12 +64,13 @@ def write_together(
 ) -> Iterator[list[Path]]:
     """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
 
-    What a killed process left of the same folders is removed.
+    What a killed process left of the same folders is removed, unless there is a ``scratch``.
 
     Args:
         paths: The new folders.
         overwrite: Replace folders of ours that are there.
-        scratch: Where they are until then, on the same file system; None: beside their paths.
+        scratch: Where they are until then, on the same file system; None: beside their paths. What a killed process
+            leaves there goes with this folder, which is not searched: it may hold thousands.
 
     Raises:
         AnnotationError: Something is there that may not be replaced.
@@ -82,7 +83,8 @@ def write_together(
         with ExitStack() as locks:
             for path, folder in zip(new, temporary):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                remove_abandoned(folder.parent, f'.{glob.escape(path.name)}.writing-*')
+                if scratch is None:
+                    remove_abandoned(folder.parent, f'.{glob.escape(path.name)}.writing-*')
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 locks.enter_context(held(folder))

@@ -49,7 +49,7 @@ class PredictionShards:
 
     def write(self, bound: Bound, **columns: Any) -> None:
         """Writes a shard; arguments of :func:`mmoid.openimages.predictions.write_predictions`."""
-        write_predictions(self.path(bound), **columns)
+        write_predictions(self.path(bound), **columns, scratch=self.folder)
 
     def join(self, label_names: Sequence[str], class_names: Sequence[str], overwrite: bool) -> int:
         """Puts the shards together into ``out`` and removes them; the number of detections.

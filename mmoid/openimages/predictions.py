@@ -74,6 +74,7 @@ def write_predictions(
     label_names: Sequence[str],
     class_names: Sequence[str],
     overwrite: bool = False,
+    scratch: str | Path | None = None,
 ) -> None:
     """Writes a :class:`PredictionStore`, atomically.
 
@@ -87,9 +88,10 @@ def write_predictions(
         label_names: MIDs by class index.
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
+        scratch: As for :func:`mmoid.openimages.arrow_folder.write_together`.
     """
     corners = np.ascontiguousarray(box, dtype=np.float64).reshape(-1)
-    with write_together([path], overwrite) as (folder,):
+    with write_together([path], overwrite, scratch) as (folder,):
         _write(
             folder,
             image_ids=pa.array(image_ids, pa.string()),

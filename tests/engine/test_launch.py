@@ -27,7 +27,7 @@ def test_rank_0_alone_writes_the_figures_of_a_test(tiny_data, tmp_path, monkeypa
 
 
 def test_a_run_that_went_well_leaves_no_thread_of_gloo():
-    """One that is left may hold tensors until Python has ended, which aborts the process."""
+    """One that is left may hold tensors until Python has ended, which can abort the process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))

@@ -114,6 +114,19 @@ def test_a_run_goes_on_with_its_own_shards_until_they_are_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
+def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
+    """There may be tens of thousands, and to list them for each would take longer than to write it."""
+    shards = begin(tmp_path / 'out')
+
+    def listed(*_):
+        raise AssertionError('the folder was listed')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mmoid.openimages.arrow_folder.remove_abandoned', listed)
+        write(shards, shards.bounds[0])
+    assert shards.done() == shards.bounds[:1]
+
+
 def test_whatever_a_killed_process_leaves_is_no_obstacle(tmp_path, monkeypatch):
     out, parts = tmp_path / 'out', tmp_path / 'out.parts'
     parts.mkdir()

@@ -41,6 +41,10 @@ def write(kind, path):
             temporary.write_text('whole')
 
 
+def content(kind, path):
+    return (path / 'metadata.json' if kind == 'folder' else path).read_text()
+
+
 @pytest.fixture(params=WRITERS)
 def kind(request):
     return request.param
@@ -62,10 +66,12 @@ def names(folder):
 
 
 def test_of_a_killed_process_nothing_is_left_by_the_next(kind, writer, tmp_path):
+    write(kind, tmp_path / 'out.txt')
     writer.kill()
     writer.wait()
-    (left,) = names(tmp_path)
+    left, _ = names(tmp_path)
     assert left.startswith('.') and 'writing' in left
+    assert content(kind, tmp_path / 'out.txt') == 'whole', 'what was there is as it was'
     write(kind, tmp_path / 'other.txt')
     assert left in names(tmp_path), 'of another output nothing is known'
     write(kind, tmp_path / 'out.txt')
@@ -78,8 +84,7 @@ def test_a_process_that_lives_is_not_disturbed(kind, writer, tmp_path):
     writer.communicate()
     assert writer.returncode == 0
     assert names(tmp_path) == ['out.txt']
-    out = tmp_path / 'out.txt'
-    assert (out / 'metadata.json' if kind == 'folder' else out).read_text() == 'x' * 1000
+    assert content(kind, tmp_path / 'out.txt') == 'x' * 1000
 
 
 def test_without_locks_nothing_is_removed(kind, writer, tmp_path, monkeypatch):
