@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import master_only
 from mmengine.hooks import LoggerHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -66,8 +66,8 @@ def leave_figures_to_rank_0(runner: Runner) -> None:
     mmengine's LoggerHook lets all ranks write that file at the same time, which now and then leaves it unreadable.
     """
     for hook in runner.hooks:
-        if isinstance(hook, LoggerHook) and not is_main_process():
-            setattr(hook, 'after_test_epoch', lambda *_, **__: None)  # noqa: B010
+        if isinstance(hook, LoggerHook):
+            hook.after_test_epoch = master_only(hook.after_test_epoch)
 
 
 def prepare_launch(cfg: Config) -> None:
