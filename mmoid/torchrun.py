@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-from .machine_watch import MachineWatch, Reports
+from mmoid.machine_watch import MachineWatch, Reports
 
 KILL_AFTER = 40.0
 """Seconds that the launcher gets to stop its processes; it kills those that do not obey after 30."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, SIZES, write_files
 
 APPLE, ORANGE, FRUIT, BENCH, OTHER_BENCH = range(len(LABEL_NAMES))

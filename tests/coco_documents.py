@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pyarrow as pa
 
-from mmoid.openimages.csv_files import COORDINATES, FLAGS
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.store import AnnotationStore, write_store
-from mmoid.openimages.store_tables import IndexedRows, store_tables
+from mmoid.openimages.readers.csv_files import COORDINATES, FLAGS
+from mmoid.openimages.store.annotation_store import AnnotationStore, write_store
+from mmoid.openimages.store.tables import IndexedRows, store_tables
 
 
 def coco_document():

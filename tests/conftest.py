@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mmoid.openimages.concurrence import count_concurrence, save_rates
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
-from mmoid.openimages.synthetic import WorldConfig
-from mmoid.openimages.synthetic_folder import write_dataset
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.synthetic.folder import write_dataset
+from mmoid.synthetic.scenes import WorldConfig
 
 LONGEST_FIRST = ('tests/tools', 'tests/engine', 'tests/evaluation')
 

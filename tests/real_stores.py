@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from pyarrow import csv as arrow_csv
 
-from mmoid.openimages.convert import convert
+from mmoid.openimages.readers.official_csv import convert
 from tests.shared_data import open_images
 
 

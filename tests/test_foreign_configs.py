@@ -12,8 +12,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.openimages.coco.exporting import export_coco
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
 
 GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()

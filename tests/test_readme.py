@@ -7,7 +7,7 @@ from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 

@@ -204,13 +204,13 @@ def test_the_remedy_is_the_set_up_script_only_where_that_mends_the_python_that_a
 
 
 def test_check_env_reports_and_fails_without_any_package(tmp_path):
-    done = run_bare(tmp_path, str(ROOT / 'tools' / 'check_env.py'))
+    done = run_bare(tmp_path, str(ROOT / 'tools/misc/check_env.py'))
     assert done.returncode == 1 and done.stderr == ''
     assert re.search(r'^torch +missing$', done.stdout, re.MULTILINE)
     assert '2 problems, each with the command that mends it:' in done.stdout
 
 
 def test_check_env_passes_here():
-    done = subprocess.run([sys.executable, str(ROOT / 'tools' / 'check_env.py')], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / 'tools/misc/check_env.py')], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r'^operators +load$', done.stdout, re.MULTILINE) and 'no problems' in done.stdout

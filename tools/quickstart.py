@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 import mmoid
-from mmoid.engine.stages import Stage, parse_stages
-from mmoid.openimages.metric import count_positives
-from mmoid.openimages.predictions import PredictionStore
-from mmoid.openimages.store import AnnotationStore
+from mmoid.engine.schedule.stages import Stage, parse_stages
+from mmoid.openimages.metric.average_precision import count_positives
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.stack import installed_stack
 from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
 
@@ -47,20 +47,20 @@ def run(*command: str) -> None:
 
 
 def make_data() -> None:
-    run(*tool('make_synthetic_openimages', '--out', DATA, *WORLD))
+    run(*tool('dataset_converters/make_synthetic_openimages', '--out', DATA, *WORLD))
 
 
 def prepare() -> None:
     for split in ('train', 'validation'):
         files = DATA / 'annotations'
         run(*tool(
-            'prepare_openimages', '--out', DATA / split, '--overwrite',
+            'dataset_converters/prepare_openimages', '--out', DATA / split, '--overwrite',
             '--boxes', files / f'{split}-detection-bbox.csv',
             '--labels', files / f'{split}-detection-human-imagelabels.csv',
             '--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json',
             '--images', DATA / 'images' / split,
         ))  # fmt: skip
-    run(*tool('concurrent_rates', DATA / 'train', '--out', DATA / 'concurrent_rates.npz'))
+    run(*tool('analysis_tools/concurrent_rates', DATA / 'train', '--out', DATA / 'concurrent_rates.npz'))
 
 
 def processes() -> int:

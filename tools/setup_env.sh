@@ -256,7 +256,7 @@ run pip install --constraint "$venv/constraints.txt" --editable "${root}[$stack,
 mend_opencv
 
 begin 'Check'
-if ! "$python" "$root/tools/check_env.py"; then
+if ! "$python" "$root/tools/misc/check_env.py"; then
     rm -f "$busy"
     die 'the environment is not usable yet: see the problems above'
 fi

@@ -1,6 +1,6 @@
 """Data sets and samplers, registered with mmdet."""
 
-from .openimages import OpenImagesHierarchyDataset
-from .samplers import SoftBalanceClassAwareSampler
+from mmoid.datasets.openimages import OpenImagesHierarchyDataset
+from mmoid.datasets.samplers import SoftBalanceClassAwareSampler
 
 __all__ = ['OpenImagesHierarchyDataset', 'SoftBalanceClassAwareSampler']

@@ -13,15 +13,14 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
-from mmoid.openimages.convert import convert
+from mmoid.datasets.records import StoreRecords
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.ragged import gather_rows
-from mmoid.openimages.store import AnnotationStore
-from mmoid.openimages.store_tables import expand_image_lists, image_lists
-from mmoid.progress import progress_bars
-
-from .records import StoreRecords
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.tables import expand_image_lists, image_lists
+from mmoid.utils.progress import progress_bars
 
 GROUP_OF = ('keep', 'ignore', 'drop')
 
@@ -38,7 +37,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs), in the order of class indices.
 
     Args:
-        ann_file: A store (folder made by ``tools/prepare_openimages.py``), or an official box CSV. A CSV is converted
+        ann_file: A store (folder made by ``tools/dataset_converters/prepare_openimages.py``), or an official box CSV. A CSV is converted
             once, into a store beside it named ``<ann_file>.store``.
         label_file: Class descriptions CSV; for a CSV ``ann_file`` only, like the next three.
         hierarchy_file: Hierarchy JSON.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
 @dataclass(frozen=True)

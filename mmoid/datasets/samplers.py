@@ -11,9 +11,8 @@ from mmdet.registry import DATA_SAMPLERS
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
-from mmoid.openimages.balance import BalancedDraws
-
-from .class_lists import class_image_lists
+from mmoid.datasets.class_images import class_image_lists
+from mmoid.openimages.sampling.soft_balance import BalancedDraws
 
 
 @DATA_SAMPLERS.register_module()

@@ -16,7 +16,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .rank_process import answer_to_torchrun, choose_gloo_interface, name_slurm_ranks
+from mmoid.engine.rank_process import answer_to_torchrun, choose_gloo_interface, name_slurm_ranks
 
 
 def load_config(

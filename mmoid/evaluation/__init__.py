@@ -1,7 +1,7 @@
 """Metrics and the loop that tests, registered with mmdet."""
 
-from .challenge_metric import OpenImagesChallengeMetric
-from .prediction_dump import PredictionDump
-from .resumable_test_loop import ResumableTestLoop
+from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric
+from mmoid.evaluation.prediction_dump import PredictionDump
+from mmoid.evaluation.resumable_test_loop import ResumableTestLoop
 
 __all__ = ['OpenImagesChallengeMetric', 'PredictionDump', 'ResumableTestLoop']

@@ -16,16 +16,15 @@ from rich.box import ASCII
 from rich.console import Console
 from rich.table import Table
 
-from mmoid.openimages.annotations import annotations_of_store
-from mmoid.openimages.class_groups import train_image_counts
+from mmoid.evaluation.detections import image_detections
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.evaluation import Evaluator
-from mmoid.openimages.evaluation_result import Evaluation, write_json, write_table
-from mmoid.openimages.metric import GroundTruth, Matches
-from mmoid.openimages.protocol import PROTOCOLS, Protocol
-from mmoid.openimages.store import AnnotationStore
-
-from .detections import image_detections
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.average_precision import GroundTruth, Matches
+from mmoid.openimages.metric.class_groups import train_image_counts
+from mmoid.openimages.metric.evaluator import Evaluator
+from mmoid.openimages.metric.protocol import PROTOCOLS, Protocol
+from mmoid.openimages.metric.result import Evaluation, write_json, write_table
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +38,14 @@ class ImageMatches:
 
 @METRICS.register_module()
 class OpenImagesChallengeMetric(BaseMetric):
-    """mAP by the official rules (:mod:`mmoid.openimages.metric`), and what it is made of.
+    """mAP by the official rules (:mod:`mmoid.openimages.metric.average_precision`), and what it is made of.
 
     Detections are matched batch by batch as they arrive, so ranks exchange matches, not boxes. The images evaluated
     are those that the model was run on.
 
     Reports ``openimages/mAP``, with the protocol beside it: image-level labels, expansion and group-of weight alone
     move the figure by several points. Then, for log and plots, ``openimages/mAP_leaf`` and ``mAP_parent``,
-    ``mAP_level1``, ... by the level below the root, ``several_label_recall`` (:mod:`mmoid.openimages.object_recall`)
+    ``mAP_level1``, ... by the level below the root, ``several_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`)
     and, given ``train_ann_file``, ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by the number
     of training images. A group of which no class has ground truth is left out; ``mAP`` itself is NaN then, and never
     the best.
@@ -60,7 +59,7 @@ class OpenImagesChallengeMetric(BaseMetric):
             trained on label sets predicts them itself.
         iou_threshold: In (0, 1].
         train_ann_file: The store of the training split, or a CSV with the columns ``LabelName`` and ``images``.
-        outfile_prefix: Writes ``<prefix>.json``, what ``tools/evaluate_predictions.py --out`` writes, and
+        outfile_prefix: Writes ``<prefix>.json``, what ``tools/analysis_tools/evaluate_predictions.py --out`` writes, and
             ``<prefix>.csv``, a row for each class. Every validation replaces them.
         collect_device: As in mmengine.
         prefix: As in mmengine.

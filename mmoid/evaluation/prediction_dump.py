@@ -13,10 +13,9 @@ from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmoid.openimages.arrow_folder import require_replaceable
-from mmoid.openimages.prediction_shards import Bound, PredictionShards, join_run, open_shards
-
-from .detections import ImageDetections, image_detections
+from mmoid.evaluation.detections import ImageDetections, image_detections
+from mmoid.openimages.predictions.shards import Bound, PredictionShards, join_run, open_shards
+from mmoid.openimages.store.arrow_folder import require_replaceable
 
 RUN = 'a test run'
 SHARDS_PER_PROCESS = 8
@@ -31,7 +30,7 @@ class PredictionDump(BaseMetric):
     together on disk at the end. Predictions are never gathered in memory, and those of a killed run are not lost.
 
     Args:
-        out: Folder of the :class:`mmoid.openimages.predictions.PredictionStore`. One that is there is replaced.
+        out: Folder of the :class:`mmoid.openimages.predictions.prediction_store.PredictionStore`. One that is there is replaced.
         images_per_shard: What each process of a killed run loses at most.
         restart: Throw the shards of a killed run away, whatever they are of.
 

@@ -13,10 +13,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import BatchSampler, DataLoader
 
+from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric
+from mmoid.evaluation.prediction_dump import PredictionDump
 from mmoid.openimages.errors import AnnotationError
-
-from .challenge_metric import OpenImagesChallengeMetric
-from .prediction_dump import PredictionDump
 
 
 @LOOPS.register_module()

@@ -1,8 +1,15 @@
 """Model parts, registered with mmdet."""
 
-from .losses import CoBCELoss, ConcurrentSoftmaxLoss, DistCELoss, LabelSetBCELoss, LabelSetFocalLoss, SoftmaxLoss
-from .roi_heads import LabelSetBBoxHead, LabelSetSampler
-from .test_time_augmentation import LabelSetTTAModel
+from mmoid.models.losses import (
+    CoBCELoss,
+    ConcurrentSoftmaxLoss,
+    DistCELoss,
+    LabelSetBCELoss,
+    LabelSetFocalLoss,
+    SoftmaxLoss,
+)
+from mmoid.models.roi_heads import LabelSetBBoxHead, LabelSetSampler
+from mmoid.models.test_time_augmentation import LabelSetTTAModel
 
 __all__ = [
     'CoBCELoss',

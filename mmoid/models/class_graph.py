@@ -11,7 +11,7 @@ import torch
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Hierarchy: TypeAlias = 'str | Path | np.ndarray | torch.Tensor | Sequence[Sequence[bool]]'
 

@@ -15,9 +15,9 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmoid.openimages.ensemble import Fusion, fuse
-from mmoid.openimages.ensemble.fusion import require_ensemble_boxes
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.predictions.fusion import Fusion, fuse
+from mmoid.openimages.predictions.fusion.fusion import require_ensemble_boxes
 
 
 @MODELS.register_module()
@@ -35,7 +35,7 @@ class LabelSetTTAModel(DetTTAModel):
 
             - ``nms=dict(type='nms' or 'soft_nms', iou_threshold=…)``: by mmcv, on the device of the model;
             - ``fusion=dict(method='wbf', 'nmw', 'nms' or 'soft_nms', …)``: the settings of
-              :class:`mmoid.openimages.ensemble.Fusion`, each view being a model; by ensemble-boxes, on the CPU.
+              :class:`mmoid.openimages.predictions.fusion.Fusion`, each view being a model; by ensemble-boxes, on the CPU.
 
             and ``max_per_img``, detections that are kept.
         **kwargs: ``module``, the detector, and ``data_preprocessor``, as for ``BaseTTAModel``.

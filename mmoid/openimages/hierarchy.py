@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import AnnotationError
-from .ragged import row_and_position
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.ragged import row_and_position
 
 
 class ClassHierarchy:

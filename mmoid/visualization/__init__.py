@@ -1,12 +1,11 @@
 """Figures. Each function draws one, from data, and leaves writing it to :func:`save`."""
 
-from .boxes import draw_annotations, draw_predictions
-from .class_ap import draw_class_ap
-from .figure import save
-from .mistakes import draw_mistakes
-from .report import headlines, write_report
-from .sampling import draw_sampling_plans
-from .statistics import (
+from mmoid.visualization.boxes import draw_annotations, draw_predictions
+from mmoid.visualization.class_ap import draw_class_ap
+from mmoid.visualization.figure import save
+from mmoid.visualization.report import headlines, write_report
+from mmoid.visualization.sampling import draw_sampling_plans
+from mmoid.visualization.statistics_figures import (
     draw_box_sizes,
     draw_boxes_per_image,
     draw_confusion,
@@ -16,8 +15,9 @@ from .statistics import (
     draw_label_set_sizes,
     draw_leaf_absence,
 )
-from .training import draw_training
-from .training_items import draw_training_items
+from mmoid.visualization.training import draw_training
+from mmoid.visualization.training_samples import draw_training_items
+from mmoid.visualization.worst_images_sheet import draw_mistakes
 
 __all__ = [
     'draw_annotations',

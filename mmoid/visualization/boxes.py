@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from mmoid.openimages.predictions import PredictionStore
-from mmoid.openimages.store import AnnotationStore
-
-from .outlines import Outline, colour_of, draw_outlines, objects_of, sheet, show_picture
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.visualization.outlines import Outline, colour_of, draw_outlines, objects_of, sheet, show_picture
 
 SAME_PREDICTION = 0.8
 """IoU from which detections share one drawn box."""

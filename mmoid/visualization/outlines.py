@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 
-from mmoid.openimages.objects import group_boxes, same_object_pairs
+from mmoid.openimages.statistics.objects import group_boxes, same_object_pairs
 
 # Dark enough for white letters, far enough apart to tell neighbours by.
 COLOURS = ('#0072b2', '#c43c00', '#00806a', '#a3338c', '#8a6d00', '#3f51b5', '#b3003c', '#4d7a00', '#6a4fa3', '#00708f')

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmoid.openimages.confusion import Confusion
-from mmoid.openimages.image_files import Progress, no_progress
-from mmoid.openimages.statistics import Statistics, head_to_tail
-from mmoid.openimages.store import AnnotationStore
-
-from . import statistics as figures
-from .figure import save
-from .page import folded, paragraph, picture, section, table, write_page
+from mmoid.openimages.statistics.confusion import Confusion
+from mmoid.openimages.statistics.store_statistics import Statistics, head_to_tail
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.progress import Progress, no_progress
+from mmoid.visualization import statistics_figures as figures
+from mmoid.visualization.figure import save
+from mmoid.visualization.page import folded, paragraph, picture, section, table, write_page
 
 PAPER = 'Peng et al., "Large-Scale Object Detection in the Wild from Imbalanced Multi-Labels" (arXiv 2005.08455)'
 TABLE_ROWS = 30
@@ -60,7 +59,7 @@ def write_report(
     paths = _save_all(out, drawn, progress)
     parts = [
         paragraph(
-            f'Made from the store {store.path} by tools/report_openimages.py. Boxes of one image that overlap with '
+            f'Made from the store {store.path} by tools/analysis_tools/report_openimages.py. Boxes of one image that overlap with '
             f'IoU >= {statistics.level.iou_threshold:g} are one object with several labels; group-of boxes are no '
             f'objects. Figures named here are those of {PAPER}.'
         ),
@@ -253,7 +252,9 @@ def _sources(store: AnnotationStore) -> str:
     ]
     return section(
         'Sources',
-        paragraph('The files that the store was made from, as tools/prepare_openimages.py found them.'),
+        paragraph(
+            'The files that the store was made from, as tools/dataset_converters/prepare_openimages.py found them.'
+        ),
         table(('file', 'bytes', 'last changed (UTC)', 'SHA-256 begins'), rows),
     )
 

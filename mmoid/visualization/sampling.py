@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from mmoid.openimages.coverage import SamplingPlan
+from mmoid.openimages.sampling.coverage import SamplingPlan
 
 TIMES = FuncFormatter(lambda value, _: f'{value:,.10g}×')
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 from PIL import Image
 
-from mmoid.openimages.concurrence import count_concurrence, save_rates
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 SIZE = (160, 120)
 BOXES_PER_IMAGE = 6

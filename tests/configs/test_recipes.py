@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mmoid.engine.training_plan import plan_training
+from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import PAPER_RECIPES, RECIPES, ROOT, batch_of, read, stages_of, stem
 
 # Sec. 5 for 7 epochs; the longer ones lower the rate at the same parts of their length.

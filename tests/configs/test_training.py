@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.engine.training_plan import plan_training
+from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import (
     RECIPES,
     ROOT,

@@ -14,9 +14,9 @@ from mmengine.fileio import dump
 from mmengine.runner import Runner
 
 import mmoid
-from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import write_files
 
 PIPELINE = [

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 import mmoid
 from mmoid.datasets import samplers
-from mmoid.openimages.balance import class_probabilities
 from mmoid.openimages.ragged import row_and_position
+from mmoid.openimages.sampling.soft_balance import class_probabilities
 from tests.real_stores import fruit, train_sample
 
 LAMBDAS = [0, 0.3, 0.5, 0.7, 1.0, 1.5]

@@ -95,7 +95,7 @@ class Launch:
         environment = {
             **os.environ,
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            'PYTHONPATH': str(ROOT / 'tests' / 'engine'),
+            'PYTHONPATH': f'{ROOT}:{ROOT}/tests/engine:{ROOT}/tests/engine/resume',
             **{name: str(value) for name, value in env.items()},
         }
         self.process = psutil.Popen(

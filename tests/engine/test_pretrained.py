@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmoid.engine.pretrained import PretrainedError, fetch_pretrained, named_weights, resolve
-from tests.openimages.file_server import serving
+from tests.openimages.readers.file_server import serving
 
 ROOT = Path(__file__).parents[2]
 CACHED = {

@@ -18,7 +18,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),

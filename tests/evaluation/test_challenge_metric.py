@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import mmoid
-from mmoid.openimages.annotations import annotations_of_store
-from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.evaluation import evaluate_predictions
-from mmoid.openimages.prediction_files import read_predictions
-from mmoid.openimages.protocol import Protocol
-from mmoid.openimages.store import AnnotationStore
-from tests.openimages.test_evaluation import assert_official
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import evaluate_predictions
+from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.openimages.metric.test_evaluator import assert_official
 from tests.shared_data import SHARED
 
 CASES = sorted((SHARED / 'metric-cases').glob('case_*'))

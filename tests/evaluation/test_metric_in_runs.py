@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mmengine.runner import Runner
 
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.evaluation.metric_run import config
 from tests.official_files import write_files
 

@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions import PredictionStore
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.evaluation import prediction_run
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +223,7 @@ def test_a_metric_that_needs_more_than_predictions_cannot_go_on(stopped, checkpo
 def test_a_run_killed_after_its_last_image_only_puts_together(stopped, checkpoint, whole, tmp_path, monkeypatch):
     out = tmp_path / 'predictions'
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr('mmoid.openimages.prediction_shards.join_predictions', raising)
+        patch.setattr('mmoid.openimages.predictions.shards.join_predictions', raising)
         in_process(stopped, checkpoint, out)
     before = len(seen(tmp_path))
     assert len(images_of(tmp_path)) == IMAGES

@@ -10,10 +10,10 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 
 import mmoid
-from mmoid.openimages.concurrence import save_rates
-from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import save_rates
 from tests.models.test_detectors import small
 from tests.official_files import LABEL_NAMES, write_files
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import mmoid
-from mmoid.openimages.balance import effective_number_weights
-from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.sampling.soft_balance import effective_number_weights
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, write_files
 
 LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
@@ -237,7 +237,7 @@ def test_a_missing_store_of_weights_matters_to_training_only():
 
 
 def test_a_part_of_the_classes_keeps_ancestry_and_rates(tmp_path):
-    from mmoid.openimages.concurrence import save_rates
+    from mmoid.openimages.statistics.concurrent_rates import save_rates
 
     convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
     rates = np.arange(25).reshape(5, 5) / 25

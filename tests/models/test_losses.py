@@ -10,9 +10,9 @@ from mmengine.model import ExponentialMovingAverage
 
 import mmoid
 from mmoid.models.losses import concurrent_softmax_loss
-from mmoid.openimages.concurrence import save_rates
-from mmoid.openimages.convert import convert
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import save_rates
 from tests.official_files import LABEL_NAMES, TREE, write_files
 
 RATES = np.array([[0, 0.5, 0.2], [0.25, 0, 0], [0, 1, 0]], dtype=np.float32)

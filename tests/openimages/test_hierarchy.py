@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmoid.openimages.csv_files import index_of, read_boxes
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers.csv_files import index_of, read_boxes
 from tests.shared_data import open_images
 
 DIAMOND = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tools.benchmarks import full_size
 
 ROOT = Path(__file__).parents[2]

@@ -13,14 +13,15 @@ import torch
 from mmdet.apis import inference_detector, init_detector
 
 from mmoid.models.losses import concurrent_softmax
-from mmoid.openimages.annotations import annotations_of_store
-from mmoid.openimages.concurrence import load_rates
-from mmoid.openimages.evaluation import evaluate_predictions
-from mmoid.openimages.predictions import PredictionStore
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import evaluate_predictions
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.statistics.concurrent_rates import load_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
 from tests.official_files import BOXES, write_files
 from tests.shared_data import open_images
+from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
@@ -50,7 +51,7 @@ def run(*command, check=True, timeout=400, **environment):
 
 
 def tool(name, *arguments, check=True, **environment):
-    return run(sys.executable, f'tools/{name}.py', *arguments, check=check, **environment)
+    return run(sys.executable, str(tool_path(name)), *arguments, check=check, **environment)
 
 
 def data(root):

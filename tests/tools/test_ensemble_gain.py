@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmoid.openimages.annotations import annotations_of_store
-from mmoid.openimages.ensemble import METHODS, Fusion, match_sets, run_ensemble
-from mmoid.openimages.evaluation import evaluate_predictions
-from mmoid.openimages.predictions import PredictionStore, write_predictions
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import evaluate_predictions
+from mmoid.openimages.predictions.fusion import METHODS, Fusion, match_sets, run_ensemble
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
@@ -78,7 +79,7 @@ def run(*command, **environment):
 
 
 def tool(name, *arguments, **environment):
-    run(sys.executable, f'tools/{name}.py', *arguments, **environment)
+    run(sys.executable, str(tool_path(name)), *arguments, **environment)
 
 
 @pytest.mark.slow

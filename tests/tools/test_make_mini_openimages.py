@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmoid.openimages.convert import convert
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.shared_data import open_images
 
 
@@ -32,7 +32,7 @@ def store(tmp_path_factory):
 
 def make_mini(*arguments):
     return subprocess.run(
-        [sys.executable, 'tools/make_mini_openimages.py', *map(str, arguments)],
+        [sys.executable, 'tools/dataset_converters/make_mini_openimages.py', *map(str, arguments)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""tools/browse_dataset.py and tools/show_predictions.py, and what they draw."""
+"""tools/analysis_tools/browse_dataset.py and tools/analysis_tools/show_predictions.py, and what they draw."""
 
 import os
 import subprocess
@@ -12,13 +12,14 @@ from matplotlib.colors import to_hex
 from mmengine.config import Config
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.training_items import MARK, MarkGroupOf, stage_items
-from mmoid.openimages.annotations import annotations_of_store
-from mmoid.openimages.predictions import PredictionStore, write_predictions
-from mmoid.openimages.protocol import Protocol
-from mmoid.openimages.store import AnnotationStore
+from mmoid.engine.schedule.stage_samples import MARK, MarkGroupOf, stage_items
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_mistakes, draw_training_items
 from mmoid.visualization.outlines import FALSE, FOUND, GREY, MISSED
+from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
@@ -26,7 +27,7 @@ CONFIG = ROOT / 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_
 
 def run(name, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, f'tools/{name}.py', *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+        [sys.executable, str(tool_path(name)), *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
         timeout=400, env={**os.environ, **environment},
     )  # fmt: skip
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmoid.openimages.coverage import ImageLists, count_sampling, plan_sampling
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.sampling.coverage import ImageLists, count_sampling, plan_sampling
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ROOT = Path(__file__).parents[2]
 
 
 def tool(*arguments):
-    command = [sys.executable, 'tools/plan_sampling.py', *map(str, arguments)]
+    command = [sys.executable, 'tools/analysis_tools/plan_sampling.py', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 

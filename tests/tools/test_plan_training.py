@@ -1,4 +1,4 @@
-"""tools/plan_training.py tells what a config will do, without data."""
+"""tools/analysis_tools/plan_training.py tells what a config will do, without data."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ CONFIG = (
 
 
 def plan(*arguments):
-    command = [sys.executable, 'tools/plan_training.py', *map(str, arguments)]
+    command = [sys.executable, 'tools/analysis_tools/plan_training.py', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

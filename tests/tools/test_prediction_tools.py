@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmoid.openimages.convert import convert
-from mmoid.openimages.prediction_files import read_predictions
-from mmoid.openimages.predictions import PredictionStore
+from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.readers.official_csv import convert
 from tests.official_files import LABEL_NAMES, write_files
-from tests.openimages.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
-from tests.openimages.test_evaluation import CASES, assert_official
+from tests.openimages.metric.test_evaluator import CASES, assert_official
+from tests.openimages.predictions.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
 from tests.shared_data import SHARED
+from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 IDS = ['b1', 'a0', 'c2', 'd3']
@@ -25,7 +26,7 @@ IDS = ['b1', 'a0', 'c2', 'd3']
 
 def run_tool(name, *arguments):
     return subprocess.run(
-        [sys.executable, f'tools/{name}.py', *map(str, arguments)],
+        [sys.executable, str(tool_path(name)), *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mmoid.openimages.concurrence import count_concurrence, load_rates
-from mmoid.openimages.confusion import count_confusion
-from mmoid.openimages.predictions import PredictionStore, write_predictions
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, load_rates
+from mmoid.openimages.statistics.confusion import count_confusion
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 
 
 def tool(name, *arguments):
-    command = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    command = [sys.executable, str(tool_path(name)), *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 

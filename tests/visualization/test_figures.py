@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from mmoid.openimages.predictions import PredictionStore, write_predictions
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
 
 

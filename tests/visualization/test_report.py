@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmoid.openimages.concurrence import Concurrence
-from mmoid.openimages.confusion import Confusion
-from mmoid.openimages.convert import convert
-from mmoid.openimages.statistics import GroupOf, Imbalance, LabelSetSizes, LeafAbsence, measure
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import Concurrence
+from mmoid.openimages.statistics.confusion import Confusion
+from mmoid.openimages.statistics.store_statistics import GroupOf, Imbalance, LabelSetSizes, LeafAbsence, measure
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import (
     draw_boxes_per_image,
     draw_confusion,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.coverage import ImageLists, plan_sampling
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_sampling_plans
 
 

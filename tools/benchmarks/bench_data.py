@@ -51,7 +51,7 @@ def bare_read(folder: str, barrier: Any) -> dict[str, Any]:
 
 
 def conversion(folder: str, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.convert import convert
+    from mmoid.openimages.readers.official_csv import convert
 
     files = {name: f'{folder}/{file}' for name, file in full_size.FILES.items()}
     figures, summary = timed(lambda: convert(f'{folder}/store', **files, overwrite=True))
@@ -126,8 +126,8 @@ def access(kind: str, folder: str, barrier: Any) -> dict[str, Any]:
 
 
 def concurrent_rates(folder: str, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.concurrence import count_concurrence
-    from mmoid.openimages.store import AnnotationStore
+    from mmoid.openimages.statistics.concurrent_rates import count_concurrence
+    from mmoid.openimages.store.annotation_store import AnnotationStore
 
     store = AnnotationStore(f'{folder}/store')
     figures, concurrence = timed(lambda: count_concurrence(store))

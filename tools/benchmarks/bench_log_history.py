@@ -25,7 +25,7 @@ AIM = 1.0
 def figures_of(iterations: int, max_length: int | None) -> dict[str, Any]:
     from mmengine.logging import HistoryBuffer, MessageHub
 
-    from mmoid.engine.log_history import bound_histories
+    from mmoid.engine.hooks.log_history import bound_histories
 
     hub = MessageHub(f'{iterations} {max_length}')
     for name in SCALARS:

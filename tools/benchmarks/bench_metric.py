@@ -99,7 +99,7 @@ def read_case(folder: str) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.metric import average_precision, count_positives, match_detections
+    from mmoid.openimages.metric.average_precision import average_precision, count_positives, match_detections
 
     truth, detections = read_case(folder)
     graph = hierarchy()
@@ -117,7 +117,7 @@ def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
 
 def build(truth: Any, num_images: int, graph: Any) -> Any:
     """The expanded ground truth."""
-    from mmoid.openimages.metric import GroundTruth
+    from mmoid.openimages.metric.average_precision import GroundTruth
 
     columns = {name: truth[name] for name in (*BOXES, *LABELS)}
     return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **columns, hierarchy=graph)

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def write_sets(folder: str, num_images: int, models: int, barrier: Any) -> dict[str, Any]:
     """Generates predictions of some models on the same images: ``folder/0``, ``folder/1``, ..."""
-    from mmoid.openimages.predictions import write_predictions
+    from mmoid.openimages.predictions.prediction_store import write_predictions
 
     rng = np.random.default_rng(0)
     present = rng.random((num_images, NUM_CLASSES)).argpartition(CLASSES_PER_IMAGE, axis=1)[:, :CLASSES_PER_IMAGE]
@@ -70,8 +70,8 @@ def write_sets(folder: str, num_images: int, models: int, barrier: Any) -> dict[
 
 
 def submission(folder: str, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.predictions import PredictionStore
-    from mmoid.openimages.submission import write_submission
+    from mmoid.openimages.predictions.prediction_store import PredictionStore
+    from mmoid.openimages.predictions.submission import write_submission
 
     path = Path(folder) / 'submission.csv'
     with PeakMemory() as memory:
@@ -80,7 +80,7 @@ def submission(folder: str, barrier: Any) -> dict[str, Any]:
 
 
 def reading(folder: str, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.prediction_files import read_predictions
+    from mmoid.openimages.predictions.csv_files import read_predictions
 
     with PeakMemory() as memory:
         seconds, table = measure.stopwatch(lambda: read_predictions(f'{folder}/submission.csv'))
@@ -90,7 +90,7 @@ def reading(folder: str, barrier: Any) -> dict[str, Any]:
 def plain_loop(folder: str, method: str, barrier: Any) -> dict[str, Any]:
     import ensemble_boxes
 
-    from mmoid.openimages.predictions import PredictionStore
+    from mmoid.openimages.predictions.prediction_store import PredictionStore
 
     calls = {'nmw': ensemble_boxes.non_maximum_weighted, 'wbf': ensemble_boxes.weighted_boxes_fusion}
     call = calls.get(method) or getattr(ensemble_boxes, method)
@@ -107,8 +107,8 @@ def plain_loop(folder: str, method: str, barrier: Any) -> dict[str, Any]:
 
 
 def ensemble(folder: str, method: str, workers: int, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.ensemble import Fusion, match_sets, run_ensemble
-    from mmoid.openimages.predictions import PredictionStore
+    from mmoid.openimages.predictions.fusion import Fusion, match_sets, run_ensemble
+    from mmoid.openimages.predictions.prediction_store import PredictionStore
 
     sets = match_sets([PredictionStore(f'{folder}/{model}') for model in range(MODELS)])
     out = Path(folder) / f'{method}-{workers}'

@@ -63,7 +63,7 @@ class ReadyLists:
 
 def open_dataset(kind: str, folder: str) -> Any:
     import mmoid
-    from mmoid.openimages.store import AnnotationStore
+    from mmoid.openimages.store.annotation_store import AnnotationStore
 
     if kind == 'lists':
         return ReadyLists(AnnotationStore(f'{folder}/store'))
@@ -104,7 +104,7 @@ def sampler_figures(kind: str, balance: float | None, folder: str, barrier: Any)
 
 
 def conversion(folder: str, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.convert import convert
+    from mmoid.openimages.readers.official_csv import convert
 
     convert(f'{folder}/store', **{name: f'{folder}/{file}' for name, file in full_size.FILES.items()})
     return {}
@@ -112,7 +112,7 @@ def conversion(folder: str, barrier: Any) -> dict[str, Any]:
 
 def make_store(folder: Path, num_images: int) -> tuple[int, int]:
     """The stand-in as a store, unless it is there; its numbers of images and of class-image pairs."""
-    from mmoid.openimages.store import AnnotationStore
+    from mmoid.openimages.store.annotation_store import AnnotationStore
 
     if not (folder / 'store').exists():
         full_size.write_annotations(folder, num_images)

@@ -48,11 +48,11 @@ def parse_args() -> argparse.Namespace:
 
 def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, Any]:
     """A data root of generated pictures; how many classes it has."""
-    from mmoid.openimages.concurrence import count_concurrence, save_rates
-    from mmoid.openimages.convert import convert
-    from mmoid.openimages.store import AnnotationStore
-    from mmoid.openimages.synthetic import WorldConfig
-    from mmoid.openimages.synthetic_folder import write_dataset
+    from mmoid.openimages.readers.official_csv import convert
+    from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
+    from mmoid.openimages.store.annotation_store import AnnotationStore
+    from mmoid.synthetic.folder import write_dataset
+    from mmoid.synthetic.scenes import WorldConfig
 
     write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
     for split in ('train', 'validation'):

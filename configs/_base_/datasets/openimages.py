@@ -1,5 +1,5 @@
 # A prepared set, the Open Images Challenge with its 500 classes: DATA_ROOT/train and DATA_ROOT/validation are stores
-# (tools/prepare_openimages.py), DATA_ROOT/concurrent_rates.npz comes from tools/concurrent_rates.py.
+# (tools/dataset_converters/prepare_openimages.py), DATA_ROOT/concurrent_rates.npz comes from tools/analysis_tools/concurrent_rates.py.
 # Another one: MMOID_DATA_ROOT=data/fruit MMOID_NUM_CLASSES=4 bash tools/dist_train.sh …, or change the two lines.
 data_root = '{{$MMOID_DATA_ROOT:data/openimages}}'
 num_classes = int('{{$MMOID_NUM_CLASSES:500}}')

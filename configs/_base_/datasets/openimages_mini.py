@@ -1,6 +1,6 @@
 # The mini set of Sec. 5.1, 115k + 5k images with the class ratios of the challenge's:
-#   python tools/make_mini_openimages.py data/openimages/train --out data/openimages-mini
-#   python tools/concurrent_rates.py data/openimages-mini/train --out data/openimages-mini/concurrent_rates.npz
+#   python tools/dataset_converters/make_mini_openimages.py data/openimages/train --out data/openimages-mini
+#   python tools/analysis_tools/concurrent_rates.py data/openimages-mini/train --out data/openimages-mini/concurrent_rates.npz
 # Its own variable, so that MMOID_DATA_ROOT never makes a mini recipe train on all images.
 _base_ = ['./openimages.py']
 

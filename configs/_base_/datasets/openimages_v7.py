@@ -1,5 +1,5 @@
 # Open Images V4 to V7 with its 601 classes, prepared like the challenge's set from the files of
-#   python tools/download_openimages.py --release v7 --out data/openimages-v7/annotations
+#   python tools/misc/download_openimages.py --release v7 --out data/openimages-v7/annotations
 _base_ = ['./openimages.py']
 
 data_root = '{{$MMOID_V7_ROOT:data/openimages-v7}}'

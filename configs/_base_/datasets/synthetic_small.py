@@ -1,4 +1,4 @@
-# What tools/quickstart.sh makes: tools/make_synthetic_openimages.py, prepared like any other set.
+# What tools/quickstart.sh makes: tools/dataset_converters/make_synthetic_openimages.py, prepared like any other set.
 _base_ = ['./openimages_small.py']
 
 data_root = 'data/synthetic'

@@ -8,9 +8,9 @@ from typing import TypeAlias
 import numpy as np
 
 from mmoid.models.class_graph import label_names_of
-from mmoid.openimages.balance import effective_number_weights
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.store import AnnotationStore
+from mmoid.openimages.sampling.soft_balance import effective_number_weights
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ClassWeight: TypeAlias = 'Sequence[float] | np.ndarray | Mapping[str, object]'
 

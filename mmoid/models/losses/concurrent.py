@@ -7,8 +7,8 @@ from typing import Any
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .functional import concurrent_softmax, concurrent_softmax_loss_of_pairs, ordinary_classes
-from .rates_loss import RatesLoss
+from mmoid.models.losses.functional import concurrent_softmax, concurrent_softmax_loss_of_pairs, ordinary_classes
+from mmoid.models.losses.rates_loss import RatesLoss
 
 
 @MODELS.register_module()
@@ -21,7 +21,7 @@ class ConcurrentSoftmaxLoss(RatesLoss):
 
     Args:
         num_classes: C, without background.
-        concurrent_rates: (C, C) array of r_ij, or the ``.npz`` that ``tools/concurrent_rates.py`` writes. None: 0.
+        concurrent_rates: (C, C) array of r_ij, or the ``.npz`` that ``tools/analysis_tools/concurrent_rates.py`` writes. None: 0.
         hierarchy: A prepared store, the official JSON, or a (C, C) ancestor matrix; see :class:`RatesLoss`.
         hierarchy_rate: r_ij and r_ji of a class and its ancestor, whatever ``concurrent_rates`` says.
         classes, class_weight, loss_weight, reduction: See :class:`LabelSetLoss`.

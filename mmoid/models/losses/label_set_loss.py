@@ -13,10 +13,9 @@ from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
 from mmoid.models.class_graph import label_names_of
+from mmoid.models.losses.class_weight import ClassWeight, class_weights
+from mmoid.models.losses.functional import nonzero, occurrences
 from mmoid.openimages.errors import AnnotationError
-
-from .class_weight import ClassWeight, class_weights
-from .functional import nonzero, occurrences
 
 REDUCTIONS = ('none', 'mean', 'sum')
 
@@ -35,7 +34,7 @@ class LabelSetLoss(nn.Module, ABC):
             classes that a store tells.
         classes: Names or MIDs by class index, for a data set with a part of the classes (its ``metainfo.classes``).
         class_weight: Factor of all terms of each class: (C,) numbers, or ``dict(store=folder, beta=β)`` for weights by
-            the effective number of samples (:func:`~mmoid.openimages.balance.effective_number_weights`). Background
+            the effective number of samples (:func:`~mmoid.openimages.sampling.soft_balance.effective_number_weights`). Background
             has 1. None: 1.
         loss_weight: Factor of the result.
         reduction: ``mean``, ``sum`` or ``none``.

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from mmoid.models.class_graph import Hierarchy, ancestor_matrix
-from mmoid.openimages.concurrence import load_rates
+from mmoid.models.losses.label_set_loss import LabelSetLoss
 from mmoid.openimages.errors import AnnotationError
-
-from .label_set_loss import LabelSetLoss
+from mmoid.openimages.statistics.concurrent_rates import load_rates
 
 Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
 
@@ -27,7 +26,7 @@ class RatesLoss(LabelSetLoss):
 
     Args:
         num_classes: C, without background.
-        concurrent_rates: (C, C) array of r_ij, or the ``.npz`` that ``tools/concurrent_rates.py`` writes. Its classes
+        concurrent_rates: (C, C) array of r_ij, or the ``.npz`` that ``tools/analysis_tools/concurrent_rates.py`` writes. Its classes
             are found by their MIDs. None: 0.
         hierarchy: A prepared store, the official JSON (with an ``.npz`` of rates, which gives the order of classes),
             or a (C, C) ancestor matrix. None: no class is an ancestor of another.

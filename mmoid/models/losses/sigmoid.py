@@ -10,8 +10,8 @@ from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .label_set_loss import LabelSetLoss
-from .rates_loss import RatesLoss
+from mmoid.models.losses.label_set_loss import LabelSetLoss
+from mmoid.models.losses.rates_loss import RatesLoss
 
 
 class _Sigmoid(LabelSetLoss):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .functional import occurrences
-from .label_set_loss import LabelSetLoss
+from mmoid.models.losses.functional import occurrences
+from mmoid.models.losses.label_set_loss import LabelSetLoss
 
 
 @MODELS.register_module()

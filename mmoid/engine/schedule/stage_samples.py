@@ -1,0 +1,157 @@
+"""The pictures that a config feeds to its model, in the order of a stage's sampler; for looking at them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import DATA_SAMPLERS, DATASETS, TASK_UTILS
+from mmdet.structures.bbox import get_box_tensor
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmoid.engine.schedule.stages import Stage, parse_stages
+from mmoid.visualization.training_samples import TrainingItem
+
+MARK = 1 << 20
+"""Added to the label of a group-of box, which then passes through every transform with it."""
+
+
+class MarkGroupOf:
+    """Transform that adds ``MARK`` to the labels of group-of boxes; stands right after ``LoadAnnotations``.
+
+    No key of mmdet's for this flag passes through crops and mixing.
+    """
+
+    def __call__(self, results: dict) -> dict:
+        flags = [instance.get('is_group_of') == 1 for instance in results['instances']]  # -1: unknown
+        results['gt_bboxes_labels'] = results['gt_bboxes_labels'] + MARK * np.array(flags, dtype=np.int64)
+        return results
+
+
+@dataclass(frozen=True)
+class StageItems:
+    """What one stage of a config feeds.
+
+    Attributes:
+        stage: None where the config has no stages.
+        sampler: Name of the sampler's type.
+        epoch: Of the run, from 0.
+        class_names: C names.
+        same_object_iou: As of the RoI sampler.
+        items: The pictures, made as they are asked for.
+    """
+
+    stage: Stage | None
+    sampler: str
+    epoch: int
+    class_names: tuple[str, ...]
+    same_object_iou: float
+    items: Iterator[TrainingItem]
+
+
+def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None) -> StageItems:
+    """Opens the training data of a config as one of its stages does.
+
+    Args:
+        cfg: A config.
+        stage: Its name or number (from 1); None: the first.
+        epoch: Of the run, from 0; None: the first of the stage.
+
+    Raises:
+        ValueError: A stage or an epoch that the config does not have.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    chosen = _choose(_stages(cfg), stage, epoch)
+    loader = copy.deepcopy(cfg.train_dataloader)
+    dataset = DATASETS.build(_marked(loader.dataset))
+    config = dict(chosen.sampler if chosen is not None and chosen.sampler is not None else loader.sampler)
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    sampler = DATA_SAMPLERS.build(config, default_args=dict(dataset=dataset, seed=seed))
+    if chosen is not None and hasattr(sampler, 'begin_at'):
+        sampler.begin_at(chosen.start)
+    first = chosen.start if chosen is not None else 0
+    epoch = first if epoch is None else epoch
+    if hasattr(sampler, 'set_epoch'):
+        sampler.set_epoch(epoch)
+    sets = _label_set_sampler(cfg, len(dataset.metainfo['classes']))
+    to_rgb = bool((cfg.model.get('data_preprocessor') or {}).get('bgr_to_rgb', False))
+    return StageItems(
+        chosen,
+        type(sampler).__name__,
+        epoch,
+        tuple(dataset.metainfo['classes']),
+        sets.same_object_iou if sets is not None else 1.0,
+        (_item(dataset[int(index)], sets, len(dataset.metainfo['classes']), to_rgb) for index in sampler),
+    )
+
+
+def _stages(cfg: Config) -> tuple[Stage, ...]:
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if str(hook['type']).endswith('HybridSchedule')]
+    return parse_stages(hooks[0]['stages']) if hooks else ()
+
+
+def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> Stage | None:
+    if not stages:
+        if name is not None:
+            raise ValueError(f'--stage {name}: this config has no HybridSchedule among its custom_hooks')
+        return None
+    numbered = {str(i + 1): stage for i, stage in enumerate(stages)}
+    chosen = {**{stage.name: stage for stage in stages}, **numbered}.get(name or '1')
+    if chosen is None:
+        known = ', '.join(f'{number} ({stage.name})' for number, stage in numbered.items())
+        raise ValueError(f'--stage {name}: the config has the stages {known}')
+    if epoch is not None and not chosen.start <= epoch < chosen.stop:
+        raise ValueError(f'--epoch {epoch}: stage {chosen.name!r} has epochs {chosen.start} to {chosen.stop - 1}')
+    return chosen
+
+
+def _marked(node: Any) -> Any:
+    """The config of a data set, of wrapped ones too, with :class:`MarkGroupOf` in its pipelines."""
+    if isinstance(node, dict):
+        return {key: _marked(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        marked = []
+        for value in node:
+            marked.append(_marked(value))
+            if isinstance(value, dict) and str(value.get('type')).endswith('LoadAnnotations'):
+                marked.append(dict(type=MarkGroupOf))
+        return type(node)(marked)
+    return node
+
+
+def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
+    """The RoI sampler that unites labels, without the rest of the model; None where the model has none."""
+    rcnn, head = cfg.model.get('train_cfg', {}).get('rcnn'), cfg.model.get('roi_head', {}).get('bbox_head')
+    rcnn, head = (part[0] if isinstance(part, (list, tuple)) else part for part in (rcnn, head))
+    if not rcnn or not str(rcnn.sampler.type).endswith('LabelSetSampler'):
+        return None
+    loss = head.loss_cls
+    knows = SimpleNamespace(hierarchy=loss.get('hierarchy'), classes=loss.get('classes'), label_names=None)
+    context = SimpleNamespace(bbox_head=SimpleNamespace(num_classes=num_classes, loss_cls=knows))
+    return TASK_UTILS.build(dict(rcnn.sampler), default_args=dict(context=context))
+
+
+def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> TrainingItem:
+    sample = data['data_samples']
+    truth, ignored = sample.gt_instances, sample.ignored_instances
+    box, label = get_box_tensor(truth.bboxes).float(), truth.labels % MARK
+    label_set = torch.nn.functional.one_hot(label, num_classes) if sets is None else sets.label_sets(box, label)
+    picture = data['inputs'].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
+    name = sample.metainfo.get('img_id', sample.metainfo.get('img_path', ''))
+    return TrainingItem(
+        title=f'{name}   {picture.shape[1]} x {picture.shape[0]}',
+        picture=picture[..., ::-1] if to_rgb else picture,
+        box=box.numpy(),
+        label=label.numpy(),
+        label_set=label_set.bool().numpy(),
+        group_of=(truth.labels >= MARK).numpy(),
+        ignored_box=get_box_tensor(ignored.bboxes).float().numpy(),
+        ignored_label=(ignored.labels % MARK).numpy(),
+        ignored_group_of=(ignored.labels >= MARK).numpy(),
+    )

@@ -1,0 +1,110 @@
+"""ClassNames: which class a name means, and what is said of an unknown one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmoid.openimages.errors import AnnotationError
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a data set, in the order of class indices. A class is identified by its MID.
+
+    Args:
+        label_names: (C,) MIDs such as ``/m/01g317``.
+        display_names: (C,) unique names such as ``Person``; the MIDs if None.
+        source: File or config key that the classes come from, for error messages.
+
+    Raises:
+        AnnotationError: A MID that occurs twice.
+
+    Example:
+        >>> classes = ClassNames(('/m/01g317', '/m/0k4j'), ('Person', 'Car'), 'classes.csv')
+        >>> classes.indices(['Car', '/m/01g317'], 'metainfo.classes')
+        array([1, 0])
+        >>> classes.find(pa.array(['/m/0k4j', '/m/0jbk']))
+        array([ 1, -1], dtype=int32)
+    """
+
+    label_names: tuple[str, ...]
+    display_names: tuple[str, ...] = ()
+    source: str = 'classes'
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'label_names', tuple(self.label_names))
+        object.__setattr__(self, 'display_names', tuple(self.display_names or self.label_names))
+        require_unique(self.label_names, self.source)
+
+    def __len__(self) -> int:
+        return len(self.label_names)
+
+    def indices(self, names: Iterable[str], where: str) -> np.ndarray:
+        """Class indices of MIDs or display names.
+
+        Args:
+            names: K MIDs or display names. A MID wins over an equal display name.
+            where: File or config key that gives the names, for error messages.
+
+        Returns:
+            (K,) int64.
+
+        Raises:
+            AnnotationError: A name that is not a class.
+        """
+        names = list(names)
+        for name in names:
+            if name not in self._index:
+                raise self.unknown(name, where)
+        return np.array([self._index[name] for name in names], dtype=np.int64)
+
+    def find(self, mids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Class indices of a column of MIDs.
+
+        Args:
+            mids: (R,) strings, or a dictionary of strings.
+
+        Returns:
+            (R,) int32; -1 for a MID that is not a class.
+        """
+        known = pa.array(self.label_names, pa.string())
+        column = mids.combine_chunks() if isinstance(mids, pa.ChunkedArray) else mids
+        if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
+            return np.empty(0, dtype=np.int32)
+        if not pa.types.is_dictionary(column.type):
+            return _positions(column, known)
+        return _positions(column.dictionary, known)[column.indices.to_numpy()]
+
+    def unknown(self, name: str, where: str, remedy: str = '') -> AnnotationError:
+        """The error for a name that is not a class. ``where`` names the file and line, or the config key."""
+        return AnnotationError(f'{where}: {name!r} is not a class of {self.source}' + (f'; {remedy}' if remedy else ''))
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ClassNames:
+        """The classes at (K,) indices, in that order."""
+        return ClassNames(
+            tuple(self.label_names[i] for i in indices), tuple(self.display_names[i] for i in indices), self.source
+        )
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        by_name = {name: i for i, name in enumerate(self.display_names)}
+        return by_name | {mid: i for i, mid in enumerate(self.label_names)}
+
+
+def require_unique(label_names: Sequence[str], where: str) -> None:
+    """Raises an AnnotationError that names the first MID that occurs twice."""
+    seen: set[str] = set()
+    for name in label_names:
+        if name in seen:
+            raise AnnotationError(f'{where}: class {name!r} occurs twice; a class is identified by its MID')
+        seen.add(name)
+
+
+def _positions(names: pa.Array, known: pa.Array) -> np.ndarray:
+    return pc.index_in(names, known).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)

@@ -1,1 +1,0 @@
-"""COCO JSON files in and out, at any size."""

@@ -1,0 +1,85 @@
+"""Recall of objects with several labels: of a Wheel that is a Tire too, are both found?
+
+An object is a group of boxes of one image that overlap by IoU >= 0.9 (:mod:`mmoid.openimages.statistics.objects`); it counts here
+if its boxes carry different labels as annotated. Each of its labels is one to be found, however many boxes say it, and
+is found if the official matching (:mod:`mmoid.openimages.metric.matching`) gave a detection of that class to a box of the
+object, at whatever score: to a box of the label, or to the copy that a descendant's box brought there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmoid.openimages.metric.annotations import Annotations
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.statistics.objects import group_boxes, single_object_pairs
+
+SAME_OBJECT_IOU = 0.9
+
+
+@dataclass(frozen=True)
+class ObjectRecall:
+    """``objects`` with several labels, their (object, label) ``pairs``, and how many of these were ``found``."""
+
+    objects: int
+    pairs: int
+    found: int
+
+    @property
+    def recall(self) -> float:
+        """In [0, 1]; NaN without such objects."""
+        return self.found / self.pairs if self.pairs else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class SeveralLabelObjects:
+    """The objects with several labels of an evaluation set.
+
+    Attributes:
+        num_classes: C.
+        object_of_box: (B,) int64 object of each annotated box, whatever labels it has; -1: a group-of box.
+        pair: (P,) int64 object * C + label, sorted, of the objects with several labels.
+        image: (P,) int64 image of each pair.
+    """
+
+    num_classes: int
+    object_of_box: np.ndarray
+    pair: np.ndarray
+    image: np.ndarray
+
+    @classmethod
+    def of(cls, annotations: Annotations, least_iou: float = SAME_OBJECT_IOU) -> SeveralLabelObjects:
+        """Groups the boxes; ``least_iou`` in (0, 1]."""
+        num_classes = len(annotations.label_names)
+        order = np.argsort(annotations.image, kind='stable')  # files may have the rows of an image anywhere
+        image, label = annotations.image[order], annotations.label[order].astype(np.int64)
+        stop = np.searchsorted(image, np.arange(len(annotations.image_ids)), side='right')
+        flags = annotations.is_group_of[order].astype(np.int8)
+        single, pairs = single_object_pairs(annotations.box[order], stop, flags, least_iou)
+        group = group_boxes(len(order), pairs.first, pairs.second).astype(np.int64)
+
+        pair, first = np.unique((group * num_classes + label)[single], return_index=True)
+        labels_of = np.bincount(pair // num_classes, minlength=1)
+        several = labels_of[pair // num_classes] > 1
+        object_of_box = np.empty(len(order), dtype=np.int64)
+        object_of_box[order] = np.where(single, group, -1)
+        return cls(num_classes, object_of_box, pair[several], image[single][first[several]])
+
+    def recall(
+        self, ground_truth: GroundTruth, found: np.ndarray, images: np.ndarray | Sequence[int] | None = None
+    ) -> ObjectRecall:
+        """How many of the pairs were found.
+
+        Args:
+            ground_truth: Built from the same annotations, expanded or not.
+            found: (F,) its rows that were found (:attr:`mmoid.openimages.metric.matching.Matches.found`).
+            images: (I,) int indices of the images that were evaluated; None: all.
+        """
+        pair = self.pair if images is None else self.pair[np.isin(self.image, images)]
+        of_found = self.object_of_box[ground_truth.source[found]] * self.num_classes + ground_truth.label[found]
+        hit = np.isin(pair, of_found)
+        return ObjectRecall(len(np.unique(pair // self.num_classes)), len(pair), int(hit.sum()))

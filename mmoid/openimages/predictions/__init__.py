@@ -1,0 +1,1 @@
+"""Detections on disk: stores, CSV files, submissions, ensembles."""

@@ -1,0 +1,287 @@
+"""Reading the official CSV files, with errors that name the line.
+
+Formats: https://storage.googleapis.com/openimages/web/download_v7.html and the challenge pages of 2018 and 2019. Extra
+columns are ignored, ``.csv.gz`` is read as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as pa_csv
+
+from mmoid.openimages.errors import AnnotationError
+
+COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
+FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
+UNKNOWN = -1
+"""A flag that the file does not tell. The official files write -1 too."""
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+"""Type of a column in which few values occur many times."""
+
+_BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
+
+
+def read_boxes(path: str | Path) -> pa.Table:
+    """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
+
+    Returns:
+        Columns ``ImageID`` (string), ``LabelName`` (dictionary), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and
+        the five flags (int8: 1, 0 or -1 unknown), in file order.
+
+    Raises:
+        AnnotationError: A column missing, a row that does not parse, a coordinate outside [0, 1], XMin > XMax or
+            YMin > YMax, a flag other than -1, 0, 1.
+    """
+    columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
+    table = read_columns(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
+    for name in COORDINATES:
+        values = table[name].to_numpy()
+        complaint = f'{name} = {{{name}:g}} is outside [0, 1]; coordinates are fractions of the image size'
+        require_rows(path, table, (values >= 0) & (values <= 1), complaint)
+    for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
+        ordered = table[low].to_numpy() <= table[high].to_numpy()
+        require_rows(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
+    for name in FLAGS:
+        if name in table.column_names:
+            values = table[name].to_numpy()
+            require_rows(
+                path, table, (values >= -1) & (values <= 1), f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)'
+            )
+        else:
+            unknown = pa.array(np.full(len(table), UNKNOWN, dtype=np.int8))
+            table = table.append_column(name, unknown)
+    return table
+
+
+def read_image_labels(path: str | Path) -> pa.Table:
+    """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
+    table = read_columns(path, {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()})
+    values = table['Confidence'].to_numpy()
+    require_rows(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
+    return table
+
+
+def read_classes(path: str | Path) -> list[tuple[str, str]]:
+    """Reads ``MID,name`` rows, with or without a header (``LabelName,DisplayName``).
+
+    Returns:
+        (MID, display name) by class index. A name that occurs twice (Bench and Mouse do) gets its MID appended, so
+        that names are unique too.
+    """
+    rows: list[tuple[str, str, int]] = []
+    with open_text(path) as stream:
+        for fields in (reader := csv.reader(stream)):
+            if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
+                continue
+            if len(fields) < 2 or not fields[0].startswith('/'):
+                raise AnnotationError(
+                    f"{path}:{reader.line_num}: expected 'MID,name' like '/m/01g317,Person', got {','.join(fields)!r}"
+                )
+            rows.append((fields[0], fields[1], reader.line_num))
+    if not rows:
+        raise AnnotationError(f'{path}: holds no classes')
+    first_line: dict[str, int] = {}
+    for mid, _, line in rows:
+        if mid in first_line:
+            raise AnnotationError(f'{path}:{line}: class {mid!r} stands on line {first_line[mid]} already')
+        first_line[mid] = line
+    names = [name for _, name, _ in rows]
+    return [(mid, f'{name} ({mid})' if names.count(name) > 1 else name) for mid, name, _ in rows]
+
+
+def read_image_sizes(path: str | Path) -> pa.Table:
+    """Reads image sizes: an image id, a width and a height column under any of their usual names, pixels.
+
+    Returns:
+        Columns ``image_id`` (string), ``width`` and ``height`` (int32, >= 1).
+    """
+    header = read_header(path)
+    spellings = {
+        'image_id': ('image_id', 'ImageID', 'ImageId'),
+        'width': ('width', 'image_w', 'Width'),
+        'height': ('height', 'image_h', 'Height'),
+    }
+    names = {}
+    for target, known in spellings.items():
+        found = [name for name in known if name in header]
+        if not found:
+            raise AnnotationError(f'{path}: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
+        names[target] = found[0]
+    table = read_columns(
+        path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()}
+    )
+    table = table.select(list(names.values())).rename_columns(list(names))
+    for name in ('width', 'height'):
+        require_rows(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
+    return table
+
+
+def line_of_class(path: str | Path, label_name: str) -> int:
+    """Line number, from 1, of a class that :func:`read_classes` has read."""
+    with open_text(path) as stream:
+        for fields in (reader := csv.reader(stream)):
+            if fields and fields[0] == label_name:
+                return reader.line_num
+    raise KeyError(f'{path} does not hold {label_name!r}')
+
+
+def line_of_row(path: str | Path, row: int) -> int:
+    """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
+    with open_text(path) as stream:
+        reader = csv.reader(stream)
+        found = -1  # the header
+        for fields in reader:
+            found += bool(fields)  # Arrow passes over blank lines too
+            if found > row:
+                return reader.line_num
+    raise IndexError(f'{path} has fewer than {row + 1} rows')
+
+
+def read_columns(
+    path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
+) -> pa.Table:
+    """Reads some columns of a CSV file.
+
+    Args:
+        path: The file, .csv or .csv.gz.
+        required: Types of columns that must be there.
+        optional: Types of columns that are read where they are there.
+
+    Raises:
+        AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
+    """
+    header = read_header(path)
+    for name in (*required, *(optional or {})):
+        if header.count(name) != 1 and (name in required or name in header):
+            fault = 'twice the column' if name in header else 'no column'
+            raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
+    types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
+    try:
+        table = pa_csv.read_csv(
+            path,
+            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
+    except OSError as error:  # a compressed file that is cut off
+        raise AnnotationError(f'{path}: cannot be read to the end ({error})') from error
+    for name in types:
+        if table[name].null_count:
+            row = pc.index(pc.is_null(table[name]), True).as_py()
+            raise AnnotationError(f'{path}:{line_of_row(path, row)}: {name} is empty')
+    return table.unify_dictionaries()
+
+
+def read_header(path: str | Path) -> list[str]:
+    """Names of the columns."""
+    with open_text(path) as stream:
+        header = next(csv.reader(stream), None)
+    if not header:
+        raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
+    return header
+
+
+@contextmanager
+def open_text(path: str | Path) -> Iterator[IO[str]]:
+    """Opens a CSV file, .csv or .csv.gz, for Python's ``csv``; what goes wrong becomes an AnnotationError."""
+    # A field may hold all detections of an image; 131,072 characters, the limit at first, are some 2,300.
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        opener = gzip.open if str(path).endswith('.gz') else open
+        with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
+            yield stream
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # the second and third of gzip
+        raise AnnotationError(f'{path}: cannot be read ({error})') from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def require_rows(path: str | Path, table: pa.Table, holds: np.ndarray, complaint: str) -> None:
+    """Raises for the first row where ``holds`` is False; ``complaint`` is a format string over its columns."""
+    if not holds.all():
+        row = int(np.argmin(holds))
+        values = table.slice(row, 1).to_pylist()[0]
+        raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint.format(**values)}')
+
+
+def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
+    """Finds what Arrow refused, once more and slowly, because Arrow does not tell the line."""
+    kinds: dict[str, Callable[[str], object]] = {
+        name: _whole(dtype) if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
+        for name, dtype in types.items()
+    }
+    with open_text(path) as stream:
+        reader = csv.reader(stream)
+        header = next(reader)
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                return f'{path}:{reader.line_num}: has {len(fields)} fields, the header has {len(header)}'
+            for name, text in zip(header, fields):
+                if text and name in kinds and not _parses(kinds[name], text):
+                    return f'{path}:{reader.line_num}: {name} = {text!r} is not {_described(types[name])}'
+    return None
+
+
+def _parses(kind: Callable[[str], object], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:  # ArrowInvalid is one
+        return False
+    return True
+
+
+def _whole(dtype: pa.DataType) -> Callable[[str], object]:
+    return lambda text: pa.scalar(int(text), dtype)  # refuses what does not fit
+
+
+def _described(dtype: pa.DataType) -> str:
+    if not pa.types.is_integer(dtype):
+        return 'a number'
+    limits = np.iinfo(dtype.to_pandas_dtype())
+    return f'a whole number from {limits.min} to {limits.max}'
+
+
+def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """Numbers the distinct values of a string column in the order in which they first occur.
+
+    Args:
+        values: (R,) strings. Runs of one value, as the official files have them, are looked up once.
+
+    Returns:
+        The distinct values, and (R,) int32: which of them each row holds.
+    """
+    column = _one_array(values, pa.string())
+    starts = np.flatnonzero(np.concatenate([[len(column) > 0], _to_bool(pc.not_equal(column[1:], column[:-1]))]))
+    runs = column.take(pa.array(starts)).dictionary_encode()
+    lengths = np.diff(starts, append=len(column))
+    return runs.dictionary, np.repeat(runs.indices.to_numpy(), lengths)
+
+
+def index_of(values: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
+    """(R,) int32 position of every value of a dictionary column in ``names``, -1 where it is not there."""
+    column = _one_array(values, TEXT)
+    positions = pc.index_in(column.dictionary, pa.array(names, pa.string())).fill_null(-1)
+    return positions.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
+
+
+def _one_array(values: pa.ChunkedArray, dtype: pa.DataType) -> pa.Array:
+    column = values.combine_chunks()
+    return pa.array([], dtype) if isinstance(column, pa.ChunkedArray) else column  # no rows, no chunk
+
+
+def _to_bool(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False)

@@ -1,0 +1,1 @@
+"""Soft-balance sampling (Eq. 6-8)."""

@@ -1,0 +1,1 @@
+"""AnnotationStore: memory-mapped annotations."""

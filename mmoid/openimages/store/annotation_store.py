@@ -1,0 +1,238 @@
+"""AnnotationStore: the annotations of a data set as memory-mapped Arrow files in one folder.
+
+Every rank and every loader worker maps the same files, so the page cache holds them once for all. Opening costs
+milliseconds whatever the size, because nothing is parsed.
+
+Folder (format version 1; uncompressed Arrow IPC files of one record batch, readable by any Arrow tool)::
+
+    metadata.json                    format, version, hierarchy, sources with checksums, image folder, summary
+    classes.arrow                    C rows: label_name, class_name, box_count, image_stop, expanded_image_stop
+    images.arrow                     N rows: image_id, file_name, width, height, box_stop, label_stop
+    boxes.arrow                      B rows: label, box [xmin, ymin, xmax, ymax], flags; image after image
+    labels.arrow                     L rows: label, confidence; image-level labels, image after image
+    class_images.arrow               images that hold a class, class after class
+    class_images_expanded.arrow      the same with every box counted for its ancestors too
+
+A ``*_stop`` column is the end of a row's slice in the other file; the slice begins where the row before ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder
+
+FORMAT = 'mmoid-annotations'
+VERSION = 1
+TABLES = ('classes', 'images', 'boxes', 'labels', 'class_images', 'class_images_expanded')
+STOPS = (
+    ('images', 'box_stop', 'boxes'),
+    ('images', 'label_stop', 'labels'),
+    ('classes', 'image_stop', 'class_images'),
+    ('classes', 'expanded_image_stop', 'class_images_expanded'),
+)
+"""Columns whose last value is the number of rows of another file."""
+
+
+class AnnotationStore:
+    """One prepared data set (a split), read-only.
+
+    Pickles as its path: a spawned worker maps the files itself instead of receiving them.
+
+    Args:
+        path: Folder written by ``tools/dataset_converters/prepare_openimages.py`` (:func:`mmoid.openimages.readers.official_csv.convert`).
+
+    Raises:
+        AnnotationError: No folder, not a store, half-written, or of another format version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
+        self._tables = map_tables(self.path, TABLES)
+        self._require_whole()
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return AnnotationStore, (self.path,)
+
+    def __repr__(self) -> str:
+        return f'AnnotationStore({str(self.path)!r}: {self.num_images} images, {self.num_boxes} boxes)'
+
+    @property
+    def num_images(self) -> int:
+        """N, images without boxes included."""
+        return len(self._tables['images'])
+
+    @property
+    def num_boxes(self) -> int:
+        """B, rows as annotated."""
+        return len(self._tables['boxes'])
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self._tables['classes'])
+
+    @cached_property
+    def label_names(self) -> tuple[str, ...]:
+        """MIDs by class index."""
+        return tuple(self._tables['classes']['label_name'].to_pylist())
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Unique display names by class index."""
+        return tuple(self._tables['classes']['class_name'].to_pylist())
+
+    @cached_property
+    def hierarchy(self) -> ClassHierarchy:
+        """The class graph, over ``label_names``."""
+        return ClassHierarchy(self.metadata['hierarchy'], self.label_names, source=str(self.path / METADATA))
+
+    @property
+    def image_folder(self) -> Path | None:
+        """Where the images lay when the store was made; None if that was not said."""
+        folder = self.metadata['image_folder']
+        return None if folder is None else self.path / folder  # an absolute folder wins over self.path
+
+    # Columns, each a zero-copy view into the mapped file.
+
+    @cached_property
+    def width(self) -> np.ndarray:
+        """(N,) int32, pixels."""
+        return self._column('images', 'width')
+
+    @cached_property
+    def height(self) -> np.ndarray:
+        """(N,) int32, pixels."""
+        return self._column('images', 'height')
+
+    @cached_property
+    def box_stop(self) -> np.ndarray:
+        """(N,) int64: end of each image's slice of the box columns."""
+        return self._column('images', 'box_stop')
+
+    @cached_property
+    def label_stop(self) -> np.ndarray:
+        """(N,) int64: end of each image's slice of the image-level label columns."""
+        return self._column('images', 'label_stop')
+
+    @cached_property
+    def box(self) -> np.ndarray:
+        """(B, 4) float64: xmin, ymin, xmax, ymax as fractions of the image size."""
+        return self._column('boxes', 'box')
+
+    @cached_property
+    def box_label(self) -> np.ndarray:
+        """(B,) int32 class index."""
+        return self._column('boxes', 'label')
+
+    def flag(self, name: str) -> np.ndarray:
+        """(B,) int8: 1, 0 or -1 (unknown) of one of the official flags, such as ``IsGroupOf``."""
+        return self._column('boxes', name)
+
+    @cached_property
+    def is_group_of(self) -> np.ndarray:
+        """(B,) int8: 1, 0 or -1 (unknown)."""
+        return self.flag('IsGroupOf')
+
+    @cached_property
+    def image_label(self) -> np.ndarray:
+        """(L,) int32 class index of image-level labels."""
+        return self._column('labels', 'label')
+
+    @cached_property
+    def image_label_confidence(self) -> np.ndarray:
+        """(L,) float32: 1 verified present, 0 verified absent."""
+        return self._column('labels', 'confidence')
+
+    # Access by image and by class.
+
+    def image_id(self, image: int) -> str:
+        """The ImageID of an image index."""
+        return self._tables['images']['image_id'][image].as_py()
+
+    def image_ids(self) -> list[str]:
+        """All ids. Makes N Python strings: not for the training path."""
+        return self._tables['images']['image_id'].to_pylist()
+
+    def file_name(self, image: int) -> str:
+        """Path below the image folder."""
+        return self._tables['images']['file_name'][image].as_py()
+
+    def boxes_of_image(self, image: int) -> slice:
+        """Slice of the box columns."""
+        return _slice(self.box_stop, image)
+
+    def labels_of_image(self, image: int) -> slice:
+        """Slice of the image-level label columns."""
+        return _slice(self.label_stop, image)
+
+    def image_of_box(self) -> np.ndarray:
+        """(B,) int64 image index of every box; computed, not mapped."""
+        return np.repeat(np.arange(self.num_images), np.diff(self.box_stop, prepend=0))
+
+    def image_of_label(self) -> np.ndarray:
+        """(L,) int64 image index of every image-level label; computed, not mapped."""
+        return np.repeat(np.arange(self.num_images), np.diff(self.label_stop, prepend=0))
+
+    @cached_property
+    def class_box_counts(self) -> np.ndarray:
+        """(C,) int64 boxes, as annotated."""
+        return self._column('classes', 'box_count')
+
+    def class_image_counts(self, expand_hierarchy: bool = True) -> np.ndarray:
+        """(C,) int64: n_i, the number of images with class i (Eq. 6), counting for ancestors too if expanded."""
+        return np.diff(self._class_image_stop(expand_hierarchy), prepend=0)
+
+    def images_of_class(self, label: int, expand_hierarchy: bool = True) -> np.ndarray:
+        """(n_i,) int32 image indices, ascending, each once."""
+        return self.class_images(expand_hierarchy)[_slice(self._class_image_stop(expand_hierarchy), label)]
+
+    def class_images(self, expand_hierarchy: bool = True) -> np.ndarray:
+        """(sum of n_i,) int32: :meth:`images_of_class` of all classes, one after the other."""
+        return self._column('class_images_expanded' if expand_hierarchy else 'class_images', 'image')
+
+    def _class_image_stop(self, expand_hierarchy: bool) -> np.ndarray:
+        return self._column('classes', 'expanded_image_stop' if expand_hierarchy else 'image_stop')
+
+    def _column(self, table: str, name: str) -> np.ndarray:
+        return column(self._tables[table], name)
+
+    def _require_whole(self) -> None:
+        """Raises unless the files belong together; files of two stores in one folder may not."""
+        for owner, stop, table in STOPS:
+            rows = self._tables[table].num_rows
+            if stop not in self._tables[owner].column_names:
+                raise AnnotationError(f'{self.path}/{owner}.arrow: has no column {stop!r}; make {self.path} again')
+            stops = self._column(owner, stop)
+            if (int(stops[-1]) if len(stops) else 0) != rows:
+                raise AnnotationError(
+                    f'{self.path}/{table}.arrow: has {rows:,} rows, but {owner}.arrow tells of another number; the '
+                    f'files are of two stores; make {self.path} again'
+                )
+
+
+def write_store(
+    path: str | Path, tables: Mapping[str, pa.Table], metadata: Mapping[str, Any], overwrite: bool = False
+) -> None:
+    """Writes a store, atomically.
+
+    Args:
+        path: The new folder.
+        tables: The tables named in the module's docstring.
+        metadata: ``hierarchy``, ``sources``, ``image_folder``, ``summary``.
+        overwrite: Replace a store that is there. Anything else that is there is never touched.
+    """
+    write_folder(path, {name: tables[name] for name in TABLES}, FORMAT, VERSION, metadata, overwrite)
+
+
+def _slice(stops: np.ndarray, row: int) -> slice:
+    return slice(int(stops[row - 1]) if row else 0, int(stops[row]))

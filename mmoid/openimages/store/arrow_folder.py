@@ -1,0 +1,185 @@
+"""Folders of memory-mapped Arrow tables beside a ``metadata.json``: how they are written, replaced and opened.
+
+Uncompressed Arrow IPC files of one record batch each, so that a column is one array in the mapped file.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.utils.atomic import locked, remove_abandoned
+
+METADATA = 'metadata.json'
+
+
+def write_folder(
+    path: str | Path,
+    tables: Mapping[str, pa.Table],
+    format_name: str,
+    version: int,
+    metadata: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Writes the folder under a temporary name beside it, then gives it its own: it is there whole or not at all.
+
+    Args:
+        path: The new folder.
+        tables: By file name, without ``.arrow``.
+        format_name: What :func:`read_metadata` asks for again.
+        version: Of the format.
+        metadata: JSON values that go into ``metadata.json``.
+        overwrite: Replace a folder of ours that is there. Anything else that is there is never touched.
+
+    Raises:
+        AnnotationError: Something is there that may not be replaced.
+    """
+    with write_together([path], overwrite) as (temporary,):
+        write_tables(temporary, tables, format_name, version, metadata)
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, pa.Table], format_name: str, version: int, metadata: Mapping[str, Any]
+) -> None:
+    """Writes what :func:`write_folder` writes into a folder that is there."""
+    for name, table in tables.items():
+        _write_table(folder / f'{name}.arrow', table)
+    text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
+    (folder / METADATA).write_text(text)
+
+
+@contextmanager
+def write_together(
+    paths: Sequence[str | Path], overwrite: bool = False, scratch: str | Path | None = None
+) -> Iterator[list[Path]]:
+    """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
+
+    What a killed process left of the same folders is removed, unless there is a ``scratch``.
+
+    Args:
+        paths: The new folders.
+        overwrite: Replace folders of ours that are there.
+        scratch: Where they are until then, on the same file system; None: beside their paths. What a killed process
+            leaves there goes with this folder, which is not searched: it may hold thousands.
+
+    Raises:
+        AnnotationError: Something is there that may not be replaced.
+    """
+    new = [Path(path) for path in paths]
+    temporary = [Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}' for path in new]
+    for path in new:
+        require_replaceable(path, overwrite)
+    try:
+        with ExitStack() as locks:
+            for path, folder in zip(new, temporary):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if scratch is None:
+                    remove_abandoned(folder.parent, f'.{glob.escape(path.name)}.writing-*')
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                locks.enter_context(locked(folder))
+            yield temporary
+            _take_names(temporary, new)
+    finally:
+        for folder in temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_replaceable(path: str | Path, overwrite: bool) -> None:
+    """Raises unless ``path`` is free, empty, or a folder of ours that may be replaced. Call it before long work."""
+    path = Path(path)
+    home = next(folder for folder in path.absolute().parents if folder.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        raise AnnotationError(f'{path}: cannot be written, because {home} is no folder that may be; give another --out')
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / METADATA).is_file():
+        raise AnnotationError(f'{path}: exists and was not written by mmoid; give another --out')
+    if not overwrite:
+        raise AnnotationError(f'{path}: exists already; give --overwrite to replace it')
+
+
+def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> dict[str, Any]:
+    """Reads ``metadata.json``.
+
+    Raises:
+        AnnotationError: No such folder, half-written, or of another format or version.
+    """
+    if not path.is_dir():
+        raise AnnotationError(f'{path}: no such folder; {made_by} makes it')
+    try:
+        metadata = json.loads((path / METADATA).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise AnnotationError(f'{path}: was not written by {made_by}, or not to the end ({error})') from error
+    if metadata.get('format') != format_name:
+        raise AnnotationError(f'{path / METADATA}: format is {metadata.get("format")!r}, expected {format_name!r}')
+    if metadata.get('version') != version:
+        raise AnnotationError(
+            f'{path / METADATA}: format version is {metadata.get("version")}, this mmoid reads {version}; '
+            f'make it again with {made_by}'
+        )
+    return metadata
+
+
+def map_tables(path: Path, names: Sequence[str]) -> dict[str, pa.Table]:
+    """Maps the tables of a folder; nothing is read yet."""
+    tables = {}
+    for name in names:
+        file = path / f'{name}.arrow'
+        try:
+            tables[name] = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise AnnotationError(f'{file}: is missing or damaged ({error}); make {path} again') from error
+    return tables
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """A column as an array in the mapped file; (rows, k) for lists of fixed size k."""
+    values = table[name].chunk(0) if table.num_rows else pa.nulls(0, table[name].type)
+    if pa.types.is_fixed_size_list(values.type):
+        return _view(values.flatten()).reshape(-1, values.type.list_size)
+    return _view(values)
+
+
+def _view(values: pa.Array) -> np.ndarray:
+    # Array.to_numpy would import pandas where that is installed: half a second and 25 MB in every process that trains.
+    dtype = np.dtype(values.type.to_pandas_dtype())
+    start = values.offset * dtype.itemsize
+    return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start)
+
+
+def _take_names(temporary: Sequence[Path], paths: Sequence[Path]) -> None:
+    renamed: list[tuple[Path, Path]] = []
+
+    def rename(source: Path, target: Path) -> None:
+        source.rename(target)
+        renamed.append((source, target))
+
+    old = [path.with_name(f'.{path.name}.old-{os.getpid()}') for path in paths]
+    try:
+        for folder, path, before in zip(temporary, paths, old):
+            if path.exists():
+                rename(path, before)
+            rename(folder, path)
+    except BaseException:
+        for source, target in reversed(renamed):
+            target.rename(source)
+        raise
+    for before in old:
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    table = table.combine_chunks()
+    with pa.OSFile(str(path), 'wb') as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(1, len(table)))

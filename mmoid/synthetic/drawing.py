@@ -1,0 +1,108 @@
+"""Pixels of the synthetic scenes.
+
+Objects have saturated colours; everything else (gradient, texture, lines, blobs) is near grey and belongs to no class.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmoid.synthetic.scenes import Scene, SceneObject
+from mmoid.synthetic.shapes import Placement, hole, outline, placed
+
+_FINER = 3  # everything with edges is drawn so many times larger, then averaged
+_STRIPE = 0.3  # widths of the pattern relative to the radius, so that small objects keep it readable
+_DOT_RADIUS = 0.17
+_DOTS = np.array([(x, y) for x in (-1.0, -0.5, 0.0, 0.5, 1.0) for y in (-1.0, -0.5, 0.0, 0.5, 1.0)])
+# Tints of the object's own colour: neutral white or black would merge with a bright or dark background.
+_STRIPE_LIGHTER = 0.68
+_DOT_DARKER = 0.82
+
+
+def draw_scene(scene: Scene) -> Image.Image:
+    """Draws an image; a pure function of the scene.
+
+    The random numbers go into background and noise alone: a scene without one of its objects gives the same pixels
+    everywhere else.
+    """
+    rng = np.random.default_rng(scene.pixel_seed)
+    canvas = _background(rng, scene.width, scene.height)
+    for item in scene.objects:
+        for placement in item.placements:
+            _draw_object(canvas, item, placement)
+    noise = rng.standard_normal((scene.height, scene.width, 3), dtype=np.float32) * rng.uniform(2.0, 7.0)
+    return Image.fromarray(np.clip(np.asarray(canvas) + noise, 0, 255).astype(np.uint8))
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A tinted grey with a gradient, two scales of texture, and clutter."""
+    level = (rng.uniform(70, 165) + rng.uniform(-10, 10, size=3)).astype(np.float32)
+    angle = rng.uniform(0, 2 * math.pi)
+    x = np.linspace(-1, 1, width, dtype=np.float32) * math.cos(angle)
+    y = np.linspace(-1, 1, height, dtype=np.float32) * math.sin(angle)
+    tone = (x[None, :] + y[:, None]) * rng.uniform(0, 40)
+    for cells, strength in ((5, 14.0), (24, 9.0)):
+        grid = rng.normal(0, strength * rng.uniform(0.3, 1.0), size=(cells, cells)).astype(np.float32)
+        tone += np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+    clutter = np.asarray(_clutter(rng, width, height), dtype=np.float32) - 128
+    return Image.fromarray(np.clip(level + tone[:, :, None] + clutter, 0, 255).astype(np.uint8))
+
+
+def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Lines, ellipses and odd polygons in muted tones, as differences from the background (128 is none)."""
+    layer = Image.new('RGB', (width * _FINER, height * _FINER), (128, 128, 128))
+    pen = ImageDraw.Draw(layer)
+    longer = max(layer.size)
+    for _ in range(int(rng.integers(4, 13))):
+        tone = rng.uniform(-60, 60) + rng.uniform(-9, 9, size=3)
+        paint = tuple(int(value) for value in 128 + tone)
+        centre = rng.uniform((0, 0), layer.size)
+        kind = rng.integers(3)
+        if kind == 0:
+            ends = centre + rng.uniform(-0.5, 0.5, size=(2, 2)) * longer
+            pen.line([*ends.ravel().tolist()], fill=paint, width=int(rng.integers(2, 5)) * longer // 320)
+        elif kind == 1:
+            half = rng.uniform(0.02, 0.16, size=2) * longer
+            pen.ellipse([*(centre - half).tolist(), *(centre + half).tolist()], fill=paint)
+        else:
+            # Corners at random distances: an irregular outline, unlike those of the classes.
+            angles = np.sort(rng.uniform(0, 2 * math.pi, size=7))
+            distances = rng.uniform(0.01, 0.16, size=7) * longer
+            corners = centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * distances[:, None]
+            pen.polygon(corners.ravel().tolist(), fill=paint)
+    return layer.reduce(_FINER)
+
+
+def _draw_object(canvas: Image.Image, item: SceneObject, placement: Placement) -> None:
+    """Draws one shape on a finer tile of its own and pastes it where it belongs, cut off at the image's edge."""
+    points = placed(outline(item.look.shape), placement)
+    corner = np.floor(points.min(axis=0)).astype(int) - 1
+    size = np.ceil(points.max(axis=0)).astype(int) + 1 - corner
+    tile_size = (size * _FINER).tolist()
+
+    def on_tile(points: np.ndarray) -> list[float]:
+        return list(((points - corner) * _FINER).ravel().tolist())
+
+    mask = Image.new('L', tile_size, 0)
+    pen = ImageDraw.Draw(mask)
+    pen.polygon(on_tile(points), fill=255)
+    inner = hole(item.look.shape)
+    if inner is not None:
+        pen.polygon(on_tile(placed(inner, placement)), fill=0)
+
+    paint = Image.new('RGB', tile_size, item.paint)
+    pen = ImageDraw.Draw(paint)
+    if item.look.pattern == 'striped':
+        light = tuple(round(value + _STRIPE_LIGHTER * (255 - value)) for value in item.paint)
+        for start in np.arange(-1 + _STRIPE / 2, 1, 2 * _STRIPE):
+            stripe = np.array([(start, -1), (start + _STRIPE, -1), (start + _STRIPE, 1), (start, 1)])
+            pen.polygon(on_tile(placed(stripe, placement)), fill=light)
+    elif item.look.pattern == 'dotted':
+        dark = tuple(round(value - _DOT_DARKER * value) for value in item.paint)
+        reach = _DOT_RADIUS * placement.radius
+        for dot in placed(_DOTS, placement):
+            pen.ellipse(on_tile(np.stack([dot - reach, dot + reach])), fill=dark)
+    canvas.paste(paint.reduce(_FINER), tuple(corner.tolist()), mask.reduce(_FINER))

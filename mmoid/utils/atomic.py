@@ -1,0 +1,73 @@
+"""Files and folders that are complete or absent, whatever kills the process that writes them."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` and renames it to ``path`` when the block succeeds.
+
+    The temporary file exists already and has the same extension. Files that killed processes left of the same ``path``
+    are removed. The data is on the disk before the file takes its name.
+
+    Example:
+        >>> with atomic_write('report.html') as temporary:
+        ...     temporary.write_text(page)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent, f'.writing-*.{glob.escape(path.name)}')
+    temporary = path.with_name(f'.writing-{os.getpid()}.{path.name}')
+    try:
+        temporary.touch()
+        with locked(temporary):
+            yield temporary
+            flush(temporary)
+            temporary.replace(path)
+            flush(path.parent)  # the new name is on the disk only with its folder
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on a file or folder being written. The system releases it when the process ends, however it ends."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Removes the files and folders of a glob pattern that no process has locked."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # still locked, no locks on this file system, or removed by another process
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Waits until the file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

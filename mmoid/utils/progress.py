@@ -1,0 +1,58 @@
+"""Progress of long work and what came of it, shown on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as ProgressBars
+from rich.table import Table
+
+from mmoid.openimages.store.summary import Summary
+
+Progress = Callable[[str, int, int], None]
+"""Called with a description of the work, the amount done and the total amount."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """No-op progress callback."""
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error."""
+    bars: dict[str, TaskID] = {}
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with ProgressBars(*columns, console=Console(stderr=True)) as progress:
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield update
+
+
+def print_summary(summary: Summary, title: str) -> None:
+    """Prints what a conversion read, wrote and dropped as a table, on standard output."""
+    table = Table(title=title, show_header=False)
+    values = asdict(summary)
+    dropped = values.pop('dropped')
+    for name, value in values.items():
+        table.add_row(name.replace('_', ' '), f'{value:,}')
+    for reason, count in dropped.items():
+        table.add_row(f'dropped: {reason}', f'{count:,}', style='yellow')
+    if not dropped:
+        table.add_row('dropped', 'nothing')
+    Console().print(table)

@@ -1,0 +1,284 @@
+"""ResumableEpochTrainLoop on real runs of one process, ended at every place and resumed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mmoid
+from mmoid.engine import build_runner, load_config
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.checkpoints import read_checkpoint
+from tests.engine.resume import resume_run
+from tests.engine.resume.resume_checks import assert_equal, finish, history, iterations, state, train, train_in_pieces
+
+ITERATIONS = 24  # six in each of four epochs
+DETECTOR = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+MIXING = [dict(type='Mosaic', img_scale=(48, 48)), dict(type='PackDetInputs')]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick():
+    with resume_run.plain_config_text():
+        yield
+
+
+@pytest.fixture(scope='module')
+def whole(tiny_data, tmp_path_factory):
+    """Work folder of the run that nothing ended."""
+    work_dir = tmp_path_factory.mktemp('whole')
+    train(tiny_data, work_dir)
+    return work_dir
+
+
+def test_a_run_ended_in_every_iteration_is_the_run_that_was_not(whole, tiny_data, tmp_path):
+    options = {'default_hooks.checkpoint.iter_interval': 1}
+    train_in_pieces(tiny_data, tmp_path, iterations(range(ITERATIONS)), **options)
+    assert history(tmp_path) == history(whole)
+    assert len(history(whole)) == ITERATIONS
+    assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
+
+
+def test_workers_load_what_the_main_process_would(whole, tiny_data, tmp_path):
+    # Iterations that are no multiple of the interval are done again.
+    train_in_pieces(tiny_data, tmp_path, iterations([1, 9, 12, 13, 23]), num_workers=2)
+    assert history(tmp_path) == history(whole)
+    assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
+
+
+def test_a_run_ended_while_it_validates_or_writes_is_the_run_that_was_not(whole, tiny_data, tmp_path):
+    ends = [
+        dict(at=at, number=number)
+        for place in (
+            # Checkpoints of one process: 2, 4, epoch 1, best, epoch 1 again, 8, 10, epoch 2, (best, epoch 2 again,) ...
+            [('writing', 0), ('naming', 0), ('pointing', 0)],
+            [('validation', 1), ('writing', 0), ('naming', 0), ('writing', 1), ('naming', 1), ('pointing', 1)],
+            [('writing', 2), ('pointing', 2)],
+            [('validation', epoch) for epoch in (3, 4)],
+        )
+        for at, number in place
+    ]
+    train_in_pieces(tiny_data, tmp_path, ends)
+    assert history(tmp_path) == history(whole)
+    assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
+    assert not list(tmp_path.glob('*.writing'))
+
+
+def foreign(kind, data_root):
+    part = dict(type='OpenImagesHierarchyDataset', ann_file=f'{data_root}/train', pipeline=resume_run.PIPELINE)
+    if kind == 'concatenated':
+        return dict(_delete_=True, type='ConcatDataset', datasets=[dict(part, indices=14), dict(part, indices=20)])
+    loading = dict(part, pipeline=resume_run.PIPELINE[:2])
+    return dict(_delete_=True, type='MultiImageMixDataset', dataset=loading, pipeline=MIXING)
+
+
+@pytest.mark.parametrize('kind', ['concatenated', 'mixed'])
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_data_sets_of_mmdet_resume_too(tiny_data, tmp_path, kind, num_workers):
+    options = {
+        'stages': [dict(name='all', epochs=2)],
+        'train_dataloader.batch_sampler': None,
+        'train_dataloader.dataset': foreign(kind, tiny_data),
+    }
+    train(tiny_data, tmp_path / 'whole', **options)
+    train_in_pieces(tiny_data, tmp_path / 'pieces', iterations([3, 7]), num_workers=num_workers, **options)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+    assert_equal(*[state(tmp_path / name / 'epoch_2.pth') for name in ('pieces', 'whole')])
+
+
+def test_a_detector_of_our_configs_resumes_too(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMOID_DATA_ROOT', str(tiny_data))
+    monkeypatch.setenv('MMOID_NUM_CLASSES', str(AnnotationStore(tiny_data / 'train').num_classes))
+    options = {
+        'train_cfg.max_epochs': 2,
+        'custom_hooks.0.stages.0.epochs': 1,
+        'custom_hooks.0.stages.1.epochs': 1,
+        'train_dataloader.dataset.indices': 12,
+        'val_dataloader': dict(num_workers=0, persistent_workers=False, dataset=dict(indices=2)),
+        'default_hooks.checkpoint.iter_interval': 2,
+        'log_level': 'WARNING',
+    }
+    ends = [None, *iterations([1, 5]), None]
+    for run, end in enumerate(ends):
+        work_dir = tmp_path / ('pieces' if run else 'whole')
+        cfg = load_config(DETECTOR, {**options, 'resume': run > 1}, str(work_dir))
+        cfg.custom_hooks.append(dict(type='RunRecorder', end=end))
+        cfg.experiment_name = f'detector-{run}'
+        finish(build_runner(cfg), end)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+    assert len(history(tmp_path / 'whole')) == 6
+    assert_equal(*[state(tmp_path / name / 'epoch_2.pth') for name in ('pieces', 'whole')])
+
+
+def test_ema_accumulated_gradients_and_a_scaled_rate_resume_too(tiny_data, tmp_path):
+    options = {
+        'hooks': [dict(type='EMAHook', momentum=0.1)],
+        'optim_wrapper.accumulative_counts': 4,  # two iterations of an epoch's six are left over
+        'auto_scale_lr': dict(enable=True, base_batch_size=2),
+        'default_hooks.checkpoint.iter_interval': 3,
+    }
+    train(tiny_data, tmp_path / 'whole', **options)
+    ends = [*iterations([5, 6, 7, 11, 12, 18, 21]), dict(at='validation', number=4)]
+    train_in_pieces(tiny_data, tmp_path / 'pieces', ends, **options)
+    lines = history(tmp_path / 'whole')
+    assert history(tmp_path / 'pieces') == lines
+    assert lines[17]['lr'] == pytest.approx(4 * 0.05)
+    one, other = (state(tmp_path / name / 'epoch_4.pth') for name in ('whole', 'pieces'))
+    assert 'ema_state_dict' in one
+    assert_equal(one, other)
+    # An epoch's checkpoint between two updates is passed over, one inside an epoch waits: 3 -> 4, 6 -> 8.
+    assert read_checkpoint(tmp_path / 'pieces' / 'epoch_3.pth')['meta']['pending_gradients']
+    assert {path.name for path in (tmp_path / 'pieces').glob('iter_*')} == {'iter_20.pth', 'iter_16.pth'}
+
+
+def test_early_stopping_and_a_rate_that_follows_the_metric_resume_too(tiny_data, tmp_path):
+    plateau = dict(type='ReduceOnPlateauLR', monitor='mean/score', rule='less', factor=0.5, patience=0, threshold=9)
+    options = {
+        'stages': [dict(name='all', epochs=6)],
+        'param_scheduler': [plateau],
+        'default_hooks.stop': dict(
+            type='EarlyStoppingHook', monitor='mean/score', rule='less', min_delta=9, patience=2
+        ),
+    }
+    train(tiny_data, tmp_path / 'whole', **options)
+    ends = [dict(at='validation', number=1), *iterations([6, 9]), dict(at='validation', number=2), *iterations([12])]
+    train_in_pieces(tiny_data, tmp_path / 'pieces', ends, **options)
+    lines = history(tmp_path / 'whole')
+    assert len(lines) < 36
+    assert len({line['lr'] for line in lines.values()}) > 1
+    assert history(tmp_path / 'pieces') == lines
+    (last,) = (path.name for path in (tmp_path / 'whole').glob(f'epoch_{len(lines) // 6}.pth'))
+    assert_equal(state(tmp_path / 'pieces' / last), state(tmp_path / 'whole' / last))
+    train(tiny_data, tmp_path / 'pieces', resume=True, **options)  # a run that had ended is not gone on with
+    assert history(tmp_path / 'pieces') == lines
+
+
+def test_two_draws_of_an_image_are_augmented_differently(whole):
+    for epoch in (2, 3):
+        seen = {}
+        for line in history(whole).values():
+            if line['epoch'] == epoch:
+                for image, shape, pixels in zip(line['images'], line['shapes'], line['pixels']):
+                    seen.setdefault(image, []).append((tuple(shape), pixels))
+        twice = [draws for draws in seen.values() if len(draws) > 1]
+        assert twice
+        assert all(len(set(draws)) == len(draws) for draws in twice)
+
+
+def test_images_that_are_done_are_not_loaded_again(tiny_data, tmp_path, monkeypatch):
+    train(tiny_data, tmp_path, end=dict(at='iteration', number=4))
+    loaded = []
+    load = mmoid.OpenImagesHierarchyDataset.prepare_data
+    monkeypatch.setattr(
+        mmoid.OpenImagesHierarchyDataset, 'prepare_data', lambda data, idx: loaded.append(idx) or load(data, idx)
+    )
+    train(tiny_data, tmp_path, resume=True, end=dict(at='iteration', number=4))
+    assert len(loaded) == 8
+
+
+def test_validations_are_made_up_for_once(whole, tiny_data, tmp_path):
+    train_in_pieces(tiny_data, tmp_path, [dict(at='validation', number=2), *iterations([12])])
+    lines = [json.loads(text) for text in (tmp_path / 'rank0.jsonl').read_text().splitlines()]
+    assert [line['validation'] for line in lines if 'validation' in line] == [1, 2, 2, 3, 4]
+    best = [sorted(path.name for path in folder.glob('best*')) for folder in (whole, tmp_path)]
+    assert best[0] == best[1] and len(best[0]) == 1
+    assert_equal(*[read_checkpoint(folder / best[0][0])['state_dict'] for folder in (whole, tmp_path)])
+
+
+def test_the_log_goes_on_with_the_right_numbers(tiny_data, tmp_path):
+    options = dict(log_level='INFO', stages=[dict(name='all', epochs=2)])
+    whole = train(tiny_data, tmp_path / 'whole', **options)
+    train(tiny_data, tmp_path / 'pieces', end=dict(at='iteration', number=8), **options)
+    second = train(tiny_data, tmp_path / 'pieces', resume=True, **options)
+
+    def logged(run):
+        # Two runs that begin in the same second share a folder.
+        texts = [file.read_text() for file in sorted(Path(run.work_dir).glob('*/vis_data/scalars.json'))]
+        lines = [line for line in map(json.loads, ''.join(texts).splitlines()) if 'loss' in line]
+        return [(line['epoch'], line['step'], line['lr'], line['loss']) for line in lines]
+
+    assert [line[1] for line in logged(whole)] == [2, 4, 6, 8, 10, 12]
+    assert logged(second) == logged(whole)
+    assert 'Epoch(train) [2][4/6]' in Path(second.log_dir, f'{second.timestamp}.log').read_text()
+
+
+def test_a_checkpoint_names_its_stage(tiny_data, tmp_path):
+    train(tiny_data, tmp_path, end=dict(at='iteration', number=15))
+    names = {path.name: read_checkpoint(path)['meta']['stage']['name'] for path in tmp_path.glob('*.pth')}
+    assert names['epoch_2.pth'] == 'natural' and names['iter_14.pth'] == 'soft balance'
+    assert all(name == 'natural' for file, name in names.items() if file.startswith('best'))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'randomness.seed': None}, r'randomness\.seed is None: .* set randomness=dict\(seed=0\)'),
+        ({'randomness.diff_rank_seed': True}, r'randomness\.diff_rank_seed is True'),
+        ({'train_dataloader.batch_sampler.drop_last': True}, r'batch_sampler\.drop_last is True: a AspectRatioBatch'),
+        (
+            {'train_cfg.type': 'EpochBasedTrainLoop'},
+            r"iter_interval is 2, but train_cfg\.type is EpochBasedTrainLoop, .* set train_cfg\.type='Resumable",
+        ),
+    ],
+)
+def test_a_run_that_could_not_be_resumed_is_refused_before_it_trains(tiny_data, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_data, tmp_path, **options)
+    assert not (tmp_path / 'rank0.jsonl').exists()
+
+
+@pytest.fixture(scope='module')
+def ended(tiny_data, tmp_path_factory):
+    """Work folder of a run that was ended inside the third epoch, the first of soft balance."""
+    work_dir = tmp_path_factory.mktemp('ended')
+    train(tiny_data, work_dir, end=dict(at='iteration', number=15))
+    return work_dir
+
+
+def other_stages(balance):
+    sampler = dict(type='SoftBalanceClassAwareSampler', balance=balance)
+    return [resume_run.STAGES[0], dict(resume_run.STAGES[1], sampler=sampler)]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'randomness.seed': 1}, r'randomness\.seed is 1, and was 0 when .* inside an epoch\. Make it 0 again'),
+        ({'batch_size': 4}, r'train_dataloader\.batch_size is 4, and was 8 when'),
+        ({'train_dataloader.dataset.indices': 42}, r'number of images in train_dataloader\.dataset is 42, and was 43'),
+        (
+            {'stages': other_stages(0.5)},
+            r'the first 2 batches of epoch 3 are not those that the checkpoint was trained',
+        ),
+        ({'train_dataloader.batch_sampler': None}, r'the first 2 batches of epoch 3 are not those'),
+        (
+            {'load_from': 'epoch_2.pth', 'batch_size': 4},
+            r'total batch size .* is 4, and was 8 when .* the end of an ep',
+        ),
+    ],
+)
+def test_a_changed_run_is_not_resumed(tiny_data, ended, options, message):
+    if 'load_from' in options:
+        options = dict(options, load_from=str(ended / options['load_from']))
+    with pytest.raises(ValueError, match=message):
+        train(tiny_data, ended, resume=True, **options)
+
+
+def test_between_epochs_the_balance_may_be_another(tiny_data, ended):
+    begin = dict(load_from=str(ended / 'epoch_2.pth'), end=dict(at='iteration', number=12))
+    train(tiny_data, ended, resume=True, stages=other_stages(0.5), **begin)
+
+
+def test_a_checkpoint_of_mmengine_is_resumed_between_epochs_only(tiny_data, tmp_path):
+    plain = {
+        'train_cfg.type': 'EpochBasedTrainLoop',
+        'default_hooks.checkpoint': dict(
+            _delete_=True, type='CheckpointHook', interval=1, by_epoch=False, save_best='mean/score', rule='greater'
+        ),
+    }
+    train(tiny_data, tmp_path / 'iter', end=dict(at='iteration', number=8), **plain)
+    with pytest.raises(ValueError, match=r'inside epoch 2: the checkpoint, after 8 iterations, was not written under'):
+        train(tiny_data, tmp_path / 'iter', resume=True)
+    plain['default_hooks.checkpoint']['by_epoch'] = True
+    train(tiny_data, tmp_path / 'epoch', end=dict(at='iteration', number=8), **plain)
+    train(tiny_data, tmp_path / 'epoch', resume=True, end=dict(at='iteration', number=7))

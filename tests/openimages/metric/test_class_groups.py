@@ -1,0 +1,117 @@
+"""Groups of classes and their mAP, against counting class by class."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.class_groups import class_columns, class_groups, score_groups, train_image_counts
+from tests.box_stores import make_store
+from tests.official_files import LABEL_NAMES, TREE
+
+NAMES = [f'c{k}' for k in range(7)]
+
+
+@st.composite
+def graphs(draw):
+    """Parents of each class: any acyclic graph of seven classes, c0 on top."""
+    return {k: draw(st.sets(st.integers(0, k - 1), max_size=2)) if k else set() for k in range(len(NAMES))}
+
+
+def hierarchy_of(parents: dict[int, set[int]]) -> ClassHierarchy:
+    def node(k: int) -> dict:
+        return {'LabelName': NAMES[k], 'Subcategory': [node(child) for child in parents if k in parents[child]]}
+
+    return ClassHierarchy(
+        {'LabelName': 'root', 'Subcategory': [node(k) for k in parents if not parents[k]]}, NAMES, 'test'
+    )
+
+
+def level_of(parents: dict[int, set[int]], k: int) -> int:
+    return 1 + max((level_of(parents, parent) for parent in parents[k]), default=0)
+
+
+def third_of(counts: list[int], k: int) -> str:
+    """Which third class k falls into; of equals the lower index is the more frequent."""
+    ranked = sorted((k for k in range(len(counts)) if counts[k] > 0), key=lambda k: (-counts[k], k))
+    if k not in ranked:
+        return 'untrained'
+    large, rest = divmod(len(ranked), 3)
+    names = ['head'] * (large + (rest > 0)) + ['middle'] * (large + (rest > 1)) + ['tail'] * large
+    return names[ranked.index(k)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    graphs(),
+    st.lists(st.integers(0, 4), min_size=len(NAMES), max_size=len(NAMES)),
+    st.lists(st.sampled_from([math.nan, 0.0, 0.25, 1.0]), min_size=len(NAMES), max_size=len(NAMES)),
+)
+def test_each_group_is_the_mean_over_its_classes_that_have_ground_truth(parents, counts, ap):
+    hierarchy, counts_array = hierarchy_of(parents), np.array(counts)
+    members: dict[str, list[int]] = {}
+    for k in range(len(NAMES)):
+        has_children = any(k in above for above in parents.values())
+        for name in (third_of(counts, k), 'parent' if has_children else 'leaf', f'level{level_of(parents, k)}'):
+            members.setdefault(name, []).append(k)
+    scores = score_groups(class_groups(hierarchy, counts_array), np.array(ap))
+    assert {score.name for score in scores} == set(members)
+    for score in scores:
+        values = [ap[k] for k in members[score.name] if not math.isnan(ap[k])]
+        assert (score.num_classes, score.num_evaluated) == (len(members[score.name]), len(values))
+        expected = sum(values) / len(values) if values else math.nan
+        assert score.mean_ap == pytest.approx(expected, abs=1e-15, nan_ok=True)
+    columns = {name: column.to_pylist() for name, column in class_columns(hierarchy, counts_array).items()}
+    assert columns == {
+        'train_images': counts,
+        'frequency': [third_of(counts, k) for k in range(len(NAMES))],
+        'level': [level_of(parents, k) for k in range(len(NAMES))],
+        'leaf': [not any(k in above for above in parents.values()) for k in range(len(NAMES))],
+    }
+
+
+def test_groups_come_from_head_to_tail_then_by_the_hierarchy_and_say_what_they_are():
+    hierarchy = ClassHierarchy(TREE, LABEL_NAMES)
+    groups = class_groups(hierarchy, np.array([30, 2000, 2030, 0, 7]))
+    assert [(group.name, group.meaning) for group in groups] == [
+        ('head', '2,000 to 2,030 training images'),
+        ('middle', '30 to 30 training images'),
+        ('tail', '7 to 7 training images'),
+        ('untrained', 'no training image'),
+        ('leaf', 'classes without descendants'),
+        ('parent', 'classes with descendants'),
+        ('level1', '1 below the root'),
+        ('level2', '2 below the root'),
+    ]
+    assert class_groups(None, None) == []
+
+
+def test_counts_come_from_a_store_or_a_csv(tmp_path):
+    store = make_store(tmp_path, [(0, 0, (0, 0, 1, 1), 0), (0, 0, (0, 0, 1, 1), 0), (1, 1, (0, 0, 1, 1), 0)])
+    names = LABEL_NAMES[2::-1]  # fruit, orange, apple
+    assert train_image_counts(store.path, names).tolist() == [2, 1, 1]
+    assert train_image_counts(store.path, names, expand_hierarchy=False).tolist() == [0, 1, 1]
+    path = tmp_path / 'counts.csv'
+    path.write_text('images,LabelName\n5,/m/apple\n0,/m/fruit\n7,/m/orange\n9,/m/more\n')
+    assert train_image_counts(path, names).tolist() == [0, 7, 5]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('LabelName,images\n/m/apple,3\n', "does not have 1 of the 2 classes, first '/m/orange'; give"),
+        ('LabelName,images\n/m/apple,3\n/m/orange,-1\n', r'counts\.csv:3: images = -1 is negative'),
+        ('LabelName,images\n/m/apple,3\n/m/apple,4\n', r"counts\.csv:3: class '/m/apple' stands on line 2 already"),
+        ('LabelName,boxes\n/m/apple,3\n', r"counts\.csv:1: has no column 'images'"),
+    ],
+)
+def test_counts_that_cannot_be_used_are_named(tmp_path, text, message):
+    (tmp_path / 'counts.csv').write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        train_image_counts(tmp_path / 'counts.csv', LABEL_NAMES[:2])

@@ -1,0 +1,200 @@
+"""The metric on files: the official figures, and what leads to the same figure another way."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric import evaluator as evaluation
+from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
+from mmoid.openimages.metric.evaluator import evaluate_predictions
+from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.result import read_ap, write_json, write_table
+from mmoid.openimages.predictions.csv_files import convert_predictions, open_predictions, read_predictions
+from mmoid.openimages.predictions.submission import Selection, write_submission
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.official_files import LABEL_NAMES, write_files
+from tests.openimages.predictions.prediction_cases import Row, make_store
+from tests.shared_data import SHARED
+
+CASES = sorted(path.name for path in (SHARED / 'metric-cases').glob('case_*')) or ['absent']
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    folder = SHARED / 'metric-cases' / request.param
+    if not folder.is_dir():
+        pytest.skip(f'needs {folder}')
+    return folder
+
+
+def annotations_of(folder: Path):
+    return read_annotations(
+        folder / 'boxes.csv', folder / 'classes.csv', folder / 'hierarchy.json', folder / 'labels.csv'
+    )
+
+
+def assert_official(figures: dict, folder: Path, protocol: str) -> None:
+    """Holds what ``--out`` writes against the official evaluator's figures."""
+    expected = json.loads((folder / f'expected_{protocol}.json').read_text())
+    assert figures['mAP'] == pytest.approx(expected['mAP'], rel=0, abs=1e-9)
+    assert {name for name, ap in figures['AP'].items() if ap is None} == {
+        name for name, ap in expected['AP'].items() if ap is None
+    }
+    for name, ap in expected['AP'].items():
+        assert figures['AP'][name] == (ap if ap is None else pytest.approx(ap, rel=0, abs=1e-9))
+    for key in ('num_gt', 'num_scored', 'sum_tp', 'num_images', 'group_of_weight', 'iou', 'metric'):
+        assert figures[key] == expected[key]
+
+
+@pytest.mark.parametrize('protocol', ['challenge', 'v2_unexpanded'])
+def test_figures_of_the_files_are_the_official_ones(case, protocol, tmp_path):
+    annotations = annotations_of(case)
+    predictions = read_predictions(case / 'predictions.csv', annotations.label_names)
+    result = evaluate_predictions(annotations, predictions, Protocol(protocol.removesuffix('_unexpanded')))
+    write_json(tmp_path / 'out.json', result)
+    assert_official(json.loads((tmp_path / 'out.json').read_text()), case, protocol)
+
+
+def test_a_store_pieces_and_another_order_of_classes_give_the_same_figures(case, tmp_path, monkeypatch):
+    ids = sorted({line.split(',')[0] for name in ('boxes', 'labels')
+                  for line in (case / f'{name}.csv').read_text().splitlines()[1:]})  # fmt: skip
+    (tmp_path / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{name},640,480\n' for name in ids))
+    convert(
+        tmp_path / 'store',
+        boxes=case / 'boxes.csv',
+        image_labels=case / 'labels.csv',
+        classes=case / 'classes.csv',
+        hierarchy=case / 'hierarchy.json',
+        image_sizes=tmp_path / 'sizes.csv',
+    )
+    annotations = annotations_of(case)
+    # A store keeps scores in float32, which may make equals of two: compare with what it holds.
+    names = list(annotations.label_names)[::-1]
+    convert_predictions(case / 'predictions.csv', tmp_path / 'predictions', names)
+    predictions = open_predictions(tmp_path / 'predictions')
+    for expand in (False, True):
+        protocol = Protocol(expand_detections=expand)
+        whole = evaluate_predictions(annotations, predictions, protocol)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, 'DETECTIONS_AT_ONCE', 50)
+            store = AnnotationStore(tmp_path / 'store')
+            pieces = evaluate_predictions(annotations_of_store(store), predictions, protocol)
+        np.testing.assert_array_equal(whole.ap, pieces.ap)
+        assert whole.description == pieces.description and whole.left_out == pieces.left_out
+
+
+def test_expanding_detections_equals_evaluating_a_submission_with_ancestors(case, tmp_path):
+    annotations = annotations_of(case)
+    convert_predictions(case / 'predictions.csv', tmp_path / 'store', annotations.label_names)
+    predictions = open_predictions(tmp_path / 'store')
+    expanded = evaluate_predictions(annotations, predictions, Protocol(expand_detections=True))
+    write_submission(tmp_path / 'out.csv', predictions, None, Selection(hierarchy=annotations.hierarchy))
+    submission = read_predictions(tmp_path / 'out.csv', annotations.label_names)
+    submitted = evaluate_predictions(annotations, submission)
+    np.testing.assert_allclose(submitted.ap, expanded.ap, rtol=0, atol=1e-12)
+    plain = evaluate_predictions(annotations, predictions)
+    assert 'detections as predicted' in plain.description and 'detections expanded' in expanded.description
+    assert (expanded.scored >= plain.scored).all()
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_files(tmp_path / 'official', pictures=False)
+
+
+@pytest.fixture
+def annotations(files):
+    return read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
+
+
+def test_the_json_and_the_table_say_all_there_is(annotations, tmp_path):
+    rows = [Row('c2', 2, 0.9, (0.25, 0.25, 0.75, 0.75)), Row('c2', 2, 0.5, (0, 0, 0.1, 0.1)),
+            Row('elsewhere', 0, 0.5, (0, 0, 1, 1))]  # fmt: skip
+    result = evaluate_predictions(annotations, make_store(tmp_path / 'store', rows, ['c2', 'elsewhere']))
+    write_json(tmp_path / 'out.json', result)
+    write_table(tmp_path / 'out.csv', result)
+    figures = json.loads((tmp_path / 'out.json').read_text())
+    assert figures['mAP'] == result.mean_ap == pytest.approx((0 + 0 + 1 / 4 + 0) / 4)
+    assert figures['AP'] == {'/m/apple': 0, '/m/orange': 0, '/m/fruit': 0.25, '/m/bench1': 0, '/m/bench2': None}
+    assert figures['num_gt'] == {'/m/apple': 2, '/m/orange': 1, '/m/fruit': 4, '/m/bench1': 1, '/m/bench2': 0}
+    assert figures['left_out'] == {'on images that are not annotated': 1}
+    assert (figures['num_detections'], figures['num_images'], figures['num_classes_with_ground_truth']) == (3, 4, 4)
+    assert figures['num_images_without_detections'] == 3
+    assert figures['protocol'] == result.description == (
+        'Open Images Challenge metric, ground truth expanded, with image-level labels, group-of weight 1, detections '
+        'as predicted, IoU 0.5, 4 images, 4 of 5 classes'
+    )  # fmt: skip
+    assert (tmp_path / 'out.csv').read_text().splitlines() == [
+        '"LabelName","ClassName","AP","num_gt","num_scored","sum_tp","level","leaf"',
+        '"/m/apple","Apple",0,2,0,0,2,true',
+        '"/m/orange","Orange",0,1,0,0,2,true',
+        '"/m/fruit","Fruit",0.25,4,2,1,1,false',
+        '"/m/bench1","Bench (/m/bench1)",0,1,0,0,1,true',
+        '"/m/bench2","Bench (/m/bench2)",,0,0,0,1,true',
+    ]
+    read = read_ap(tmp_path / 'out.json')
+    assert read['/m/fruit'] == 0.25 and math.isnan(read['/m/bench2'])
+
+
+def test_a_model_of_other_classes_is_refused_unless_they_are_to_be_dropped(annotations, tmp_path):
+    rows = [Row('c2', 0, 0.9, (0.25, 0.25, 0.75, 0.75)), Row('c2', 1, 0.9, (0.25, 0.25, 0.75, 0.75))]
+    store = make_store(tmp_path / 'store', rows, ['c2'], ['/m/car', '/m/fruit', '/m/never_found'])
+    with pytest.raises(
+        AnnotationError, match="holds detections of class '/m/car', which is not .*--other-classes drop"
+    ):
+        evaluate_predictions(annotations, store)
+    result = evaluate_predictions(annotations, store, other_classes='drop')
+    assert result.ap[LABEL_NAMES.index('/m/fruit')] == 0.25
+    assert (result.num_detections, result.left_out) == (2, {'of other classes': 1})
+    (tmp_path / 'rows.csv').write_text(
+        'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\nc2,/m/car,.9,0,1,0,1\nc2,/m/fruit,.9,.25,.75,.25,.75\n'
+    )
+    read = read_predictions(tmp_path / 'rows.csv', LABEL_NAMES, other_classes='drop')
+    same = evaluate_predictions(annotations, read)
+    assert (same.num_detections, same.left_out) == (2, {'of other classes': 1}) and same.mean_ap == result.mean_ap
+
+
+def test_an_image_that_is_there_twice_is_refused(annotations, tmp_path):
+    store = make_store(tmp_path / 'store', [], ['c2', 'b1', 'c2'])
+    with pytest.raises(AnnotationError, match="holds image 'c2' 2 times; each must be there once"):
+        evaluate_predictions(annotations, store)
+
+
+def test_a_hierarchy_is_asked_for_only_where_it_is_needed(files, tmp_path):
+    annotations = read_annotations(files['boxes'], files['classes'])
+    store = make_store(tmp_path / 'store', [], ['c2'])
+    assert evaluate_predictions(annotations, store, Protocol('v2')).mean_ap == 0
+    for protocol, what in (
+        (Protocol(), 'the challenge protocol'),
+        (Protocol('v2', expand_detections=True), 'expanding detections'),
+    ):
+        with pytest.raises(AnnotationError, match=f'hierarchy: is needed for {what}'):
+            evaluate_predictions(annotations, store, protocol)
+
+
+def test_without_ground_truth_there_is_no_mean(files, tmp_path):
+    Path(files['boxes']).write_text('ImageID,LabelName,XMin,XMax,YMin,YMax\n')
+    annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
+    result = evaluate_predictions(annotations, make_store(tmp_path / 'store', [], []))
+    write_json(tmp_path / 'out.json', result)
+    assert json.loads((tmp_path / 'out.json').read_text())['mAP'] is None
+    assert annotations.image_ids == ['b1', 'd3']
+
+
+def test_errors_say_what_is_wrong(files, tmp_path):
+    (tmp_path / 'classes.csv').write_text('/m/apple,Apple\n/m/fruit,Fruit\n/m/bench1,B\n/m/bench2,C\n')
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:3: LabelName '/m/orange' is not among .*--store"):
+        read_annotations(files['boxes'], tmp_path / 'classes.csv', files['hierarchy'])
+    with pytest.raises(AnnotationError, match=r"protocol must be one of challenge, v2, got 'coco'"):
+        Protocol('coco')
+    with pytest.raises(AnnotationError, match=r'iou_threshold must be in \(0, 1\], got 0'):
+        Protocol(iou_threshold=0)
+    for text in ('{"mAP": 1}', '[]', 'no JSON', '{"AP": {"/m/apple": "x"}}'):
+        (tmp_path / 'other.json').write_text(text)
+        with pytest.raises(AnnotationError, match=r"other\.json: is no JSON with 'AP' by label name"):
+            read_ap(tmp_path / 'other.json')

@@ -1,0 +1,73 @@
+"""Preparation of ground truth: expansion, verified classes, input that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.average_precision import evaluate_detections
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from tests.openimages.metric.metric_cases import FAR, LEFT, detections_of, ground_truth_of, hierarchy_of, match
+from tests.openimages.metric.metric_oracle import Case
+
+
+@pytest.mark.parametrize(
+    ('label', 'confidence', 'detected', 'counts'),
+    [
+        (1, 0, 1, True),  # said to be absent
+        (1, 0.7, 1, True),  # said to be present, without a box
+        (2, 1, 1, True),  # a present class has its ancestors present
+        (1, 1, 2, False),  # but not its descendants
+        (1, 0, 2, True),  # an absent class has its descendants absent
+        (2, 0, 1, False),  # but not its ancestors
+        (1, 1, 0, True),  # the class of a box
+        (2, 1, 3, False),  # nothing said
+    ],
+)
+def test_a_detection_is_false_only_where_its_class_is_verified(label, confidence, detected, counts):
+    case = Case(2, 4, [(0, 0, LEFT, False)], [(0, label, confidence)], parents={2: [1]})
+    case.detections = [(0, detected, 0.9, FAR), (1, detected, 0.8, FAR)]
+    assert match(case) == [(0.9, 0)] * counts
+    case.verified_only = False
+    assert match(case) == [(0.9, 0), (0.8, 0)]
+
+
+def test_boxes_count_for_every_ancestor_and_detections_only_for_their_class():
+    case = Case(1, 3, [(0, 2, LEFT, False), (0, 2, FAR, True)], detections=[(0, 2, 0.9, LEFT)], parents={2: [0, 1]})
+    result = evaluate_detections(ground_truth_of(case), *detections_of(case), group_of_weight=0.5)
+    assert result.positives.tolist() == [1.5, 1.5, 1.5]
+    assert result.ap.tolist() == [0, 0, 1 / 1.5]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(image=[0, 2]), r'image\[1\]: expects 0 <= index < 2, got 2'),
+        (dict(label=[0, -1]), r'label\[1\]: expects 0 <= index < 3, got -1'),
+        (dict(label=[0.0, 1.0]), 'label: expects integers, got float64'),
+        (dict(label=[0]), 'label: expects 2 values, got 1'),
+        (dict(box=[LEFT]), r'box: expects shape \(2, 4\), got \(1, 4\)'),
+        (dict(box=[LEFT, (5, 0, 4, 1)]), r'box\[1\]: expects finite xmin <= xmax and ymin <= ymax'),
+        (dict(box=[LEFT, (0, 0, np.inf, 1)]), r'box\[1\]: expects finite'),
+        (dict(is_group_of=[0, -1]), r'is_group_of\[1\]: expects 0 or 1, got -1'),
+        (dict(label_image=[2]), r'label_image\[0\]: expects 0 <= index < 2, got 2'),
+        (dict(label_class=[3]), r'label_class\[0\]: expects 0 <= index < 3, got 3'),
+        (dict(label_confidence=[np.nan]), r'label_confidence\[0\]: expects 0 \(absent\) or above \(present\), got nan'),
+        (dict(hierarchy=hierarchy_of(Case(1, 2, parents={}))), 'hierarchy: holds 2 classes, expects 3'),
+    ],
+)
+def test_unusable_ground_truth_is_named(change, message):
+    given = dict(
+        image=[0, 1],
+        label=[0, 2],
+        box=[LEFT, FAR],
+        is_group_of=[0, 1],
+        label_image=[0],
+        label_class=[1],
+        label_confidence=[1],
+        hierarchy=None,
+    )
+    assert GroundTruth.build(2, 3, **given).num_images == 2
+    with pytest.raises(AnnotationError, match=message):
+        GroundTruth.build(2, 3, **{**given, **change})

@@ -1,0 +1,184 @@
+"""Matching rule by rule, and its independence of how the images are cut into chunks."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.metric import matching
+from mmoid.openimages.metric.average_precision import average_precision, count_positives
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.matching import Matches, match_detections
+from tests.openimages.metric.metric_cases import (
+    FAR,
+    LEFT,
+    RIGHT,
+    detections_of,
+    ground_truth_of,
+    match,
+    one_image,
+    random_case,
+)
+from tests.openimages.metric.metric_oracle import Case, evaluate
+
+
+def test_a_second_detection_of_a_taken_box_is_false_even_beside_a_free_box_that_it_overlaps():
+    nearer_left = (0.5, 0, 10.5, 10)  # IoU 0.90 with LEFT, 0.74 with RIGHT
+    case = one_image((0.9, LEFT), (0.8, nearer_left), singles=[LEFT, RIGHT])
+    assert match(case) == [(0.9, 1), (0.8, 0)]
+
+
+def test_of_equal_overlaps_the_first_ground_truth_row_is_taken():
+    between = (1, 0, 11, 10)
+    assert match(one_image((0.9, between), (0.8, RIGHT), singles=[LEFT, RIGHT])) == [(0.9, 1), (0.8, 1)]
+    assert match(one_image((0.9, between), (0.8, RIGHT), singles=[RIGHT, LEFT])) == [(0.9, 1), (0.8, 0)]
+
+
+def test_an_overlap_equal_to_the_threshold_counts():
+    half = (0, 0, 10, 5)
+    assert match(one_image((0.9, half), singles=[LEFT])) == [(0.9, 1)]
+    assert match(one_image((0.9, (0, 0, 5, 20)), groups=[LEFT])) == [(0.9, 1)]
+
+
+def test_a_group_absorbs_its_detections_and_counts_once_at_the_best_score():
+    case = one_image((0.7, (0, 0, 2, 2)), (0.8, (4, 4, 6, 6)), (0.6, FAR), groups=[LEFT], group_of_weight=0.5)
+    assert match(case) == [(0.8, 0.5), (0.6, 0)]
+
+
+def test_a_group_absorbs_only_what_is_no_true_positive():
+    case = one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT], group_of_weight=1)
+    assert match(case) == [(0.9, 1), (0.8, 1)]
+    case.group_of_weight = 0
+    assert match(case) == [(0.9, 1)]
+
+
+def test_a_group_found_with_score_zero_only_absorbs():
+    assert match(one_image((0.0, LEFT), groups=[LEFT])) == []
+
+
+def test_boxes_without_area_are_no_detections():
+    case = one_image((0.9, (3, 3, 3, 9)), (0.8, (9, 0, 1, 10)), (0.7, (0, np.nan, 1, 1)), singles=[LEFT])
+    assert match(case) == []
+
+
+def test_only_the_best_detections_of_an_image_and_class_are_kept():
+    case = one_image((0.1, LEFT), (0.3, FAR), (0.2, FAR), singles=[LEFT], max_detections=2)
+    assert match(case) == [(0.3, 0), (0.2, 0)]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(image=[1]), r'image\[0\]: expects 0 <= index < 1, got 1'),
+        (dict(label=[3]), r'label\[0\]: expects 0 <= index < 3, got 3'),
+        (dict(label=[[0]]), r'label: expects one dimension, got shape \(1, 1\)'),
+        (dict(score=[0.1, 0.2]), 'score: expects 1 values, got 2'),
+        (dict(score=[np.nan]), r'score\[0\]: expects a number, got nan'),
+        (dict(box=[LEFT[:3]]), r'box: expects shape \(1, 4\), got \(1, 3\)'),
+        (dict(iou_threshold=0), 'iou_threshold: expects 0 < value <= 1, got 0'),
+        (dict(group_of_weight=-1), 'group_of_weight: expects a finite value >= 0, got -1'),
+        (dict(max_detections=0), 'max_detections: expects at least 1, got 0'),
+    ],
+)
+def test_unusable_detections_and_settings_are_named(change, message):
+    given = dict(image=[0], label=[0], score=[0.5], box=[LEFT])
+    ground_truth = ground_truth_of(one_image(singles=[LEFT]))
+    assert match_detections(ground_truth, **given).value.tolist() == [1]
+    with pytest.raises(ValueError, match=message):
+        match_detections(ground_truth, **{**given, **change})
+
+
+def assert_same(one: Matches, other: Matches) -> None:
+    for name in ('image', 'label', 'score', 'value', 'found'):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.fixture(scope='module')
+def crowd() -> Case:
+    """Thirty images with the boxes, labels and detections of random cases, all under one hierarchy."""
+    parts = [random_case(seed) for seed in range(31, 61)]
+    return Case(
+        num_images=30,
+        num_classes=6,
+        boxes=[(image, *row[1:]) for image, part in enumerate(parts) for row in part.boxes],
+        labels=[(image, *row[1:]) for image, part in enumerate(parts) for row in part.labels],
+        detections=[(image, *row[1:]) for image, part in enumerate(parts) for row in part.detections],
+        parents={1: [0], 2: [0, 1], 4: [3]},
+    )
+
+
+@pytest.mark.parametrize('size', [1, 2, 100])
+def test_working_in_small_pieces_changes_nothing(crowd, monkeypatch, size):
+    whole = match_detections(ground_truth_of(crowd), *detections_of(crowd))
+    monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', size)
+    monkeypatch.setattr(matching, 'DETECTIONS_AT_ONCE', size)
+    assert_same(match_detections(ground_truth_of(crowd), *detections_of(crowd)), whole)
+
+
+def test_pieces_are_as_long_as_the_bound_allows(monkeypatch):
+    monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', 10)
+    pairs = np.array([4, 6, 1, 30, 5, 5, 2])
+    pieces = [rows.tolist() for rows in matching._pieces(np.arange(7), pairs)]
+    assert pieces == [[0, 1], [2], [3], [4, 5], [6]]
+
+
+@pytest.mark.parametrize('cuts', [[15], [1, 2, 3, 29], list(range(1, 30))])
+def test_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
+    ground_truth, columns = ground_truth_of(crowd), detections_of(crowd)
+    whole = match_detections(ground_truth, *columns)
+    chunk = np.searchsorted(cuts, columns[0], side='right')
+    parts = [match_detections(ground_truth, *(column[chunk == i] for column in columns)) for i in range(len(cuts) + 1)]
+    assert_same(Matches.concatenate(parts), whole)
+    positives = count_positives(ground_truth)
+    backwards = average_precision(Matches.concatenate(parts[::-1]), positives)
+    np.testing.assert_array_equal(backwards, average_precision(whole, positives))
+
+
+def test_rows_of_an_image_need_not_lie_together(crowd):
+    ground_truth = ground_truth_of(crowd)
+    image, label, _, box = detections_of(crowd)
+    score = np.random.default_rng(0).permutation(len(image)) / len(image)
+    mixed = np.random.default_rng(1).permutation(len(image))
+    assert_same(
+        match_detections(ground_truth, image[mixed], label[mixed], score[mixed], box[mixed]),
+        match_detections(ground_truth, image, label, score, box),
+    )
+
+
+def test_a_subset_of_images_scores_as_if_it_were_the_whole_set(crowd):
+    chosen = [3, 4, 11, 28]
+
+    def of_chosen(rows):
+        return [(chosen.index(row[0]), *row[1:]) for row in rows if row[0] in chosen]
+
+    small = Case(4, 6, of_chosen(crowd.boxes), of_chosen(crowd.labels), of_chosen(crowd.detections), crowd.parents)
+    expected, expected_positives = evaluate(small)
+    ground_truth, columns = ground_truth_of(crowd), detections_of(crowd)
+    inside = np.isin(columns[0], chosen)
+    matches = match_detections(ground_truth, *(column[inside] for column in columns))
+    positives = count_positives(ground_truth, images=[*chosen, 3])
+    assert positives.tolist() == expected_positives
+    np.testing.assert_allclose(average_precision(matches, positives), expected, rtol=1e-12)
+
+
+def test_memory_is_bounded_by_the_rows_not_by_images_times_classes():
+    rng = np.random.default_rng(0)
+    images, classes, rows = 10**6, 10**4, 2000
+
+    def columns():
+        low = rng.random((rows, 2))
+        return rng.integers(0, images, rows), rng.integers(0, classes, rows), np.concatenate([low, low + 0.5], axis=1)
+
+    tracemalloc.start()
+    image, label, box = columns()
+    ground_truth = GroundTruth.build(
+        images, classes, image, label, box, np.zeros(rows), [], [], [], hierarchy=None, verified_only=True
+    )
+    matches = match_detections(ground_truth, image, label, rng.random(rows), box)
+    ap = average_precision(matches, count_positives(ground_truth))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.nanmin(ap) == 1 and (~np.isnan(ap)).sum() == len(np.unique(label))
+    assert peak < 4_000_000, 'bytes; one bit for each image and class would be a gigabyte'

@@ -1,0 +1,122 @@
+"""Recall of objects with several labels, against going through images, objects and detections one by one."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
+from mmoid.openimages.metric.matching import match_detections
+from mmoid.openimages.metric.multi_label_recall import SeveralLabelObjects
+from mmoid.openimages.metric.protocol import Protocol
+from tests.box_stores import APPLE, BENCH, FRUIT, HEADER, IDS, ORANGE, iou, make_store, near, objects_of, random_rows
+from tests.official_files import LABEL_NAMES, write_files
+from tests.openimages.metric.metric_oracle import first_best
+
+ANCESTORS = {APPLE: [FRUIT], ORANGE: [FRUIT]}
+IMAGES = {name: k for k, name in enumerate(IDS)}
+
+
+def pairs_of(rows):
+    """(image, label, rows of the object) of every label of every object that has several."""
+    objects = [members for members in objects_of(rows, 0.9) if len({rows[k][1] for k in members}) > 1]
+    return len(objects), [
+        (rows[members[0]][0], label, members) for members in objects for label in {rows[k][1] for k in members}
+    ]
+
+
+def found_by(rows, detections, expand):
+    """(row, label) of the expanded ground-truth boxes that are found: metric-spec 2 and 3, all classes verified."""
+    truth = defaultdict(list)
+    for k, (image, label, box, group) in enumerate(rows):
+        if group != 1:
+            for copy in [label, *(ANCESTORS.get(label, []) if expand else [])]:
+                truth[image, copy].append((k, box))
+    found = set()
+    for image, label, _, box in sorted(detections, key=lambda row: -row[2]):
+        candidates = truth[image, label]
+        best, overlap = first_best([iou(box, other) for _, other in candidates])
+        if overlap >= 0.5:
+            found.add((candidates[best][0], label))
+    return found
+
+
+def random_detections(rng, rows):
+    detections = []
+    for image, label, box, _ in rows:
+        if rng.random() < 0.6:
+            label = label if rng.random() < 0.7 else int(rng.integers(len(LABEL_NAMES)))
+            detections.append((image, label, float(rng.random()), near(rng, box)))
+    return detections
+
+
+@pytest.mark.parametrize('protocol', ['challenge', 'v2'])
+@pytest.mark.parametrize('seed', range(6))
+def test_as_many_labels_are_found_as_one_by_one(tmp_path, seed, protocol):
+    rng = np.random.default_rng(seed)
+    rows = random_rows(rng)
+    detections = random_detections(rng, rows)
+    store = make_store(tmp_path, rows)
+    annotations = annotations_of_store(store)
+    ground_truth = annotations.ground_truth(Protocol(protocol))
+    columns = [np.array(column) for column in zip(*detections)]
+    index = np.array([annotations.image_ids.index(name) for name in IDS])
+    matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
+    objects = SeveralLabelObjects.of(annotations)
+    for chosen in (range(4), [1, 3], []):
+        num_objects = pairs_of([row for row in rows if row[0] in chosen])[0]
+        pairs = [pair for pair in pairs_of(rows)[1] if pair[0] in chosen]
+        found = found_by(rows, detections, protocol == 'challenge')
+        hits = [any((k, label) in found for k in members) for _, label, members in pairs]
+        result = objects.recall(ground_truth, matches.found, None if len(chosen) == 4 else index[list(chosen)])
+        assert (result.objects, result.pairs, result.found) == (num_objects, len(pairs), sum(hits))
+        assert num_objects > 0 or len(chosen) < 4
+        assert result.recall == (sum(hits) / len(hits) if hits else pytest.approx(math.nan, nan_ok=True))
+
+
+def evaluate(tmp_path, rows, detections):
+    annotations = annotations_of_store(make_store(tmp_path, rows))
+    ground_truth = annotations.ground_truth(Protocol())
+    columns = [np.array(column) for column in zip(*detections)]
+    index = np.array([annotations.image_ids.index(name) for name in IDS])
+    matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
+    return SeveralLabelObjects.of(annotations).recall(ground_truth, matches.found)
+
+
+BOX = (0.2, 0.2, 0.6, 0.6)
+
+
+def test_an_apple_that_is_a_fruit_too_needs_both(tmp_path):
+    rows = [(0, APPLE, BOX, 0), (0, FRUIT, BOX, 0), (1, BENCH, BOX, 0)]
+    assert evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)]).recall == 0.5
+    # Two rows of Fruit in the expanded ground truth, one label of the object: one detection is enough.
+    both = evaluate(tmp_path / 'both', rows, [(0, APPLE, 0.9, BOX), (0, FRUIT, 0.1, BOX)])
+    assert (both.objects, both.pairs, both.found) == (1, 2, 2)
+
+
+def test_ancestors_alone_group_boxes_and_the_same_label_twice_make_no_several_labels(tmp_path):
+    rows = [(0, APPLE, BOX, 0), (1, BENCH, BOX, 0), (1, BENCH, BOX, 0), (2, BENCH, BOX, 1), (2, ORANGE, BOX, 0)]
+    result = evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
+    assert (result.objects, result.pairs) == (0, 0) and math.isnan(result.recall)
+
+
+def test_rows_of_an_image_need_not_lie_together_in_a_file(tmp_path):
+    rng = np.random.default_rng(7)
+    rows = random_rows(rng)
+    lines = [
+        f'{IDS[image]},{LABEL_NAMES[label]},{box[0]},{box[2]},{box[1]},{box[3]},{group}\n'
+        for image, label, box, group in rows
+    ]
+    results = []
+    for order in (range(len(rows)), rng.permutation(len(rows))):
+        text = HEADER + ''.join(lines[k] for k in order)
+        files = write_files(tmp_path / str(len(results)), boxes=text, pictures=False)
+        annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'])
+        ground_truth = annotations.ground_truth(Protocol())
+        row = np.array(order)[ground_truth.source]
+        found = np.flatnonzero((row % 3 == 0) & ~ground_truth.is_group_of)
+        results.append(SeveralLabelObjects.of(annotations).recall(ground_truth, found))
+    assert results[0] == results[1] and 0 < results[0].found < results[0].pairs

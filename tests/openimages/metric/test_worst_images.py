@@ -1,0 +1,78 @@
+"""What the metric holds against a model, against cases worked out by hand and against the matching itself."""
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.metric.average_precision import match_detections
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.worst_images import Verdict, count_mistakes, judge
+
+LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]
+
+
+def truth(image, label, box, group=None, verified=True):
+    empty = np.zeros(0, dtype=np.int64)
+    return GroundTruth.build(2, 3, image, label, box, np.zeros(len(image)) if group is None else group,
+                             empty, empty, np.zeros(0), None, verified)  # fmt: skip
+
+
+def test_each_detection_gets_its_verdict_whatever_the_order_given():
+    ground = truth([0, 0], [1, 1], [LEFT, BELOW], group=[0, 1])
+    inside = [0.05, 0.55, 0.2, 0.7]
+    # twice on the single box, equal scores; nowhere; in the group
+    score, box = np.array([0.2, 0.7, 0.7, 0.9]), np.array([inside, LEFT, LEFT, RIGHT])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        verdict, found = judge(ground, 0, 1, score[order], box[order])
+        assert verdict[order.index(0)] == Verdict.NOT_COUNTED and verdict[order.index(3)] == Verdict.FALSE
+        first, second = sorted((order.index(1), order.index(2)))
+        assert (verdict[first], verdict[second]) == (Verdict.TRUE, Verdict.FALSE), 'of equals the one given first'
+        assert found.tolist() == [0]
+
+
+def test_a_class_that_nobody_verified_does_not_count():
+    for verified, expected in ((True, Verdict.NOT_COUNTED), (False, Verdict.FALSE)):
+        ground = truth([0], [1], [LEFT], verified=verified)
+        verdict, found = judge(ground, 0, 2, np.array([0.5]), np.array([LEFT]))
+        assert verdict.tolist() == [expected] and not len(found)
+
+
+def test_an_image_is_charged_with_what_it_misses_and_makes_up():
+    ground = truth([0, 0, 1], [1, 1, 1], [LEFT, RIGHT, LEFT])
+    matches = match_detections(ground, [0, 0, 1], [1, 1, 1], [0.9, 0.25, 0.8], [LEFT, BELOW, LEFT])
+    mistakes = count_mistakes(ground, matches)
+    assert mistakes.image.tolist() == [0, 1] and mistakes.label.tolist() == [1, 1]
+    assert mistakes.missed.tolist() == [1, 0] and mistakes.false.tolist() == [0.25, 0]
+    assert mistakes.worst_images(1, 5).tolist() == [0], 'an image without mistakes is not shown'
+    assert not len(mistakes.worst_images(2, 5))
+    mistakes = count_mistakes(ground, matches, score_threshold=0.85)
+    assert mistakes.missed.tolist() == [1, 1] and mistakes.false.tolist() == [0, 0], (
+        'found by too low a score is missed'
+    )
+
+
+def test_sums_agree_with_the_matching_on_random_boxes():
+    rng = np.random.default_rng(0)
+
+    def boxes(count):
+        low = rng.uniform(0, 0.6, (count, 2))
+        return np.concatenate([low, low + rng.uniform(0.1, 0.4, (count, 2))], axis=1)
+
+    ground = truth(rng.integers(0, 2, 40), rng.integers(0, 3, 40), boxes(40), rng.integers(0, 2, 40))
+    image, label, score, box = rng.integers(0, 2, 200), rng.integers(0, 3, 200), rng.random(200), boxes(200)
+    matches = match_detections(ground, image, label, score, box)
+    mistakes = count_mistakes(ground, matches)
+    assert mistakes.false.sum() == pytest.approx(matches.score[matches.value == 0].sum())
+    assert mistakes.missed.sum() == 40 - matches.value.sum()
+    high = score >= 0.4
+    above = match_detections(ground, image[high], label[high], score[high], box[high])
+    alone, of_all = count_mistakes(ground, above), count_mistakes(ground, matches, score_threshold=0.4)
+    assert of_all.missed.tolist() == alone.missed.tolist() and of_all.false.tolist() == alone.false.tolist()
+    for i in range(2):
+        for c in range(3):
+            rows = (image == i) & (label == c)
+            verdict, found = judge(ground, i, c, score[rows], box[rows])
+            one = match_detections(ground, image[rows], label[rows], score[rows], box[rows], group_of_weight=0.0)
+            assert (verdict == Verdict.TRUE).sum() == one.value.sum() == len(found)
+            assert score[rows][verdict == Verdict.FALSE].sum() == pytest.approx(
+                mistakes.false[(mistakes.image == i) & (mistakes.label == c)].sum()
+            )

@@ -1,0 +1,85 @@
+"""Predictions made of random rows, for tests that count them by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from tests.official_files import LABEL_NAMES
+
+
+class Row(NamedTuple):
+    """One detection: image, class index, score, xmin, ymin, xmax, ymax."""
+
+    image: str
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+def random_rows(rng: np.random.Generator, images: int = 6, per_image: int = 12, classes: int = 5) -> list[Row]:
+    """Detections that crowd around a few places, best first within an image; some images have none."""
+    rows = []
+    for image in range(images):
+        count = int(rng.integers(0, per_image + 1))
+        places = rng.uniform(0, 0.6, (3, 2))
+        for score in sorted(rng.random(count).astype(np.float32).tolist(), reverse=True):
+            low = places[rng.integers(3)] + rng.normal(0, 0.03, 2)
+            size = 0.25 + rng.normal(0, 0.03, 2)
+            box = tuple(np.concatenate([low, low + size]).tolist())
+            rows.append(Row(f'image{image}', int(rng.integers(classes)), score, box))
+    return rows
+
+
+def image_names(images: int = 6) -> list[str]:
+    return [f'image{image}' for image in range(images)]
+
+
+def make_store(folder: Path, rows: list[Row], image_ids: list[str], label_names=LABEL_NAMES) -> PredictionStore:
+    """Rows in the given order, image after image as listed."""
+    rows = sorted(rows, key=lambda row: image_ids.index(row.image))
+    write_predictions(
+        folder,
+        image_ids=image_ids,
+        detections_per_image=np.array([sum(row.image == name for row in rows) for name in image_ids], dtype=int),
+        label=np.array([row.label for row in rows], dtype=int),
+        score=np.array([row.score for row in rows]),
+        box=np.array([row.box for row in rows]).reshape(-1, 4),
+        label_names=label_names,
+        class_names=[name.removeprefix('/m/').title() for name in label_names],
+        overwrite=True,
+    )
+    return PredictionStore(folder)
+
+
+def rows_csv(rows: list[Row], label_names=LABEL_NAMES) -> str:
+    """The format with a row for each detection."""
+    lines = [
+        f'{row.image},{label_names[row.label]},{row.score!r},{row.box[0]!r},{row.box[2]!r},{row.box[1]!r},{row.box[3]!r}\n'
+        for row in rows
+    ]
+    return 'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n' + ''.join(lines)
+
+
+def submission_csv(rows: list[Row], image_ids: list[str], label_names=LABEL_NAMES) -> str:
+    """The format with a row for each image."""
+    lines = []
+    for name in image_ids:
+        words = [
+            f'{label_names[row.label]} {row.score!r} {" ".join(map(repr, row.box))}'
+            for row in rows
+            if row.image == name
+        ]
+        lines.append(f'{name},{" ".join(words)}\n')
+    return 'ImageId,PredictionString\n' + ''.join(lines)
+
+
+def rows_of(predictions, label_names=LABEL_NAMES) -> list[Row]:
+    """Back to rows, image after image."""
+    image = np.repeat(predictions.image_ids(), np.diff(predictions.detection_stop, prepend=0)).tolist()
+    label = [label_names.index(predictions.label_names[k]) for k in predictions.label]
+    boxes = [tuple(box) for box in predictions.box.tolist()]
+    return [Row(*row) for row in zip(image, label, predictions.score.tolist(), boxes)]

@@ -1,0 +1,256 @@
+"""COCO JSON files -> AnnotationStore, and what is said about files that are wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers import coco_json_file as json_file
+from mmoid.openimages.readers import coco_json_rows as json_rows
+from mmoid.openimages.readers.coco import import_coco
+from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.coco_documents import assert_same, coco_document, write_coco
+from tests.official_files import TREE
+
+
+def imported(folder, document, **options):
+    summary = import_coco(folder / 'store', annotations=write_coco(folder, document), overwrite=True, **options)
+    return AnnotationStore(folder / 'store'), summary
+
+
+def test_a_coco_file_becomes_a_store(tmp_path):
+    store, summary = imported(tmp_path, coco_document())
+    assert store.image_ids() == ['b', 'é "q" \\', 'a.b']
+    assert [store.file_name(i) for i in range(3)] == ['train/b.jpg', 'train/é "q" \\.jpg', 'a.b.jpeg']
+    assert (store.width.tolist(), store.height.tolist()) == ([200, 20, 100], [100, 30, 50])
+    assert store.label_names == store.class_names == ('dog', 'car')
+    assert store.box_stop.tolist() == [2, 2, 3]
+    assert store.box_label.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(
+        store.box, [[0.05, 0.2, 0.2025, 0.6], [0.0075, 0.025, 0.025, 0.07], [0, 0, 1, 1]], atol=1e-15
+    )
+    assert store.is_group_of.tolist() == [0, -1, 1]
+    assert store.flag('IsInside').tolist() == [-1, 1, -1]
+    assert store.flag('IsOccluded').tolist() == [-1, -1, -1]
+    assert store.image_of_label().tolist() == [1, 1, 2]
+    assert store.image_label.tolist() == [0, 1, 0]
+    assert store.image_label_confidence.tolist() == [1, 1, 0]
+    assert not store.hierarchy.ancestor_matrix.any()
+    assert store.image_folder is None
+    assert (summary.box_rows, summary.label_rows, summary.boxes, summary.images_without_boxes) == (3, 3, 3, 1)
+    assert summary.dropped == {}
+    assert store.metadata['sources'][0]['name'] == 'instances.json'
+
+
+@pytest.mark.parametrize('options', [{'indent': 4}, {'separators': (',', ':')}, {'ensure_ascii': False}])
+@pytest.mark.parametrize('batch_bytes', [1, 700])
+def test_spelling_and_pieces_make_no_difference(tmp_path, monkeypatch, options, batch_bytes):
+    store, _ = imported(tmp_path, coco_document())
+    monkeypatch.setattr(json_file, 'SCAN_BYTES', 7)
+    monkeypatch.setattr(json_rows, 'BATCH_BYTES', batch_bytes)
+    path = write_coco(tmp_path, coco_document(), **options)
+    import_coco(tmp_path / 'other', annotations=path)
+    assert_same(store, AnnotationStore(tmp_path / 'other'))
+
+
+def test_ids_may_be_strings(tmp_path):
+    document = coco_document()
+    for image in document['images']:
+        image['id'] = f'image {image["id"]}'
+        for key in ('pos_category_ids', 'neg_category_ids'):
+            image[key] = [str(label) for label in image.get(key, [])]
+    for annotation in document['annotations']:
+        annotation['image_id'] = f'image {annotation["image_id"]}'
+        annotation['category_id'] = str(annotation['category_id'])
+    for category in document['categories']:
+        category['id'] = str(category['id'])
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'b').mkdir()
+    assert_same(imported(tmp_path / 'a', coco_document())[0], imported(tmp_path / 'b', document)[0])
+
+
+@pytest.mark.parametrize('key', ['freebase_id', 'mid'])
+def test_the_freebase_id_is_the_class_and_names_become_unique(tmp_path, key):
+    document = coco_document()
+    for category, label_name in zip(document['categories'], ('/m/bench1', '/m/bench2')):
+        category |= {'name': 'Bench', key: label_name}
+    store, _ = imported(tmp_path, document)
+    assert store.label_names == ('/m/bench1', '/m/bench2')
+    assert store.class_names == ('Bench (/m/bench1)', 'Bench (/m/bench2)')
+
+
+def test_the_image_id_is_as_much_of_the_file_name_as_is_unique(tmp_path):
+    document = coco_document()
+    for image, name in zip(document['images'], ('x/a.jpg', 'y/a.jpg', 'b.jpg')):
+        image['file_name'] = name
+    assert imported(tmp_path, document)[0].image_ids() == ['x/a', 'y/a', 'b']
+    document['images'][1]['file_name'] = 'x/a.png'
+    assert imported(tmp_path, document)[0].image_ids() == ['x/a.jpg', 'x/a.png', 'b.jpg']
+    document['images'][1]['file_name'] = 'x/.jpg'
+    assert imported(tmp_path, document)[0].image_ids() == ['a', '.jpg', 'b']
+
+
+def test_a_hierarchy_is_taken_from_its_file_and_never_guessed(tmp_path):
+    tree = {'LabelName': 'all', 'Subcategory': [{'LabelName': 'car', 'Subcategory': [{'LabelName': 'dog'}]}]}
+    (tmp_path / 'hierarchy.json').write_text(json.dumps(tree))
+    store, _ = imported(tmp_path, coco_document(), hierarchy=tmp_path / 'hierarchy.json')
+    assert store.hierarchy.ancestors(0).tolist() == [1]
+    assert [source['name'] for source in store.metadata['sources']] == ['instances.json', 'hierarchy.json']
+    (tmp_path / 'hierarchy.json').write_text(json.dumps(TREE))
+    with pytest.raises(
+        AnnotationError,
+        match=r"instances\.json: categories\[0\]: class 'dog' is not in the hierarchy .*hierarchy\.json",
+    ):
+        imported(tmp_path, coco_document(), hierarchy=tmp_path / 'hierarchy.json')
+
+
+def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):
+    document = coco_document()
+    boxes = [
+        [-10, -10, 30, 30],
+        [190, 90, 20, 10.005],
+        [0, 0, 200.005, 100],
+        [10, 10, 0, 5],
+        [10, 10, 5, -1],
+        [200, 0, 10, 10],
+        [-50, 0, 50, 10],
+    ]
+    document['annotations'] = [{'id': i, 'image_id': 30, 'category_id': 3, 'bbox': box} for i, box in enumerate(boxes)]
+    store, summary = imported(tmp_path, document)
+    assert store.box.tolist() == [[0, 0, 0.1, 0.2], [0.95, 0.9, 1, 1], [0, 0, 1, 1]]
+    assert summary.box_rows == 7
+    assert summary.dropped == {
+        'boxes without area': 2,
+        'boxes outside the image': 2,
+        'parts of boxes outside the image': 2,
+    }
+
+
+def test_flags_of_any_spelling_are_read(tmp_path):
+    document = coco_document()
+    first, second, third = document['annotations']
+    first |= {'iscrowd': False, 'isoccluded': 1, 'is_depiction': -1}
+    second |= {'iscrowd': True, 'istruncated': 0}
+    third |= {'iscrowd': None, 'is_group_of': 1, 'is_truncated': 1, 'istruncated': 0}
+    store, _ = imported(tmp_path, document)
+    assert store.is_group_of.tolist() == [0, 1, 1]
+    assert store.flag('IsOccluded').tolist() == [1, -1, -1]
+    assert store.flag('IsTruncated').tolist() == [-1, 1, 0]
+    assert store.flag('IsDepiction').tolist() == [-1, -1, -1]
+
+
+def test_missing_pictures_are_an_error_or_dropped_and_counted(tmp_path):
+    document, images = coco_document(), tmp_path / 'images'
+    (images / 'train').mkdir(parents=True)
+    for image in document['images'][:2]:
+        Image.new('RGB', (8, 8)).save(images / image['file_name'])
+    with pytest.raises(AnnotationError, match=r"images: has no picture of 1 of the 3 images, first 'a\.b\.jpeg'"):
+        imported(tmp_path, document, images=images)
+    assert not (tmp_path / 'store').exists()
+    store, summary = imported(tmp_path, document, images=images, missing_images='drop')
+    assert store.image_ids() == ['b', 'é "q" \\']
+    assert store.image_of_box().tolist() == [0, 0]
+    assert store.image_of_label().tolist() == [1, 1]
+    assert summary.dropped == {
+        'images without a picture': 1,
+        'boxes of images without a picture': 1,
+        'image-level labels of images without a picture': 1,
+    }
+    assert (store.image_folder / store.file_name(1)).exists()
+    with pytest.raises(AnnotationError, match=r'nowhere: no such image folder'):
+        imported(tmp_path, document, images=tmp_path / 'nowhere')
+
+
+def test_a_file_without_images_or_annotations_makes_an_empty_store(tmp_path):
+    store, _ = imported(tmp_path, coco_document() | {'images': [], 'annotations': []})
+    assert (store.num_images, store.num_boxes, store.num_classes) == (0, 0, 2)
+    export_coco(store, tmp_path / 'empty.json')
+    assert json.loads((tmp_path / 'empty.json').read_text())['annotations'] == []
+
+
+@pytest.mark.parametrize(
+    ('array', 'row', 'changes', 'message'),
+    [
+        ('annotations', 1, {'category_id': 99}, r'annotations\[1\]\.category_id = 99 is not among the categories'),
+        ('annotations', 2, {'image_id': 99}, r'annotations\[2\]\.image_id = 99 is not among the images'),
+        ('annotations', 2, {'image_id': '30'}, r'annotations\[2\]\.image_id = "30" is not a whole number'),
+        ('annotations', 2, {'bbox': None}, r"annotations\[2\] has no 'bbox'"),
+        ('annotations', 2, {'bbox': [1, 2, 3]}, r'annotations\[2\]\.bbox = \[1, 2, 3\] must be four finite numbers'),
+        ('annotations', 2, {'bbox': [1, 2, None, 3]}, r'annotations\[2\]\.bbox = \[1, 2, null, 3\] must be four'),
+        (
+            'annotations',
+            2,
+            {'bbox': [1, 2, float('nan'), 3]},
+            r'annotations\[2\]\.bbox = \[1, 2, NaN, 3\] must be four',
+        ),
+        ('annotations', 2, {'bbox': {'x': 1}}, r'annotations\[2\]\.bbox = \{"x": 1\} is not a list of numbers'),
+        ('annotations', 2, {'bbox': 'x' * 200}, r'annotations\[2\]\.bbox = "x{79}… is not a list of numbers'),
+        ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd = 2 must be 1, 0 or -1 \(unknown\)'),
+        ('annotations', 2, {'iscrowd': 300}, r'annotations\[2\]\.iscrowd = 300 is not a whole number'),
+        ('annotations', 2, {'iscrowd': True}, r'annotations\[2\]\.iscrowd = true is not a whole number'),
+        ('images', 1, {'width': 0}, r'images\[1\]\.width = 0 must be a whole number of pixels, at least 1'),
+        ('images', 1, {'height': 10.5}, r'images\[1\]\.height = 10\.5 must be a whole number of pixels'),
+        ('images', 1, {'height': None}, r"images\[1\] has no 'height'"),
+        ('images', 1, {'file_name': ''}, r'images\[1\]\.file_name = "" must name a picture'),
+        ('images', 1, {'file_name': 5}, r'images\[1\]\.file_name = 5 is not a string'),
+        ('images', 1, {'file_name': 'train/b.jpg'}, r"images\[1\]\.file_name 'train/b\.jpg' stands in entry 0 already"),
+        ('images', 2, {'id': 20}, r'images\[2\]\.id 20 stands in entry 1 already'),
+        (
+            'images',
+            2,
+            {'neg_category_ids': [18, 4]},
+            r'images\[2\]\.neg_category_ids = \[18, 4\] holds a class that is',
+        ),
+        ('images', 2, {'pos_category_ids': [None]}, r'images\[2\]\.pos_category_ids = \[null\] holds a class that is'),
+        ('images', 2, {'pos_category_ids': 3}, r'images\[2\]\.pos_category_ids = 3 is not a list of numbers'),
+        ('images', 0, {'openimages_id': 'b'}, r'images\[1\]\.openimages_id = null must be a string, since'),
+        ('categories', 1, {'id': 18}, r'categories\[1\]\.id 18 stands in entry 0 already'),
+        ('categories', 1, {'id': 'x'}, r"categories\[1\]\.id = 'x' must be a whole number, or a string for all"),
+        ('categories', 1, {'id': None}, r'categories\[1\]\.id = None must be a whole number'),
+        ('categories', 1, {'name': 'dog'}, r"categories\[1\]: class 'dog' stands in entry 0 already"),
+        ('categories', 1, {'name': None}, r'categories\[1\]\.name = None must be a string'),
+        ('categories', 1, {'mid': 5}, r'categories\[1\]\.mid = 5 must be a string'),
+    ],
+)
+def test_a_bad_entry_is_told_by_file_and_entry(tmp_path, array, row, changes, message):
+    document = coco_document()
+    document[array][row] |= changes
+    with pytest.raises(AnnotationError, match=rf'instances\.json: {message}'):
+        imported(tmp_path, document)
+    assert not (tmp_path / 'store').exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'annotations': {}}, r'annotations must be an array of objects'),
+        ({'categories': []}, r'categories must be an array of objects, at least one'),
+        ({'categories': [5]}, r'categories\[0\] = 5 is not an object'),
+        ({'info': {'class_hierarchy': []}}, r"info\.class_hierarchy must be an object with 'LabelName'"),
+        ({'info': {'class_hierarchy': TREE}}, r"categories\[0\]: class 'dog' is not in the hierarchy info\.class_hier"),
+    ],
+)
+def test_a_bad_array_is_told(tmp_path, changes, message):
+    with pytest.raises(AnnotationError, match=rf'instances\.json: {message}'):
+        imported(tmp_path, coco_document() | changes)
+
+
+@pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
+def test_a_missing_array_is_told(tmp_path, key):
+    document = coco_document()
+    del document[key]
+    with pytest.raises(
+        AnnotationError, match=rf"instances\.json: has no '{key}' at its top level, which holds 'info', "
+    ):
+        imported(tmp_path, document)
+
+
+def test_a_store_that_is_there_is_only_replaced_when_asked(tmp_path):
+    path = write_coco(tmp_path, coco_document())
+    import_coco(tmp_path / 'store', annotations=path)
+    with pytest.raises(AnnotationError, match='exists already; give --overwrite'):
+        import_coco(tmp_path / 'store', annotations=path)
+    import_coco(tmp_path / 'store', annotations=path, overwrite=True)

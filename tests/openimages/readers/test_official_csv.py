@@ -1,0 +1,360 @@
+"""Official CSV files -> AnnotationStore, and what is said about files that are wrong."""
+
+import gzip
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.official_files import BOXES, LABEL_NAMES, SIZES, write_files
+from tests.shared_data import open_images
+
+
+@pytest.fixture()
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    return AnnotationStore(tmp_path / 'store')
+
+
+def test_rows_of_an_image_come_together_in_file_order(store):
+    assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
+    names = [LABEL_NAMES[i] for i in store.box_label]
+    assert names == ['/m/apple', '/m/orange', '/m/apple', '/m/bench1', '/m/fruit']
+    assert store.box[store.boxes_of_image(0)].tolist() == [[0.1, 0.2, 0.5, 0.6]] * 2 + [[0.6, 0.6, 0.9, 0.9]]
+    assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
+
+
+def test_an_image_with_image_level_labels_only_stays(store):
+    assert store.boxes_of_image(3) == slice(5, 5)
+    assert store.image_label[store.labels_of_image(3)].tolist() == [1]
+    assert store.image_label_confidence[store.labels_of_image(0)].tolist() == [1, 0]
+    assert store.image_of_label().tolist() == [0, 0, 3]
+
+
+def test_an_unknown_flag_stays_unknown(store):
+    assert store.is_group_of.tolist() == [0, 0, -1, 1, 0]
+    assert store.flag('IsOccluded').tolist() == [-1] * 5
+
+
+def test_sizes_are_read_from_the_pictures(store):
+    assert dict(zip(store.image_ids(), zip(store.width.tolist(), store.height.tolist()))) == SIZES
+
+
+def test_names_that_occur_twice_become_unique(store):
+    assert store.class_names == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
+    assert store.label_names == tuple(LABEL_NAMES)
+
+
+def test_image_lists_hold_each_image_once_and_count_for_ancestors(store):
+    assert [store.images_of_class(i, expand_hierarchy=False).tolist() for i in range(5)] == [[0], [0], [2], [1], []]
+    assert [store.images_of_class(i).tolist() for i in range(5)] == [[0], [0], [0, 2], [1], []]
+    assert store.class_image_counts().tolist() == [1, 1, 2, 1, 0]
+    assert store.class_box_counts.tolist() == [2, 1, 1, 1, 0]
+
+
+def test_pictures_in_sub_folders_and_a_moved_data_root(tmp_path):
+    files = write_files(tmp_path / 'data')
+    images = tmp_path / 'data' / 'images'
+    (images / 'train_0').mkdir()
+    (images / 'b1.jpg').rename(images / 'train_0' / 'b1.jpg')
+    convert(tmp_path / 'data' / 'store', **files)
+    (tmp_path / 'data').rename(tmp_path / 'moved')
+    store = AnnotationStore(tmp_path / 'moved' / 'store')
+    assert store.file_name(0) == os.path.join('train_0', 'b1.jpg')
+    assert (store.image_folder / store.file_name(0)).exists()
+
+
+def test_a_turned_picture_has_the_size_that_the_loader_gives_it(tmp_path):
+    files = write_files(tmp_path / 'official')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (30, 20)).save(tmp_path / 'official' / 'images' / 'c2.jpg', exif=exif)
+    convert(tmp_path / 'store', **files)
+    store = AnnotationStore(tmp_path / 'store')
+    assert (store.width[2], store.height[2]) == (20, 30)
+
+
+def test_sizes_from_a_csv_need_no_pictures(tmp_path):
+    files = write_files(tmp_path / 'official', pictures=False)
+    del files['images']
+    rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
+    (tmp_path / 'sizes.csv').write_text('image_id,image_w,image_h\n' + rows)
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_folder is None
+    assert store.width.tolist() == [SIZES[name][0] for name in store.image_ids()]
+    (tmp_path / 'sizes.csv').write_text('image_id,image_w,image_h\nb1,1,1\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv: has no size of 3 annotated images, first 'a0'"):
+        convert(tmp_path / 'other', **files, image_sizes=tmp_path / 'sizes.csv')
+
+
+def test_two_sizes_of_one_image_are_told(tmp_path):
+    files = write_files(tmp_path / 'official', pictures=False)
+    del files['images']
+    rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
+    (tmp_path / 'sizes.csv').write_text('ImageID,Width,Height\n' + rows + rows)
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    assert AnnotationStore(tmp_path / 'store').width.tolist() == [200, 100, 64, 50]
+    (tmp_path / 'sizes.csv').write_text('ImageID,Width,Height\n' + rows + 'a0,100,201\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv:6: image 'a0' is 100 x 201 here and 100 x 200 before"):
+        convert(tmp_path / 'other', **files, image_sizes=tmp_path / 'sizes.csv')
+
+
+def test_a_store_of_no_image_is_refused(tmp_path):
+    files = write_files(tmp_path / 'official', boxes=BOXES.splitlines()[0] + '\n')
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: no image is left .*; the file has no rows'):
+        convert(tmp_path / 'store', **{**files, 'image_labels': None})
+    for picture in (tmp_path / 'official' / 'images').iterdir():
+        picture.unlink()
+    with pytest.raises(AnnotationError, match=r'no image is left .*; dropped: 2 images without a picture'):
+        convert(tmp_path / 'store', **files, missing_images='drop')
+    assert not (tmp_path / 'store').exists()
+
+
+def test_the_summary_counts_what_the_files_do_not_tell(tmp_path):
+    summary = convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    assert (summary.boxes, summary.group_of_boxes, summary.boxes_of_unknown_group_of) == (5, 1, 1)
+
+
+def test_missing_pictures_are_an_error_or_dropped_and_counted(tmp_path):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'official' / 'images' / 'b1.jpg').unlink()
+    with pytest.raises(AnnotationError, match=r"images: has no picture of 1 of the 4 annotated images, first 'b1'"):
+        convert(tmp_path / 'store', **files)
+    assert not (tmp_path / 'store').exists()
+    summary = convert(tmp_path / 'store', **files, missing_images='drop')
+    assert summary.dropped == {
+        'images without a picture': 1,
+        'boxes of images without a picture': 3,
+        'image-level labels of images without a picture': 2,
+    }
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == ['a0', 'c2', 'd3']
+    assert store.image_of_box().tolist() == [0, 1]
+    assert store.image_of_label().tolist() == [2]
+
+
+def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
+    # As the complete image-level label files of V4-V7: 20,000 classes, most without boxes.
+    labels = 'ImageID,Source,LabelName,Confidence\nb1,verification,/m/sky,1\nz9,verification,/m/sky,1\n' \
+        'd3,verification,/m/orange,0\n'  # fmt: skip
+    boxes = BOXES + 'e4,/m/pear,0.1,0.5,0.2,0.6,0\nb1,/m/pear,0.1,0.5,0.2,0.6,0\n'
+    files = write_files(tmp_path / 'official', boxes=boxes, labels=labels)
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:7: LabelName '/m/pear' is not among .*--other-classes drop"):
+        convert(tmp_path / 'store', **files)
+    summary = convert(tmp_path / 'store', **files, other_classes='drop')
+    assert (summary.box_rows, summary.boxes, summary.label_rows, summary.image_labels) == (7, 5, 3, 1)
+    assert summary.dropped == {
+        'boxes of other classes': 2,
+        'image-level labels of other classes': 2,
+        'images with rows of other classes only': 2,
+    }
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
+    assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
+    assert store.image_of_label().tolist() == [3]
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    num_rows, num_images = int(rng.integers(0, 80)), 9
+    image = rng.integers(0, num_images, num_rows)
+    if seed % 2:
+        image = np.sort(image)
+    rows = [
+        (
+            f'i{image[k]}',
+            LABEL_NAMES[rng.integers(5)],
+            *np.sort(rng.random(2).round(6)),
+            *np.sort(rng.random(2).round(6)),
+        )
+        for k in range(num_rows)
+    ]
+    header = 'ImageID,LabelName,XMin,XMax,YMin,YMax\n'
+    files = write_files(tmp_path, header + ''.join(','.join(map(str, row)) + '\n' for row in rows), pictures=False)
+    del files['images']
+    (tmp_path / 'sizes.csv').write_text('image_id,width,height\nb1,9,9\nd3,9,9\n' +
+                                        ''.join(f'i{k},{k + 1},9\n' for k in range(num_images)))  # fmt: skip
+    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
+    store = AnnotationStore(tmp_path / 'store')
+    assert store.image_ids() == [*dict.fromkeys(row[0] for row in rows), 'b1', 'd3']
+    ancestors = {'/m/apple': ['/m/fruit'], '/m/orange': ['/m/fruit']}
+    for number, image_id in enumerate(store.image_ids()):
+        part = store.boxes_of_image(number)
+        found = [
+            (image_id, LABEL_NAMES[label], box[0], box[2], box[1], box[3])
+            for label, box in zip(store.box_label[part], store.box[part])
+        ]
+        assert found == [row for row in rows if row[0] == image_id]
+    for expand in (False, True):
+        for label, name in enumerate(LABEL_NAMES):
+            holds = {row[0] for row in rows if name in [row[1], *(ancestors.get(row[1], []) if expand else [])]}
+            listed = store.images_of_class(label, expand)
+            assert (np.diff(listed) > 0).all()
+            assert {store.image_id(int(i)) for i in listed} == holds
+            assert store.class_image_counts(expand)[label] == len(holds)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,1.25,', r'boxes\.csv:6: XMin = 1\.25 is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,-0.1,', r'boxes\.csv:6: XMin = -0\.1 is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,0.8,', r'boxes\.csv:6: XMin = 0\.8 is greater than XMax = 0\.75'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,left,', r"boxes\.csv:6: XMin = 'left' is not a number"),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,,', r'boxes\.csv:6: XMin is empty'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,nan,', r'boxes\.csv:6: XMin = nan is outside \[0, 1\]'),
+        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,', r'boxes\.csv:6: has 6 fields, the header has 7'),
+        ('c2,/m/fruit,', '\n\nc2,/m/pear,', r"boxes\.csv:8: LabelName '/m/pear' is not among the classes"),
+        ('0.9,-1', '0.9,300', r"boxes\.csv:5: IsGroupOf = '300' is not a whole number from -128 to 127"),
+        ('0.9,-1', '0.9,yes', r"boxes\.csv:5: IsGroupOf = 'yes' is not a whole number"),
+        ('XMax', 'XMin', r"boxes\.csv:1: has twice the column 'XMin'; it has ImageID, LabelName, XMin, XMin"),
+        ('0.9,-1', '0.9,2', r'boxes\.csv:5: IsGroupOf = 2 must be 1, 0 or -1'),
+        ('XMin', 'Left', r"boxes\.csv:1: has no column 'XMin'; it has ImageID, LabelName, Left"),
+        (BOXES, '', r'boxes\.csv: is empty'),
+    ],
+)
+def test_a_bad_box_file_is_told_by_file_and_line(tmp_path, old, new, message):
+    assert old in BOXES
+    files = write_files(tmp_path / 'official', boxes=BOXES.replace(old, new))
+    with pytest.raises(AnnotationError, match=message):
+        convert(tmp_path / 'store', **files)
+    assert not list(tmp_path.glob('*store*'))
+
+
+def test_a_class_that_is_not_in_the_hierarchy_is_told_by_file_and_line(tmp_path):
+    files = write_files(tmp_path / 'official')
+    with open(files['classes'], 'a') as stream:
+        stream.write('/m/pear,Pear\n')
+    with pytest.raises(AnnotationError, match=r"classes\.csv:6: class '/m/pear' is not in the hierarchy .*hierarchy"):
+        convert(tmp_path / 'store', **files)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('/m/a,A\n/m/a,B\n', r"classes\.csv:2: class '/m/a' stands on line 1 already"),
+        ('/m/a,A\nApple\n', r"classes\.csv:2: expected 'MID,name'"),
+        ('', r'classes\.csv: holds no classes'),
+    ],
+)
+def test_a_bad_class_file_is_told(tmp_path, text, message):
+    (tmp_path / 'classes.csv').write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read_classes(tmp_path / 'classes.csv')
+
+
+def test_a_class_file_may_have_a_header_and_a_third_column(tmp_path):
+    (tmp_path / 'classes.csv').write_text('LabelName,DisplayName,Id\n/m/a,"A, b",1\n')
+    assert read_classes(tmp_path / 'classes.csv') == [('/m/a', 'A, b')]
+
+
+def test_gzip_and_labels(tmp_path):
+    files = write_files(tmp_path)
+    packed = tmp_path / 'boxes.csv.gz'
+    packed.write_bytes(gzip.compress(Path(files['boxes']).read_bytes()))
+    assert read_boxes(packed).equals(read_boxes(files['boxes']))
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(AnnotationError, match=r'boxes\.csv\.gz: cannot be read'):
+        read_boxes(packed)
+    (tmp_path / 'labels.csv').write_text('ImageID,Source,LabelName,Confidence\nx,verification,/m/a,1.5\n')
+    with pytest.raises(AnnotationError, match=r'labels\.csv:2: Confidence = 1\.5 is outside'):
+        read_image_labels(tmp_path / 'labels.csv')
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AnnotationError, match=r'nowhere\.csv: cannot be read'):
+        read_boxes(tmp_path / 'nowhere.csv')
+
+
+def test_a_store_is_never_half_there(tmp_path):
+    files = write_files(tmp_path / 'official')
+    convert(tmp_path / 'store', **files)
+    before = (tmp_path / 'store' / 'metadata.json').read_bytes()
+    with pytest.raises(AnnotationError, match='exists already; give --overwrite'):
+        convert(tmp_path / 'store', **files)
+    write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
+    with pytest.raises(AnnotationError, match='outside'):
+        convert(tmp_path / 'store', **files, overwrite=True)
+    assert (tmp_path / 'store' / 'metadata.json').read_bytes() == before
+
+
+def test_what_is_no_store_is_refused_and_never_replaced(tmp_path, store):
+    with pytest.raises(AnnotationError, match='no such folder'):
+        AnnotationStore(tmp_path / 'nowhere')
+    foreign = tmp_path / 'foreign'
+    foreign.mkdir()
+    (foreign / 'thesis.txt').write_text('years of work')
+    with pytest.raises(AnnotationError, match='was not written by'):
+        AnnotationStore(foreign)
+    with pytest.raises(AnnotationError, match='was not written by mmoid'):
+        convert(foreign, **write_files(tmp_path / 'official'), overwrite=True)
+    whole = (store.path / 'boxes.arrow').read_bytes()
+    for part in (b'half', whole[: len(whole) // 2], whole[:-1]):
+        (store.path / 'boxes.arrow').write_bytes(part)
+        with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
+            AnnotationStore(store.path)
+    (store.path / 'boxes.arrow').unlink()
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
+        AnnotationStore(store.path)
+
+
+def test_files_of_two_stores_in_one_folder_are_refused(tmp_path, store):
+    more = BOXES + 'd3,/m/orange,0.1,0.5,0.2,0.6,0\n'
+    convert(tmp_path / 'other', **write_files(tmp_path / 'more', boxes=more))
+    (tmp_path / 'other' / 'boxes.arrow').rename(store.path / 'boxes.arrow')
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: has 6 rows, but images\.arrow tells of another number'):
+        AnnotationStore(store.path)
+    (store.path / 'boxes.arrow').rename(store.path / 'images.arrow')
+    with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing'):
+        AnnotationStore(store.path)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'file').touch()
+    with pytest.raises(AnnotationError, match=r'file/store: cannot be written, because .*file is no folder'):
+        convert(tmp_path / 'file' / 'store', **files)
+
+
+def test_a_store_pickles_as_its_path(store):
+    data = pickle.dumps(store)
+    assert len(data) < 500
+    assert (pickle.loads(data).box == store.box).all()
+
+
+def test_columns_are_views_of_the_mapped_file_that_any_arrow_tool_reads(store):
+    with pytest.raises(ValueError, match='read-only'):
+        store.box[0] = 0
+    table = pa.ipc.open_file(str(store.path / 'boxes.arrow')).read_all()
+    assert np.array(table['box'].to_pylist()).tolist() == store.box.tolist()
+
+
+def test_the_core_loads_no_framework():
+    code = 'import sys, mmoid.openimages.readers.official_csv, mmoid.openimages.metric.average_precision; assert "torch" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
+def test_real_files_of_version_3_are_read(split):
+    boxes = read_boxes(open_images(f'human-labels/v3-{split}-annotations-human-bbox.csv'))
+    assert len(boxes) == 1000
+    flags = set(boxes['IsGroupOf'].to_pylist())
+    assert flags == {-1} if split == 'train' else {0, 1} <= flags
+    labels = read_image_labels(open_images(f'human-labels/v3-{split}-annotations-human.csv'))
+    assert set(labels['Confidence'].to_pylist()) == {0, 1}
+
+
+def test_the_real_sizes_are_read():
+    assert len(read_image_sizes(open_images('classes/validation-image-sizes.csv'))) == 41620

@@ -1,0 +1,177 @@
+"""Statistics of a store, against counting by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
+from mmoid.openimages.statistics.store_statistics import (
+    COCO_LARGE,
+    COCO_SMALL,
+    box_sizes,
+    boxes_per_image,
+    coco_image_counts,
+    group_of,
+    head_to_tail,
+    imbalance,
+    label_set_sizes,
+    leaf_absence,
+    measure,
+)
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.box_stores import APPLE, BENCH, FRUIT, IDS, ORANGE, label_sets_of, make_store, random_rows
+from tests.official_files import SIZES
+from tests.shared_data import open_images
+
+LEFT, RIGHT = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
+
+
+@pytest.fixture(params=range(3))
+def random_store(request, tmp_path):
+    rows = random_rows(np.random.default_rng(request.param))
+    return make_store(tmp_path, rows), rows
+
+
+def with_ancestors(store, labels):
+    return set(labels) | {int(ancestor) for label in labels for ancestor in store.hierarchy.ancestors(label)}
+
+
+def test_boxes_and_images_of_a_class_are_counted_with_and_without_descendants(random_store):
+    store, rows = random_store
+    found = imbalance(store)
+    for label in range(store.num_classes):
+        assert found.boxes[label] == sum(row[1] == label for row in rows)
+        assert found.images[label] == len({row[0] for row in rows if row[1] == label})
+        assert found.expanded_images[label] == len({row[0] for row in rows if label in with_ancestors(store, [row[1]])})
+
+
+def test_head_to_tail_leaves_out_classes_that_do_not_occur():
+    assert head_to_tail(np.array([0, 4, 100, 8])) == 25
+    assert head_to_tail(np.zeros(3, dtype=int)) == 1
+
+
+def test_parents_without_a_finer_label_are_those_found_object_by_object(random_store):
+    store, rows = random_store
+    label_sets = label_sets_of(rows, 0.8)
+    found = leaf_absence(count_by_threshold(store, [0.8])[0].label_sets, store.hierarchy)
+    assert found.label.tolist() == [FRUIT]
+    finer = set(store.hierarchy.descendants(FRUIT).tolist())
+    assert finer == {APPLE, ORANGE}
+    assert found.objects == [sum(bool(labels & {FRUIT, *finer}) for labels in label_sets)]
+    assert found.without_leaf == [sum(FRUIT in labels and not labels & finer for labels in label_sets)]
+    assert 0 < found.share[0] < 1
+
+
+def test_expanding_the_annotations_leaves_the_share_without_a_finer_label_as_it_is(tmp_path):
+    rows = [(0, APPLE, LEFT, 0), (1, FRUIT, LEFT, 0), (2, BENCH, LEFT, 0)]
+    shares = []
+    for name, more in (('plain', []), ('expanded', [(0, FRUIT, LEFT, 0)])):
+        store = make_store(tmp_path / name, sorted([*rows, *more]))
+        shares.append(leaf_absence(count_by_threshold(store, [0.9])[0].label_sets, store.hierarchy).share.tolist())
+    assert shares == [[0.5], [0.5]]
+
+
+def test_label_set_sizes_are_those_counted_object_by_object(random_store):
+    store, rows = random_store
+    label_sets = label_sets_of(rows, 0.7)
+    found = label_set_sizes(count_by_threshold(store, [0.7])[0].label_sets, store.hierarchy)
+    assert found.annotated.tolist() == np.bincount([len(labels) for labels in label_sets]).tolist()
+    expanded = [len(with_ancestors(store, labels)) for labels in label_sets]
+    assert found.expanded.tolist() == np.bincount(expanded).tolist()
+    assert len(found.annotated) > 2
+
+
+def test_boxes_that_do_not_say_whether_they_are_groups_are_counted_apart(random_store):
+    store, rows = random_store
+    found = group_of(store)
+    for flag, counts in ((0, found.single), (1, found.group), (-1, found.unknown)):
+        assert counts.tolist() == [sum(row[1] == c and row[3] == flag for row in rows) for c in range(5)]
+    apples = [row[3] for row in rows if row[1] == APPLE and row[3] >= 0]
+    assert found.share[APPLE] == sum(apples) / len(apples)
+
+
+def test_areas_are_binned_by_their_logarithm_and_by_pixels(random_store):
+    store, rows = random_store
+    found = box_sizes(store)
+    areas, pixels = [], []
+    for image, _, (x_min, y_min, x_max, y_max), group in rows:
+        if group != 1:
+            width, height = SIZES[IDS[image]]
+            areas.append((x_max - x_min) * (y_max - y_min))
+            pixels.append((x_max - x_min) * width * (y_max - y_min) * height)
+    assert found.edges[0] == pytest.approx(1e-6) and found.edges[-1] == 1
+    expected = [sum(low <= a < high for a in areas) for low, high in zip(found.edges, found.edges[1:])]
+    assert found.boxes.tolist() == expected
+    small, large = sum(p < COCO_SMALL for p in pixels), sum(p >= COCO_LARGE for p in pixels)
+    assert found.coco == (small, len(pixels) - small - large, large) and small > 0
+
+
+def test_boxes_of_no_area_and_of_the_whole_image_are_counted(tmp_path):
+    found = box_sizes(make_store(tmp_path, [(0, APPLE, (0.5, 0.5, 0.5, 0.7), 0), (0, APPLE, (0, 0, 1, 1), 0)]))
+    assert found.boxes[[0, -1]].tolist() == [1, 1] and found.boxes.sum() == sum(found.coco) == 2
+
+
+def test_images_without_boxes_are_counted_too(tmp_path):
+    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, RIGHT, 1), (2, APPLE, LEFT, 0)])
+    assert boxes_per_image(store).tolist() == [2, 1, 1]
+
+
+def test_a_store_without_boxes_has_statistics(tmp_path):
+    found = measure(make_store(tmp_path, []))
+    assert found.level.pairs == 0 and found.label_set_sizes.annotated.sum() == 0
+    assert found.box_sizes.coco == (0, 0, 0) and found.boxes_per_image.tolist() == [4]
+
+
+def test_images_of_coco_categories_are_counted_once_each(tmp_path):
+    path = tmp_path / 'instances.json'
+    boxes = [(7, 1), (7, 1), (7, 2), (3, 2)]
+    path.write_text(json.dumps({'annotations': [{'category_id': c, 'image_id': i} for c, i in boxes]}))
+    assert coco_image_counts(path).tolist() == [1, 2]
+    path.write_text('[]')
+    with pytest.raises(AnnotationError, match=r'instances\.json: cannot be read as COCO instances'):
+        coco_image_counts(path)
+    with pytest.raises(AnnotationError, match='nowhere.json'):
+        coco_image_counts(tmp_path / 'nowhere.json')
+
+
+@pytest.fixture(scope='module')
+def real_store(tmp_path_factory):
+    """The validation sample, its sizes made up: its image ids are not the official ones."""
+    folder = tmp_path_factory.mktemp('sample')
+    boxes = open_images('annotations/validation-sample-challenge-bbox.csv')
+    image_ids = sorted({line.split(',')[0] for line in boxes.read_text().splitlines()[1:]})
+    lines = [f'{image_id},1024,768\n' for image_id in image_ids]
+    (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(lines))
+    convert(
+        folder / 'store',
+        boxes=boxes,
+        classes=open_images('classes/challenge-class-descriptions-500.csv'),
+        hierarchy=open_images('hierarchy/bbox_labels_500_hierarchy.json'),
+        image_sizes=folder / 'sizes.csv',
+    )
+    return AnnotationStore(folder / 'store')
+
+
+def test_the_real_sample_has_the_overlaps_published_with_it(real_store):
+    found = measure(real_store)
+    assert [level.pairs for level in found.compared] == [2564, 3181, 3979, 5596]
+    assert found.level.pairs == 2564 and found.level.boxes / real_store.num_boxes == pytest.approx(0.164, abs=5e-4)
+    (i, j, together), *_ = found.level.concurrence.top_pairs(1)
+    assert {real_store.class_names[i], real_store.class_names[j]} == {'Woman', 'Girl'} and together == 155
+
+
+def test_the_statistics_of_the_real_sample_agree_with_each_other(real_store):
+    found = measure(real_store)
+    objects = found.label_set_sizes.annotated.sum()
+    assert objects == found.label_set_sizes.expanded.sum()
+    assert (np.arange(len(found.label_set_sizes.annotated)) @ found.label_set_sizes.annotated
+            == found.level.concurrence.objects.sum())  # fmt: skip
+    assert found.group_of.unknown.sum() == found.imbalance.boxes.sum() == found.box_sizes.boxes.sum() == 23632
+    assert np.count_nonzero(found.imbalance.images) == 497
+    assert found.boxes_per_image @ np.arange(len(found.boxes_per_image)) == 23632
+    # It is not expanded: no object has a class and an ancestor of it.
+    parents = found.leaf_absence
+    assert parents.without_leaf.tolist() == found.level.concurrence.objects[parents.label].tolist()

@@ -1,0 +1,194 @@
+"""A part of a store as a store: what it holds, where its pictures are, and that it is whole or not there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.csv_files import FLAGS
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store import subset
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.subset import require_writable, subset_store, subset_stores
+from tests.official_files import LABEL_NAMES, write_files
+
+
+def write_random_store(folder, seed=0, num_images=60):
+    """A store of random rows: boxes and image-level labels out of order, unknown flags, images without boxes."""
+    rng = np.random.default_rng(seed)
+    boxes = ['ImageID,LabelName,XMin,XMax,YMin,YMax,' + ','.join(FLAGS)]
+    for _ in range(4 * num_images):
+        x, y = np.sort(rng.random(2)), np.sort(rng.random(2))
+        flags = ','.join(str(flag) for flag in rng.integers(-1, 2, len(FLAGS)))
+        image, name = rng.integers(num_images // 2), rng.choice(LABEL_NAMES[:4])
+        boxes.append(f'i{image},{name},{x[0]},{x[1]},{y[0]},{y[1]},{flags}')
+    labels = ['ImageID,LabelName,Confidence']
+    labels += [f'i{image},{rng.choice(LABEL_NAMES)},{rng.integers(2)}' for image in rng.permutation(num_images)]
+    sizes = [f'i{image},{rng.integers(1, 999)},{rng.integers(1, 999)}' for image in range(num_images)]
+    files = write_files(folder / 'official', '\n'.join(boxes), '\n'.join(labels), pictures=False)
+    (folder / 'sizes.csv').write_text('\n'.join(['image_id,width,height', *sizes]))
+    convert(folder / 'store', **(files | {'images': None}), image_sizes=folder / 'sizes.csv')
+    return AnnotationStore(folder / 'store')
+
+
+def image_of(store, image):
+    """All that a store knows of one image."""
+    boxes, labels = store.boxes_of_image(image), store.labels_of_image(image)
+    return {
+        'id': store.image_id(image),
+        'file': store.file_name(image),
+        'size': (store.width[image], store.height[image]),
+        'boxes': store.box[boxes].tolist(),
+        'label': store.box_label[boxes].tolist(),
+        'flags': [store.flag(name)[boxes].tolist() for name in FLAGS],
+        'image_label': store.image_label[labels].tolist(),
+        'confidence': store.image_label_confidence[labels].tolist(),
+    }
+
+
+@pytest.fixture()
+def parent(tmp_path):
+    return write_random_store(tmp_path)
+
+
+@pytest.fixture()
+def data(tmp_path):
+    """A data root with pictures: DATA/images and the store DATA/train."""
+    files = write_files(tmp_path / 'data')
+    convert(tmp_path / 'data' / 'train', **files)
+    return tmp_path / 'data'
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_each_image_is_as_in_the_parent(tmp_path, seed):
+    parent = write_random_store(tmp_path, seed)
+    images = np.random.default_rng(seed).choice(parent.num_images, 25, replace=False)
+    summary = subset_store(parent, images, tmp_path / 'part', {})
+    part = AnnotationStore(tmp_path / 'part')
+    assert part.num_images == summary.images == 25
+    assert [image_of(part, i) for i in range(25)] == [image_of(parent, i) for i in np.sort(images)]
+    assert (part.label_names, part.class_names) == (parent.label_names, parent.class_names)
+    assert (part.hierarchy.ancestor_matrix == parent.hierarchy.ancestor_matrix).all()
+
+
+def test_class_lists_are_those_of_the_parent_within_the_part(tmp_path, parent):
+    images = np.arange(3, parent.num_images, 4)
+    subset_store(parent, images, tmp_path / 'part', {})
+    part = AnnotationStore(tmp_path / 'part')
+    for expand in (False, True):
+        for label in range(parent.num_classes):
+            kept = np.intersect1d(parent.images_of_class(label, expand), images)
+            assert images[part.images_of_class(label, expand)].tolist() == kept.tolist()
+    assert part.class_box_counts.tolist() == np.bincount(part.box_label, minlength=5).tolist()
+
+
+def test_the_metadata_tell_where_a_part_comes_from(tmp_path, parent):
+    subset_store(parent, np.arange(30), tmp_path / 'half', {'seed': 3, 'sizes': {'half': 30}})
+    half = AnnotationStore(tmp_path / 'half')
+    assert half.metadata['sources'] == parent.metadata['sources']
+    made = {'parent': 'store', 'parent_images': 60, 'seed': 3, 'sizes': {'half': 30}}
+    assert half.metadata['subset'] == made
+    summary = half.metadata['summary']
+    assert (summary['images'], summary['boxes'], summary['box_rows']) == (30, half.num_boxes, parent.num_boxes)
+    assert summary['dropped']['images of other subsets or none'] == 30
+    subset_store(half, np.arange(10), tmp_path / 'less', {'seed': 4})
+    origin = AnnotationStore(tmp_path / 'less').metadata['subset']
+    assert origin == {'parent': 'half', 'parent_images': 30, 'seed': 4, 'parent_subset': made}
+
+
+@pytest.mark.parametrize('out', ['data/validation', 'data/mini/train', 'data/mini/deep/train'])
+def test_a_part_below_the_data_root_moves_with_it(tmp_path, data, out):
+    subset_store(AnnotationStore(data / 'train'), np.array([0, 2]), tmp_path / out, {})
+    data.rename(tmp_path / 'moved')
+    part = AnnotationStore(tmp_path / out.replace('data', 'moved', 1))
+    assert [(part.image_folder / part.file_name(i)).exists() for i in range(2)] == [True, True]
+
+
+def test_a_part_elsewhere_finds_its_pictures_wherever_it_moves(tmp_path, data):
+    subset_store(AnnotationStore(data / 'train'), np.array([0, 2]), tmp_path / 'mini' / 'train', {})
+    (tmp_path / 'far' / 'away').mkdir(parents=True)
+    (tmp_path / 'mini').rename(tmp_path / 'far' / 'away' / 'mini')
+    part = AnnotationStore(tmp_path / 'far' / 'away' / 'mini' / 'train')
+    assert (part.image_folder / part.file_name(1)).exists()
+
+
+def test_a_parent_without_a_known_image_folder_gives_parts_without_one(tmp_path, parent):
+    subset_store(parent, np.arange(4), tmp_path / 'part', {})
+    assert AnnotationStore(tmp_path / 'part').image_folder is None
+
+
+@pytest.mark.parametrize(
+    ('images', 'message'),
+    [
+        ([], 'images: expects at least one image, got none'),
+        ([4, 2, 4], 'images: expects each image once, got 4 twice'),
+        ([3, 60], r'images\[1\]: expects 0 <= index < 60, got 60'),
+    ],
+)
+def test_images_that_cannot_be_are_told(tmp_path, parent, images, message):
+    with pytest.raises(AnnotationError, match=message):
+        subset_store(parent, np.array(images, dtype=np.int64), tmp_path / 'part', {})
+    assert not (tmp_path / 'part').exists()
+
+
+@pytest.mark.parametrize('out', ['store', '.', 'store/train'])
+def test_the_parent_is_never_replaced(tmp_path, parent, out):
+    with pytest.raises(AnnotationError, match='which is read; give another --out'):
+        subset_store(parent, np.arange(3), tmp_path / out, {}, overwrite=True)
+    assert AnnotationStore(parent.path).num_images == 60
+
+
+def test_what_is_there_is_replaced_only_if_asked_and_only_if_ours(tmp_path, parent):
+    subset_store(parent, np.arange(3), tmp_path / 'part', {})
+    with pytest.raises(AnnotationError, match='exists already; give --overwrite'):
+        subset_store(parent, np.arange(4), tmp_path / 'part', {})
+    subset_store(parent, np.arange(4), tmp_path / 'part', {}, overwrite=True)
+    assert AnnotationStore(tmp_path / 'part').num_images == 4
+    (tmp_path / 'notes').mkdir()
+    (tmp_path / 'notes' / 'thesis.txt').write_text('years of work')
+    with pytest.raises(AnnotationError, match='was not written by mmoid'):
+        require_writable(parent, [tmp_path / 'part', tmp_path / 'notes'], overwrite=True)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('failing', ['writing', 'naming'])
+def test_of_two_parts_both_are_there_or_none(tmp_path, monkeypatch, parent, failing):
+    out = tmp_path / 'mini'
+    parts = {out / 'train': np.arange(30), out / 'validation': np.arange(30, 40)}
+
+    def fail_at_validation(function):
+        def wrapped(path, *args, **kwargs):
+            if 'validation' in str((path, *args)):
+                raise OSError('No space left on device')
+            return function(path, *args, **kwargs)
+
+        return wrapped
+
+    def attempt(overwrite):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match='No space'):
+            if failing == 'writing':
+                patch.setattr(subset, 'write_store', fail_at_validation(subset.write_store))
+            else:  # the last renaming: validation takes its name
+                patch.setattr(Path, 'rename', fail_at_validation_name(Path.rename))
+            subset_stores(parent, parts, {}, overwrite)
+
+    def fail_at_validation_name(rename):
+        def wrapped(source, target):
+            if Path(target) == out / 'validation' and 'writing' in source.name:
+                raise OSError('No space left on device')
+            return rename(source, target)
+
+        return wrapped
+
+    attempt(overwrite=False)
+    assert names_in(out) == []
+    subset_stores(parent, {out / 'train': np.arange(7), out / 'validation': np.arange(7, 9)}, {})
+    attempt(overwrite=True)
+    assert names_in(out) == ['train', 'validation']
+    assert [AnnotationStore(out / name).num_images for name in ('train', 'validation')] == [7, 2]
+    subset_stores(parent, parts, {}, overwrite=True)
+    assert [AnnotationStore(out / name).num_images for name in ('train', 'validation')] == [30, 10]

@@ -1,0 +1,130 @@
+"""The synthetic data set on disk: official formats, same bytes, all or nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.synthetic.folder import write_dataset
+from mmoid.synthetic.scenes import WorldConfig
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools/dataset_converters/make_synthetic_openimages.py'
+SMALL = WorldConfig(num_train=30, num_validation=6, image_size=96)
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('synthetic') / 'data'
+    assert write_dataset(out, SMALL)
+    return out
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_files_have_the_official_columns_and_describe_the_images(dataset: Path) -> None:
+    names = dict(line.split(',') for line in (dataset / 'annotations/classes-description.csv').read_text().splitlines())
+    assert len(set(names.values())) == len(names)
+    for split, count in (('train', 30), ('validation', 6)):
+        images = {path.stem for path in (dataset / 'images' / split).iterdir()}
+        assert len(images) == count and all(len(name) == 16 and int(name, 16) >= 0 for name in images)
+        boxes = read_csv(dataset / f'annotations/{split}-detection-bbox.csv')
+        labels = read_csv(dataset / f'annotations/{split}-detection-human-imagelabels.csv')
+        assert list(boxes[0]) == ['ImageID', 'LabelName', 'XMin', 'XMax', 'YMin', 'YMax', 'IsGroupOf']
+        assert list(labels[0]) == ['ImageID', 'LabelName', 'Confidence']
+        assert {row['Confidence'] for row in labels} == {'0', '1'}
+        assert {row['LabelName'] for row in boxes + labels} <= set(names)
+        assert {row['ImageID'] for row in boxes + labels} == images  # images without a box have image-level labels
+        positive = {(row['ImageID'], row['LabelName']) for row in labels if row['Confidence'] == '1'}
+        assert {(row['ImageID'], row['LabelName']) for row in boxes} == positive
+        for row in boxes:
+            assert 0 <= float(row['XMin']) < float(row['XMax']) <= 1
+            assert 0 <= float(row['YMin']) < float(row['YMax']) <= 1
+            assert row['IsGroupOf'] in '01' and len(row['XMin']) == 8
+    with Image.open(next((dataset / 'images/train').iterdir())) as image:
+        assert max(image.size) == 96
+    found = json.loads((dataset / 'world.json').read_text())
+    assert found['options'] == dataclasses.asdict(SMALL)
+    boxes_of = Counter(row['LabelName'] for row in read_csv(dataset / 'annotations/train-detection-bbox.csv'))
+    assert all(entry['train']['boxes'] == boxes_of[entry['label_name']] for entry in found['classes'])
+
+
+def test_hierarchy_is_a_dag_of_depth_three(dataset: Path) -> None:
+    lines = (dataset / 'annotations/classes-description.csv').read_text().splitlines()
+    mids, names = zip(*(line.split(',') for line in lines), strict=True)
+    path = dataset / 'annotations/label-hierarchy.json'
+    hierarchy = ClassHierarchy.from_json(path, mids)
+    assert hierarchy.depth.max() == 3
+    ring = mids[names.index('Ring')]
+    assert path.read_text().count(f'"{ring}"') == 2  # with its subtree, below two parents
+    above = {names[label] for label in hierarchy.ancestors(names.index('Ring'))}
+    assert above == {'Round shape', 'Hollow shape'}
+    square = {names[label] for label in hierarchy.ancestors(names.index('Striped cyan square'))}
+    assert square == {'Square', 'Polygon', 'Striped thing'}
+
+
+def test_same_options_give_the_same_bytes_with_any_number_of_workers(dataset: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / 'again', SMALL, workers=2)
+    assert contents(tmp_path / 'again') == contents(dataset)
+    write_dataset(tmp_path / 'other', dataclasses.replace(SMALL, seed=1))
+    assert not set(contents(tmp_path / 'other')) & {name for name in contents(dataset) if name.startswith('images')}
+
+
+def test_a_finished_folder_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / 'data'
+    config = dataclasses.replace(SMALL, num_train=2, num_validation=0)
+    assert write_dataset(out, config)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
+    assert not write_dataset(out, config)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+    other = dataclasses.replace(config, imbalance=7.0)
+    with pytest.raises(AnnotationError, match=r'made with imbalance=50.0 \(now 7.0\); .* --overwrite'):
+        write_dataset(out, other)
+    assert write_dataset(out, other, overwrite=True)
+    assert json.loads((out / 'world.json').read_text())['options']['imbalance'] == 7.0
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / 'photographs.txt').write_text('dear')
+    for overwrite in (False, True):
+        with pytest.raises(AnnotationError, match='empty it, or give another'):
+            write_dataset(tmp_path, SMALL, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ['photographs.txt']
+
+
+def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_works(tmp_path: Path) -> None:
+    out = tmp_path / 'data'
+    command = [sys.executable, str(TOOL), '--out', str(out), '--num-train', '20000', '--workers', '1']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.rglob('*.jpg')) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert list(tmp_path.rglob('*.jpg')) and not out.exists()
+    command[5:] = ['3', '--num-validation', '1', '--workers', '1']
+    for said in ('3 training and 1 validation images written', 'nothing to do'):
+        assert said in subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+    assert len(list(out.rglob('*.jpg'))) == 4

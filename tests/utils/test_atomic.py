@@ -1,0 +1,98 @@
+"""What a killed process was writing is removed by the next that writes the same, and nothing else is."""
+
+import fcntl
+import subprocess
+import sys
+
+import pytest
+
+from mmoid.openimages.store.arrow_folder import write_together
+from mmoid.utils.atomic import atomic_write
+
+WRITERS = {
+    'folder': """
+        with write_together([{path!r}], overwrite=True) as (temporary,):
+            (temporary / 'metadata.json').write_text('x' * 1000)
+            pause()""",
+    'file': """
+        with atomic_write({path!r}) as temporary:
+            temporary.write_text('x' * 1000)
+            pause()""",
+}
+PROGRAM = """
+import sys
+from mmoid.openimages.store.arrow_folder import write_together
+from mmoid.utils.atomic import atomic_write
+
+def pause():
+    print('writing', flush=True)
+    sys.stdin.read()
+
+if True:{writer}
+"""
+
+
+def write(kind, path):
+    if kind == 'folder':
+        with write_together([path], overwrite=True) as (temporary,):
+            (temporary / 'metadata.json').write_text('whole')
+    else:
+        with atomic_write(path) as temporary:
+            temporary.write_text('whole')
+
+
+def content(kind, path):
+    return (path / 'metadata.json' if kind == 'folder' else path).read_text()
+
+
+@pytest.fixture(params=WRITERS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def writer(kind, tmp_path):
+    """A process in the middle of writing ``out.txt``; it ends well when its input does."""
+    program = PROGRAM.format(writer=WRITERS[kind].format(path=str(tmp_path / 'out.txt')))
+    process = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b'writing\n'
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_of_a_killed_process_nothing_is_left_by_the_next(kind, writer, tmp_path):
+    write(kind, tmp_path / 'out.txt')
+    writer.kill()
+    writer.wait()
+    left, _ = names(tmp_path)
+    assert left.startswith('.') and 'writing' in left
+    assert content(kind, tmp_path / 'out.txt') == 'whole', 'what was there is as it was'
+    write(kind, tmp_path / 'other.txt')
+    assert left in names(tmp_path), 'of another output nothing is known'
+    write(kind, tmp_path / 'out.txt')
+    assert names(tmp_path) == ['other.txt', 'out.txt']
+
+
+def test_a_process_that_lives_is_not_disturbed(kind, writer, tmp_path):
+    write(kind, tmp_path / 'out.txt')
+    assert len(names(tmp_path)) == 2
+    writer.communicate()
+    assert writer.returncode == 0
+    assert names(tmp_path) == ['out.txt']
+    assert content(kind, tmp_path / 'out.txt') == 'x' * 1000
+
+
+def test_without_locks_nothing_is_removed(kind, writer, tmp_path, monkeypatch):
+    def has_none(descriptor, operation):
+        raise OSError('no locks available')
+
+    writer.kill()
+    writer.wait()
+    monkeypatch.setattr(fcntl, 'flock', has_none)
+    write(kind, tmp_path / 'out.txt')
+    assert len(names(tmp_path)) == 2

@@ -1,0 +1,68 @@
+"""Draws what a config feeds to its model: pictures after the pipeline, in the order of a stage's sampler.
+
+    python tools/analysis_tools/browse_dataset.py CONFIG --stage 2 --number 24 --out work_dirs/browse
+
+One box an object, with the labels that a proposal on it learns: as annotated, then what the hierarchy adds. Group-of
+boxes are dashed, ignored ones grey. Nine pictures a sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+from mmoid.stack import require_stack
+
+require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
+
+from mmengine.config import DictAction  # noqa: E402
+
+import mmoid.registry  # noqa: E402, F401
+from mmoid.engine import load_config  # noqa: E402
+from mmoid.engine.schedule.stage_samples import stage_items  # noqa: E402
+from mmoid.utils.progress import progress_bars  # noqa: E402
+from mmoid.visualization import draw_training_items, save  # noqa: E402
+
+PER_SHEET = 9
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--stage', help='name of a stage, or its number from 1 (default: the first)')
+    parser.add_argument('--epoch', type=int, help='of the run, from 0 (default: the first of the stage)')
+    parser.add_argument('--number', type=int, default=18, help='pictures (default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    args = parser.parse_args()
+    if args.number < 1:
+        parser.error(f'--number must be at least 1, got {args.number}')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    try:
+        fed = stage_items(cfg, args.stage, args.epoch)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f'error: {error}')
+    name = f'{fed.stage.name}, ' if fed.stage else ''
+    title, paths = f'{name}{fed.sampler}, epoch {fed.epoch}', []
+    with progress_bars() as progress:
+        while len(paths) * PER_SHEET < args.number:
+            done = len(paths) * PER_SHEET
+            items = list(islice(fed.items, min(PER_SHEET, args.number - done)))
+            if not items:
+                break
+            figure = draw_training_items(items, fed.class_names, title, fed.same_object_iou)
+            stage = (fed.stage.name if fed.stage else 'train').replace(' ', '-').replace('/', '-')
+            paths.append(save(figure, args.out / f'{stage}-epoch{fed.epoch}-{len(paths):03d}.png', dpi=150))
+            progress('drawing', min(done + PER_SHEET, args.number), args.number)
+    print('\n'.join(map(str, paths)))
+
+
+if __name__ == '__main__':
+    main()

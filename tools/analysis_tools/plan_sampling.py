@@ -1,0 +1,120 @@
+"""What soft-balance sampling would show of a prepared set, by λ and epochs, before a GPU hour is spent.
+
+    python tools/analysis_tools/plan_sampling.py data/openimages/train --balance 0 0.5 0.7 1 --epochs 7 --out work_dirs/plan
+
+Prints how often images of frequent, middling and rare classes are seen, and which share of images and boxes never is.
+--out takes these figures for every class (classes.csv) and a figure (sampling.png). All are expectations, exact ones;
+--count makes the sampler's own draws and counts them. How the figures come about: mmoid/openimages/coverage.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, plan_sampling, thirds
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.atomic import atomic_write
+from mmoid.utils.progress import progress_bars
+from mmoid.visualization.figure import save
+from mmoid.visualization.sampling import draw_sampling_plans
+
+COLUMNS = ('balance', 'label_name', 'class_name', 'images', 'draws_per_epoch', 'drawn_per_epoch',
+           'not_drawn_in_one_epoch', 'seen_in_one_epoch', 'unseen_in_one_epoch', 'seen_in_all_epochs',
+           'unseen_in_all_epochs')  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
+    parser.add_argument('--balance', type=float, nargs='+', default=[0, 0.3, 0.5, 0.7, 1.0], metavar='λ',
+                        help='values to compare (0 0.3 0.5 0.7 1): 0 as they occur, 1 all classes alike')  # fmt: skip
+    parser.add_argument('--epochs', type=int, default=7, help='epochs of soft-balance sampling (7)')
+    parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (as many as images with boxes)')
+    parser.add_argument('--no-expand', action='store_true', help='do not count images for ancestors of their classes')
+    parser.add_argument('--count', action='store_true', help='make the real draws and count them')
+    parser.add_argument('--seed', type=int, default=0, help=(
+        'of the real draws: randomness.seed of the config, plus the epochs before the stage (0)'))  # fmt: skip
+    parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
+    return parser.parse_args()
+
+
+def make_plans(args: argparse.Namespace, lists: ImageLists) -> list[SamplingPlan]:
+    options = dict(epochs=args.epochs, samples_per_epoch=args.samples_per_epoch)
+    if not args.count:
+        return [plan_sampling(lists, balance, **options) for balance in args.balance]
+    with progress_bars() as progress:
+        return [count_sampling(lists, b, **options, seed=args.seed, progress=progress) for b in args.balance]
+
+
+def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
+    counts = plans[0].one_epoch.image_counts
+    parts = thirds(counts)
+    order = np.concatenate(parts)
+    head, rarest = (f'{store.class_names[label]} ({counts[label]:,})' for label in (order[0], order[-1]))
+    epochs = f'{plans[0].epochs} epochs'
+    times = Table('λ', 'head', 'middle', 'tail', 'least', 'most',
+                  title=f'Times an image of a class is seen in {epochs}')  # fmt: skip
+    drawn = Table('λ', f'{head}:\nnot drawn', f'{rarest}:\ntimes drawn', 'least\ntimes', 'most\ntimes',
+                  title='Drawn for the class itself, in one epoch')  # fmt: skip
+    unseen = Table('λ', 'images,\none epoch', f'images,\n{epochs}', 'boxes,\none epoch', f'boxes,\n{epochs}',
+                   title='Never seen')  # fmt: skip
+    for plan in plans:
+        name, one, whole = f'{plan.balance:g}', plan.one_epoch, plan.all_epochs
+        figures = [*(whole.seen[part].mean() if len(part) else 0 for part in parts),
+                   whole.seen[order].min(), whole.seen[order].max()]  # fmt: skip
+        times.add_row(name, *map(number, figures))
+        figures = [one.drawn[order[-1]], one.drawn[order].min(), one.drawn[order].max()]
+        drawn.add_row(name, f'{one.neglected[order[0]]:.2%}', *map(number, figures))
+        shares = (one.images_unseen, whole.images_unseen, one.boxes_unseen, whole.boxes_unseen)
+        unseen.add_row(name, *(f'{share:.2%}' for share in shares))
+    console = Console()
+    for table in (times, drawn, unseen):
+        for column in table.columns:
+            column.justify = 'right'
+        console.print(table)
+    sizes = ', '.join(f'{len(part)} in the {name}' for name, part in zip(('head', 'middle', 'tail'), parts))
+    console.print(f'{len(order)} classes with images: {sizes}; {plans[0].samples_per_epoch:,} draws an epoch.')
+
+
+def number(value: float) -> str:
+    """Three digits that matter, without an exponent."""
+    return f'{value:,.0f}' if value >= 100 else f'{value:#.3g}' if value >= 0.001 else f'{value:.5f}'
+
+
+def write_classes(path: Path, plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
+    with atomic_write(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8') as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for plan in plans:
+            one, whole = plan.one_epoch, plan.all_epochs
+            columns = (one.draws, one.drawn, one.neglected, one.seen, one.unseen, whole.seen, whole.unseen)
+            for label, (name, class_name) in enumerate(zip(store.label_names, store.class_names)):
+                figures = [f'{column[label]:.6g}' for column in columns]
+                writer.writerow([f'{plan.balance:g}', name, class_name, one.image_counts[label], *figures])
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        store = AnnotationStore(args.store)
+        plans = make_plans(args, ImageLists.of_store(store, not args.no_expand))
+    except (AnnotationError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    print_plans(plans, store)
+    if args.out is not None:
+        write_classes(args.out / 'classes.csv', plans, store)
+        print(args.out / 'classes.csv')
+        print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
+
+
+if __name__ == '__main__':
+    main()

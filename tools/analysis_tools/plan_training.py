@@ -1,0 +1,86 @@
+"""What a config will do, before a GPU hour is spent: stages, samplers, epochs, iterations and learning rates.
+
+    python tools/analysis_tools/plan_training.py CONFIG --gpus 8
+    python tools/analysis_tools/plan_training.py CONFIG --gpus 16 --images 1674979           # without the data
+
+Rates come from mmengine's own schedulers, stepped through the whole training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmoid.stack import require_stack
+
+require_stack()
+
+from mmdet.registry import DATASETS  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from mmoid.engine import load_config  # noqa: E402
+from mmoid.engine.schedule.training_plan import RateSpan, TrainingPlan, plan_training, rate_spans  # noqa: E402
+from mmoid.openimages.errors import AnnotationError  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (1)')
+    parser.add_argument('--images', type=int, help='images of the training set; by default it is opened and asked')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    args = parser.parse_args()
+    for name in ('gpus', 'images'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, got {value}')
+    return args
+
+
+def count_images(cfg: Config) -> int:
+    return len(DATASETS.build(cfg.train_dataloader.dataset))
+
+
+def describe(span: RateSpan) -> str:
+    return f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}'
+
+
+def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
+    console = Console()
+    table = Table('stage', 'epochs', 'iterations', 'learning rate')
+    for stage in plan.stages:
+        sampler = dict(stage.sampler or default_sampler)
+        name = sampler.pop('type') + ''.join(f', {key} {value}' for key, value in sampler.items())
+        console.print(f'{stage.name}: {stage.epochs} epochs of {name}')
+        offset = stage.start * plan.epoch_length
+        for i, span in enumerate(rate_spans(plan.stage_rates(stage))):
+            start, stop = offset + span.start, offset + span.stop
+            table.add_row(
+                '' if i else stage.name,
+                f'{start / plan.epoch_length:.4g} - {stop / plan.epoch_length:.4g}',
+                f'{start:,} - {stop:,}',
+                describe(span),
+            )
+    console.print(table)
+    console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.rates):,} in all.')
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr.enable = True
+    try:
+        plan = plan_training(cfg, args.images or count_images(cfg), args.gpus)
+    except (AnnotationError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    print_plan(plan, cfg.train_dataloader.sampler)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,81 @@
+"""AP of each class in two evaluations, from the most to the least frequent class (after Fig. 5 of the paper).
+
+    python tools/analysis_tools/plot_class_ap.py baseline.json ours.json --store data/openimages/train --out class_ap.png \
+        --names baseline 'soft balance'
+
+The evaluations: what tools/analysis_tools/evaluate_predictions.py --out writes. The store: the training split, for how many images
+hold each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.result import read_ap
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.visualization import draw_class_ap, save
+
+RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'num_images')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('first', help='JSON of the first evaluation')
+    parser.add_argument('second', help='JSON of the second')
+    parser.add_argument(
+        '--store', required=True, help='training split, folder made by tools/dataset_converters/prepare_openimages.py'
+    )
+    parser.add_argument('--out', required=True, help='the figure, a PNG')
+    parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
+    parser.add_argument('--annotated', action='store_true',
+                        help='count images by the boxes as annotated; default: counted for ancestors too')  # fmt: skip
+    parser.add_argument('--top', type=int, default=6, help='classes named for most gain and for most loss (6)')
+    return parser.parse_args()
+
+
+def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
+    """(C,) by class of the store, NaN where there is none."""
+    by_name = read_ap(path)
+    unknown = [name for name in by_name if name not in store.label_names]
+    if unknown:
+        raise AnnotationError(f'{store.path}: does not have the class {unknown[0]!r}, which {path} has an AP of')
+    return np.array([by_name.get(name, np.nan) for name in store.label_names])
+
+
+def difference_in_rules(first: str, second: str) -> str | None:
+    """What makes the two figures no fair comparison."""
+    one, other = (json.loads(Path(path).read_text()) for path in (first, second))
+    for rule in RULES:
+        if one.get(rule) != other.get(rule):
+            return f'{rule} is {one.get(rule)} in {first}, {other.get(rule)} in {second}'
+    return None
+
+
+def main() -> None:
+    args = parse_args()
+    names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
+    try:
+        if args.top < 1:
+            raise AnnotationError(f'--top: must be at least 1, got {args.top}')
+        store = AnnotationStore(args.store)
+        first, second = ap_of(args.first, store), ap_of(args.second, store)
+        images = store.class_image_counts(expand_hierarchy=not args.annotated)
+        figure = draw_class_ap(images, first, second, store.class_names, names, args.top)
+    except (AnnotationError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    different = difference_in_rules(args.first, args.second)
+    if different:
+        print(f'warning: the two were not made by the same rules: {different}', file=sys.stderr)
+    both = ~np.isnan(first) & ~np.isnan(second)
+    print(f'{both.sum()} classes, mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})')
+    print(save(figure, args.out))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,40 @@
+"""A store -> a COCO JSON file that pycocotools and mmdet's CocoDataset load.
+
+    python tools/dataset_converters/export_coco.py data/openimages/validation --out openimages_validation.json
+
+Image-level labels go into `pos_category_ids` and `neg_category_ids` of images, the hierarchy into `info`;
+tools/dataset_converters/import_coco.py reads both again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.progress import progress_bars
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
+    parser.add_argument('--out', required=True, help='the file, a new one')
+    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        store = AnnotationStore(args.store)
+        with progress_bars() as progress:
+            export_coco(store, args.out, overwrite=args.overwrite, progress=progress)
+    except (AnnotationError, OSError) as error:
+        sys.exit(f'error: {error}')
+    print(f'{args.out}: {store.num_images:,} images, {store.num_boxes:,} boxes, {store.num_classes:,} classes')
+
+
+if __name__ == '__main__':
+    main()

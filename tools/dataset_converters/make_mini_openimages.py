@@ -1,0 +1,117 @@
+"""A small training and validation set with the class ratios of a large one (Sec. 5.1 of the paper: 115K and 5K images).
+
+    python tools/dataset_converters/make_mini_openimages.py data/openimages/train --out data/openimages-mini
+
+Writes DIR/train and DIR/validation, two disjoint parts of the store; the pictures stay where they are. The same store,
+sizes and seed give the same parts. For training with the concurrent softmax make DIR/concurrent_rates.npz next, by
+tools/analysis_tools/concurrent_rates.py from DIR/train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.statistics.class_deviation import ClassDeviation, box_deviation, image_deviation
+from mmoid.openimages.statistics.mini_split import split_images
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.subset import require_writable, subset_stores
+
+LEAST_EXPECTED = 100
+"""Percentages are told of classes that are expected so often; of rarer ones they tell of rounding only."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
+    parser.add_argument('--out', required=True, help='folder for the stores train and validation')
+    parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
+    parser.add_argument('--validation', type=int, default=5_000,
+                        help='images for validation (default: %(default)s); 0 writes no validation store')  # fmt: skip
+    parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
+    parser.add_argument('--rarest', type=int, default=10, help='rarest classes to print (default: %(default)s)')
+    parser.add_argument('--overwrite', action='store_true', help='replace stores that are there')
+    return parser.parse_args()
+
+
+def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
+    table = Table('', 'images', 'without boxes', 'boxes', 'classes present', title='What the parts hold')
+    boxes_of_image = np.diff(store.box_stop, prepend=0)
+    for name, images in {'whole': np.arange(store.num_images), **parts}.items():
+        boxes = boxes_of_image[images]
+        present = np.count_nonzero(box_deviation(store, images).part)
+        table.add_row(name, f'{len(images):,}', f'{(boxes == 0).sum():,}', f'{boxes.sum():,}', f'{present:,}')
+    Console().print(table)
+
+
+def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
+    columns = ('', 'class', 'expected', 'got', 'off by', 'share in whole', 'share in part')
+    table = Table(*columns, title='Largest deviations')
+    for name, images in parts.items():
+        for unit, deviation in (
+            ('images', image_deviation(store, images)),
+            ('images, ancestors too', image_deviation(store, images, expand_hierarchy=True)),
+            ('boxes', box_deviation(store, images)),
+        ):
+            of_all = (deviation.whole.sum(), deviation.part.sum())
+            totals = of_all if unit == 'boxes' else (deviation.whole_images, deviation.part_images)
+            largest = deviation.largest()
+            off = f'{deviation.difference[largest]:+,.2f}'
+            table.add_row(f'{name}: {unit}', *cells_of(store, deviation, largest, off, totals))
+            label = deviation.largest_relative(LEAST_EXPECTED)
+            if label is not None:
+                table.add_row('', *cells_of(store, deviation, label, f'{deviation.relative[label]:+.2%}', totals))
+    Console().print(table)
+    print(f'shares: of all images, or of all boxes; percentages: classes expected at least {LEAST_EXPECTED} times')
+
+
+def cells_of(
+    store: AnnotationStore, deviation: ClassDeviation, label: int, off: str, totals: tuple[int, int]
+) -> tuple[str, ...]:
+    whole, part = deviation.whole[label], deviation.part[label]
+    shares = (f'{100 * count / max(1, total):.4g} %' for count, total in zip((whole, part), totals))
+    return store.class_names[label], f'{deviation.expected[label]:,.2f}', f'{part:,}', off, *shares
+
+
+def print_rarest(store: AnnotationStore, parts: Mapping[str, np.ndarray], count: int) -> None:
+    deviations = {name: image_deviation(store, images) for name, images in parts.items()}
+    columns = [f'{name}: {what}' for name in deviations for what in ('expected', 'got')]
+    table = Table('class', 'whole', *columns, title='Images of the rarest classes')
+    whole = store.class_image_counts(expand_hierarchy=False)
+    rarest = [label for label in np.argsort(whole, kind='stable') if whole[label]][:count]
+    for label in rarest:
+        cells = [(f'{part.expected[label]:.2f}', f'{part.part[label]:,}') for part in deviations.values()]
+        table.add_row(store.class_names[label], f'{whole[label]:,}', *(cell for pair in cells for cell in pair))
+    Console().print(table)
+
+
+def main() -> None:
+    args = parse_args()
+    out = Path(args.out)
+    try:
+        for name, size, least in (('train', args.train, 1), ('validation', args.validation, 0)):
+            if size < least:
+                raise AnnotationError(f'--{name}: must be at least {least}, got {size}')
+        sizes = {'train': args.train} | ({'validation': args.validation} if args.validation else {})
+        store = AnnotationStore(args.store)
+        require_writable(store, [out / name for name in sizes], args.overwrite)
+        parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed)))
+        made_by = {'seed': args.seed, 'sizes': sizes}
+        subset_stores(store, {out / name: images for name, images in parts.items()}, made_by, args.overwrite)
+    except (AnnotationError, OSError) as error:
+        sys.exit(f'error: {error}')
+    print_sizes(store, parts)
+    print_deviations(store, parts)
+    print_rarest(store, parts, args.rarest)
+    print(f'written: {", ".join(str(out / name) for name in parts)}; seed {args.seed}')
+
+
+if __name__ == '__main__':
+    main()
