@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
@@ -80,6 +81,19 @@ def parse_stages(configs: Sequence[dict]) -> tuple[Stage, ...]:
             )
         )
     return tuple(stages)
+
+
+def stages_of_config(cfg: Config) -> tuple[Stage, ...]:
+    """The stages of the :class:`HybridSchedule` among the ``custom_hooks`` of a config; empty if it has none.
+
+    The hook is found by ``type='HybridSchedule'``, ``'mmoid.HybridSchedule'`` or the class itself.
+    """
+    for hook in cfg.get('custom_hooks') or ():
+        kind = hook['type']
+        name = kind if isinstance(kind, str) else kind.__name__
+        if name.rsplit('.', 1)[-1] == 'HybridSchedule':
+            return parse_stages(hook['stages'])
+    return ()
 
 
 def stage_index(stages: Sequence[Stage], epoch: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmoid.engine.schedule.stages import Stage, parse_stages, schedule
+from mmoid.engine.schedule.stages import Stage, parse_stages, schedule, stages_of_config
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,7 @@ def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> Training
     drops_last = (loader.get('batch_sampler') or loader).get('drop_last', False)
     epoch_length = samples // loader.batch_size if drops_last else math.ceil(samples / loader.batch_size)
     epoch_length = min(epoch_length, loader.get('num_batch_per_epoch') or epoch_length)
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'].removeprefix('mmoid.') == 'HybridSchedule']
-    if hooks:
-        stages = parse_stages(hooks[0]['stages'])
-    else:
-        stages = parse_stages([dict(name='training', epochs=epochs)])
+    stages = stages_of_config(cfg) or parse_stages([dict(name='training', epochs=epochs)])
     if stages[-1].stop != epochs:
         raise ValueError(f'HybridSchedule.stages have {stages[-1].stop} epochs, train_cfg.max_epochs is {epochs}')
     by_stage = any(stage.param_scheduler for stage in stages)
