@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import COORDINATES, FLAGS
 from mmoid.openimages.store.annotation_store import AnnotationStore, write_store
@@ -69,7 +70,7 @@ def random_store(path, rng, num_images=40, num_classes=7, num_boxes=150, num_lab
             np.sort(rng.integers(0, num_images, num_labels)),
             rng.integers(0, num_classes, num_labels),
         ),
-        [(name, f'Class {i} "{name}"') for i, name in enumerate(names)],
+        ClassNames(tuple(names), tuple(f'Class {i} "{name}"' for i, name in enumerate(names))),
         ClassHierarchy(tree, names),
     )
     write_store(path, tables, {'hierarchy': tree, 'sources': [], 'image_folder': None, 'summary': {}})

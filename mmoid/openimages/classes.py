@@ -1,8 +1,9 @@
-"""ClassNames: which class a name means, and what is said of an unknown one."""
+"""ClassNames: which class a name means, and the error for an unknown one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,8 @@ class ClassNames:
 
     Args:
         label_names: (C,) MIDs such as ``/m/01g317``.
-        display_names: (C,) unique names such as ``Person``; the MIDs if None.
+        display_names: (C,) names such as ``Person``; the MIDs if empty. A name that occurs twice (Bench and Mouse do)
+            gets its MID appended, so that names are unique too.
         source: File or config key that the classes come from, for error messages.
 
     Raises:
@@ -38,9 +40,13 @@ class ClassNames:
     source: str = 'classes'
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'label_names', tuple(self.label_names))
-        object.__setattr__(self, 'display_names', tuple(self.display_names or self.label_names))
-        require_unique(self.label_names, self.source)
+        mids = tuple(self.label_names)
+        names = tuple(self.display_names) or mids
+        count = Counter(names)
+        unique = (f'{name} ({mid})' if count[name] > 1 else name for mid, name in zip(mids, names))
+        object.__setattr__(self, 'label_names', mids)
+        object.__setattr__(self, 'display_names', tuple(unique) if len(count) < len(names) else names)
+        require_unique(mids, self.source)
 
     def __len__(self) -> int:
         return len(self.label_names)
@@ -97,12 +103,21 @@ class ClassNames:
         return by_name | {mid: i for i, mid in enumerate(self.label_names)}
 
 
-def require_unique(label_names: Sequence[str], where: str) -> None:
-    """Raises an AnnotationError that names the first MID that occurs twice."""
+def require_unique(label_names: Sequence[str], where: str | Callable[[int], str]) -> None:
+    """Raises for the first MID that occurs twice.
+
+    Args:
+        label_names: MIDs.
+        where: File or config key, or a function from the position of a MID to its place, such as the file and line.
+
+    Raises:
+        AnnotationError: With the place of the second occurrence.
+    """
     seen: set[str] = set()
-    for name in label_names:
+    for i, name in enumerate(label_names):
         if name in seen:
-            raise AnnotationError(f'{where}: class {name!r} occurs twice; a class is identified by its MID')
+            place = where if isinstance(where, str) else where(i)
+            raise AnnotationError(f'{place}: class {name!r} occurs twice; a class is identified by its MID')
         seen.add(name)
 
 

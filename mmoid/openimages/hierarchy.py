@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmoid.openimages.classes import require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.ragged import row_and_position
 
@@ -104,10 +105,7 @@ class ClassHierarchy:
         return _expand(labels, self.ancestor_matrix.T)
 
     def _require_known(self, nodes: list[str], source: str) -> None:
-        if len(set(self.label_names)) != len(self.label_names):
-            seen: set[str] = set()
-            twice = next(name for name in self.label_names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise AnnotationError(f'classes: {twice!r} is given twice; class identity is the MID')
+        require_unique(self.label_names, 'classes')
         unknown = sorted(set(self.label_names) - set(nodes))
         if unknown:
             raise AnnotationError(

@@ -6,9 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.readers.csv_files import index_of, read_boxes
+from mmoid.openimages.readers.csv_files import read_boxes
 from tests.shared_data import open_images
 
 DIAMOND = {
@@ -158,7 +159,7 @@ def test_expansion_of_the_real_validation_sample():
         for line in open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()
     ]
     boxes = open_images('annotations/validation-sample-challenge-bbox.csv')
-    labels = index_of(read_boxes(boxes)['LabelName'], names)
+    labels = ClassNames(tuple(names)).find(read_boxes(boxes)['LabelName'])
     assert len(labels) == 23632
 
     first_script = ancestors_by_merged_branches(tree)

@@ -95,7 +95,8 @@ def fusion_of(args: argparse.Namespace) -> Fusion:
 
 def classes_of(args: argparse.Namespace) -> list[tuple[str, str]] | None:
     if args.classes is not None:
-        return read_classes(args.classes)
+        classes = read_classes(args.classes)
+        return list(zip(classes.label_names, classes.display_names))
     if args.store is not None:
         store = AnnotationStore(args.store)
         return list(zip(store.label_names, store.class_names))

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.protocol import Protocol
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
-    index_of,
     line_of_row,
     number_rows,
     read_boxes,
@@ -131,24 +131,23 @@ def read_annotations(
     Raises:
         AnnotationError: Anything that does not fit, by file and line.
     """
-    descriptions = read_classes(classes)
-    label_names = tuple(mid for mid, _ in descriptions)
-    graph = None if hierarchy is None else ClassHierarchy.from_json(hierarchy, label_names)
+    names = read_classes(classes)
+    graph = None if hierarchy is None else ClassHierarchy.from_json(hierarchy, names.label_names)
     box_table = read_boxes(boxes)
-    label = _require_known(boxes, box_table, label_names)
+    label = _require_known(boxes, box_table, names)
     ids = box_table['ImageID'].chunks
     label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     if image_labels is not None:
         label_table = read_image_labels(image_labels)
-        label_class = _require_known(image_labels, label_table, label_names)
+        label_class = _require_known(image_labels, label_table, names)
         confidence = label_table['Confidence'].to_numpy()
         ids = ids + label_table['ImageID'].chunks
     # Numbered as a store numbers them, so that equal scores fall in the same order and both give the same figure.
     image_ids, image = number_rows(pa.chunked_array(ids, pa.string()))
     return Annotations(
         image_ids=image_ids.to_pylist(),
-        label_names=label_names,
-        class_names=tuple(name for _, name in descriptions),
+        label_names=names.label_names,
+        class_names=names.display_names,
         hierarchy=graph,
         image=image[: len(label)],
         label=label,
@@ -160,13 +159,13 @@ def read_annotations(
     )
 
 
-def _require_known(path: str | Path, table: pa.Table, label_names: Sequence[str]) -> np.ndarray:
-    label = index_of(table['LabelName'], label_names)
+def _require_known(path: str | Path, table: pa.Table, classes: ClassNames) -> np.ndarray:
+    label = classes.find(table['LabelName'])
     if (label < 0).any():
         row = int(np.argmax(label < 0))
-        raise AnnotationError(
-            f'{path}:{line_of_row(path, row)}: LabelName {table["LabelName"][row].as_py()!r} is not among the classes; '
-            'give the classes that belong to this file, or make a store without such rows '
+        remedy = (
+            'give the classes of this file, or make a store without such rows '
             '(tools/dataset_converters/prepare_openimages.py --other-classes drop) and evaluate on that (--store)'
         )
+        raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
     return label

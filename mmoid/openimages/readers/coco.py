@@ -64,9 +64,8 @@ def import_coco(
     with ThreadPoolExecutor(1) as hashing:
         fingerprints = hashing.submit(lambda: [fingerprint(path) for path in sources])
         file = JsonFile(annotations, progress)
-        category_ids, descriptions = read_categories(file)
-        label_names = [name for name, _ in descriptions]
-        tree, class_graph = _load_hierarchy(file, hierarchy, label_names)
+        category_ids, classes = read_categories(file)
+        tree, class_graph = _load_hierarchy(file, hierarchy, classes.label_names)
         image_table, label_rows = read_images(file, category_ids, progress)
         flag_rows, boxes = read_annotations(file, image_table['id'], category_ids, progress)
         summary = Summary(box_rows=len(boxes), label_rows=len(label_rows))
@@ -82,7 +81,7 @@ def import_coco(
             image_table['height'].to_numpy(),
             box_rows,
             label_rows,
-            descriptions,
+            classes,
             class_graph,
         )
         summary.count(tables)

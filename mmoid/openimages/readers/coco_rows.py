@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.coco_json_file import JsonFile
 from mmoid.openimages.readers.coco_json_rows import JsonRows
@@ -42,7 +43,7 @@ HIERARCHY_KEY = 'class_hierarchy'
 """Key within ``info`` for the class hierarchy, in the form of the official JSON."""
 
 
-def read_categories(file: JsonFile) -> tuple[pa.Array, list[tuple[str, str]]]:
+def read_categories(file: JsonFile) -> tuple[pa.Array, ClassNames]:
     """Reads the classes, in the order of ``categories``.
 
     Returns:
@@ -76,10 +77,8 @@ def read_categories(file: JsonFile) -> tuple[pa.Array, list[tuple[str, str]]]:
         described.append((identity, name))
     _require_unique(ids, f'{file.path}: categories', '.id')
     identities = [identity for identity, _ in described]
-    _require_unique(identities, f'{file.path}: categories', ': class')
-    names = [name for _, name in described]
-    unique = [f'{name} ({identity})' if names.count(name) > 1 else name for identity, name in described]
-    return pa.array(ids), list(zip(identities, unique))
+    require_unique(identities, lambda i: f'{file.path}: categories[{i}]')
+    return pa.array(ids), ClassNames(tuple(identities), tuple(name for _, name in described), str(file.path))
 
 
 def read_images(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
+from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
@@ -72,32 +73,31 @@ def read_image_labels(path: str | Path) -> pa.Table:
     return table
 
 
-def read_classes(path: str | Path) -> list[tuple[str, str]]:
-    """Reads ``MID,name`` rows, with or without a header (``LabelName,DisplayName``).
+def read_classes(path: str | Path) -> ClassNames:
+    """Reads ``MID,name`` rows, with or without a header (``LabelName,DisplayName``). Their order gives class indices.
 
-    Returns:
-        (MID, display name) by class index. A name that occurs twice (Bench and Mouse do) gets its MID appended, so
-        that names are unique too.
+    Raises:
+        AnnotationError: A row of another form, a MID that occurs twice, by line; a file without classes.
     """
-    rows: list[tuple[str, str, int]] = []
+    mids: list[str] = []
+    names: list[str] = []
+    lines: list[int] = []
     with open_text(path) as stream:
         for fields in (reader := csv.reader(stream)):
             if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
                 continue
             if len(fields) < 2 or not fields[0].startswith('/'):
+                row = ','.join(fields)
                 raise AnnotationError(
-                    f"{path}:{reader.line_num}: expected 'MID,name' like '/m/01g317,Person', got {','.join(fields)!r}"
+                    f"{path}:{reader.line_num}: expected 'MID,name' like '/m/01g317,Person', got {row!r}"
                 )
-            rows.append((fields[0], fields[1], reader.line_num))
-    if not rows:
+            mids.append(fields[0])
+            names.append(fields[1])
+            lines.append(reader.line_num)
+    if not mids:
         raise AnnotationError(f'{path}: holds no classes')
-    first_line: dict[str, int] = {}
-    for mid, _, line in rows:
-        if mid in first_line:
-            raise AnnotationError(f'{path}:{line}: class {mid!r} stands on line {first_line[mid]} already')
-        first_line[mid] = line
-    names = [name for _, name, _ in rows]
-    return [(mid, f'{name} ({mid})' if names.count(name) > 1 else name) for mid, name, _ in rows]
+    require_unique(mids, lambda i: f'{path}:{lines[i]}')
+    return ClassNames(tuple(mids), tuple(names), str(path))
 
 
 def read_image_sizes(path: str | Path) -> pa.Table:
@@ -264,23 +264,13 @@ def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     Returns:
         The distinct values, and (R,) int32: which of them each row holds.
     """
-    column = _one_array(values, pa.string())
+    column = values.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
+        column = pa.array([], pa.string())
     starts = np.flatnonzero(np.concatenate([[len(column) > 0], _to_bool(pc.not_equal(column[1:], column[:-1]))]))
     runs = column.take(pa.array(starts)).dictionary_encode()
     lengths = np.diff(starts, append=len(column))
     return runs.dictionary, np.repeat(runs.indices.to_numpy(), lengths)
-
-
-def index_of(values: pa.ChunkedArray, names: Sequence[str]) -> np.ndarray:
-    """(R,) int32 position of every value of a dictionary column in ``names``, -1 where it is not there."""
-    column = _one_array(values, TEXT)
-    positions = pc.index_in(column.dictionary, pa.array(names, pa.string())).fill_null(-1)
-    return positions.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
-
-
-def _one_array(values: pa.ChunkedArray, dtype: pa.DataType) -> pa.Array:
-    column = values.combine_chunks()
-    return pa.array([], dtype) if isinstance(column, pa.ChunkedArray) else column  # no rows, no chunk
 
 
 def _to_bool(values: pa.Array) -> np.ndarray:

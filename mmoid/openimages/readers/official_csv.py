@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
 from mmoid.openimages.readers.csv_files import (
-    index_of,
     line_of_class,
     line_of_row,
     number_rows,
@@ -76,25 +75,24 @@ def convert(
     sources = [path for path in (boxes, classes, hierarchy, image_labels, image_sizes) if path is not None]
     with ThreadPoolExecutor(1) as hashing:
         fingerprints = hashing.submit(lambda: [fingerprint(path) for path in sources])
-        descriptions = read_classes(classes)
-        label_names = [mid for mid, _ in descriptions]
-        class_graph = _load_hierarchy(hierarchy, classes, label_names)
+        class_names = read_classes(classes)
+        class_graph = _load_hierarchy(hierarchy, class_names)
         progress('reading boxes', 0, 1)
         box_table = read_boxes(boxes)
         label_table = _no_labels() if image_labels is None else read_image_labels(image_labels)
         progress('reading boxes', 1, 1)
         summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
-        image_ids, box_rows, label_rows = _number_images(box_table, label_table, label_names)
+        image_ids, box_rows, label_rows = _number_images(box_table, label_table, class_names)
         del box_table, label_table  # the text columns are large, and done with
         if other_classes == 'error':
-            _require_known(box_rows, boxes)
-            _require_known(label_rows, image_labels or '')
+            _require_known(box_rows, boxes, class_names)
+            _require_known(label_rows, image_labels or '', class_names)
         image_ids, box_rows, label_rows = _drop_other_classes(image_ids, box_rows, label_rows, summary)
         file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
         image_ids, box_rows, label_rows = _drop_images(image_ids, box_rows, label_rows, keep, summary)
         _require_images(image_ids, boxes, summary)
         progress('writing', 0, 1)
-        tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, descriptions, class_graph)
+        tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, class_names, class_graph)
         summary.count(tables)
         metadata = {
             'hierarchy': load_tree(hierarchy),
@@ -108,13 +106,13 @@ def convert(
     return summary
 
 
-def _load_hierarchy(path: str | Path, classes: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
+def _load_hierarchy(path: str | Path, classes: ClassNames) -> ClassHierarchy:
     known = ClassHierarchy.node_names(load_tree(path))
-    for name in label_names:
+    for name in classes.label_names:
         if name not in known:
-            line = line_of_class(classes, name)
-            raise AnnotationError(f'{classes}:{line}: class {name!r} is not in the hierarchy {path}')
-    return ClassHierarchy.from_json(path, label_names)
+            line = line_of_class(classes.source, name)
+            raise AnnotationError(f'{classes.source}:{line}: class {name!r} is not in the hierarchy {path}')
+    return ClassHierarchy.from_json(path, classes.label_names)
 
 
 def _no_labels() -> pa.Table:
@@ -123,7 +121,7 @@ def _no_labels() -> pa.Table:
 
 
 def _number_images(
-    box_table: pa.Table, label_table: pa.Table, label_names: Sequence[str]
+    box_table: pa.Table, label_table: pa.Table, classes: ClassNames
 ) -> tuple[pa.Array, IndexedRows, IndexedRows]:
     """Numbers images in the order in which the box file, then the label file, first names them."""
     image_ids, image_of_box = number_rows(box_table['ImageID'])
@@ -133,8 +131,8 @@ def _number_images(
     number = known.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     number[is_new] = len(image_ids) + np.arange(is_new.sum())
     image_ids = pa.concat_arrays([image_ids, ids_of_labels.filter(pa.array(is_new))])
-    box_label = index_of(box_table['LabelName'], label_names)
-    image_label = index_of(label_table['LabelName'], label_names)
+    box_label = classes.find(box_table['LabelName'])
+    image_label = classes.find(label_table['LabelName'])
     return (
         image_ids,
         IndexedRows(box_table.drop_columns(['ImageID']), image_of_box, box_label),
@@ -142,14 +140,13 @@ def _number_images(
     )
 
 
-def _require_known(rows: IndexedRows, path: str | Path) -> None:
+def _require_known(rows: IndexedRows, path: str | Path, classes: ClassNames) -> None:
     if (rows.label < 0).any():
         row = int(np.argmax(rows.label < 0))
-        name = rows.table['LabelName'][row].as_py()
-        raise AnnotationError(
-            f'{path}:{line_of_row(path, row)}: LabelName {name!r} is not among the classes; give the classes that '
-            "belong to this file, or leave such rows out with other_classes='drop' (--other-classes drop)"
+        remedy = (
+            "give the classes of this file, or leave such rows out with other_classes='drop' (--other-classes drop)"
         )
+        raise classes.unknown(rows.table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
 
 
 def _drop_other_classes(

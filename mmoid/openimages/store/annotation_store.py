@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder
@@ -82,14 +83,20 @@ class AnnotationStore:
         return len(self._tables['classes'])
 
     @cached_property
+    def classes(self) -> ClassNames:
+        """The classes by index, to look up MIDs and names."""
+        table = self._tables['classes']
+        return ClassNames(table['label_name'].to_pylist(), table['class_name'].to_pylist(), str(self.path))
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """MIDs by class index."""
-        return tuple(self._tables['classes']['label_name'].to_pylist())
+        return self.classes.label_names
 
-    @cached_property
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Unique display names by class index."""
-        return tuple(self._tables['classes']['class_name'].to_pylist())
+        return self.classes.display_names
 
     @cached_property
     def hierarchy(self) -> ClassHierarchy:

@@ -109,7 +109,7 @@ def _tables(parent: AnnotationStore, images: np.ndarray) -> dict[str, pa.Table]:
         parent.height[images],
         box_rows,
         IndexedRows(confidence, new_image, parent.image_label[label]),
-        list(zip(parent.label_names, parent.class_names)),
+        parent.classes,
         parent.hierarchy,
     )
 

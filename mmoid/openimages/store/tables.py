@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import COORDINATES, FLAGS
 
@@ -40,7 +40,7 @@ def store_tables(
     height: np.ndarray,
     box_rows: IndexedRows,
     label_rows: IndexedRows,
-    descriptions: Sequence[tuple[str, str]],
+    classes: ClassNames,
     hierarchy: ClassHierarchy,
 ) -> dict[str, pa.Table]:
     """Brings the rows of each image together and makes the image list of every class.
@@ -52,13 +52,13 @@ def store_tables(
         height: (N,) pixels.
         box_rows: From :func:`read_boxes`.
         label_rows: From :func:`read_image_labels`.
-        descriptions: (MID, unique name) of the C classes.
+        classes: The C classes.
         hierarchy: Over the same classes.
 
     Returns:
         The tables that :mod:`mmoid.openimages.store.annotation_store` describes, by name.
     """
-    num_images, num_classes = len(image_ids), len(descriptions)
+    num_images, num_classes = len(image_ids), len(classes)
     order = _by_image(box_rows.image)
     label_order = _by_image(label_rows.image)
     box_label = box_rows.label[order].astype(np.int32, copy=False)
@@ -69,8 +69,8 @@ def store_tables(
     expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy, num_images)
     return {
         'classes': pa.table({
-            'label_name': [mid for mid, _ in descriptions],
-            'class_name': [name for _, name in descriptions],
+            'label_name': classes.label_names,
+            'class_name': classes.display_names,
             'box_count': np.bincount(box_label, minlength=num_classes),
             'image_stop': stop,
             'expanded_image_stop': expanded_stop,

@@ -188,7 +188,7 @@ def test_without_ground_truth_there_is_no_mean(files, tmp_path):
 
 def test_errors_say_what_is_wrong(files, tmp_path):
     (tmp_path / 'classes.csv').write_text('/m/apple,Apple\n/m/fruit,Fruit\n/m/bench1,B\n/m/bench2,C\n')
-    with pytest.raises(AnnotationError, match=r"boxes\.csv:3: LabelName '/m/orange' is not among .*--store"):
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:3: '/m/orange' is not a class of .*--store"):
         read_annotations(files['boxes'], tmp_path / 'classes.csv', files['hierarchy'])
     with pytest.raises(AnnotationError, match=r"protocol must be one of challenge, v2, got 'coco'"):
         Protocol('coco')

@@ -210,7 +210,7 @@ def test_a_file_without_images_or_annotations_makes_an_empty_store(tmp_path):
         ('categories', 1, {'id': 18}, r'categories\[1\]\.id 18 stands in entry 0 already'),
         ('categories', 1, {'id': 'x'}, r"categories\[1\]\.id = 'x' must be a whole number, or a string for all"),
         ('categories', 1, {'id': None}, r'categories\[1\]\.id = None must be a whole number'),
-        ('categories', 1, {'name': 'dog'}, r"categories\[1\]: class 'dog' stands in entry 0 already"),
+        ('categories', 1, {'name': 'dog'}, r"categories\[1\]: class 'dog' occurs twice"),
         ('categories', 1, {'name': None}, r'categories\[1\]\.name = None must be a string'),
         ('categories', 1, {'mid': 5}, r'categories\[1\]\.mid = 5 must be a string'),
     ],

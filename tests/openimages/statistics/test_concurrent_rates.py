@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.csv_files import index_of, number_rows, read_boxes
+from mmoid.openimages.readers.csv_files import number_rows, read_boxes
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import (
@@ -114,7 +115,7 @@ def test_pairs_of_the_real_sample_are_those_published_with_it(split, pairs):
     image = number_rows(table['ImageID'])[1]
     names = [line.split(',')[0] for line in
              open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()]  # fmt: skip
-    label = index_of(table['LabelName'], names)
+    label = ClassNames(tuple(names)).find(table['LabelName'])
     order = np.argsort(image, kind='stable')
     box = np.stack([table[name].to_numpy() for name in ('XMin', 'YMin', 'XMax', 'YMax')], axis=1)[order]
     stop = np.cumsum(np.bincount(image))
