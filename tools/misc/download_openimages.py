@@ -1,11 +1,11 @@
-"""Downloads the official annotation files of Open Images.
+"""Downloads the official annotation files of Open Images with curl.
 
     python tools/misc/download_openimages.py --out data/openimages/annotations
 
-1.3 GB for the challenge of 2019, 2.4 GB and more for V7. Run it again after a cut, and it goes on where it stopped.
-Files of 2019 are compared with SHA-256 sums that are known, all with the MD5 that Google's server sends.
+The challenge of 2019 takes 1.3 GB, V7 2.4 GB and more. If it is interrupted, run it again to resume. Files of 2019
+are verified by known SHA-256 sums, the others by the MD5 that Google's server sends.
 
-The pictures are not downloaded. CVDF has them as archives, which tools/dataset_converters/prepare_openimages.py reads unpacked:
+Images are not downloaded. CVDF has them as archives; unpack them for tools/dataset_converters/prepare_openimages.py:
 
     aws s3 --no-sign-request cp s3://open-images-dataset/tar/train_0.tar.gz .       # to train_f: 16 of 30 to 49 GB
     aws s3 --no-sign-request cp s3://open-images-dataset/tar/validation.tar.gz .    # 13 GB
@@ -22,86 +22,76 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.download.display import download_bars, print_plan
-from mmoid.openimages.readers.download.http_source import DownloadError
-from mmoid.openimages.readers.download.official_files import (
+from rich.filesize import decimal
+
+from mmoid.openimages.readers.official_files import (
     BASE_URL,
     CONVERTED_KINDS,
     KINDS,
     RELEASES,
     SPLITS,
     OfficialFile,
+    bytes_there,
+    download,
     prepare_arguments,
     select_files,
     splits_of,
 )
-from mmoid.openimages.readers.download.record import bytes_there
-from mmoid.openimages.readers.download.resumable import download
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, help='folder of the files')
-    parser.add_argument('--release', choices=RELEASES, default='challenge-2019',
-                        help='v7 has 600 classes, the challenges have 500 (default: %(default)s)')  # fmt: skip
+    parser.add_argument('--out', required=True, type=Path, help='folder of the files')
+    release = 'v7 has 600 classes, the challenges have 500 (default: %(default)s)'
+    parser.add_argument('--release', choices=RELEASES, default='challenge-2019', help=release)
     parser.add_argument('--splits', nargs='+', choices=SPLITS, help='default: all of the release')
-    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS,
-                        help='default: all but images, the lists of pictures with their authors and licences, which '
-                             'training does not need')  # fmt: skip
-    parser.add_argument('--mirror', help=f'address of a copy of {BASE_URL}, to use instead of it')
-    parser.add_argument('--dry-run', action='store_true', help='only show what would be downloaded; asks no server')
+    kinds = 'default: all but images, the lists of authors and licences, which training does not need'
+    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS, help=kinds)
+    parser.add_argument('--mirror', help=f'address of a copy of {BASE_URL}')
+    parser.add_argument('--dry-run', action='store_true', help='show the files and their sizes; asks no server')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    out = Path(args.out)
+    splits = tuple(dict.fromkeys(args.splits or splits_of(args.release)))
     try:
-        splits = tuple(dict.fromkeys(args.splits or splits_of(args.release)))
         files = select_files(args.release, splits, args.kinds)
         if args.dry_run:
-            print_plan(files, out, args.mirror)
+            print_plan(files, args.out, args.mirror)
             return
-        require_space(files, out)
+        require_space(files, args.out)
         checks: Counter[str] = Counter()
-        with download_bars() as progress:
-            for row in files:
-                record = download(
-                    row.url_at(args.mirror),
-                    out / row.name,
-                    sha256=row.sha256,
-                    size=row.exact_bytes,
-                    progress=progress,
-                )
-                checks[f'compared by {record.checked_by}'] += 1
-    except (AnnotationError, DownloadError) as error:
+        for file in files:
+            print(file.name, file=sys.stderr)
+            checks[download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('interrupted; run again, it goes on where it stopped')
-    print(f'{out}: {args.release} is there, ' + ', '.join(f'{count} files {how}' for how, count in checks.items()))
-    print_next_commands(args.release, splits, out)
+        sys.exit('interrupted; run again to resume')
+    verified = ', '.join(f'{count} files verified by {check}' for check, count in checks.items())
+    print(f'{args.out}: {args.release} is complete, {verified}')
+    for split in splits:
+        if (arguments := prepare_arguments(args.release, split, args.out)) is not None:
+            command = ['python', 'tools/dataset_converters/prepare_openimages.py', '--out', f'data/openimages/{split}']
+            print(shlex.join([*command, '--images', f'images/{split}', *arguments]))
+
+
+def print_plan(files: Sequence[OfficialFile], out: Path, mirror: str | None) -> None:
+    for file in files:
+        size = '?' if file.num_bytes is None else decimal(file.num_bytes)
+        print(f'{file.name:53} {size:>8}, {decimal(bytes_there(out / file.name)):>8} there  {file.url(mirror)}')
+    known = [file.num_bytes for file in files if file.num_bytes is not None]
+    unknown = len(files) - len(known)
+    print(f'{out}: {decimal(sum(known))}' + (f' and {unknown} files of unknown size' if unknown else ''))
 
 
 def require_space(files: Sequence[OfficialFile], out: Path) -> None:
-    """Raises before the first byte, not after the last one that fits.
-
-    Raises:
-        DownloadError: The disk has less room than the sizes in the table add up to.
-    """
-    needed = sum(max(0, (row.num_bytes or 0) - bytes_there(out / row.name)) for row in files)
-    folder = next(path for path in (out, *out.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
+    """Raises OSError if the disk has less room than the known sizes add up to."""
+    needed = sum(max(0, (file.num_bytes or 0) - bytes_there(out / file.name)) for file in files)
+    free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.is_dir())).free
     if needed > free:
-        raise DownloadError(f'{out}: {needed:,} bytes are needed, {free:,} are free; give an --out on a larger disk')
-
-
-def print_next_commands(release: str, splits: Sequence[str], out: Path) -> None:
-    for split in splits:
-        arguments = prepare_arguments(release, split, out)
-        if arguments is not None:
-            command = ['python', 'tools/dataset_converters/prepare_openimages.py', '--out', f'data/openimages/{split}']
-            print(shlex.join([*command, '--images', f'images/{split}', *arguments]))
+        raise OSError(f'{out}: needs {needed:,} bytes, {free:,} are free; give an --out on a larger disk')
 
 
 if __name__ == '__main__':

@@ -150,7 +150,7 @@ def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
         'd3,verification,/m/orange,0\n'  # fmt: skip
     boxes = BOXES + 'e4,/m/pear,0.1,0.5,0.2,0.6,0\nb1,/m/pear,0.1,0.5,0.2,0.6,0\n'
     files = write_files(tmp_path / 'official', boxes=boxes, labels=labels)
-    with pytest.raises(AnnotationError, match=r"boxes\.csv:7: LabelName '/m/pear' is not among .*--other-classes drop"):
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:7: '/m/pear' is not a class of .*--other-classes drop"):
         convert(tmp_path / 'store', **files)
     summary = convert(tmp_path / 'store', **files, other_classes='drop')
     assert (summary.box_rows, summary.boxes, summary.label_rows, summary.image_labels) == (7, 5, 3, 1)

@@ -10,19 +10,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers import official_files
 from mmoid.openimages.readers.csv_files import read_classes
-from mmoid.openimages.readers.download.http_source import DownloadError
-from mmoid.openimages.readers.download.official_files import (
+from mmoid.openimages.readers.official_files import (
     CONVERTED_KINDS,
     KINDS,
     OFFICIAL_FILES,
     RELEASES,
     SPLITS,
-    prepare_arguments,
+    download,
+    part_path,
     select_files,
     splits_of,
 )
@@ -33,6 +34,16 @@ from tests.shared_data import open_images
 from tools.misc.download_openimages import require_space
 
 ROOT = Path(__file__).parents[3]
+CONTENT = np.random.default_rng(0).bytes(100_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    monkeypatch.setattr(official_files.time, 'sleep', lambda seconds: None)
+    with serving(CONTENT) as server:
+        yield server
 
 
 def run_tool(tmp_path, *options):
@@ -47,45 +58,27 @@ def run_tool(tmp_path, *options):
 
 
 @pytest.mark.parametrize('release', RELEASES)
-def test_every_release_has_what_a_store_is_made_of(release):
+def test_every_release_has_the_files_of_a_store(release):
     for split in splits_of(release):
-        rows = select_files(release, [split], CONVERTED_KINDS)
-        assert [row.kind for row in rows] == list(CONVERTED_KINDS)
-        assert [row.split for row in rows] == [None, None, split, split]
-    rows = select_files(release, splits_of(release), KINDS)
-    assert rows == [row for row in OFFICIAL_FILES if row.release == release]
-    assert len({row.name for row in rows}) == len(rows)
+        files = select_files(release, [split], CONVERTED_KINDS)
+        assert [file.kind for file in files] == list(CONVERTED_KINDS)
+        assert [file.split for file in files] == [None, None, split, split]
+    assert len({file.name for file in select_files(release, splits_of(release), KINDS)}) == sum(
+        file.release == release for file in OFFICIAL_FILES
+    )
 
 
-def test_rows_are_well_formed():
-    address_of = {row.name: row.url for row in OFFICIAL_FILES}
-    for row in OFFICIAL_FILES:
-        assert re.fullmatch(r'https://storage\.googleapis\.com/openimages/[\w./-]+\.(csv|json)', row.url)
-        assert address_of[row.name] == row.url  # releases can share a folder
-        assert row.split in (None, *SPLITS) and row.kind in KINDS
-        assert row.split is None or row.url.rpartition('/')[2].find(row.split) >= 0
-        assert row.sha256 is None or (re.fullmatch('[0-9a-f]{64}', row.sha256) and row.num_bytes)
-        assert row.exact_bytes == (row.num_bytes if row.sha256 else None)
-
-
-def test_a_mirror_has_the_same_paths():
-    row = OFFICIAL_FILES[0]
-    assert row.url_at(None) == row.url
-    assert row.url_at('http://here/oi/') == 'http://here/oi/v5/class-descriptions-boxable.csv'
-
-
-@pytest.mark.parametrize(
-    ('release', 'splits', 'kinds', 'message'),
-    [
-        ('challenge-2019', ['test'], KINDS, "challenge-2019 has no split 'test'; it has train, validation"),
-        ('challenge-2018', ['validation'], KINDS, "challenge-2018 has no split 'validation'; it has train"),
-        ('v7', ['train'], ['masks'], "v7 has no kind 'masks'; it has classes, hierarchy, boxes, labels, images"),
-        ('v9', ['train'], KINDS, "release 'v9' is not one of v7, challenge-2019, challenge-2018"),
-    ],
-)
-def test_what_there_is_not_is_told(release, splits, kinds, message):
-    with pytest.raises(AnnotationError, match=message):
-        select_files(release, splits, kinds)
+def test_the_table_is_well_formed():
+    path_of = {file.name: file.path for file in OFFICIAL_FILES}
+    for file in OFFICIAL_FILES:
+        assert re.fullmatch(r'[\w./-]+\.(csv|json)', file.path) and path_of[file.name] == file.path
+        assert file.kind in KINDS and (file.split is None or (file.split in SPLITS and file.split in file.name))
+        assert file.sha256 is None or (re.fullmatch('[0-9a-f]{64}', file.sha256) and file.num_bytes)
+    known = [file for file in OFFICIAL_FILES if file.release == 'challenge-2019' and file.kind != 'images']
+    assert len(known) == 6 and all(file.sha256 for file in known)
+    assert OFFICIAL_FILES[0].url() == 'https://storage.googleapis.com/openimages/v5/class-descriptions-boxable.csv'
+    with pytest.raises(ValueError, match="challenge-2019 has no split 'test'; it has train, validation"):
+        select_files('challenge-2019', ['test'], KINDS)
 
 
 @pytest.mark.parametrize(
@@ -95,86 +88,102 @@ def test_what_there_is_not_is_told(release, splits, kinds, message):
         ('challenge-2018', 'challenge-class-descriptions-500', 'bbox_labels_500_hierarchy'),
     ],
 )
-def test_the_real_classes_are_in_the_real_hierarchy_and_as_large_as_the_table_says(release, classes, hierarchy):
+def test_the_real_classes_are_in_the_real_hierarchy_and_have_the_size_and_checksum_of_the_table(
+    release, classes, hierarchy
+):
     class_file = open_images(f'classes/{classes}.csv')
     tree_file = open_images(f'hierarchy/{hierarchy}.json')
     ClassHierarchy.from_json(tree_file, read_classes(class_file).label_names)
-    for path, row in zip((class_file, tree_file), select_files(release, [], KINDS)):
+    for path, file in zip((class_file, tree_file), select_files(release, [], KINDS)):
         content = Path(path).read_bytes()
-        assert len(content) == pytest.approx(row.num_bytes, abs=500)
-        assert row.sha256 in (None, hashlib.sha256(content).hexdigest())
+        assert len(content) == pytest.approx(file.num_bytes, abs=500)
+        assert file.sha256 in (None, hashlib.sha256(content).hexdigest())
 
 
-def test_a_dry_run_asks_nobody_and_makes_nothing(tmp_path):
+def test_a_cut_download_resumes_in_the_same_run_and_in_the_next(server, tmp_path):
+    part_path(tmp_path / 'f').write_bytes(CONTENT[:1000])
+    server.cuts = [20_000, 30_000]
+    assert download(server.url, tmp_path / 'f', SHA256) == 'SHA-256'
+    assert [start for _, start in server.asked] == [1000, 21_000, 51_000]
+    assert (tmp_path / 'f').read_bytes() == CONTENT and not part_path(tmp_path / 'f').exists()
+    assert download(server.url, tmp_path / 'f', SHA256) == 'SHA-256'
+    assert len(server.asked) == 3  # a complete file is not downloaded again
+
+
+def test_a_server_that_sends_nothing_is_given_up_and_the_part_kept(server, tmp_path):
+    server.cuts = [500] + [0] * 20
+    with pytest.raises(OSError, match=r'curl fails with status 18; run again to resume at byte 500'):
+        download(server.url, tmp_path / 'f')
+    assert part_path(tmp_path / 'f').read_bytes() == CONTENT[:500]
+
+
+def test_a_wrong_checksum_is_an_error_and_removes_the_part(server, tmp_path):
+    with pytest.raises(OSError, match=f'arrived damaged, or is another file: its SHA256 is {SHA256}, expected 00'):
+        download(server.url, tmp_path / 'f', '00')
+    part_path(tmp_path / 'f').write_bytes(b'of another version')
+    with pytest.raises(OSError, match='arrived damaged, or is another file: its MD5 is .*, expected '):
+        download(server.url, tmp_path / 'f')
+    assert not list(tmp_path.iterdir())
+    (tmp_path / 'f').write_bytes(b'mine')
+    with pytest.raises(OSError, match='f: is another file; move it away'):
+        download(server.url, tmp_path / 'f', SHA256)
+    assert (tmp_path / 'f').read_bytes() == b'mine'
+
+
+def test_without_known_sum_the_md5_of_the_server_counts_or_else_the_size(server, tmp_path):
+    assert download(server.url, tmp_path / 'a') == 'MD5 of the server'
+    server.sends_md5 = False
+    assert download(server.url, tmp_path / 'b') == 'size'
+    part_path(tmp_path / 'c').write_bytes(CONTENT + b'more')
+    with pytest.raises(OSError, match='100,004 bytes arrived, expected 100,000'):
+        download(server.url, tmp_path / 'c')
+
+
+def test_a_dry_run_shows_the_files_and_makes_nothing(tmp_path):
     done = run_tool(tmp_path, '--release', 'v7', '--mirror', 'http://nowhere.invalid', '--dry-run', '--kinds', *KINDS)
     assert done.returncode == 0, done.stderr
-    for row in select_files('v7', SPLITS, KINDS):
-        line = next(line for line in done.stdout.splitlines() if f' {row.name} ' in line)
-        assert ' no ' in line and row.url_at('http://nowhere.invalid') in line
-    assert 'not counting 3 of unknown size' in done.stdout
+    for file in select_files('v7', SPLITS, KINDS):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f'{file.name} '))
+        assert '0 bytes there' in line and line.endswith(file.url('http://nowhere.invalid'))
+    assert 'and 3 files of unknown size' in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_files_come_resume_and_are_ready_to_prepare(tmp_path):
+def test_the_tool_downloads_once_and_prints_commands_that_work(tmp_path):
     given = write_files(tmp_path / 'official')
     kinds = {'boxes': 'boxes', 'labels': 'image_labels', 'classes': 'classes', 'hierarchy': 'hierarchy'}
-    served = {
-        row.url_at(''): Path(given[kinds[row.kind]]).read_bytes()
-        for row in select_files('v7', ['train', 'validation'], CONVERTED_KINDS)
-    }
+    files = select_files('v7', ['train', 'validation'], CONVERTED_KINDS)
+    served = {f'/{file.path}': Path(given[kinds[file.kind]]).read_bytes() for file in files}
     options = ('--release', 'v7', '--splits', 'validation', 'train')
     with serving(files=served) as server:
         first = run_tool(tmp_path, *options, '--mirror', server.url)
         assert first.returncode == 0, first.stderr
-        assert len(server.asked) == 6
         again = run_tool(tmp_path, *options, '--mirror', server.url)
-        assert len(server.asked) == 6
-    assert again.stdout == first.stdout
+        assert sorted(path for path, _ in server.asked) == sorted(served)
     summary, *commands = first.stdout.splitlines()
-    assert summary == 'annotations: v7 is there, 6 files compared by md5 of the server'
-    dry = run_tool(tmp_path, *options, '--dry-run').stdout
-    assert dry.count(' whole ') == 6
-
+    assert summary == 'annotations: v7 is complete, 6 files verified by MD5 of the server'
+    assert again.stdout.splitlines()[1:] == commands
     assert [shlex.split(command)[3] for command in commands] == ['data/openimages/validation', 'data/openimages/train']
     shutil.copytree(tmp_path / 'official' / 'images', tmp_path / 'images' / 'train')
-    python, tool, *arguments = shlex.split(commands[1])
-    assert python == 'python'
+    _, tool, *arguments = shlex.split(commands[1])
     subprocess.run([sys.executable, ROOT / tool, *arguments], cwd=tmp_path, check=True, capture_output=True)
     assert AnnotationStore(tmp_path / 'data/openimages/train').label_names == tuple(LABEL_NAMES)
 
 
-def test_a_mirror_that_holds_other_files_is_told_in_one_line(tmp_path):
-    rows = select_files('challenge-2019', ['train'], CONVERTED_KINDS)
-    with serving(files={rows[0].url_at(''): b'/m/a,A\n'}) as server:
-        done = run_tool(tmp_path, '--mirror', server.url)
-        assert done.returncode == 1
-        assert 'classes-description-500.csv: has 7 bytes, expected 9,237; the server holds another' in done.stderr
+def test_a_missing_file_is_reported_in_one_line(tmp_path):
+    with serving(files={}) as server:
         done = run_tool(tmp_path, '--mirror', server.url, '--kinds', 'hierarchy')
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1 and lines[0].endswith('check the address, or give another mirror')
-    assert 'Traceback' not in done.stderr
-    assert done.stdout == ''
+    assert (done.returncode, done.stdout) == (1, '')
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert re.search(r'hierarchy\.json: curl: .* 404; check the address', line) and 'Traceback' not in done.stderr
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_first_byte(tmp_path, monkeypatch):
-    rows = select_files('challenge-2019', ['validation'], CONVERTED_KINDS)
-    missing = sum(row.num_bytes for row in rows)
-    (tmp_path / f'{rows[2].name}.part').write_bytes(bytes(1000))
-    for free, is_enough in ((missing - 1000, True), (missing - 1001, False)):
-        monkeypatch.setattr(shutil, 'disk_usage', lambda _, free=free: SimpleNamespace(free=free))
-        if is_enough:
-            require_space(rows, tmp_path)
-            require_space(rows[:2], tmp_path / 'not' / 'yet' / 'there')
-        else:
-            with pytest.raises(DownloadError, match=f'{missing - 1000:,} bytes are needed, {free:,} are free'):
-                require_space(rows, tmp_path)
-
-
-def test_a_split_is_ready_once_all_its_files_are_there(tmp_path):
-    assert prepare_arguments('challenge-2019', 'train', tmp_path) is None
-    for row in select_files('challenge-2019', ['train'], CONVERTED_KINDS):
-        (tmp_path / row.name).touch()
-    arguments = prepare_arguments('challenge-2019', 'train', tmp_path)
-    assert arguments is not None and arguments[::2] == ['--classes', '--hierarchy', '--boxes', '--labels']
-    assert prepare_arguments('challenge-2019', 'validation', tmp_path) is None
+def test_a_full_disk_is_reported_before_the_download(tmp_path, monkeypatch):
+    files = select_files('challenge-2019', ['validation'], CONVERTED_KINDS)
+    part_path(tmp_path / files[2].name).write_bytes(bytes(1000))
+    missing = sum(file.num_bytes for file in files) - 1000
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=missing))
+    require_space(files, tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=missing - 1))
+    with pytest.raises(OSError, match=f'needs {missing:,} bytes, {missing - 1:,} are free'):
+        require_space(files, tmp_path)

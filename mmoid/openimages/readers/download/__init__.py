@@ -1,1 +1,0 @@
-"""The official files: which there are, and how they are fetched over a bad line."""
