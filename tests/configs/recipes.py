@@ -5,11 +5,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmoid.engine.schedule.stages import stages_of_config
+
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(
-    str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_'
-)  # fmt: skip
-# Those of the paper's protocol; the small ones are for a look at the whole way.
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/[!_]*/*.py'))
+# Those with the paper's protocol; the small ones are for a laptop.
 PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path]
 
 
@@ -30,19 +30,18 @@ def stem(path):
     return Path(path).stem
 
 
+def classes_of(cfg):
+    return cfg.model.roi_head.bbox_head.num_classes
+
+
 def batch_of(path):
     """GPUs and images per GPU that the name tells."""
     gpus, images = re.search(r'_(\d+)xb(\d+)-', path).groups()
     return int(gpus), int(images)
 
 
-def stages_of(cfg):
-    """Stages of its HybridSchedule; none without it."""
-    return [stage for hook in cfg.get('custom_hooks', []) for stage in hook.stages]
-
-
 def use_data(cfg, root):
-    """Replaces the data root of a config, wherever it went."""
+    """Replaces the data root of a config, wherever it occurs."""
     _replace(cfg, cfg.data_root, str(root))
 
 
@@ -55,13 +54,13 @@ def _replace(node, old, new):
 
 
 def without_weights(cfg):
-    """Leaves pre-trained weights out; nothing is downloaded in a test."""
+    """Removes pretrained weights, so that a test downloads nothing."""
     cfg.model.backbone.init_cfg = None
     return cfg
 
 
 def shrunk(cfg):
-    """Makes the networks narrow: every part that a config names stays, only widths and depths go down."""
+    """Makes the networks narrow: every part that a config names stays, with less width and depth."""
     model = without_weights(cfg).model
     if model.backbone.type == 'EfficientNet':
         model.backbone.arch = 'b0'
@@ -80,7 +79,7 @@ def shrunk(cfg):
 
 
 def shortened(cfg, root, work_dir):
-    """Two iterations, one for each of two stages, and a validation of two pictures, a tenth of the size."""
+    """Two iterations, one for each of two stages, and a validation of two images, at a tenth of the size."""
     use_data(cfg, root)
     cfg.work_dir = str(work_dir)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -90,14 +89,14 @@ def shortened(cfg, root, work_dir):
                 transform.scale = _tenth(transform.scale)
             if transform.type == 'RandomChoiceResize':
                 transform.scales = [_tenth(scale) for scale in transform.scales]
-    stages = stages_of(cfg)
-    for stage in stages:
-        stage.epochs = 1
-    cfg.train_cfg.max_epochs = max(1, len(stages))
+    stages = len(stages_of_config(cfg))
+    for stage in range(stages):
+        cfg.custom_hooks[0].stages[stage].epochs = 1
+    cfg.train_cfg.max_epochs = max(1, stages)
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs
     cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size * (1 if stages else 2)
     cfg.val_dataloader.dataset.indices = 2
-    cfg.model.train_cfg.rcnn.sampler.sampler.num = 64
+    cfg.model.train_cfg.rcnn.sampler.num = 64
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=200)
     cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=20)  # each is a detection of up to all classes
     cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere

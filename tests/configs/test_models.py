@@ -1,10 +1,10 @@
-"""The networks of all configs at their full width and with all their classes."""
+"""The networks of all configs, at full width and with all classes."""
 
 import pytest
 import torch
-from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.registry import MODELS
 
-from tests.configs.recipes import RECIPES, one_of_each_network, read, stem, use_data, without_weights
+from tests.configs.recipes import classes_of, one_of_each_network, read, without_weights
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZE = (128, 192)
@@ -25,17 +25,5 @@ def test_every_network_gives_all_levels_and_classes(mmdet_scope):
         scores, deltas = model.rpn_head(features)
         assert len(scores) == len(deltas) == len(STRIDES)
         scores, boxes = model.roi_head.bbox_head(torch.zeros(2, width, 7, 7, device='meta'))
-        assert scores.shape == (2, cfg.num_classes + 1)
-        assert boxes.shape == (2, 4 if cfg.model.roi_head.bbox_head.get('reg_class_agnostic') else 4 * cfg.num_classes)
-
-
-@pytest.mark.parametrize('path', RECIPES, ids=stem)
-def test_every_loss_and_sampler_knows_all_classes(path, root_of, mmdet_scope):
-    cfg = read(path)
-    use_data(cfg, root_of(cfg.num_classes))
-    loss = MODELS.build(cfg.model.roi_head.bbox_head.loss_cls)
-    sampler = TASK_UTILS.build(cfg.model.train_cfg.rcnn.sampler)
-    assert loss.num_classes == sampler.num_classes == cfg.model.roi_head.bbox_head.num_classes == cfg.num_classes
-    loss.init_weights()  # raises where files are missing
-    assert len(loss.label_names) == cfg.num_classes
-    assert sampler._ancestors_and_self(torch.device('cpu')).sum() > cfg.num_classes
+        assert scores.shape == (2, classes_of(cfg) + 1)
+        assert boxes.shape == (2, 4 if cfg.model.roi_head.bbox_head.get('reg_class_agnostic') else 4 * classes_of(cfg))

@@ -12,15 +12,16 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmoid.engine.schedule.stages import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import (
     RECIPES,
     ROOT,
+    classes_of,
     one_of_each_network,
     read,
     shortened,
     shrunk,
-    stages_of,
     stem,
     without_weights,
 )
@@ -28,7 +29,7 @@ from tests.configs.recipes import (
 
 @pytest.fixture(autouse=True)
 def short_logs(monkeypatch):
-    """What would take most of the time here: asking compilers for their versions, and laying out the config."""
+    """Most of the time here would go into asking compilers for their versions and printing the config."""
     monkeypatch.setattr(mmengine.runner.runner, 'collect_env', dict)
     monkeypatch.setattr(Config, 'pretty_text', '')
 
@@ -55,8 +56,7 @@ def require_two_steps_and_a_validation(cfg):
         assert any(name.startswith(part) for name in moved)
     plan = plan_training(cfg, cfg.train_dataloader.dataset.indices)
     assert hub.get_scalar('train/lr').data[0] == pytest.approx(plan.rates)
-    stages = stages_of(cfg)
-    if stages:
+    if stages_of_config(cfg):
         assert hub.get_scalar('train/stage').data[0].tolist() == [1, 2]
     assert 0 <= hub.get_scalar('val/openimages/mAP').current() <= 1
 
@@ -64,30 +64,33 @@ def require_two_steps_and_a_validation(cfg):
 @pytest.mark.parametrize('path', RECIPES, ids=stem)
 def test_every_config_trains_two_steps_and_validates(path, root_of, tmp_path):
     cfg = read(path)
-    require_two_steps_and_a_validation(shortened(shrunk(cfg), root_of(cfg.num_classes), tmp_path))
+    require_two_steps_and_a_validation(shortened(shrunk(cfg), root_of(classes_of(cfg)), tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', one_of_each_network(), ids=stem)
 def test_every_network_trains_two_steps_and_validates_at_full_width(path, root_of, tmp_path):
     cfg = read(path)
-    require_two_steps_and_a_validation(shortened(without_weights(cfg), root_of(cfg.num_classes), tmp_path))
+    require_two_steps_and_a_validation(shortened(without_weights(cfg), root_of(classes_of(cfg)), tmp_path))
 
 
 @pytest.mark.slow
 def test_two_processes_train_a_config_with_shared_batch_statistics(root_of, tmp_path):
     """Without CUDA there are none to share (mmoid/engine/launch.py), and the config trains as it is."""
     path = 'configs/openimages/faster-rcnn_r50_fpn_syncbn_8xb4-1x_openimages-mini.py'
-    options = (
-        'model.backbone.init_cfg=None', 'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=16',
-        'val_dataloader.dataset.indices=2', 'train_dataloader.dataset.pipeline.2.scale=(133,80)',
-        'val_dataloader.dataset.pipeline.1.scale=(133,80)', 'default_hooks.logger.interval=1',
-    )  # fmt: skip
-    done = subprocess.run(
-        ['bash', 'tools/dist_train.sh', path, '2', '--work-dir', str(tmp_path), '--cfg-options', *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-        env={**os.environ, 'MMOID_MINI_ROOT': str(root_of(500)),
-             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
-    )  # fmt: skip
+    options = {
+        'model.backbone.init_cfg': 'None',
+        'train_cfg.max_epochs': '1',
+        'train_dataloader.dataset.indices': '16',
+        'val_dataloader.dataset.indices': '2',
+        'train_dataloader.dataset.pipeline.2.scale': '(133,80)',
+        'val_dataloader.dataset.pipeline.1.scale': '(133,80)',
+        'default_hooks.logger.interval': '1',
+    }
+    given = [f'{key}={value}' for key, value in options.items()]
+    command = ['bash', 'tools/dist_train.sh', path, '2', '--work-dir', str(tmp_path), '--cfg-options', *given]
+    search_path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    environment = {**os.environ, 'MMOID_MINI_ROOT': str(root_of(500)), 'PATH': search_path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert 'Epoch(train) [1][2/2]' in done.stdout and 'openimages/mAP' in done.stdout

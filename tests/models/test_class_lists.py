@@ -14,6 +14,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates
+from mmoid.openimages.statistics.objects import group_boxes, single_object_pairs
 from tests.models.test_detectors import small
 from tests.official_files import LABEL_NAMES, write_files
 
@@ -51,38 +52,41 @@ def test_a_class_with_several_parents_has_all_their_labels_and_is_concurrent_wit
     ancestors = ClassHierarchy(TWO_PARENTS, NAMES).ancestor_matrix
     sets = sampler(num_classes=6, hierarchy=ancestors).label_sets(torch.eye(4)[:2], torch.tensor([0, 1]))
     assert [{NAMES[c] for c in row.nonzero().flatten()} for row in sets] == [
-        {'tomato', 'fruit', 'vegetable', 'food'}, {'apple', 'fruit', 'food'},
-    ]  # fmt: skip
+        {'tomato', 'fruit', 'vegetable', 'food'},
+        {'apple', 'fruit', 'food'},
+    ]
     rates = mmoid.ConcurrentSoftmaxLoss(6, hierarchy=ancestors).rates
     concurrent = {frozenset((NAMES[i], NAMES[j])) for i, j in rates.nonzero().tolist()}
     assert torch.equal(rates, rates.T) and concurrent == {
-        frozenset(pair) for pair in (
-            ('tomato', 'fruit'), ('tomato', 'vegetable'), ('tomato', 'food'), ('apple', 'fruit'), ('apple', 'food'),
-            ('fruit', 'food'), ('vegetable', 'food'),
+        frozenset(pair)
+        for pair in (
+            ('tomato', 'fruit'),
+            ('tomato', 'vegetable'),
+            ('tomato', 'food'),
+            ('apple', 'fruit'),
+            ('apple', 'food'),
+            ('fruit', 'food'),
+            ('vegetable', 'food'),
         )
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize('seed', range(10))
-def test_label_sets_are_those_of_a_walk_over_boxes_and_parents(seed):
+def test_label_sets_are_those_of_connected_boxes_and_their_ancestors(seed):
     rng = np.random.default_rng(seed)
     classes, count, iou = int(rng.integers(1, 9)), int(rng.integers(1, 12)), float(rng.choice([0.5, 0.9]))
     ancestors = np.triu(rng.random((classes, classes)) < 0.4, 1)
     for middle in range(classes):  # a closure has the ancestors of ancestors
         ancestors |= ancestors[:, middle : middle + 1] & ancestors[middle]
-    low = rng.integers(0, 4, (count, 2))
+    low = rng.integers(0, 9, (count, 2))
     boxes = np.concatenate([low, low + rng.integers(8, 12, (count, 2))], axis=1).astype(np.float32)
     labels = rng.integers(0, classes, count)
-
-    def overlap(a, b):
-        sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
-        both = max(sides[0], 0) * max(sides[1], 0)
-        return both / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - both)
-
+    _, pairs = single_object_pairs(boxes, np.array([count]), np.zeros(count), iou)
+    group = group_boxes(count, pairs.first, pairs.second)
     expected = []
-    for box in boxes.tolist():
-        found = {int(labels[m]) for m, other in enumerate(boxes.tolist()) if overlap(box, other) >= iou}
-        expected.append(found | {j for i in found for j in range(classes) if ancestors[i, j]})
+    for box in range(count):
+        found = set(labels[group == group[box]].tolist())
+        expected.append(found | {j for i in found for j in np.flatnonzero(ancestors[i]).tolist()})
     ours = sampler(num_classes=classes, hierarchy=ancestors, same_object_iou=iou)
     sets = ours.label_sets(torch.from_numpy(boxes), torch.from_numpy(labels))
     assert [set(row.nonzero().flatten().tolist()) for row in sets] == expected
@@ -104,42 +108,47 @@ def test_a_part_of_the_classes_by_mid_needs_no_store(store):
 
 
 @pytest.mark.parametrize(
-    ('classes', 'message'),
+    ('classes', 'hierarchy', 'message'),
     [
-        ('Fruit', r"loss_cls\.classes: expects a list of names or MIDs, got 'Fruit'"),
-        (['Fruit', '/m/fruit'], r"loss_cls\.classes: '/m/fruit' is given twice"),
-        (['Fruit', 'Pear'], r"loss_cls\.classes: 'Pear' is no class of "),
+        ('Fruit', True, r"loss_cls\.classes: expects a list of names or MIDs, got 'Fruit'"),
+        (['Fruit', '/m/fruit'], True, r"loss_cls\.classes: class '/m/fruit' occurs twice"),
+        (['Fruit', 'Pear'], True, r"loss_cls\.classes: 'Pear' is not a class of "),
+        (['Pear'], False, r"loss_cls\.classes: 'Pear' is not a MID; a display name needs a store"),
+        (None, True, r'loss_cls\.hierarchy: is for 5 classes, num_classes is 1; .* classes = '),
     ],
 )
-def test_wrong_class_lists_are_told(store, classes, message):
-    with pytest.raises(AnnotationError, match=message):
-        mmoid.ConcurrentSoftmaxLoss(len(classes), hierarchy=str(store), classes=classes)
-
-
-def test_class_weights_know_the_names_of_a_part_of_the_classes_by_their_own_store(store):
-    weights = dict(store=str(store), beta=0.9)
-    loss = mmoid.SoftmaxLoss(2, hierarchy='nowhere', classes=['Orange', 'Apple'], class_weight=weights)
-    assert loss.label_names == ('/m/orange', '/m/apple')
-    assert loss.class_weight[0] > loss.class_weight[1]  # one box against two
+def test_bad_class_lists_are_refused(store, classes, hierarchy, message):
+    with pytest.raises(ValueError, match=message):
+        mmoid.ConcurrentSoftmaxLoss(len(classes or 'x'), hierarchy=str(store) if hierarchy else None, classes=classes)
 
 
 def test_a_trained_model_of_a_part_of_the_classes_needs_no_data(store):
     """Not even to know which classes their names are."""
-    config = Config.fromfile('configs/_base_/models/faster-rcnn_r50_fpn.py')
+    config = Config.fromfile('configs/_base_/models/label-set_faster-rcnn_r50_fpn.py')
     small(config.model)
     config.model.data_preprocessor = dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1])
-    kept = dict(hierarchy=str(store), num_classes=2, classes=list(PART))
-    config.model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32, num_classes=2)
-    config.model.roi_head.bbox_head.loss_cls.update(concurrent_rates=str(store.parent / 'rates.npz'), **kept)
-    config.model.train_cfg.rcnn.sampler.update(kept)
+    config.model.roi_head.bbox_head.update(
+        in_channels=16,
+        fc_out_channels=32,
+        num_classes=2,
+        loss_cls=dict(
+            type='ConcurrentSoftmaxLoss',
+            concurrent_rates=str(store.parent / 'rates.npz'),
+            hierarchy=str(store),
+            classes=list(PART),
+        ),
+    )
     config.model.test_cfg.rcnn.score_thr = 0.0
     config.default_scope = 'mmdet'
     config.test_dataloader = dict(
-        dataset=dict(pipeline=[
-            dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)),
-            dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
-        ])
-    )  # fmt: skip
+        dataset=dict(
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='Resize', scale=(64, 64)),
+                dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
+            ]
+        )
+    )
     trained = MODELS.build(dict(config.model, _scope_='mmdet'))
     checkpoint = store.parent / 'model.pth'
     torch.save(dict(state_dict=trained.state_dict(), meta=dict(dataset_meta=dict(classes=PART))), checkpoint)

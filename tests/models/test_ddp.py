@@ -36,10 +36,9 @@ def train_a_rank(folder: Path) -> None:
     torch.distributed.init_process_group('gloo')
     rank = torch.distributed.get_rank()
     model = Scorer()
-    model(*batch())  # the loss now has seen its own rates
     if rank:
-        model.loss_cls.rates.zero_()
-    model = nn.parallel.DistributedDataParallel(model)  # brings the buffers of rank 0
+        model.loss_cls.set_rates(torch.zeros(CLASSES + 1, CLASSES + 1))
+    model = nn.parallel.DistributedDataParallel(model)  # copies the buffers of rank 0
     features, sets = batch()
     model(features[rank::2], sets[rank::2]).backward()
     torch.save(model.module.scores.weight.grad, folder / f'{rank}.pt')
@@ -48,8 +47,8 @@ def train_a_rank(folder: Path) -> None:
 
 def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path):
     environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'WORLD_SIZE': '2', 'PYTHONPATH': str(ROOT)}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
-               '-m', 'tests.models.test_ddp', str(tmp_path)]  # fmt: skip
+    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'tests.models.test_ddp']
+    command = [sys.executable, *launch, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     model = Scorer()

@@ -33,12 +33,11 @@ def small(model):
 
 def box_head(head, loss='ConcurrentSoftmaxLoss', **kwargs):
     head.update(type='mmoid.LabelSetBBoxHead', in_channels=16, fc_out_channels=32, num_classes=CLASSES, **kwargs)
-    head.loss_cls = dict(type=f'mmoid.{loss}', num_classes=CLASSES, hierarchy=ANCESTORS)
+    head.loss_cls = dict(type=f'mmoid.{loss}', hierarchy=ANCESTORS)
 
 
 def label_set_sampler(rcnn):
-    rcnn.sampler = dict(type='mmoid.LabelSetSampler', num_classes=CLASSES, hierarchy=ANCESTORS,
-                        sampler={**rcnn.sampler, 'num': 32})  # fmt: skip
+    rcnn.sampler.update(type='mmoid.LabelSetSampler', num=32)
 
 
 def faster_rcnn(loss='ConcurrentSoftmaxLoss', **kwargs):
@@ -69,8 +68,8 @@ def batch():
     for instances in (truth, empty):
         sample = DetDataSample(gt_instances=instances, ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)))
         shape = (96, 96)
-        sample.set_metainfo(dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape,
-                                 scale_factor=(1.0, 1.0)))  # fmt: skip
+        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+        sample.set_metainfo(dict(shapes, scale_factor=(1.0, 1.0)))
         samples.append(sample)
     return torch.randn(2, 3, 96, 96), samples
 
@@ -121,8 +120,8 @@ def test_cascade_refines_a_positive_by_its_label_and_background_by_its_best_scor
     labels = [1, 3, int(scores[2, :-1].argmax())]
     assert labels[2] == 1
     for row, label in enumerate(labels):
-        expected = head.bbox_coder.decode(boxes[row : row + 1], deltas[row : row + 1, 0 if agnostic else label],
-                                          max_shape=(96, 96))  # fmt: skip
+        delta = deltas[row : row + 1, 0 if agnostic else label]
+        expected = head.bbox_coder.decode(boxes[row : row + 1], delta, max_shape=(96, 96))
         assert torch.allclose(refined[0].bboxes[row], expected[0])
 
 

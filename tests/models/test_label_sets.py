@@ -1,5 +1,7 @@
 """Label sets from ground truth to the loss, in real mmdet heads."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ LABELS = torch.tensor([0, 1, 3, 3])
 def sampler(**kwargs):
     inner = dict(type='mmdet.RandomSampler', num=16, pos_fraction=0.5)
     return TASK_UTILS.build(
-        dict(type='mmoid.LabelSetSampler', sampler=inner, num_classes=4, **{'hierarchy': ANCESTORS, **kwargs})
+        {'type': 'mmoid.LabelSetSampler', 'sampler': inner, 'num_classes': 4, 'hierarchy': ANCESTORS, **kwargs}
     )
 
 
@@ -70,6 +72,14 @@ def test_a_hierarchy_that_is_not_there_is_named():
         sampler(hierarchy='nowhere').label_sets(BOXES, LABELS)
 
 
+def test_an_object_is_a_chain_of_overlapping_boxes_as_in_the_statistics():
+    """The first and the last box overlap with less than IoU 0.9."""
+    boxes = torch.tensor([[0.0, 0, 100, 100], [5, 0, 105, 100], [10, 0, 110, 100], [15, 0, 115, 100]])
+    sets = sampler(hierarchy=None).label_sets(boxes, torch.arange(4))
+    assert sets.all()
+    assert not sampler(hierarchy=None).label_sets(boxes[[0, 2]], torch.arange(2))[0, 1]
+
+
 def test_without_hierarchy_there_are_no_ancestors():
     assert names(sampler(hierarchy=None).label_sets(BOXES, LABELS)[0]) == {0, 1}
 
@@ -95,8 +105,8 @@ def run(box_head, results):
     count = sum(len(result.priors) for result in results)
     torch.manual_seed(1)
     features = torch.randn(count, 8, 3, 3)
-    rois = torch.cat([torch.cat([torch.full((len(r.priors), 1), float(i)), r.priors.tensor], 1)
-                      for i, r in enumerate(results)])  # fmt: skip
+    indexed = [torch.cat([torch.full((len(r.priors), 1), float(i)), r.priors.tensor], 1) for i, r in enumerate(results)]
+    rois = torch.cat(indexed)
     cls_score, bbox_pred = box_head(features)
     config = type('C', (), {'pos_weight': -1})
     for result in results:  # heads meet tensors: RoI heads convert boxes before
@@ -158,23 +168,43 @@ def test_only_background_gives_a_zero_that_can_be_differentiated():
     sum(value for key, value in out['loss_bbox'].items() if 'loss' in key).backward()
 
 
-@pytest.mark.parametrize('loss_cls', [
-    dict(type='mmdet.CrossEntropyLoss', use_sigmoid=False), dict(type='mmoid.SoftmaxLoss', num_classes=4)])  # fmt: skip
-def test_a_loss_of_one_label_gets_one_label(loss_cls):
+@pytest.mark.parametrize('loss_type', ['mmdet.CrossEntropyLoss', 'mmoid.SoftmaxLoss'])
+def test_a_loss_of_one_label_receives_one_label(loss_type):
     results = [sample()]
-    box_head = head(loss_cls=loss_cls)
+    box_head = head(loss_cls=dict(type=loss_type, use_sigmoid=False))
     cls_score, _, _, out = run(box_head, results)
     labels = out['bbox_targets'][0]
     assert torch.allclose(out['loss_bbox']['loss_cls'], torch.nn.functional.cross_entropy(cls_score, labels))
 
 
+@pytest.mark.parametrize('loss_type', ['SoftmaxLoss', 'DistCELoss', 'LabelSetFocalLoss', 'ConcurrentSoftmaxLoss'])
+def test_the_type_alone_swaps_the_loss_and_the_sampler_reads_the_hierarchy_from_the_head(loss_type):
+    rates = np.zeros((4, 4), dtype=np.float32)
+    box_head = head(
+        loss_cls=dict(type=f'mmoid.{loss_type}', concurrent_rates=rates, hierarchy=ANCESTORS, hierarchy_rate=0.5)
+    )
+    assert type(box_head.loss_cls).__name__ == loss_type and box_head.loss_cls.num_classes == 4
+    if loss_type == 'ConcurrentSoftmaxLoss':
+        assert box_head.loss_cls.rates[0, 2] == 0.5
+    ours = sampler(num_classes=None, hierarchy=None, context=SimpleNamespace(bbox_head=box_head))
+    assert names(ours.label_sets(BOXES[:1], LABELS[:1])[0]) == {0, 2}
+    with pytest.raises(TypeError, match='hierachy'):
+        head(loss_cls=dict(type=f'mmoid.{loss_type}', hierachy=ANCESTORS))
+
+
+def test_a_random_sampler_needs_no_config_of_its_own():
+    plain = TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', num=16, pos_fraction=0.5, num_classes=4))
+    assert (plain.sampler.num, plain.sampler.pos_fraction, plain.sampler.add_gt_as_proposals) == (16, 0.5, True)
+    with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
+        TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', num_classes=4))
+    with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
+        sampler(num=16)
+    with pytest.raises(ValueError, match=r'rcnn\.sampler\.num_classes is needed'):
+        sampler(num_classes=None)
+
+
 def test_a_stock_sampler_is_told_to_be_wrapped():
     result = sample()
     del result.pos_gt_label_sets
-    with pytest.raises(ValueError, match=r'ConcurrentSoftmaxLoss needs label sets: wrap train_cfg\.rcnn\.sampler'):
+    with pytest.raises(ValueError, match=r'ConcurrentSoftmaxLoss needs label sets: set train_cfg\.rcnn\.sampler'):
         run(head(), [result])
-
-
-def test_names_resolve_to_the_same_classes():
-    assert MODELS.get('LabelSetBBoxHead') is mmoid.LabelSetBBoxHead
-    assert TASK_UTILS.get('LabelSetSampler') is mmoid.LabelSetSampler

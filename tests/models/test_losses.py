@@ -1,20 +1,26 @@
-"""The loss modules: arguments, forms of targets, rates and checkpoints."""
+"""The loss modules: formulas in float64, arguments, forms of targets, rates and checkpoints."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from mmengine.model import ExponentialMovingAverage
 
 import mmoid
-from mmoid.models.losses import concurrent_softmax_loss
+from mmoid.models.losses import RatesLoss, concurrent_softmax_loss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.sampling.soft_balance import effective_number_weights
 from mmoid.openimages.statistics.concurrent_rates import save_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, TREE, write_files
 
+LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
+CLASSES = 5
 RATES = np.array([[0, 0.5, 0.2], [0.25, 0, 0], [0, 1, 0]], dtype=np.float32)
 
 
@@ -22,16 +28,170 @@ def loss(**kwargs):
     return mmoid.ConcurrentSoftmaxLoss(**{'num_classes': 3, 'concurrent_rates': RATES, **kwargs})
 
 
-def batch(rows=6, classes=3, seed=0):
-    torch.manual_seed(seed)
-    return torch.randn(rows, classes + 1), torch.rand(rows, classes) < 0.4
+def build(name, classes, rates=None, **kwargs):
+    loss_type = getattr(mmoid, name)
+    return loss_type(classes, **({'concurrent_rates': rates} if issubclass(loss_type, RatesLoss) else {}), **kwargs)
 
 
-def test_background_is_concurrent_with_nothing():
-    module = loss()
-    assert module.rates.shape == (4, 4)
-    assert torch.equal(module.rates[:3, :3], torch.from_numpy(RATES))
-    assert not module.rates[3].any() and not module.rates[:, 3].any()
+def batch():
+    torch.manual_seed(0)
+    return torch.randn(6, 4), torch.rand(6, 3) < 0.4
+
+
+@pytest.fixture
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    return tmp_path / 'store'
+
+
+def log_sigmoid(x):
+    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+
+
+def log_softmax(z):
+    largest = max(z)
+    return [value - largest - math.log(sum(math.exp(other - largest) for other in z)) for value in z]
+
+
+def dist_ce_loss(z, labels, rates, weight):
+    return -sum(weight[i] * log_softmax(z)[i] for i in labels) / len(labels)
+
+
+def bce_loss(z, labels, rates, weight, excused=()):
+    loss = 0.0
+    for j in range(CLASSES):
+        if j in labels:
+            loss -= weight[j] * log_sigmoid(z[j])
+        elif j not in excused:
+            loss -= weight[j] * log_sigmoid(-z[j])
+    return loss
+
+
+def co_bce_loss(z, labels, rates, weight):
+    return bce_loss(z, labels, rates, weight, [j for j in range(CLASSES) if any(rates[i][j] > 0 for i in labels)])
+
+
+def focal_loss(z, labels, rates, weight, alpha=0.25, gamma=2.0):
+    loss = 0.0
+    for j in range(CLASSES):
+        p = math.exp(log_sigmoid(z[j]))
+        if j in labels:
+            loss -= weight[j] * alpha * (1 - p) ** gamma * log_sigmoid(z[j])
+        else:
+            loss -= weight[j] * (1 - alpha) * p**gamma * log_sigmoid(-z[j])
+    return loss
+
+
+def concurrent_loss(z, labels, rates, weight):
+    loss = 0.0
+    for i in labels:
+        others = [j for j in range(len(z)) if j != i and j not in labels]
+        denominator = math.exp(z[i]) + sum((1 - rates[i][j]) * math.exp(z[j]) for j in others)
+        loss -= weight[i] * math.log(math.exp(z[i]) / denominator)
+    return loss
+
+
+FORMULAS = dict(zip(LOSSES, (dist_ce_loss, focal_loss, bce_loss, co_bce_loss, dist_ce_loss, concurrent_loss)))
+
+
+def random_case(name, seed):
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(1, 7))
+    logits = torch.tensor(rng.normal(0, 3, (rows, CLASSES + 1)), dtype=torch.float32)
+    sets = rng.random((rows, CLASSES)) < 0.3
+    rates = np.where(rng.random((CLASSES, CLASSES)) < 0.5, 0, rng.random((CLASSES, CLASSES))).astype(np.float32)
+    np.fill_diagonal(rates, 0)
+    weight = rng.random(CLASSES).astype(np.float32) if seed % 2 else None
+    labels = [np.flatnonzero(row).tolist() or [CLASSES] for row in sets]
+    if name == 'SoftmaxLoss':
+        labels = [row[:1] for row in labels]
+        return logits, torch.tensor(labels).flatten(), labels, rates, weight
+    return logits, torch.from_numpy(sets), labels, rates, weight
+
+
+@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('name', LOSSES)
+def test_loss_and_gradient_match_the_formula(name, seed):
+    logits, given, labels, rates, weight = random_case(name, seed)
+    module = build(name, CLASSES, rates, class_weight=weight, reduction='none')
+    logits.requires_grad_()
+    losses = module(logits, given)
+    padded = np.pad(rates.astype(np.float64), (0, 1))
+    weights = [*([1.0] * CLASSES if weight is None else weight.tolist()), 1.0]
+
+    def formula(z):
+        return [FORMULAS[name](row, labels[n], padded, weights) for n, row in enumerate(z)]
+
+    z = logits.detach().double().numpy()
+    assert losses.tolist() == pytest.approx(formula(z.tolist()), rel=3e-6, abs=1e-6)
+    losses.sum().backward()
+    step = 1e-5
+    for n in range(len(z)):
+        for k in range(CLASSES + 1):
+            high, low = z.copy(), z.copy()
+            high[n, k] += step
+            low[n, k] -= step
+            difference = (sum(formula(high.tolist())) - sum(formula(low.tolist()))) / (2 * step)
+            assert logits.grad[n, k].item() == pytest.approx(difference, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', LOSSES)
+def test_half_precision_is_computed_in_float32(name, dtype):
+    logits, given, _, rates, weight = random_case(name, 1)
+    module = build(name, CLASSES, rates, class_weight=weight)
+    halves = logits.to(dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss, scores = module(halves, given), module.get_activation(halves)
+    assert loss.dtype == scores.dtype == torch.float32
+    assert torch.allclose(loss, module(halves.float(), given), rtol=1e-6)
+    assert torch.allclose(scores, module.get_activation(halves.float()), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_every_loss_fits_the_head_and_takes_no_boxes(name):
+    module = build(name, 3)
+    assert module.get_cls_channels(3) == 4
+    logits = torch.randn(6, 4)
+    scores = module.get_activation(logits)
+    assert scores.shape == (6, 4) and ((scores >= 0) & (scores <= 1)).all()
+    assert 0 <= module.get_accuracy(logits, torch.tensor([0, 3, 2, 1, 3, 0]))['acc'].item() <= 100
+    for avg_factor in (1.0, None):  # the mean of nothing would be NaN
+        empty = module(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.long), avg_factor=avg_factor)
+        assert empty == 0
+        empty.backward()
+    assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
+
+
+def test_one_label_each_is_what_mmdet_computes():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(20, 4), torch.randint(0, 4, (20,))
+    assert torch.allclose(mmoid.SoftmaxLoss(3)(logits, labels), CrossEntropyLoss()(logits, labels))
+    assert torch.allclose(mmoid.DistCELoss(3)(logits, labels), CrossEntropyLoss()(logits, labels))
+    focal = FocalLoss(use_sigmoid=True)(logits[:, :3], F.one_hot(labels, 4)[:, :3], avg_factor=20)
+    assert torch.allclose(mmoid.LabelSetFocalLoss(3)(logits, labels), focal)
+    binary = CrossEntropyLoss(use_sigmoid=True)(logits[:, :3], F.one_hot(labels, 4)[:, :3].float(), avg_factor=20)
+    assert torch.allclose(mmoid.LabelSetBCELoss(3)(logits, labels), binary)
+
+
+def test_co_bce_excuses_ancestors_and_descendants():
+    ancestors = np.zeros((3, 3))
+    ancestors[0, 2] = 1  # Apple is a Fruit
+    for rate, terms in ((1.0, 2), (0.0, 3)):
+        module = mmoid.CoBCELoss(3, hierarchy=ancestors, hierarchy_rate=rate, reduction='none')
+        losses = module(torch.zeros(2, 4), torch.tensor([0, 2]))
+        assert losses.tolist() == pytest.approx([terms * math.log(2)] * 2)
+
+
+def test_sigmoid_losses_leave_the_background_channel_alone():
+    logits = torch.randn(4, 4, requires_grad=True)
+    module = mmoid.LabelSetBCELoss(3)
+    module(logits, torch.tensor([0, 1, 3, 3])).backward()
+    assert (logits.grad[:, 3] == 0).all() and (logits.grad[:, :3] != 0).all()
+    scores = module.get_activation(torch.tensor([[2.0, -1.0, 0.0, 99.0]]))
+    assert scores[0, 3].item() == pytest.approx(1 - scores[0, 0].item())
+    logits = torch.tensor([[2.0, -1, 0, 9], [-3, -4, -5, -9]])
+    assert module.get_accuracy(logits, torch.tensor([[1, 0, 0], [0, 0, 0]]))['acc'] == 100
 
 
 def test_all_forms_of_targets_mean_the_same():
@@ -46,79 +206,68 @@ def test_all_forms_of_targets_mean_the_same():
 
 
 @pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-@pytest.mark.parametrize('weighted', [False, True])
-def test_reductions_weights_and_average_factor(reduction, weighted):
+def test_reductions_weights_and_average_factor(reduction):
     logits, sets = batch()
-    weight = torch.rand(6) if weighted else None
-    rows = concurrent_softmax_loss(logits, loss().targets(sets), loss().rates) * (weight if weighted else 1)
-    expected = {'none': rows, 'mean': rows.mean(), 'sum': rows.sum()}[reduction] * 2.5
-    assert torch.allclose(loss(reduction=reduction, loss_weight=2.5)(logits, sets, weight), expected)
-    assert torch.allclose(loss(loss_weight=2.5)(logits, sets, weight, reduction_override=reduction), expected)
-
-
-def test_average_factor_divides_instead_of_the_number_of_rows():
-    logits, sets = batch()
-    rows = loss(reduction='none')(logits, sets)
-    assert torch.allclose(loss()(logits, sets, avg_factor=7.0), rows.sum() / 7.0)
-
-
-def test_nothing_and_only_background():
-    empty = loss()(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.long), avg_factor=1.0)
-    assert empty == 0
-    assert loss()(torch.zeros(0, 4), torch.zeros(0, 3)) == 0  # the mean of nothing would be NaN
-    logits = torch.randn(5, 4)
-    background = torch.full((5,), 3)
-    assert torch.allclose(loss()(logits, background), F.cross_entropy(logits, background))
+    weight = torch.rand(6)
+    module = loss()
+    rows = concurrent_softmax_loss(logits, module.targets(sets), module.rates)
+    for given, factor in ((None, 1), (weight, weight)):
+        expected = {'none': rows * factor, 'mean': (rows * factor).mean(), 'sum': (rows * factor).sum()}[
+            reduction
+        ] * 2.5
+        assert torch.allclose(loss(reduction=reduction, loss_weight=2.5)(logits, sets, given), expected)
+        assert torch.allclose(loss(loss_weight=2.5)(logits, sets, given, reduction_override=reduction), expected)
+    assert torch.allclose(module(logits, sets, avg_factor=7.0), rows.sum() / 7.0)
 
 
 def test_accuracy_counts_any_label_of_the_set():
-    logits = torch.eye(4)
     labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]])
-    assert loss().get_accuracy(logits, labels)['acc'].item() == 75.0
-    assert loss().get_accuracy(logits[:0], labels[:0])['acc'].item() == 0.0
+    assert loss().get_accuracy(torch.eye(4), labels)['acc'].item() == 75.0
 
 
-@pytest.mark.parametrize(('rate', 'expected'), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
-def test_hierarchy_rate_holds_both_ways_whatever_the_rates_say(rate, expected):
+@pytest.mark.parametrize('rate', [1.0, 0.0, 0.5])
+def test_the_hierarchy_rate_replaces_the_rates_both_ways(rate):
     ancestors = np.zeros((3, 3))
     ancestors[0, 2] = 1
     rates = loss(hierarchy=ancestors, hierarchy_rate=rate).rates
-    assert rates[0, 2] == rates[2, 0] == expected
-    assert rates[0, 1] == 0.5 and rates[2, 1] == 1
+    assert rates.tolist() == [[0, 0.5, rate, 0], [0.25, 0, 0, 0], [rate, 1, 0, 0], [0, 0, 0, 0]]
 
 
-def test_scores_of_a_class_and_its_ancestor_do_not_suppress_each_other():
-    ancestors = np.zeros((3, 3))
-    ancestors[0, 2] = 1
-    logits = torch.tensor([[5.0, 0.0, 5.0, 0.0]])
-    scores = mmoid.ConcurrentSoftmaxLoss(3, hierarchy=ancestors).get_activation(logits)
-    assert scores[0, 0] > 0.95 and scores[0, 2] > 0.95
-    literal = mmoid.ConcurrentSoftmaxLoss(3, hierarchy=ancestors, hierarchy_rate=0.0).get_activation(logits)
-    assert literal[0, 0] < 0.5
-
-
-def test_rates_in_another_order_of_classes_are_brought_into_that_of_the_store(tmp_path):
-    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+def test_rates_in_another_order_of_classes_are_sorted_into_that_of_the_store(tmp_path, store):
     rates = np.arange(25).reshape(5, 5) / 25
     turned = [4, 2, 0, 1, 3]
     save_rates(tmp_path / 'turned.npz', rates[np.ix_(turned, turned)], tuple(LABEL_NAMES[i] for i in turned))
     save_rates(tmp_path / 'same.npz', rates, tuple(LABEL_NAMES))
-    modules = [
-        mmoid.ConcurrentSoftmaxLoss(5, str(tmp_path / name), hierarchy=str(tmp_path / 'store'))
-        for name in ('turned.npz', 'same.npz')
-    ]
+    modules = [mmoid.ConcurrentSoftmaxLoss(5, tmp_path / name, store) for name in ('turned.npz', 'same.npz')]
     assert torch.equal(modules[0].rates, modules[1].rates)
     assert modules[0].label_names == tuple(LABEL_NAMES)
     assert modules[0].rates[0, 2] == modules[0].rates[2, 0] == 1  # Apple and Fruit
+    save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), ('/m/pear', *LABEL_NAMES[1:]))
+    with pytest.raises(AnnotationError, match=r"loss_cls\.concurrent_rates: '/m/apple' is not a class of .*rates\.npz"):
+        mmoid.ConcurrentSoftmaxLoss(5, tmp_path / 'rates.npz', store)
 
 
-def test_the_official_json_needs_an_order_and_takes_it_from_the_rates(tmp_path):
+def test_the_official_json_takes_its_order_of_classes_from_the_rates(tmp_path):
     (tmp_path / 'tree.json').write_text(json.dumps(TREE))
-    with pytest.raises(AnnotationError, match=r'loss_cls\.hierarchy = .*tree\.json.*order'):
+    with pytest.raises(ValueError, match=r'loss_cls\.hierarchy = .*tree\.json.*order'):
         mmoid.ConcurrentSoftmaxLoss(5, hierarchy=tmp_path / 'tree.json')
     save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), tuple(LABEL_NAMES))
     module = mmoid.ConcurrentSoftmaxLoss(5, str(tmp_path / 'rates.npz'), hierarchy=tmp_path / 'tree.json')
     assert module.rates.sum() == 4
+
+
+def test_class_weights_come_from_the_boxes_of_a_store(store):
+    assert AnnotationStore(store).class_box_counts.tolist() == [2, 1, 1, 1, 0]
+    source = dict(store=str(store), beta=0.9)
+    one_label = mmoid.SoftmaxLoss(5, class_weight=source)
+    assert one_label.class_weight.tolist() == pytest.approx([*effective_number_weights([2, 1, 1, 1, 0], 0.9), 1])
+    # Label sets train a class on the boxes of its descendants too: Fruit on those of Apple and Orange.
+    sets = mmoid.DistCELoss(5, class_weight=source)
+    assert sets.class_weight.tolist() == pytest.approx([*effective_number_weights([2, 1, 4, 1, 0], 0.9), 1])
+    part = mmoid.SoftmaxLoss(2, class_weight=source, classes=['Orange', '/m/apple'])
+    assert part.class_weight.tolist() == pytest.approx([*effective_number_weights([1, 2], 0.9), 1])
+    assert part.label_names == ('/m/orange', '/m/apple')
+    assert 'class_weight' not in one_label.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -126,12 +275,15 @@ def test_the_official_json_needs_an_order_and_takes_it_from_the_rates(tmp_path):
     [
         (dict(num_classes=4), r'loss_cls\.concurrent_rates: has shape \(3, 3\), expected \(4, 4\)'),
         (dict(concurrent_rates=RATES * 2), r'loss_cls\.concurrent_rates: must be in \[0, 1\]'),
-        (dict(concurrent_rates=[[0, 1], [1]]), r'loss_cls\.concurrent_rates: expects a \(C, C\) array of numbers'),
         (dict(hierarchy=np.zeros((2, 2))), r'loss_cls\.hierarchy: is for 2 classes, num_classes is 3'),
-        (dict(hierarchy=np.zeros((3, 2))), r'loss_cls\.hierarchy: an ancestor matrix is square, got shape \(3, 2\)'),
+        (dict(hierarchy=np.zeros((3, 2))), r'loss_cls\.hierarchy: expects a square .*, got shape \(3, 2\)'),
         (dict(hierarchy_rate=1.5), r'loss_cls\.hierarchy_rate must be in \[0, 1\], got 1\.5'),
         (dict(reduction='avg'), r"loss_cls\.reduction must be one of none, mean, sum, got 'avg'"),
         (dict(num_classes=0), r'loss_cls\.num_classes must be at least 1, got 0'),
+        (dict(class_weight=[1.0, 2.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
+        (dict(class_weight=[1.0, 2.0, -1.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
+        (dict(class_weight=dict(beta=0.9)), r"loss_cls\.class_weight: expects the keys .*, got \['beta'\]"),
+        (dict(classes=['/m/1']), r'loss_cls\.classes has 1 classes, num_classes is 3'),
     ],
 )
 def test_bad_arguments_name_their_key(kwargs, message):
@@ -139,64 +291,56 @@ def test_bad_arguments_name_their_key(kwargs, message):
         loss(**kwargs)
 
 
-def test_rates_of_other_classes_are_refused(tmp_path):
-    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
-    save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), ('/m/pear', *LABEL_NAMES[1:]))
-    with pytest.raises(AnnotationError, match=r"concurrent_rates = .*rates\.npz: has other classes .*'/m/apple'"):
-        mmoid.ConcurrentSoftmaxLoss(5, str(tmp_path / 'rates.npz'), hierarchy=str(tmp_path / 'store'))
-
-
-def test_wrong_shapes_of_a_batch_are_told():
-    with pytest.raises(ValueError, match=r'cls_score has shape \(2, 3\), expected \(N, 3 classes \+ 1\)'):
-        loss()(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(ValueError, match=r'labels have shape \(2, 5\), expected .* \(2, 3\) label sets'):
-        loss()(torch.zeros(2, 4), torch.zeros(2, 5))
-    with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'):
-        loss().get_cls_channels(80)
-    with pytest.raises(ValueError, match=r'cls_score has 2 rows, labels have shape \(3, 3\)'):
-        loss()(torch.zeros(2, 4), torch.zeros(3, 3))
-    with pytest.raises(ValueError, match=r'weight has shape \(2, 1\), expected \(2,\)'):
-        loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1))  # would broadcast to (2, 2)
-    for label in (-1, 4):
-        with pytest.raises(ValueError, match=rf'labels must be in \[0, 3\], got {label}'):
-            loss()(torch.zeros(2, 4), torch.tensor([0, label]))
-    with pytest.raises(ValueError, match=r'labels of shape \(2,\) must be class indices, got torch\.float32'):
-        loss()(torch.zeros(2, 4), torch.zeros(2))
+def test_a_loss_takes_no_argument_that_it_does_not_use():
+    for name in ('SoftmaxLoss', 'DistCELoss', 'LabelSetBCELoss', 'LabelSetFocalLoss'):
+        with pytest.raises(TypeError, match='concurrent_rates'):
+            getattr(mmoid, name)(3, concurrent_rates=RATES)
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'),
+    ('shape', 'labels', 'message'),
     [
-        (b'', 'cannot be read as concurrent rates'),
-        (b'PK\x03\x04 cut off', 'cannot be read as concurrent rates'),
-        (dict(label_names=LABEL_NAMES), 'rates is not a file in the archive'),
-        (dict(rates=np.zeros((5, 5)).astype(str).tolist(), label_names=LABEL_NAMES[:4]), r'shape \(5, 5\) for 4'),
-        (dict(rates=[['much'] * 5] * 5, label_names=LABEL_NAMES), 'cannot be read as concurrent rates'),
-        (dict(rates=np.full((5, 5), np.nan), label_names=LABEL_NAMES), r'must be in \[0, 1\], found nan'),
-        (dict(rates=np.full((5, 5), 1.5), label_names=LABEL_NAMES), r'must be in \[0, 1\], found 1\.5 to 1\.5'),
-        (dict(rates=np.zeros((5, 5)), label_names=LABEL_NAMES[:1] * 5), "holds '/m/apple' twice"),
+        ((2, 3), torch.zeros(2, dtype=torch.long), r'cls_score has shape \(2, 3\), expected \(N, 3 classes \+ 1\)'),
+        ((2, 4), torch.zeros(2, 5), r'labels have shape \(2, 5\), expected .* \(2, 3\) label sets'),
+        ((2, 4), torch.zeros(3, 3), r'cls_score has 2 rows, labels have shape \(3, 3\)'),
+        ((2, 4), torch.zeros(2), r'labels of shape \(2,\) must be class indices, got torch\.float32'),
+        ((2, 4), torch.full((2, 3), 0.5), 'label sets must hold only 0 and 1'),
+        ((2, 4), torch.full((2, 3), 2), 'label sets must hold only 0 and 1'),
     ],
 )
-def test_a_bad_file_of_rates_is_named(tmp_path, content, message):
-    path = tmp_path / 'rates.npz'
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.savez(path, **{key: np.array(value) for key, value in content.items()})
-    with pytest.raises(AnnotationError, match=rf'rates\.npz: .*{message}'):
-        mmoid.ConcurrentSoftmaxLoss(5, str(path))
+def test_bad_batches_are_refused(shape, labels, message):
+    with pytest.raises(ValueError, match=message):
+        loss()(torch.zeros(shape), labels)
 
 
-def test_the_rates_travel_in_the_checkpoint(tmp_path):
+def test_weights_head_and_label_sets_must_fit():
+    with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'):
+        loss().get_cls_channels(80)
+    with pytest.raises(ValueError, match=r'weight has shape \(2, 1\), expected \(2,\)'):
+        loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r'SoftmaxLoss takes \(N,\) class indices, got label sets \(6, 3\)'):
+        mmoid.SoftmaxLoss(3)(torch.zeros(6, 4), torch.ones(6, 3))
+
+
+def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path):
+    weighted = mmoid.SoftmaxLoss(5, class_weight=dict(store='nowhere', beta=0.9))
+    assert weighted.get_activation(torch.zeros(1, 6)).sum() == pytest.approx(1)
+    with pytest.raises(AnnotationError, match=r'loss_cls\.class_weight\.store = nowhere: no such store'):
+        weighted.init_weights()
     trained = loss()
     elsewhere = mmoid.ConcurrentSoftmaxLoss(3, str(tmp_path / 'not_here.npz'))
-    with pytest.raises(AnnotationError, match=r'loss_cls\.concurrent_rates = .*not_here\.npz: no such file'):
-        elsewhere.get_activation(torch.zeros(1, 4))
-    with pytest.raises(AnnotationError, match='no such file'):
-        elsewhere.init_weights()  # what the Runner calls before training
+    logits, sets = batch()
+    for use in (
+        lambda: elsewhere(logits, sets),
+        lambda: elsewhere.get_activation(logits),
+        elsewhere.init_weights,  # which the Runner calls before training
+    ):
+        with pytest.raises(AnnotationError, match=r'loss_cls\.concurrent_rates = .*not_here\.npz: no such file'):
+            use()
+    assert list(trained.state_dict()) == ['rates']
     elsewhere.load_state_dict(trained.state_dict())
-    logits, _ = batch()
     assert torch.equal(elsewhere.get_activation(logits), trained.get_activation(logits))
+    assert torch.equal(elsewhere(logits, sets), trained(logits, sets))
 
 
 def test_an_averaged_model_has_the_rates_too():
@@ -204,18 +348,17 @@ def test_an_averaged_model_has_the_rates_too():
     averaged = ExponentialMovingAverage(module)
     logits, sets = batch()
     assert torch.equal(module(logits, sets), averaged.module(logits, sets))
-    module.rates.fill_(0)  # the loss must not go on with what it has kept of the old ones
+    module.set_rates(torch.zeros(4, 4))
     averaged.update_parameters(module)
     plain = mmoid.ConcurrentSoftmaxLoss(3)
     assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
-    assert torch.equal(module(logits, sets), plain(logits, sets))
 
 
-def test_softmax_takes_the_same_arguments_and_one_label():
-    module = mmoid.SoftmaxLoss(3, concurrent_rates='any.npz', hierarchy='any', hierarchy_rate=0.5)
-    logits, _ = batch()
-    labels = torch.tensor([0, 3, 2, 1, 3, 0])
-    assert torch.allclose(module(logits, labels), F.cross_entropy(logits, labels))
-    assert torch.allclose(module.get_activation(logits), logits.softmax(1))
-    with pytest.raises(ValueError, match='one label a row'):
-        module(logits, torch.ones(6, 3))
+@pytest.mark.parametrize('beta', [0.0, 0.9, 0.9999])
+def test_effective_number_weights_are_those_of_cui_et_al(beta):
+    counts = np.array([14, 1, 100, 0, 1_400_000])
+    expected = [(1 - beta) / (1 - beta**n) if n else 0 for n in counts.tolist()]
+    mean = sum(expected) / 4
+    assert effective_number_weights(counts, beta).tolist() == pytest.approx([value / mean for value in expected])
+    with pytest.raises(ValueError, match=r'beta must be in \[0, 1\), got 1'):
+        effective_number_weights(counts, 1.0)

@@ -7,9 +7,9 @@ import torch
 import mmoid
 from mmoid.models.losses import concurrent_softmax, concurrent_softmax_loss
 from tests.models.concurrent_oracle import eq_3, eq_4, eq_5
+from tests.models.test_losses import LOSSES, build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
 CLASSES = 30
 
 
@@ -49,7 +49,7 @@ def test_every_loss_is_that_of_the_cpu(name, seed):
     weight, class_weight = torch.rand(40), np.random.default_rng(seed).random(CLASSES)
     results = {}
     for device in ('cpu', 'cuda'):
-        module = getattr(mmoid, name)(CLASSES, rates, class_weight=class_weight).to(device)
+        module = build(name, CLASSES, rates, class_weight=class_weight).to(device)
         leaf = logits.clone().to(device).requires_grad_()
         loss = module(leaf, labels.to(device), weight.to(device), avg_factor=7.0)
         loss.backward()
@@ -65,7 +65,7 @@ def test_every_loss_is_that_of_the_cpu(name, seed):
 def test_autocast_computes_in_float32(name, dtype):
     logits, sets, rates = case(1, scale=30.0)
     labels = sets.long().argmax(dim=1) if name == 'SoftmaxLoss' else sets
-    module = getattr(mmoid, name)(CLASSES, rates).cuda()
+    module = build(name, CLASSES, rates).cuda()
     halves = logits.cuda().to(dtype).requires_grad_()
     with torch.autocast('cuda', dtype=dtype):
         loss, scores = module(halves, labels.cuda()), module.get_activation(halves.detach())

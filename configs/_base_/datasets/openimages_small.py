@@ -1,32 +1,12 @@
-# A prepared set at 160 pixels, for a look at the whole way on a laptop.
+# A prepared set at 160 pixels, to try the whole method on a laptop.
 _base_ = ['./openimages.py']
 
-scale = (160, 160)
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-tta_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale=s, keep_ratio=True) for s in [(160, 160), (224, 224)]],
-            [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
-            [dict(type='PackDetInputs', meta_keys=meta_keys)],
-        ],
-    ),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = (160, 160)
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = (160, 160)
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[0] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (160, 224)]
 
 train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))

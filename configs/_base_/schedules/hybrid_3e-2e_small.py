@@ -1,6 +1,5 @@
-# Hybrid training in miniature: 3 epochs of images in sequence, then 2 of soft-balance sampling (λ = 0.7).
-max_epochs = 5
-train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=max_epochs, val_interval=1)
+# Hybrid training in miniature: 3 epochs of shuffled images, then 2 of soft-balance sampling.
+train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=5, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,27 +14,34 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
 from torch import Tensor
 
-from mmoid.models.losses.functional import nonzero
-from mmoid.models.losses.label_set_loss import LabelSetLoss
+from mmoid.models.class_lists import label_names_of
+from mmoid.models.losses.base import LabelSetLoss
+
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate')
 
 
 @MODELS.register_module()
 class LabelSetBBoxHead(ConvFCBBoxHead):
     """mmdet's box head, trained on label sets.
 
-    The loss gets the sets if it uses them (``loss_cls.uses_label_sets``), else the one label that mmdet assigns; stock
-    losses work unchanged. Class-specific regression learns for every label of the set, class-agnostic regression once.
-    Targets that Cascade R-CNN passes on to refine boxes stay mmdet's own.
+    The loss receives the sets if it uses them (``loss_cls.uses_label_sets``), otherwise the one label that mmdet
+    assigns; stock losses work unchanged. Class-specific regression learns for every label of the set, class-agnostic
+    regression once. The targets with which Cascade R-CNN refines boxes are mmdet's own.
 
-    In a stock config the ``type`` of the head and that of ``loss_cls`` are all that has to change: a loss of mmoid gets
-    the number of classes from here.
+    In a stock config only the ``type`` of the head and of ``loss_cls`` has to change. One option,
+    ``loss_cls.type=DistCELoss``, swaps the losses of mmoid: each receives the number of classes from the head, and
+    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy`` and ``hierarchy_rate`` that its constructor has.
 
     Args:
         num_shared_fcs: Shared fully connected layers; 2 makes it the ``Shared2FCBBoxHead`` of Faster R-CNN.
         fc_out_channels: Their width.
         num_classes: C, without background.
         loss_cls: Config of the classification loss.
-        **kwargs: As for ``ConvFCBBoxHead``.
+        **kwargs: As for ``ConvFCBBoxHead``, which takes the arguments of its own base in the same way.
+
+    Attributes:
+        hierarchy, classes: Those of ``loss_cls``; :class:`LabelSetSampler` reads them.
+        label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
     """
 
     def __init__(
@@ -44,30 +52,27 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         loss_cls: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if loss_cls is not None:
-            kwargs['loss_cls'] = self.completed(loss_cls, num_classes)
+        given = dict(loss_cls or dict(type='mmdet.CrossEntropyLoss'))
+        loss_type = MODELS.get(given['type']) if isinstance(given['type'], str) else given['type']
+        if isinstance(loss_type, type) and issubclass(loss_type, LabelSetLoss):
+            taken = inspect.signature(loss_type).parameters
+            kept = {key: value for key, value in given.items() if key in taken or key not in NOT_OF_ALL_LOSSES}
+            kwargs['loss_cls'] = {'num_classes': num_classes, **kept}
+        else:
+            kwargs['loss_cls'] = given
         super().__init__(
             num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs
         )
-
-    @staticmethod
-    def completed(loss_cls: dict, num_classes: int) -> dict:
-        """The config of a loss; that of one of mmoid's gets C, and loses what a stock cross-entropy left behind."""
-        kind = MODELS.get(loss_cls['type']) if isinstance(loss_cls['type'], str) else loss_cls['type']
-        if not (isinstance(kind, type) and issubclass(kind, LabelSetLoss)):
-            return loss_cls
-        own = {key: value for key, value in loss_cls.items() if key != 'use_sigmoid'}  # the type decides that
-        return {'num_classes': num_classes, **own}
+        self.hierarchy, self.classes = given.get('hierarchy'), given.get('classes')
+        self.label_names = getattr(self.loss_cls, 'label_names', None)
+        if self.label_names is None:
+            self.label_names = label_names_of(self.hierarchy, self.classes, 'loss_cls')
 
     def init_weights(self) -> None:
         super().init_weights()
         score = getattr(self.loss_cls, 'initial_score', None)
         if score is not None:
             torch.nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
-
-    @property
-    def uses_label_sets(self) -> bool:
-        return getattr(self.loss_cls, 'uses_label_sets', False)
 
     def loss_and_target(
         self,
@@ -80,20 +85,17 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         reduction_override: str | None = None,
     ) -> dict:
         """As in mmdet; ``sampling_results`` must come from :class:`LabelSetSampler` if the loss uses label sets."""
-        if not self.uses_label_sets:
+        if not getattr(self.loss_cls, 'uses_label_sets', False):
             return super().loss_and_target(
                 cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat, reduction_override
             )
         targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=True)
         _, label_weights, bbox_targets, bbox_weights = targets
-        label_sets = self.label_sets(sampling_results)
-        losses = self.loss(
-            cls_score, None, rois, label_sets, label_weights, bbox_targets, bbox_weights, reduction_override
-        )  # fmt: skip
+        sets = self.label_sets(sampling_results)
+        boxes = bbox_targets, bbox_weights, reduction_override
+        losses = self.loss(cls_score, None, rois, sets, label_weights, *boxes)
         if bbox_pred is not None:
-            losses['loss_bbox'] = self.loss_of_boxes(
-                bbox_pred, rois, label_sets, bbox_targets, bbox_weights, reduction_override
-            )
+            losses['loss_bbox'] = self.loss_of_boxes(bbox_pred, rois, sets, *boxes)
         return dict(loss_bbox=losses, bbox_targets=targets)
 
     def label_sets(self, sampling_results: Sequence[SamplingResult]) -> Tensor:
@@ -102,8 +104,8 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         for result in sampling_results:
             if not hasattr(result, 'pos_gt_label_sets'):
                 raise ValueError(
-                    f'{type(self.loss_cls).__name__} needs label sets: wrap train_cfg.rcnn.sampler, '
-                    "dict(type='mmoid.LabelSetSampler', sampler=dict(…), num_classes=…)"
+                    f'{type(self.loss_cls).__name__} needs label sets: set train_cfg.rcnn.sampler.type to '
+                    'mmoid.LabelSetSampler'
                 )
             positives = result.pos_gt_label_sets
             sets += [positives, positives.new_zeros(len(result.neg_priors), self.num_classes)]
@@ -128,11 +130,8 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
             bbox_weights: (N, 4).
             reduction_override: As in mmdet.
         """
-        if self.reg_class_agnostic:
-            rows = label_sets.any(dim=1).nonzero().squeeze(1)
-            channel = torch.zeros_like(rows)
-        else:
-            rows, channel = nonzero(label_sets)
+        learned = label_sets.any(dim=1, keepdim=True) if self.reg_class_agnostic else label_sets
+        rows, channel = learned.nonzero(as_tuple=True)
         if not len(rows):
             return bbox_pred.sum() * 0
         if self.reg_decoded_bbox:

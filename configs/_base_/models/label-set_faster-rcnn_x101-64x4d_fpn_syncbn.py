@@ -1,4 +1,4 @@
-_base_ = ['./faster-rcnn_r50_fpn_syncbn.py']
+_base_ = ['./label-set_faster-rcnn_r50_fpn_syncbn.py']
 
 model = dict(
     backbone=dict(

@@ -1,5 +1,5 @@
 # EfficientNet-B7, its stages of strides 4 to 32.
-_base_ = ['./faster-rcnn_r50_fpn_syncbn.py']
+_base_ = ['./label-set_faster-rcnn_r50_fpn_syncbn.py']
 
 model = dict(
     backbone=dict(

@@ -1,0 +1,292 @@
+"""The common parts of the classification losses: targets, class weights, concurrent rates, reduction, accuracy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor, nn
+
+from mmoid.models.class_lists import Hierarchy, ancestor_matrix, label_names_of
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.sampling.soft_balance import effective_number_weights
+from mmoid.openimages.statistics.concurrent_rates import load_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
+ClassWeight: TypeAlias = 'Sequence[float] | np.ndarray | Mapping[str, object]'
+Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
+
+
+class LabelSetLoss(nn.Module, ABC):
+    """Base of losses that a box head can swap by ``type`` alone.
+
+    A subclass gives :meth:`row_losses` and :meth:`get_activation`. mmdet's ``BBoxHead`` reads the three ``custom_*``
+    attributes, :class:`mmoid.LabelSetBBoxHead` reads ``uses_label_sets`` and ``initial_score``.
+
+    Args:
+        num_classes: C, without background.
+        class_weight: Factor of all terms of each class: (C,) numbers >= 0, or ``dict(store=folder, beta=β)`` for
+            weights by the effective number of samples
+            (:func:`~mmoid.openimages.sampling.soft_balance.effective_number_weights`). Background has factor 1, and
+            so has every class for None.
+        classes: (C,) MIDs or display names, for a data set with some of the store's classes (``metainfo.classes``).
+        loss_weight: Factor of the result.
+        reduction: ``mean``, ``sum`` or ``none``.
+
+    Attributes:
+        label_names: (C,) MIDs by class index; None if the config does not tell them.
+        initial_score: Score that an untrained head gives each class; None leaves the head as it is.
+
+    Raises:
+        ValueError: A bad argument; the message names the config key.
+        AnnotationError: A class that the store does not have.
+    """
+
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+    uses_label_sets = True
+    initial_score: float | None = None
+    class_weight: Tensor | None  # (C+1,) float32
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_weight: ClassWeight | None = None,
+        classes: Sequence[str] | None = None,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f'loss_cls.num_classes must be at least 1, got {num_classes}')
+        if reduction not in ('none', 'mean', 'sum'):
+            raise ValueError(f'loss_cls.reduction must be one of none, mean, sum, got {reduction!r}')
+        if classes is not None and len(classes) != num_classes:
+            raise ValueError(f'loss_cls.classes has {len(classes)} classes, num_classes is {num_classes}')
+        self.num_classes = num_classes
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+        self.label_names: tuple[str, ...] | None = None
+        self.missing_store: Path | None = None
+        weights, buffer = None, None
+        if isinstance(class_weight, Mapping):
+            weights = self._effective_number_weights(class_weight, classes)
+        elif class_weight is not None:
+            weights = np.asarray(class_weight, dtype=np.float64)
+        if weights is not None:
+            if weights.shape != (num_classes,) or not (np.isfinite(weights) & (weights >= 0)).all():
+                raise ValueError(f'loss_cls.class_weight: expects {num_classes} numbers >= 0, got {class_weight!r}')
+            buffer = torch.tensor([*weights, 1.0], dtype=torch.float32)
+        self.register_buffer('class_weight', buffer, persistent=False)
+
+    def _effective_number_weights(self, source: Mapping, classes: Sequence[str] | None) -> np.ndarray | None:
+        """(C,) weights from the boxes of a store; None if the store does not exist. Sets ``label_names``."""
+        if set(source) != {'store', 'beta'}:
+            raise ValueError(f'loss_cls.class_weight: expects the keys store and beta, got {sorted(source)}')
+        if not Path(source['store']).exists():
+            self.missing_store = Path(source['store'])  # testing a model does not need it
+            return None
+        store = AnnotationStore(source['store'])
+        counts = store.class_box_counts
+        if self.uses_label_sets:  # they train a class on the boxes of its descendants too
+            counts = counts + counts @ store.hierarchy.ancestor_matrix
+        self.label_names = label_names_of(store.path, classes, 'loss_cls') or store.label_names
+        indices = store.classes.indices(self.label_names, 'loss_cls.class_weight')
+        return effective_number_weights(counts[indices], source['beta'])
+
+    def init_weights(self) -> None:
+        """Called by mmengine's Runner before training; fails if a store that training needs does not exist."""
+        if self.missing_store is not None:
+            raise AnnotationError(f'loss_cls.class_weight.store = {self.missing_store}: no such store')
+
+    @abstractmethod
+    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
+        """(N,) losses of (N, C+1) logits against (N, C+1) bool label sets; background is last, no set is empty."""
+
+    @abstractmethod
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """(N, C+1) scores in [0, 1] of (N, C+1) logits, background last."""
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Loss of a batch of boxes.
+
+        Args:
+            cls_score: (N, C+1) logits, background last.
+            labels: (N,) integer class indices with C = background, or label sets (N, C+1) or (N, C), bool or 0 and 1.
+                A row without any class is background.
+            weight: (N,) weight of each row.
+            avg_factor: Divides the sum instead of N, for ``mean`` only.
+            reduction_override: Instead of ``reduction``, for this call.
+
+        Returns:
+            Scalar, or (N,) for ``none``. 0 for no boxes, also for ``mean``.
+
+        Raises:
+            ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1.
+        """
+        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
+            raise ValueError(
+                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes + 1)'
+            )
+        if len(labels) != len(cls_score):
+            raise ValueError(f'cls_score has {len(cls_score)} rows, labels have shape {tuple(labels.shape)}')
+        if weight is not None and weight.shape != cls_score.shape[:1]:  # (N, 1) would broadcast to (N, N)
+            raise ValueError(f'weight has shape {tuple(weight.shape)}, expected ({len(cls_score)},), one for each row')
+        losses = self.row_losses(cls_score, self.targets(labels))
+        reduction = reduction_override or self.reduction
+        if reduction == 'mean' and not len(losses):
+            reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
+        return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """(N, C+1) bool with background last, from any of the forms that :meth:`forward` takes."""
+        size = self.num_classes
+        if labels.dim() == 1:
+            if labels.is_floating_point() or labels.dtype == torch.bool:
+                raise ValueError(f'labels of shape ({len(labels)},) must be class indices, got {labels.dtype}')
+            targets = labels.new_zeros(len(labels), size + 1, dtype=torch.bool)
+            return targets.scatter_(1, labels[:, None].long(), True)
+        if not self.uses_label_sets:
+            raise ValueError(f'{type(self).__name__} takes (N,) class indices, got label sets {tuple(labels.shape)}')
+        if labels.dim() != 2 or labels.shape[1] not in (size, size + 1):
+            raise ValueError(
+                f'labels have shape {tuple(labels.shape)}, expected ({len(labels)},) class indices or ({len(labels)}, '
+                f'{size}) label sets, with or without a last column for background'
+            )
+        if labels.dtype != torch.bool and not ((labels == 0) | (labels == 1)).all():
+            raise ValueError('label sets must hold only 0 and 1')
+        sets = labels[:, :size].bool()
+        return torch.cat([sets, ~sets.any(dim=1, keepdim=True)], dim=1)
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Channels that the head must predict."""
+        if num_classes != self.num_classes:
+            raise ValueError(f'bbox_head.num_classes is {num_classes}, loss_cls.num_classes is {self.num_classes}')
+        return num_classes + 1
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Percentage of rows whose best channel is in their label set."""
+        if not len(cls_score):
+            return {'acc': cls_score.new_zeros(1)}
+        hits = self.targets(labels).gather(1, cls_score.argmax(dim=1, keepdim=True))
+        return {'acc': 100 * hits.float().mean().reshape(1)}
+
+
+class RatesLoss(LabelSetLoss):
+    """Base of losses that use the concurrent rates r_ij.
+
+    The rates are a buffer. They are saved in the checkpoint, so a trained model needs no data files, and the rates of a
+    checkpoint replace those of the config. Files that do not exist are therefore an error only when training starts,
+    or when the rates are used and no checkpoint has provided them.
+
+    Args:
+        num_classes: C, without background.
+        concurrent_rates: (C, C) array of r_ij, or the ``.npz`` of ``tools/analysis_tools/concurrent_rates.py``, whose
+            classes are found by MID. None: 0 except within the hierarchy.
+        hierarchy: A prepared store, the official JSON (if an ``.npz`` of rates gives the order of classes), or a
+            (C, C) matrix that is true at [i, j] if j is an ancestor of i. None: no class is an ancestor of another.
+        hierarchy_rate: r_ij and r_ji of a class and its ancestor; replaces those of ``concurrent_rates``.
+        class_weight, classes, loss_weight, reduction: See :class:`LabelSetLoss`.
+
+    Raises:
+        ValueError: A bad argument; the message names the config key.
+        AnnotationError: A file of rates or a hierarchy that cannot be used or does not hold the classes.
+    """
+
+    rates: Tensor  # (C+1, C+1) float32; background, the last, is concurrent with nothing
+
+    def __init__(
+        self,
+        num_classes: int,
+        concurrent_rates: Rates | None = None,
+        hierarchy: Hierarchy | None = None,
+        hierarchy_rate: float = 1.0,
+        class_weight: ClassWeight | None = None,
+        classes: Sequence[str] | None = None,
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+    ) -> None:
+        super().__init__(num_classes, class_weight, classes, loss_weight, reduction)
+        if not 0 <= hierarchy_rate <= 1:
+            raise ValueError(f'loss_cls.hierarchy_rate must be in [0, 1], got {hierarchy_rate}')
+        self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
+        sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
+        self.missing_files = [
+            f'loss_cls.{key} = {path}'
+            for key, path in sources.items()
+            if isinstance(path, (str, Path)) and not Path(path).exists()
+        ]
+        rates = np.zeros((num_classes + 1, num_classes + 1), dtype=np.float32)
+        if not self.missing_files:
+            if concurrent_rates is not None:
+                rates[:-1, :-1] = self._read_rates(concurrent_rates)
+            if hierarchy is not None:
+                related = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
+                rates[:-1, :-1][related | related.T] = hierarchy_rate
+            np.fill_diagonal(rates, 0)
+        self.set_rates(torch.from_numpy(rates))
+
+    def set_rates(self, rates: Tensor) -> None:
+        """Replaces the rates, (C+1, C+1) float32."""
+        self.register_buffer('rates', rates)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        self.require_rates()
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """As :meth:`LabelSetLoss.forward`; also raises AnnotationError if the rates are missing."""
+        self.require_rates()
+        return super().forward(cls_score, labels, weight, avg_factor, reduction_override)
+
+    def require_rates(self) -> None:
+        """Raises AnnotationError if files were missing and no checkpoint with the rates was loaded."""
+        if self.missing_files:
+            raise AnnotationError(f'{self.missing_files[0]}: no such file, and no checkpoint with the rates was loaded')
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f'{prefix}rates' in state_dict:
+            self.missing_files = []
+            self.set_rates(self.rates)
+
+    def _read_rates(self, source: Rates) -> np.ndarray:
+        """(C, C) array. Sets ``label_names`` if only the file of rates tells them."""
+        if isinstance(source, (str, Path)):
+            rates, names = load_rates(source)
+            self.label_names = self.label_names or names
+            classes = ClassNames(names, source=str(source))
+            rows = classes.indices(self.label_names, 'loss_cls.concurrent_rates')
+            rates = rates[np.ix_(rows, rows)]
+        else:
+            rates = np.asarray(source, dtype=np.float32)
+        shape = (self.num_classes, self.num_classes)
+        if rates.shape != shape:
+            raise ValueError(
+                f'loss_cls.concurrent_rates: has shape {rates.shape}, expected {shape}; for a data set with some of '
+                'the classes, give their names as classes = [...]'
+            )
+        if not ((rates >= 0) & (rates <= 1)).all():
+            raise ValueError(f'loss_cls.concurrent_rates: must be in [0, 1], got {rates.min()} to {rates.max()}')
+        return rates

@@ -1,0 +1,144 @@
+"""Concurrent softmax (Sec. 4.1.2 of the paper, Eq. 3-5), as functions and as a module.
+
+Shapes: N rows (boxes), M channels with background last, C = M - 1 classes. ``rates[i, j]`` is r_ij, the probability
+that an object of class i is also labelled j. The diagonal is ignored (r_ii = 0).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmoid.models.losses.base import RatesLoss
+
+NEVER = -1e30
+"""Stands for log(0): e^NEVER is 0, and NEVER - NEVER is 0 where inf - inf would be NaN."""
+
+SMALL = 1e-12
+"""Above a denominator of SMALL, float32 loses only terms that are below 1e-26 of it."""
+
+ELEMENTS_AT_ONCE = 1 << 24
+"""Bounds the memory of :func:`concurrent_softmax`: 64 MiB in float32."""
+
+
+def concurrent_softmax_loss(logits: Tensor, targets: Tensor, rates: Tensor) -> Tensor:
+    """Training loss, Eq. 3: L(b) = - sum over labels i of b of log σ_i, where
+
+    σ_i = e^{z_i} / (Σ_{j≠i} (1 - y_j) (1 - r_ij) e^{z_j} + e^{z_i}).
+
+    Args:
+        logits: (N, M) finite floating point. Half precision is computed in float32.
+        targets: (N, M) bool, the label set of each row. A row without labels has loss 0.
+        rates: (M, M) in [0, 1].
+
+    Returns:
+        (N,) losses >= 0, float32 (float64 for float64 logits).
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
+        >>> targets = torch.tensor([[True, True, False]])
+        >>> concurrent_softmax_loss(logits, targets, torch.zeros(3, 3))
+        tensor([0.4402])
+    """
+    logits = _at_least_float32(logits)
+    return _loss_of_rows(logits, targets, log_suppression(rates.to(logits.dtype)))
+
+
+def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
+    """Scores at test time, Eq. 5: σ_i = e^{z_i} / Σ_j (1 - r_ij) e^{z_j}.
+
+    Concurrent classes do not suppress each other, so a row may sum to more than 1.
+
+    Args:
+        logits: (N, M) finite floating point. Half precision is computed in float32.
+        rates: (M, M) in [0, 1].
+
+    Returns:
+        (N, M) in [0, 1], float32 (float64 for float64 logits).
+
+    Example:
+        >>> rates = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        >>> concurrent_softmax(torch.tensor([[5.0, 5.0, 0.0]]), rates)
+        tensor([[0.9933, 0.9933, 0.0034]])
+    """
+    logits = _at_least_float32(logits)
+    rates = rates.to(logits.dtype)
+    exponentials = (logits - logits.amax(dim=1, keepdim=True)).exp()
+    with torch.autocast(logits.device.type, enabled=False):  # it would compute the product in half precision
+        denominators = exponentials @ (1 - rates).fill_diagonal_(1).T
+    scores = exponentials / denominators.clamp(min=SMALL)
+    # If class i is concurrent with the largest logits, the rest of its denominator may have underflowed.
+    suppression = log_suppression(rates)
+    rows, labels = (denominators < SMALL).nonzero(as_tuple=True)
+    pairs_at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
+    for row, label in zip(rows.split(pairs_at_once), labels.split(pairs_at_once)):
+        scores[row, label] = _log_odds(logits, row, label, suppression[label]).sigmoid()
+    return scores.clamp(max=1)
+
+
+def log_suppression(rates: Tensor) -> Tensor:
+    """(M, M) log(1 - r_ij), how strongly class j suppresses class i; -inf for r_ij = 1 and for i = j."""
+    return torch.log1p(-rates).fill_diagonal_(-torch.inf)
+
+
+def _loss_of_rows(logits: Tensor, targets: Tensor, suppression: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) :func:`log_suppression`."""
+    rows, labels = targets.nonzero(as_tuple=True)
+    competing = suppression[labels].masked_fill(targets[rows], -torch.inf)  # labels of one box do not compete
+    losses = -F.logsigmoid(_log_odds(logits, rows, labels, competing))
+    if class_weight is not None:
+        losses = losses * class_weight[labels]
+    return torch.zeros_like(logits[:, 0]).index_add(0, rows, losses)
+
+
+def _log_odds(logits: Tensor, rows: Tensor, labels: Tensor, suppression: Tensor) -> Tensor:
+    """z_i - log Σ_j e^{z_j + log(1 - r_ij)} of P (row, label) pairs, so that σ_i is its sigmoid.
+
+    Args:
+        logits: (N, M).
+        rows: (P,) row of each pair.
+        labels: (P,) class i of each pair.
+        suppression: (P, M) log(1 - r_ij) of the classes j that compete with i; -inf for the others.
+    """
+    values = logits[rows]
+    # Without the largest competitor as a common shift, log(1 - r_ij) would be rounded to the digits of large logits.
+    shift = (values.detach() + suppression).amax(dim=1, keepdim=True).clamp(min=NEVER)
+    others = (values - shift + suppression).clamp(min=NEVER).logsumexp(dim=1)
+    return logits[rows, labels] - shift.squeeze(1) - others
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+@MODELS.register_module()
+class ConcurrentSoftmaxLoss(RatesLoss):
+    """Softmax in which classes that occur together do not suppress each other (Sec. 4.1 of the paper, Eq. 3-5).
+
+    The paper says that r_ij "is set 0" for a leaf and its parent. It argues that their scores then "would not suppress
+    each other", which needs 1 - r_ij = 0. The default follows the argument; ``hierarchy_rate=0.0`` is the literal
+    reading.
+
+    The arguments are those of :class:`RatesLoss`.
+
+    Example:
+        >>> loss = ConcurrentSoftmaxLoss(num_classes=2, concurrent_rates=[[0, 1], [1, 0]])
+        >>> loss(torch.tensor([[4.0, 4.0, 0.0]]), torch.tensor([[True, False]]))
+        tensor(0.0181)
+    """
+
+    log_suppression: Tensor  # (C+1, C+1) float32
+
+    def set_rates(self, rates: Tensor) -> None:
+        super().set_rates(rates)
+        self.register_buffer('log_suppression', log_suppression(rates), persistent=False)
+
+    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
+        return _loss_of_rows(_at_least_float32(cls_score), targets, self.log_suppression, self.class_weight)
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """(N, C+1) scores of Eq. 5; a row may sum to more than 1."""
+        self.require_rates()
+        return concurrent_softmax(cls_score, self.rates)
