@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[2]
-BASES = ('models/faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
+BASES = ('models/label-set_faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
 KINDS = ('stock softmax', 'concurrent softmax')
 IMAGE_SIZE = 1024
 """Pixels of the longer side of Open Images' pictures."""
@@ -76,11 +76,7 @@ def load(settings: dict[str, Any]) -> Any:
     if settings['config'] is None:
         text = f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}\n'
         cfg = Config.fromstring(text, '.py')
-        sampler = dict(num_classes=settings['classes'], hierarchy=cfg.train_store)
-        loss = dict(**sampler, concurrent_rates=cfg.concurrent_rates)
-        cfg.model.roi_head.bbox_head.update(num_classes=settings['classes'])
-        cfg.model.roi_head.bbox_head.loss_cls.update(loss)
-        cfg.model.train_cfg.rcnn.sampler.update(sampler)
+        cfg.model.roi_head.bbox_head.loss_cls.type = 'ConcurrentSoftmaxLoss'
     else:
         cfg = Config.fromfile(settings['config'])
     cfg.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
@@ -113,7 +109,7 @@ def make_stock(model: Any) -> None:
     head = model.roi_head.bbox_head
     head.type = 'Shared2FCBBoxHead'
     head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
-    model.train_cfg.rcnn.sampler = model.train_cfg.rcnn.sampler.sampler
+    model.train_cfg.rcnn.sampler.type = 'RandomSampler'
 
 
 def iteration_clock(warm_up: int, part: list[float], cuda: bool) -> Any:

@@ -132,8 +132,8 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
     if not rcnn or not str(rcnn.sampler.type).endswith('LabelSetSampler'):
         return None
     loss = head.loss_cls
-    knows = SimpleNamespace(hierarchy=loss.get('hierarchy'), classes=loss.get('classes'), label_names=None)
-    context = SimpleNamespace(bbox_head=SimpleNamespace(num_classes=num_classes, loss_cls=knows))
+    known = SimpleNamespace(num_classes=num_classes, hierarchy=loss.get('hierarchy'), classes=loss.get('classes'))
+    context = SimpleNamespace(bbox_head=known)
     return TASK_UTILS.build(dict(rcnn.sampler), default_args=dict(context=context))
 
 
