@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
 from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 SIZE = (160, 120)

@@ -10,7 +10,6 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmengine.config import Config
 
 import mmoid
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates

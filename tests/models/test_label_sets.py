@@ -10,7 +10,6 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-import mmoid
 from mmoid.openimages.errors import AnnotationError
 
 # 0 girl, 1 woman, both below 2 person; 3 chair

@@ -33,7 +33,7 @@ def test_rates_in_another_order_than_the_data_are_refused_before_the_first_itera
         **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
     )  # fmt: skip
     with pytest.raises(
-        AnnotationError, match=r'classes of model\..*loss_cls are others, or in another order.* class 0 is'
+        AnnotationError, match=r'classes of model\..*bbox_head are others, or in another order.* class 0 is'
     ):
         run.train()
 
@@ -50,7 +50,7 @@ def test_another_number_of_classes_than_the_data_is_refused(monkeypatch, tiny_da
 
 
 def test_rates_of_the_wrong_shape_are_refused_when_the_model_is_built(monkeypatch, tiny_data, tmp_path):
-    with pytest.raises(AnnotationError, match=r'loss_cls\.(concurrent_rates: has shape|hierarchy: is for)'):
+    with pytest.raises(ValueError, match=r'loss_cls\.(concurrent_rates: has shape|hierarchy: is for)'):
         runner(monkeypatch, tiny_data, tmp_path, 7)
 
 
