@@ -1,8 +1,9 @@
-"""Which images hold which class, for any data set, inside the wrappers of mmengine and mmdet too."""
+"""Which images hold which class, for any data set, also inside the wrappers of mmengine, mmdet and torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,21 @@ from mmoid.openimages.ragged import row_and_position
 def class_image_lists(dataset: Any, expand_hierarchy: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Image lists of all classes, one after the other.
 
-    A data set with ``class_images``, as :class:`mmoid.OpenImagesHierarchyDataset` has it, gives them at once, also
-    inside ``ConcatDataset``, ``RepeatDataset``, ``ClassBalancedDataset``, ``MultiImageMixDataset`` and torch's
-    ``Subset``. Any other is asked for ``get_cat_ids`` of every image.
+    A data set with a method ``class_images``, such as :class:`mmoid.OpenImagesHierarchyDataset`, gives them at once,
+    also inside ``ConcatDataset``, ``RepeatDataset``, ``ClassBalancedDataset``, ``MultiImageMixDataset`` and torch's
+    ``Subset``. For any other data set, ``get_cat_ids`` is called for every image.
 
     Args:
         dataset: The data set that a loader reads from.
-        expand_hierarchy: Count an image for the ancestors of its classes too, where the data set knows them.
+        expand_hierarchy: Count an image for the ancestors of its classes too, if the data set knows them.
 
     Returns:
-        (C,) int64 end of each class's list, and the lists: (sum of n_i,) indices into ``dataset``. A
-        ``RepeatDataset`` is longer than what it repeats, but its lists are the same: an image that stood in a list
-        several times would come again before the others of its class have come.
+        (C,) int64 end of each class's list, and the lists: (sum of n_i,) indices into ``dataset``. The lists of a
+        ``RepeatDataset`` are those of the data set inside it: an image that is in a list several times would be drawn
+        again before all images of its class were drawn.
 
     Raises:
-        ValueError: A data set that cannot tell its classes; concatenated data sets that do not have the same ones.
+        ValueError: A data set without either method, concatenated data sets with different classes.
     """
     if hasattr(dataset, 'class_images'):
         return dataset.class_images(expand_hierarchy)
@@ -50,18 +51,11 @@ def class_image_lists(dataset: Any, expand_hierarchy: bool = True) -> tuple[np.n
 
 
 def _joined(lists: Sequence[tuple[np.ndarray, np.ndarray]], lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lists of data sets one after the other, which have ``lengths`` images."""
-    counts = np.zeros((len(lists), max(len(stop) for stop, _ in lists)), dtype=np.int64)
-    for row, (stop, _) in zip(counts, lists):
-        row[: len(stop)] = np.diff(stop, prepend=0)
-    stop = np.cumsum(counts.sum(axis=0))
-    # Each class's list: that of the first data set, then that of the second, ...
-    begin = (stop - counts.sum(axis=0)) + (np.cumsum(counts, axis=0) - counts)
-    joined = np.empty(stop[-1], dtype=np.int64)
-    for k, (_, images) in enumerate(lists):
-        label, position = row_and_position(counts[k])
-        joined[begin[k][label] + position] = images + sum(lengths[:k])
-    return stop, joined
+    """Lists of data sets that follow each other and have ``lengths`` images."""
+    offsets = np.cumsum([0, *lengths[:-1]])
+    parts = [np.split(images + offset, stop[:-1]) for (stop, images), offset in zip(lists, offsets)]
+    classes = [np.concatenate(part) for part in zip_longest(*parts, fillvalue=np.empty(0, dtype=np.int64))]
+    return np.cumsum([len(images) for images in classes]), np.concatenate(classes)
 
 
 def _picked(lists: tuple[np.ndarray, np.ndarray], indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +66,7 @@ def _picked(lists: tuple[np.ndarray, np.ndarray], indices: Sequence[int]) -> tup
     copies = np.bincount(inner, minlength=size)
     first = np.cumsum(copies) - copies
     entry, copy = row_and_position(copies[images])
-    items = np.argsort(inner, kind='stable')  # the copies of image 0, of image 1, ...
+    items = np.argsort(inner, kind='stable')  # items that are image 0, then image 1, ...
     new_stop = np.concatenate([[0], np.cumsum(copies[images])])[stop]
     return new_stop, items[first[images[entry]] + copy]
 
@@ -80,8 +74,8 @@ def _picked(lists: tuple[np.ndarray, np.ndarray], indices: Sequence[int]) -> tup
 def _asked(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     if not hasattr(dataset, 'get_cat_ids'):
         raise ValueError(
-            f'sampler.dataset: a {type(dataset).__name__} has neither class_images nor get_cat_ids(index), so the '
-            'sampler cannot know which images hold which class; give the data set one of them'
+            f'sampler.dataset: a {type(dataset).__name__} has neither class_images() nor get_cat_ids(index); the '
+            'sampler needs one of them'
         )
     labels = [np.unique(dataset.get_cat_ids(index)) for index in range(len(dataset))]
     image = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
@@ -95,16 +89,16 @@ def _require_same_classes(parts: Sequence[Any]) -> None:
     for k, classes in enumerate(others, start=1):
         if first is None or classes is None or classes == first:
             continue
-        differ = [f'class {i} is {b!r}, not {a!r}' for i, (a, b) in enumerate(zip(first, classes)) if a != b]
+        pairs = enumerate(zip(first, classes))
+        difference = next((f'class {i} is {b!r}, not {a!r}' for i, (a, b) in pairs if a != b), '')
         raise ValueError(
             f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 '
-            f'({[*differ, f"{len(classes)}, not {len(first)}"][0]}); give all parts the same metainfo.classes, in the '
-            'same order'
+            f'({difference or f"{len(classes)}, not {len(first)}"}); give all parts the same metainfo.classes'
         )
 
 
 def _classes(dataset: Any) -> tuple[str, ...] | None:
-    """What the class indices mean; None if the data set does not say."""
+    """The names of the classes; None if the data set has none."""
     metainfo = getattr(dataset, 'metainfo', None)
     if not isinstance(metainfo, dict) or 'classes' not in metainfo:  # mmdet's ConcatDataset may have a list
         return None

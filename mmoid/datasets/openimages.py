@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
-from mmoid.datasets.records import StoreRecords
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.ragged import gather_rows
@@ -22,7 +22,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.tables import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
-GROUP_OF = ('keep', 'ignore', 'drop')
+IMAGES_CHECKED = 16
 
 
 @DATASETS.register_module()
@@ -31,28 +31,34 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
     Items are mmdet's: ``img_path``, ``img_id`` (the ImageID), ``width``, ``height``, ``instances`` (each with ``bbox``
     in absolute pixels, ``bbox_label``, ``ignore_flag``, ``is_group_of``), ``image_level_labels`` (class indices) and
-    ``confidences`` (1 verified present, 0 verified absent). Labels are as annotated, not expanded to ancestors: the
-    RoI sampler does that (:class:`mmoid.LabelSetSampler`).
-
-    ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs), in the order of class indices.
+    ``confidences`` (1 verified present, 0 verified absent). Labels are as annotated; the RoI sampler adds the ancestors
+    (:class:`mmoid.LabelSetSampler`). ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs)
+    in the order of class indices.
 
     Args:
-        ann_file: A store (folder made by ``tools/dataset_converters/prepare_openimages.py``), or an official box CSV. A CSV is converted
-            once, into a store beside it named ``<ann_file>.store``.
-        label_file: Class descriptions CSV; for a CSV ``ann_file`` only, like the next three.
+        ann_file: A store (folder made by ``tools/dataset_converters/prepare_openimages.py``), or an official box CSV. A
+            CSV is converted once, into a store beside it named ``<ann_file>.store``.
+        label_file: Class descriptions CSV. Only for a CSV ``ann_file``, like the next three.
         hierarchy_file: Hierarchy JSON.
         image_level_ann_file: Human-verified image-level labels CSV.
         image_sizes_file: CSV of image sizes; without it they are read from the image files.
-        group_of: What group-of boxes are to training: ground truth, ignore regions, or nothing.
-        data_prefix: ``dict(img=folder)``, relative to ``data_root``. The folder that the store names if empty.
+        group_of: Use of group-of boxes in training: ``keep`` as ground truth, ``ignore`` as ignore regions, or
+            ``drop``.
+        data_prefix: ``dict(img=folder)``, relative to ``data_root``; the image folder of the store if None.
         filter_cfg: ``filter_empty_gt`` and ``min_size`` (pixels, shorter side), as in mmdet; not in test mode.
-        **kwargs: As for every mmdet data set. ``metainfo=dict(classes=[names or MIDs])`` takes a part of the classes;
-            ``return_classes`` gives their names to grounding detectors as ``CocoDataset`` does, ``proposal_file``
-            proposals to Fast R-CNN.
+        **kwargs: As for ``BaseDetDataset``, which passes them on in the same way; mmdet's releases differ in them.
+            ``metainfo=dict(classes=[names or MIDs])`` selects classes; ``return_classes`` gives their names to
+            grounding detectors, ``proposal_file`` gives proposals to Fast R-CNN.
 
     Raises:
-        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes, a
-            picture without proposals.
+        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes, an image
+            without proposals.
+        ValueError: An unknown ``group_of``.
+
+    Example:
+        >>> dataset = OpenImagesHierarchyDataset('data/openimages/train', filter_cfg=dict(filter_empty_gt=True))
+        >>> dataset[0]['instances'][0]['bbox_label'], dataset.metainfo['classes'][0]
+        (69, 'Infant bed')
     """
 
     data_list: StoreRecords
@@ -63,59 +69,66 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     def __init__(
         self,
         ann_file: str = '',
-        *args: Any,
         label_file: str | None = None,
         hierarchy_file: str | None = None,
         image_level_ann_file: str | None = None,
         image_sizes_file: str | None = None,
         group_of: Literal['keep', 'ignore', 'drop'] = 'keep',
         data_prefix: dict | None = None,
+        filter_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if group_of not in GROUP_OF:
-            raise ValueError(f'dataset.group_of must be one of {", ".join(GROUP_OF)}, got {group_of!r}')
+        if group_of not in ('keep', 'ignore', 'drop'):
+            raise ValueError(f'dataset.group_of must be one of keep, ignore, drop, got {group_of!r}')
         self.group_of = group_of
-        self.csv_files = {
-            'classes': label_file,
-            'hierarchy': hierarchy_file,
-            'image_labels': image_level_ann_file,
-            'image_sizes': image_sizes_file,
-        }
-        self._class_index: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
-        # Serialising is what mmengine does against a copy per worker; there is nothing to copy here.
+        self.label_file = label_file
+        self.hierarchy_file = hierarchy_file
+        self.image_level_ann_file = image_level_ann_file
+        self.image_sizes_file = image_sizes_file
+        self._class_images: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
+        # mmengine serializes data against a copy in each worker; here the workers map the same files.
         kwargs['serialize_data'] = False
-        super().__init__(ann_file, *args, data_prefix=data_prefix or {}, **kwargs)
+        super().__init__(ann_file, data_prefix=data_prefix or {}, filter_cfg=filter_cfg, **kwargs)
 
     def load_data_list(self) -> StoreRecords:
-        self.store = AnnotationStore(self._store_path())
-        folder = self.data_prefix.get('img') or self.data_prefix.get('img_path') or self.store.image_folder
+        path = Path(self.ann_file)
+        is_csv = path.name.endswith(('.csv', '.csv.gz')) and not path.is_dir()
+        self.store = AnnotationStore(self._converted(path) if is_csv else path)
+        folder = self._image_folder() or self.store.image_folder
         if folder is None:
-            raise AnnotationError(f'{self.store.path}: does not say where the images are; set data_prefix=dict(img=…)')
-        kept = self._kept_classes()
-        self.hierarchy = ClassHierarchy(self.store.metadata['hierarchy'], self._metainfo['label_names'])
+            raise AnnotationError(f'{self.store.path}: does not name an image folder; set data_prefix=dict(img=...)')
+        wanted = self._metainfo.get('classes')
+        classes = self.store.classes
+        kept = np.arange(len(classes)) if wanted is None else classes.indices(wanted, 'metainfo.classes')
+        classes = classes.subset(kept)
+        self._metainfo |= {'classes': classes.display_names, 'label_names': classes.label_names}
+        self.hierarchy = ClassHierarchy(self.store.metadata['hierarchy'], classes.label_names)
         new_label = np.full(self.store.num_classes, -1)
         new_label[kept] = np.arange(len(kept))
-        records = StoreRecords(self.store, np.arange(self.store.num_images), new_label, str(folder), self.group_of)
+        images = np.arange(self.store.num_images)
+        records = StoreRecords(self.store, images, new_label, str(folder), self.group_of)
         records.require_images()
         return records
 
     def load_proposals(self) -> None:
-        """Reads ``proposal_file``, by ``<folder>/<file>`` of the pictures. The base class writes into the items."""
+        """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet."""
         self.proposal_file = self._below_root(self.proposal_file)
         proposals = load(self.proposal_file, backend_args=self.backend_args)
         self.data_list = self.data_list.with_proposals(proposals, self.proposal_file)
 
     def filter_data(self) -> StoreRecords:
-        filters = dict(self.filter_cfg or {})
         keep = np.ones(len(self.data_list), dtype=bool)
-        if filters and not self.test_mode:
-            keep &= np.minimum(self.store.width, self.store.height) >= filters.get('min_size', 0)
-            if filters.get('filter_empty_gt', False):
-                keep &= self._boxes_per_image() > 0
+        if self.filter_cfg and not self.test_mode:
+            keep &= np.minimum(self.store.width, self.store.height) >= self.filter_cfg.get('min_size', 0)
+            if self.filter_cfg.get('filter_empty_gt', False):
+                stop = self.store.box_stop
+                if not self._all_boxes_train():
+                    stop = np.concatenate([[0], np.cumsum(self._trains())])[stop]
+                keep &= np.diff(stop, prepend=0) > 0
         return self.data_list[np.flatnonzero(keep)]
 
     def get_data_info(self, idx: int) -> dict:
-        """One item; see the class. Made anew each time, so it is the caller's to change."""
+        """One item; see the class. It is a new object, which the caller may change."""
         self.full_init()
         item = {**self.data_list[idx], 'sample_idx': idx if idx >= 0 else len(self) + idx}
         if self.return_classes:
@@ -123,7 +136,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         return item
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Class indices of the boxes that train on image ``idx``, one per box."""
+        """Class indices of the ground-truth boxes of image ``idx``, one per box."""
         self.full_init()
         return self.data_list.labels(idx)
 
@@ -146,23 +159,23 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             (C,) end of each class's list, and the lists: (sum of n_i,) indices into this data set.
         """
         self.full_init()
-        if expand_hierarchy not in self._class_index:
-            self._class_index[expand_hierarchy] = (
-                self._filter_class_index(expand_hierarchy) if self._is_filtered_store() else
-                self._index_classes(expand_hierarchy)
-            )  # fmt: skip
-        return self._class_index[expand_hierarchy]
+        if expand_hierarchy not in self._class_images:
+            same_classes = (self.data_list.new_label == np.arange(self.store.num_classes)).all()
+            ascending = (np.diff(self.data_list.images) > 0).all()
+            make = self._filtered_lists if self._all_boxes_train() and same_classes and ascending else self._new_lists
+            self._class_images[expand_hierarchy] = make(expand_hierarchy)
+        return self._class_images[expand_hierarchy]
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, '_class_index': {}}  # samplers stay in the main process; workers need no lists
+        return {**self.__dict__, '_class_images': {}}  # workers need no lists; samplers stay in the main process
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
         super().get_subset_(indices)
-        self._class_index = {}
+        self._class_images = {}
 
     def get_subset(self, indices: Sequence[int] | int) -> OpenImagesHierarchyDataset:
         subset = super().get_subset(indices)
-        subset._class_index = {}
+        subset._class_images = {}
         return subset
 
     def _get_unserialized_subset(self, indices: Sequence[int] | int) -> StoreRecords:
@@ -170,26 +183,19 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
         return self.data_list[np.asarray(indices, dtype=np.int64)]
 
-    def _is_filtered_store(self) -> bool:
-        """Whether this is the store itself but for images that are left out: then its image lists serve."""
-        return (
-            self._all_boxes_train()
-            and (self.data_list.new_label == np.arange(self.store.num_classes)).all()
-            and bool((np.diff(self.data_list.images) > 0).all())
-        )
-
-    def _filter_class_index(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _filtered_lists(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The lists of the store itself, without the images that are not in this data set."""
         stop = np.cumsum(self.store.class_image_counts(expand_hierarchy))
         images = self.store.class_images(expand_hierarchy)
         if len(self.data_list) == self.store.num_images:
-            return stop, images  # still mapped, nothing copied
+            return stop, images  # still mapped, not copied
         new_image = np.full(self.store.num_images, -1, dtype=np.int32)
         new_image[self.data_list.images] = np.arange(len(self.data_list))
         images = new_image[images]
         kept = images >= 0
         return np.concatenate([[0], np.cumsum(kept)])[stop], images[kept]
 
-    def _index_classes(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _new_lists(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
         """The lists of a data set that leaves out boxes or classes, or holds images twice or in another order."""
         counts, rows = gather_rows(self.store.box_stop, self.data_list.images)
         item = np.repeat(np.arange(len(self.data_list), dtype=np.int32), counts)
@@ -203,74 +209,151 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     def _all_boxes_train(self) -> bool:
         return self.group_of == 'keep' and bool((self.data_list.new_label >= 0).all())
 
-    def _boxes_per_image(self) -> np.ndarray:
-        """(N of the store,) ground-truth boxes here."""
-        if self._all_boxes_train():
-            return np.diff(self.store.box_stop, prepend=0)
-        return np.diff(np.concatenate([[0], np.cumsum(self._trains())])[self.store.box_stop], prepend=0)
-
     def _trains(self) -> np.ndarray:
         """(B,) bool: boxes of the store that are ground truth here."""
         trains = self.data_list.new_label[self.store.box_label] >= 0
         return trains if self.group_of == 'keep' else trains & (self.store.is_group_of != 1)
 
-    def _kept_classes(self) -> list[int]:
-        """Store indices of the classes of this data set; sets ``classes`` and ``label_names`` of the metainfo."""
-        names, mids = self.store.class_names, self.store.label_names
-        wanted = self._metainfo.get('classes')
-        index = {**{name: i for i, name in enumerate(names)}, **{mid: i for i, mid in enumerate(mids)}}
-        unknown = [name for name in wanted or () if name not in index]
-        if unknown:
-            raise AnnotationError(f'metainfo.classes: {unknown[0]!r} is no class of {self.store.path}')
-        kept = list(range(len(mids))) if wanted is None else [index[name] for name in wanted]
-        self._metainfo['classes'] = tuple(names[i] for i in kept)
-        self._metainfo['label_names'] = tuple(mids[i] for i in kept)
-        return kept
-
-    def _store_path(self) -> Path:
-        path = Path(self.ann_file)
-        if path.is_dir() or not path.name.endswith(('.csv', '.csv.gz')):
-            return path
-        return self._converted(path)
-
     def _converted(self, csv_file: Path) -> Path:
-        """The store beside a CSV file; made now if it is not there or the CSV has changed since."""
+        """The store beside a CSV file. It is made if it does not exist or a source has changed since."""
         store = csv_file.with_name(f'{csv_file.name}.store')
-        sources = {name: self._below_root(path) for name, path in self.csv_files.items() if path is not None}
-        missing = [key for key in ('classes', 'hierarchy') if key not in sources]
-        if missing:
-            option = {'classes': 'label_file', 'hierarchy': 'hierarchy_file'}[missing[0]]
-            raise AnnotationError(f'dataset.{option}: is needed to read {csv_file}')
-        # Ranks start together; the first converts, the others wait here and find the store.
+        if self.label_file is None or self.hierarchy_file is None:
+            option = 'label_file' if self.label_file is None else 'hierarchy_file'
+            raise ValueError(f'dataset.{option}: is needed to read {csv_file}')
+        classes, hierarchy = self._below_root(self.label_file), self._below_root(self.hierarchy_file)
+        optional = (self.image_level_ann_file, self.image_sizes_file)
+        image_labels, sizes = (None if path is None else self._below_root(path) for path in optional)
+        sources = [csv_file, *(Path(path) for path in (classes, hierarchy, image_labels, sizes) if path is not None)]
+        # Ranks start together: the first one converts, the others wait here and find the store.
         with open(store.with_name(f'.{store.name}.lock'), 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_current(store, [csv_file, *map(Path, sources.values())]):
-                folder = self.data_prefix.get('img') or self.data_prefix.get('img_path')
+            if not _is_current(store, sources):
                 with progress_bars() as progress:
                     convert(
                         store,
                         boxes=csv_file,
-                        classes=sources['classes'],
-                        hierarchy=sources['hierarchy'],
-                        image_labels=sources.get('image_labels'),
-                        image_sizes=sources.get('image_sizes'),
-                        images=folder,
+                        classes=classes,
+                        hierarchy=hierarchy,
+                        image_labels=image_labels,
+                        image_sizes=sizes,
+                        images=self._image_folder(),
                         overwrite=True,
                         progress=progress,
                     )
         return store
 
+    def _image_folder(self) -> str | None:
+        return self.data_prefix.get('img') or self.data_prefix.get('img_path')
+
     def _below_root(self, path: str) -> str:
         return path if osp.isabs(path) or not self.data_root else osp.join(self.data_root, path)
 
 
+@dataclass(frozen=True)
+class StoreRecords(Sequence):
+    """mmdet's ``data_list`` over a store: makes an item when it is asked for.
+
+    Attributes:
+        store: The mapped annotations.
+        images: (n,) store index of each item.
+        new_label: (classes of the store,) class index in the data set, -1 for classes that it leaves out.
+        folder: Image folder.
+        group_of: ``keep``, ``ignore`` or ``drop`` group-of boxes.
+        proposals: By ``<folder>/<file>`` of the image; None: items have none.
+    """
+
+    store: AnnotationStore
+    images: np.ndarray
+    new_label: np.ndarray
+    folder: str
+    group_of: str
+    proposals: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, (slice, np.ndarray)):
+            return replace(self, images=self.images[index])
+        return self._record(int(self.images[index]))
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self._record, self.images.tolist())
+
+    def __deepcopy__(self, memo: dict) -> StoreRecords:
+        return self  # read-only and mapped
+
+    def labels(self, index: int) -> list[int]:
+        """Class indices of the ground-truth boxes of item ``index``."""
+        rows = self.store.boxes_of_image(int(self.images[index]))
+        labels = self.new_label[self.store.box_label[rows]]
+        if self.group_of != 'keep':
+            labels = labels[self.store.is_group_of[rows] != 1]
+        return labels[labels >= 0].tolist()
+
+    def require_images(self) -> None:
+        """Raises AnnotationError if one of a few images, spread over the set, does not exist."""
+        for image in np.unique(np.linspace(0, len(self) - 1, IMAGES_CHECKED).astype(np.int64)) if len(self) else ():
+            path = self._path(int(self.images[image]))
+            if not osp.exists(path):
+                raise AnnotationError(f'{path}: no such image (of {self.store.path}); set data_prefix=dict(img=...)')
+
+    def with_proposals(self, proposals: Mapping[str, Any], source: str) -> StoreRecords:
+        """The same items with ``proposals``, each an ``InstanceData`` or dict as mmdet's ``LoadProposals`` expects.
+
+        Raises:
+            AnnotationError: An image without proposals.
+        """
+        for image in self.images.tolist():
+            key = _proposal_key(self._path(image))
+            if key not in proposals:
+                raise AnnotationError(f'dataset.proposal_file: {source} has no proposals for {key!r}')
+        return replace(self, proposals=proposals)
+
+    def _path(self, image: int) -> str:
+        return osp.join(self.folder, self.store.file_name(image))
+
+    def _record(self, image: int) -> dict:
+        store = self.store
+        width, height = int(store.width[image]), int(store.height[image])
+        rows, label_rows = store.boxes_of_image(image), store.labels_of_image(image)
+        boxes = (store.box[rows] * (width, height, width, height)).tolist()
+        labels = self.new_label[store.box_label[rows]].tolist()
+        instances = [
+            {
+                'bbox': box,
+                'bbox_label': label,
+                'ignore_flag': int(group == 1 and self.group_of == 'ignore'),
+                'is_group_of': group,
+            }
+            for box, label, group in zip(boxes, labels, store.is_group_of[rows].tolist())
+            if label >= 0 and not (group == 1 and self.group_of == 'drop')
+        ]
+        image_labels = self.new_label[store.image_label[label_rows]]
+        path = self._path(image)
+        item = {
+            'img_path': path,
+            'img_id': store.image_id(image),
+            'width': width,
+            'height': height,
+            'instances': instances,
+            'image_level_labels': image_labels[image_labels >= 0],
+            'confidences': store.image_label_confidence[label_rows][image_labels >= 0],
+        }
+        return item if self.proposals is None else {**item, 'proposals': self.proposals[_proposal_key(path)]}
+
+
+def _proposal_key(img_path: str) -> str:
+    """The key of an image in mmdet's proposal files: its folder and file name."""
+    folder, name = osp.split(img_path)
+    return osp.join(osp.basename(folder), name)
+
+
 def _is_current(store: Path, sources: Sequence[Path]) -> bool:
+    """Whether a store was made of exactly these files, in the order of :func:`convert`, and they have not changed."""
     try:
-        recorded = {source['name']: source for source in AnnotationStore(store).metadata['sources']}
-    except AnnotationError:  # not there, damaged, or of another version of mmoid
+        recorded = AnnotationStore(store).metadata['sources']
+    except AnnotationError:  # missing, damaged, or of another version of mmoid
         return False
-    return {path.name for path in sources} == set(recorded) and all(
-        path.stat().st_size == recorded[path.name]['bytes']
-        and path.stat().st_mtime_ns == recorded[path.name]['modified_ns']
-        for path in sources
-    )
+    found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    return found == [(source['name'], source['bytes'], source['modified_ns']) for source in recorded]

@@ -19,25 +19,29 @@ from mmoid.openimages.sampling.soft_balance import BalancedDraws
 class SoftBalanceClassAwareSampler(Sampler[int]):
     """Soft-balance sampling (Sec. 4.2 of the paper, Eq. 6-8).
 
-    One epoch is one series of draws, the same on all ranks: a pure function of (``seed``, epoch). Rank r of W receives
-    positions r, r + W, r + 2W, ... of it, so ranks are disjoint and together complete; the series is filled up from
-    its start to a multiple of W, as mmengine's ``DefaultSampler`` does. Workers do not matter: indices are drawn in
-    the rank's main process. See :class:`BalancedDraws` for how classes and images are drawn.
+    An epoch is a pure function of (``seed``, epoch), the same on all ranks. Of W ranks, rank r receives positions r,
+    r + W, r + 2W, ... of it, so the ranks are disjoint and together complete. The end is filled up from the start to a
+    multiple of W, as in mmengine's ``DefaultSampler``. The number of workers does not matter: indices are drawn in the
+    main process of the rank. :class:`BalancedDraws` draws classes and images.
 
     Args:
-        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once, inside
-            mmengine's and mmdet's wrappers too (:func:`class_image_lists`); of any other data set ``get_cat_ids`` is
-            called once for every image.
-        balance: λ >= 0. 0 draws classes as they occur, 1 all alike; 0.7 is the paper's best.
+        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once, also inside
+            the wrappers of mmengine and mmdet; for any other data set ``get_cat_ids`` is called for every image.
+        balance: λ >= 0. 0 draws classes in their natural distribution, 1 uniformly; 0.7 is the paper's best.
         samples_per_epoch: Draws of one epoch over all ranks; the number of images if None. Both stages of a hybrid
             training need the same number.
         expand_hierarchy: Count an image for the ancestors of its classes too.
-        seed: Of the draws; one that all ranks share is made if None.
-        shuffle: True, which the sampler of a stock config has beside its ``type``.
+        seed: Seed of the draws; if None, a random one that all ranks share.
+        shuffle: Must be True. The sampler of a stock config has this key beside its ``type``.
 
     Raises:
         ValueError: λ < 0 or not finite, ``samples_per_epoch`` < 1 or no integer, no class with an image, a data set
-            that cannot tell its classes.
+            that does not tell its classes.
+
+    Example:
+        >>> sampler = SoftBalanceClassAwareSampler(dataset, balance=0.7, seed=0)
+        >>> sampler.set_epoch(3)
+        >>> indices = list(sampler)
     """
 
     def __init__(
@@ -50,14 +54,11 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         shuffle: bool = True,
     ) -> None:
         if not shuffle:
-            raise ValueError('sampler.shuffle = False: this sampler draws at random; use DefaultSampler for an order')
+            raise ValueError('sampler.shuffle must be True: this sampler draws at random')
         if not 0 <= balance < math.inf:
-            raise ValueError(f'sampler.balance (λ) must be >= 0, got {balance}; 0.7 is the best of the paper')
+            raise ValueError(f'sampler.balance (λ) must be >= 0, got {balance}')
         if samples_per_epoch is not None and not (isinstance(samples_per_epoch, int) and samples_per_epoch >= 1):
-            raise ValueError(
-                f'sampler.samples_per_epoch must be an integer of at least 1, got {samples_per_epoch!r}; None draws as '
-                'many samples as there are images'
-            )
+            raise ValueError(f'sampler.samples_per_epoch must be an integer of at least 1, got {samples_per_epoch!r}')
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.balance = balance
@@ -66,8 +67,8 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         self._stop, self._images = class_image_lists(dataset, expand_hierarchy)
         if not len(self._images):
             raise ValueError(
-                f'sampler.dataset: none of its {len(dataset)} images holds a box of its classes, so there is nothing '
-                'to draw; look at train_dataloader.dataset (metainfo.classes, filter_cfg, indices)'
+                f'sampler.dataset: none of its {len(dataset)} images holds a box of its classes; check '
+                'train_dataloader.dataset (metainfo.classes, filter_cfg, indices)'
             )
         self.draws = BalancedDraws(
             image_counts=np.diff(self._stop, prepend=0),
@@ -78,11 +79,11 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         self.num_samples = math.ceil(self.draws.draws_per_epoch / self.world_size)
 
     def begin_at(self, epoch: int) -> None:
-        """Lets the series begin with this epoch, the first in which the sampler is used.
+        """Starts the series at this epoch, the first in which the sampler is used.
 
-        :class:`mmoid.HybridSchedule` calls it for each stage. Else a stage would begin in the middle of the walks
-        through the images of the classes, so that some come again before others have come. What an earlier stage has
-        drawn says nothing about this one: its series has another seed, ``seed`` + ``epoch``.
+        :class:`mmoid.HybridSchedule` calls it for each stage. Otherwise a stage would start in the middle of the walks
+        through the images of the classes, and some images would be drawn twice before others. The seed of the series is
+        ``seed`` + ``epoch``, so it is independent of an earlier stage's.
         """
         self.first_epoch = epoch
         self.draws = replace(self.draws, seed=self.seed + epoch)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
 from mmdet.datasets import ConcatDataset as MMDetConcatDataset
-from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from torch.utils.data import Subset
 
@@ -80,20 +79,6 @@ def test_subsets_of_torch_and_of_the_data_set_agree(data):
     assert lists(Subset(data, chosen)) == lists(data.get_subset(chosen))
 
 
-def test_data_sets_are_wrapped_twice(data):
-    twice = ConcatDataset([data, data.get_subset(5)])
-    deep = Subset(twice, [len(data) + 4, 1])
-    inner = lists(data)
-    assert lists(deep) == [sorted([0] * (4 in members) + [1] * (1 in members)) for members in inner]
-
-
-def test_wrapped_data_sets_are_batched_by_orientation(data):
-    joined = ConcatDataset([data, data.get_subset(6)])
-    drawn = mmoid.SoftBalanceClassAwareSampler(joined, seed=0)
-    batches = list(AspectRatioBatchSampler(drawn, batch_size=4))
-    assert Counter(index for batch in batches for index in batch) == Counter(drawn)
-
-
 class Foreign:
     def __init__(self, labels, classes=None):
         self.labels = labels
@@ -107,7 +92,7 @@ class Foreign:
         return self.labels[index]
 
 
-def test_any_other_data_set_is_asked_for_its_classes():
+def test_any_other_data_set_is_read_through_get_cat_ids():
     drawn = mmoid.SoftBalanceClassAwareSampler(
         Foreign([[0, 0], [1], [], [0, 2]]), balance=1.0, samples_per_epoch=30, seed=0
     )
@@ -116,7 +101,7 @@ def test_any_other_data_set_is_asked_for_its_classes():
     assert lists(Foreign([[0], [2]], 'abcd')) == [[0], [], [1], []]
 
 
-def test_a_data_set_of_mmdet_is_asked_also_beside_ours(data):
+def test_a_data_set_of_mmdet_is_read_through_get_cat_ids_also_beside_ours(data):
     items = [dict(instances=[dict(bbox_label=label, ignore_flag=0) for label in row]) for row in ([3], [0, 3])]
 
     class Other(BaseDetDataset):
@@ -144,7 +129,6 @@ def test_parts_with_other_classes_are_refused(data):
         with pytest.raises(ValueError) as error:
             mmoid.SoftBalanceClassAwareSampler(MMDetConcatDataset([data, part]), seed=0)
         assert f'part 1 of the ConcatDataset has other classes than part 0 ({difference})' in str(error.value)
-        assert 'metainfo.classes' in str(error.value)
 
 
 def test_a_data_set_that_cannot_tell_its_classes_is_refused():
@@ -152,7 +136,7 @@ def test_a_data_set_that_cannot_tell_its_classes_is_refused():
         def __len__(self):
             return 3
 
-    with pytest.raises(ValueError, match=r'sampler\.dataset: a Silent has neither class_images nor get_cat_ids'):
+    with pytest.raises(ValueError, match=r'sampler\.dataset: a Silent has neither class_images\(\) nor get_cat_ids'):
         mmoid.SoftBalanceClassAwareSampler(Silent(), seed=0)
 
 

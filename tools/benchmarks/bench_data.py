@@ -160,7 +160,7 @@ def make_files(folder: Path, num_images: int) -> None:
     sizes = csv.read_csv(str(files['image_sizes'])).to_pydict()
     images = folder / 'images'
     images.mkdir(exist_ok=True)
-    for index in np.linspace(0, num_images - 1, 16).astype(int):  # as StoreRecords.require_images picks them
+    for index in np.linspace(0, num_images - 1, 16).astype(int):  # as OpenImagesHierarchyDataset checks them
         (images / f'{sizes["image_id"][index]}.jpg').touch()
     metas = [
         {'filename': f'{image_id}.jpg', 'ori_shape': (height, width, 3)}

@@ -121,7 +121,7 @@ def make_store(folder: Path, num_images: int) -> tuple[int, int]:
     if store.num_images != num_images:
         raise SystemExit(f'error: --folder {folder} holds {store.num_images:,} images, not {num_images:,}')
     (folder / 'images').mkdir(exist_ok=True)
-    for index in np.linspace(0, num_images - 1, 16).astype(int):  # as StoreRecords.require_images picks them
+    for index in np.linspace(0, num_images - 1, 16).astype(int):  # as OpenImagesHierarchyDataset checks them
         (folder / 'images' / store.file_name(int(index))).touch()
     return store.num_images, store.num_boxes
 
