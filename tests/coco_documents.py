@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
-from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.readers.csv_files import COORDINATES, FLAGS
-from mmoid.openimages.store.annotation_store import AnnotationStore, write_store
-from mmoid.openimages.store.tables import IndexedRows, store_tables
+from mmoid.openimages.readers.csv_files import FLAGS
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.writing import Content, Rows, Summary, write_store
 
 
 def coco_document():
@@ -56,24 +55,22 @@ def random_store(path, rng, num_images=40, num_classes=7, num_boxes=150, num_lab
     low = rng.random((num_boxes, 2)) * (1 - 1 / size[image])
     high = low + (1 - low - 1 / size[image]) * rng.random((num_boxes, 2)) + 1 / size[image]
     high[::5] = 1
-    boxes = {**dict(zip(COORDINATES, np.hstack([low, np.minimum(high, 1)]).T)),
-             **{flag: rng.integers(-1, 2, num_boxes).astype(np.int8) for flag in FLAGS}}  # fmt: skip
+    flags = {flag: rng.integers(-1, 2, num_boxes).astype(np.int8) for flag in FLAGS}
+    box = np.hstack([low, np.minimum(high, 1)])
+    boxes = Rows(image, rng.integers(0, num_classes, num_boxes), {'box': box, **flags})
+    confidence = rng.choice(confidences, num_labels).astype(np.float32)
+    label_image = np.sort(rng.integers(0, num_images, num_labels))
+    labels = Rows(label_image, rng.integers(0, num_classes, num_labels), {'confidence': confidence})
     hard = ['', '"', '\\', '\n', '\t', '\x01', 'é', '🍎', '\\"', '/']
-    tables = store_tables(
-        pa.array([f'{i:04x}{hard[i % len(hard)]}' for i in range(num_images)]),
-        pa.array([f'train_{i % 3}/{hard[-1 - i % len(hard)]}{i}.jpg' for i in range(num_images)]),
-        size[:, 0],
-        size[:, 1],
-        IndexedRows(pa.table(boxes), image, rng.integers(0, num_classes, num_boxes)),
-        IndexedRows(
-            pa.table({'Confidence': rng.choice(confidences, num_labels).astype(np.float32)}),
-            np.sort(rng.integers(0, num_images, num_labels)),
-            rng.integers(0, num_classes, num_labels),
-        ),
-        ClassNames(tuple(names), tuple(f'Class {i} "{name}"' for i, name in enumerate(names))),
-        ClassHierarchy(tree, names),
-    )
-    write_store(path, tables, {'hierarchy': tree, 'sources': [], 'image_folder': None, 'summary': {}})
+    images = {
+        'image_id': [f'{i:04x}{hard[i % len(hard)]}' for i in range(num_images)],
+        'file_name': [f'train_{i % 3}/{hard[-1 - i % len(hard)]}{i}.jpg' for i in range(num_images)],
+        'width': size[:, 0],
+        'height': size[:, 1],
+    }
+    classes = ClassNames(tuple(names), tuple(f'Class {i} "{name}"' for i, name in enumerate(names)))
+    content = Content(pa.table(images), boxes, labels, classes, tree, Summary())
+    write_store(path, content, {'sources': [], 'image_folder': None})
     return AnnotationStore(path)
 
 

@@ -19,7 +19,7 @@ from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.tables import expand_image_lists, image_lists
+from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
 IMAGES_CHECKED = 16

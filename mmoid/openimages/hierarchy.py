@@ -109,8 +109,8 @@ class ClassHierarchy:
         unknown = sorted(set(self.label_names) - set(nodes))
         if unknown:
             raise AnnotationError(
-                f'{source}: does not hold {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
-                'give the hierarchy file that belongs to these classes'
+                f'{source}: lacks {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
+                'give the hierarchy file of these classes'
             )
 
 

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
-from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import Summary
 
 Progress = Callable[[str, int, int], None]
 """Called with a description of the work, the amount done and the total amount."""

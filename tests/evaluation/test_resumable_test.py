@@ -244,7 +244,7 @@ def test_predictions_that_are_there_are_replaced_and_nothing_else(tiny_data, che
     assert contents(tmp_path / 'predictions') == whole[0]
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(AnnotationError, match='was not written by mmoid'):
+    with pytest.raises(FileExistsError, match='was not written by mmoid'):
         mmoid.PredictionDump(str(tmp_path / 'mine'))
 
 

@@ -6,10 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.readers.csv_files import read_boxes
+from mmoid.openimages.readers.csv_files import read_boxes, read_classes
 from tests.shared_data import open_images
 
 DIAMOND = {
@@ -34,49 +33,44 @@ def test_ancestors_are_the_union_over_all_paths_each_once():
     assert hierarchy.depth.tolist() == [3, 2, 1, 1, 1]
 
 
-def test_a_part_is_no_descendant():
+def test_a_part_is_not_a_descendant():
     hierarchy = ClassHierarchy(DIAMOND, NAMES)
     assert not hierarchy.ancestor_matrix[4].any()
 
 
-def test_ancestry_through_a_node_that_is_no_class_is_kept():
+def test_ancestry_through_a_node_that_is_not_a_class_is_kept():
     hierarchy = ClassHierarchy(DIAMOND, ('/m/teddy', '/m/animal'))
     assert hierarchy.ancestor_matrix.tolist() == [[False, True], [False, False]]
 
 
-def test_expansion_puts_copies_right_after_the_original():
+def test_expansion_puts_copies_right_after_the_original_row():
     hierarchy = ClassHierarchy(DIAMOND, NAMES)
     rows, labels = hierarchy.expand_up(np.array([1, 0, 3]))
     assert rows.tolist() == [0, 0, 1, 1, 1, 1, 2]
     assert labels.tolist() == [1, 2, 0, 1, 2, 3, 3]
     rows, labels = hierarchy.expand_down(np.array([2]))
     assert labels.tolist() == [2, 0, 1]
-
-
-def test_expansion_of_nothing_is_nothing():
-    rows, labels = ClassHierarchy(DIAMOND, NAMES).expand_up(np.array([], dtype=np.int64))
+    rows, labels = hierarchy.expand_up(np.array([], dtype=np.int64))
     assert len(rows) == len(labels) == 0
 
 
-def test_a_class_outside_the_tree_is_named():
-    with pytest.raises(AnnotationError, match=r'tree\.json: does not hold 1 of the 2 classes, first ./m/cat.'):
+def test_a_class_outside_the_tree_is_an_error():
+    with pytest.raises(AnnotationError, match=r'tree\.json: lacks 1 of the 2 classes, first ./m/cat.'):
         ClassHierarchy(DIAMOND, ('/m/bear', '/m/cat'), source='tree.json')
 
-
-def test_a_class_given_twice_is_refused():
     with pytest.raises(AnnotationError, match='/m/bear.*twice'):
         ClassHierarchy(DIAMOND, ('/m/bear', '/m/bear'))
 
 
-def test_a_cycle_is_refused():
-    tree = {'LabelName': 'r', 'Subcategory': [
-        {'LabelName': 'a', 'Subcategory': [{'LabelName': 'b', 'Subcategory': [{'LabelName': 'a'}]}]}]}  # fmt: skip
+def test_a_cycle_is_an_error():
+    branch = {'LabelName': 'a', 'Subcategory': [{'LabelName': 'b', 'Subcategory': [{'LabelName': 'a'}]}]}
+    tree = {'LabelName': 'r', 'Subcategory': [branch]}
     with pytest.raises(AnnotationError, match='own ancestor'):
         ClassHierarchy(tree, ('a', 'b'))
 
 
 @pytest.mark.parametrize('text', ['', '[1]', '{"Subcategory": []}', '{"LabelName": "r", "Subcategory": [{}]}'])
-def test_a_file_that_is_no_hierarchy_is_named(tmp_path, text):
+def test_an_error_names_a_file_that_is_not_a_hierarchy(tmp_path, text):
     path = tmp_path / 'tree.json'
     path.write_text(text)
     with pytest.raises(AnnotationError, match=r'tree\.json'):
@@ -116,7 +110,7 @@ def test_random_graphs_agree_with_walking_every_path():
     ],
 )
 def test_the_official_hierarchies_load(tree, classes, count):
-    names = [line.split(',')[0] for line in open_images(f'classes/{classes}').read_text().splitlines()]
+    names = read_classes(open_images(f'classes/{classes}')).label_names
     hierarchy = ClassHierarchy.from_json(open_images(f'hierarchy/{tree}'), names)
     assert hierarchy.num_classes == count
     official = json.loads(open_images(f'hierarchy/{tree}').read_text())
@@ -154,12 +148,10 @@ def test_expansion_of_the_real_validation_sample():
     of their 143 boxes.
     """
     tree = json.loads(open_images('hierarchy/bbox_labels_500_hierarchy.json').read_text())
-    names = [
-        line.split(',')[0]
-        for line in open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()
-    ]
+    classes = read_classes(open_images('classes/challenge-class-descriptions-500.csv'))
+    names = classes.label_names
     boxes = open_images('annotations/validation-sample-challenge-bbox.csv')
-    labels = ClassNames(tuple(names)).find(read_boxes(boxes)['LabelName'])
+    labels = classes.find(read_boxes(boxes)['LabelName'])
     assert len(labels) == 23632
 
     first_script = ancestors_by_merged_branches(tree)

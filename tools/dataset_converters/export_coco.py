@@ -31,7 +31,7 @@ def main() -> None:
         store = AnnotationStore(args.store)
         with progress_bars() as progress:
             export_coco(store, args.out, overwrite=args.overwrite, progress=progress)
-    except (AnnotationError, OSError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'{args.out}: {store.num_images:,} images, {store.num_boxes:,} boxes, {store.num_classes:,} classes')
 

@@ -105,7 +105,7 @@ def main() -> None:
         parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed)))
         made_by = {'seed': args.seed, 'sizes': sizes}
         subset_stores(store, {out / name: images for name, images in parts.items()}, made_by, args.overwrite)
-    except (AnnotationError, OSError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print_sizes(store, parts)
     print_deviations(store, parts)

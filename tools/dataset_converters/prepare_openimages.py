@@ -52,7 +52,7 @@ def main() -> None:
                 overwrite=args.overwrite,
                 progress=progress,
             )
-    except (AnnotationError, OSError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print_summary(summary, args.out)
 

@@ -1,32 +1,97 @@
-"""COCO JSON file -> AnnotationStore."""
+"""COCO JSON file -> AnnotationStore.
+
+From the object-detection format (https://cocodataset.org/#format-data) are read: ``categories`` (``id``, ``name``),
+``images`` (``id``, ``file_name``, ``width``, ``height``) and ``annotations`` (``image_id``, ``category_id``, ``bbox``,
+``iscrowd``). Ids are numbers or strings. Also read, if there, is what is customary for Open Images: ``freebase_id`` or
+``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of annotations. Everything
+else, such as ``segmentation``, is ignored.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.boxes import has_area
+from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
-from mmoid.openimages.readers.coco_json_file import JsonFile
-from mmoid.openimages.readers.coco_rows import HIERARCHY_KEY, read_annotations, read_categories, read_images
-from mmoid.openimages.readers.csv_files import COORDINATES
-from mmoid.openimages.readers.image_files import stored_folder
-from mmoid.openimages.store.annotation_store import AnnotationStore, write_store
+from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.openimages.store.summary import Summary, fingerprint
-from mmoid.openimages.store.tables import IndexedRows, store_tables
+from mmoid.openimages.store.writing import Content, Rows, Summary, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
+FLAG_KEYS = {
+    'IsOccluded': ('is_occluded', 'isoccluded'),
+    'IsTruncated': ('is_truncated', 'istruncated'),
+    'IsGroupOf': ('is_group_of', 'isgroupof', 'iscrowd'),
+    'IsDepiction': ('is_depiction', 'isdepiction'),
+    'IsInside': ('is_inside', 'isinside'),
+}
+"""Keys of an annotation by flag. The first that is there counts; it is the one that :func:`export_coco` writes."""
+
+IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0}
+"""Confidence by the key of an image that lists its classes."""
+
+HIERARCHY_KEY = 'class_hierarchy'
+"""Key within ``info`` for the class hierarchy, in the form of the official JSON."""
+
 ROUNDING = 0.01
-"""Pixels by which a box may stick out of its image and not be called clipped: files are rounded to two decimals."""
+"""Pixels by which a box may leave its image without being counted as cut: files round to two decimals."""
+
+_Id = int | str
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Pixels = Annotated[float, msgspec.Meta(ge=1, le=2**31 - 1, multiple_of=1)]  # some files write 640.0
+_Flag = bool | Annotated[int, msgspec.Meta(ge=-1, le=1)] | None
+
+
+class _Category(msgspec.Struct):
+    id: _Id
+    name: _Text
+    freebase_id: _Text | None = None
+    mid: _Text | None = None
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: _Id
+    file_name: _Text
+    width: _Pixels
+    height: _Pixels
+    openimages_id: _Text | None = None
+    pos_category_ids: tuple[_Id, ...] | None = None
+    neg_category_ids: tuple[_Id, ...] | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: _Id
+    category_id: _Id
+    bbox: tuple[float, float, float, float]
+    is_occluded: _Flag = None
+    isoccluded: _Flag = None
+    is_truncated: _Flag = None
+    istruncated: _Flag = None
+    is_group_of: _Flag = None
+    isgroupof: _Flag = None
+    iscrowd: _Flag = None
+    is_depiction: _Flag = None
+    isdepiction: _Flag = None
+    is_inside: _Flag = None
+    isinside: _Flag = None
+
+
+class _Document(msgspec.Struct):
+    categories: Annotated[list[_Category], msgspec.Meta(min_length=1)]
+    images: list[_Image]
+    annotations: list[_Annotation]
+    info: Any = None
 
 
 def import_coco(
@@ -39,131 +104,165 @@ def import_coco(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
-    """Writes an :class:`AnnotationStore` of one COCO JSON file (see :mod:`mmoid.openimages.coco_files`).
+    """Writes an :class:`AnnotationStore` of one COCO JSON file.
 
-    Classes come in the order of ``categories``. ``iscrowd`` becomes ``IsGroupOf``. Boxes are cut at the image's edges;
-    those of which nothing is left are dropped. The summary counts both.
+    Classes come in the order of ``categories``; a class is its ``freebase_id``, else its ``mid``, else its name.
+    ``iscrowd`` becomes ``IsGroupOf``. Boxes are cut at the edges of the image. Boxes without area are dropped. The
+    summary counts both.
 
     Args:
         out: The store's folder.
-        annotations: The file. It gives the sizes of images too.
-        images: Folder that the ``file_name`` of images starts from, to note it and to look for the pictures.
-        hierarchy: Hierarchy JSON over the ``freebase_id``, ``mid`` or, without these, the names of the categories.
-            Without it, the one in the file if :func:`export_coco` wrote it; else no class is above another. Nothing is
-            taken from ``supercategory``.
-        missing_images: What to do with images that are not in the folder: raise, or leave them out.
+        annotations: The file.
+        images: Folder that the ``file_name`` of images starts from, to record it and to look for the files.
+        hierarchy: Hierarchy JSON over the classes. Without it, the one in the file if :func:`export_coco` wrote it;
+            else no class has ancestors. ``supercategory`` is not used.
+        missing_images: Images that are not in the folder: raise, or drop them.
         overwrite: Replace a store that is there.
-        progress: Callback, see :data:`Progress`.
+        progress: Callback.
 
     Raises:
-        AnnotationError: Anything that does not fit, by file and entry.
+        AnnotationError: A bad file. The message names the element, such as ``annotations[3].bbox``.
+        OSError: ``out`` exists or cannot be written.
     """
-    out = Path(out)
     require_replaceable(out, overwrite)
-    sources = [path for path in (annotations, hierarchy) if path is not None]
-    with ThreadPoolExecutor(1) as hashing:
-        fingerprints = hashing.submit(lambda: [fingerprint(path) for path in sources])
-        file = JsonFile(annotations, progress)
-        category_ids, classes = read_categories(file)
-        tree, class_graph = _load_hierarchy(file, hierarchy, classes.label_names)
-        image_table, label_rows = read_images(file, category_ids, progress)
-        flag_rows, boxes = read_annotations(file, image_table['id'], category_ids, progress)
-        summary = Summary(box_rows=len(boxes), label_rows=len(label_rows))
-        image_table, box_rows, label_rows = _with_pictures(
-            image_table, _fractions(flag_rows, boxes, image_table, summary), label_rows, images, missing_images, summary
-        )
-        del boxes, flag_rows
-        progress('writing', 0, 1)
-        tables = store_tables(
-            image_table['image_id'].combine_chunks(),
-            image_table['file_name'].combine_chunks(),
-            image_table['width'].to_numpy(),
-            image_table['height'].to_numpy(),
-            box_rows,
-            label_rows,
-            classes,
-            class_graph,
-        )
-        summary.count(tables)
-        metadata = {
-            'hierarchy': tree,
-            'sources': fingerprints.result(),
-            'image_folder': None if images is None else stored_folder(images, out),
-            'summary': asdict(summary),
-        }
-        write_store(out, tables, metadata, overwrite)
-        progress('writing', 1, 1)
-    AnnotationStore(out)  # opens, or the caller hears of it now
+    path = Path(annotations)
+    progress('reading', 0, 1)
+    document = _decode(path)
+    classes = _classes(path, document.categories)
+    tree = load_tree(hierarchy) if hierarchy is not None else _tree(path, document.info, classes)
+    ClassHierarchy(tree, classes.label_names, str(hierarchy or f'{path}: info.{HIERARCHY_KEY}'))  # fail now
+    category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
+    images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
+    table = _image_table(path, document.images)
+    labels = _image_labels(path, document.images, category)
+    summary = Summary(box_rows=len(document.annotations), label_rows=len(labels))
+    boxes = _boxes(path, document.annotations, images_of_ids, category, table, summary)
+    content = Content(table, boxes, labels, classes, tree, summary)
+    del document  # Python objects, far larger than the arrays
+    progress('reading', 1, 1)
+    if images is not None:
+        if not Path(images).is_dir():
+            raise AnnotationError(f'{images}: no such image folder')
+        exists = pc.is_in(table['file_name'], pa.array(_files_below(str(images)), pa.string())).to_numpy()
+        content = content.with_files(exists, images, missing_images)
+    progress('writing', 0, 1)
+    summary = write_converted(out, content, (annotations, hierarchy), images, overwrite)
+    progress('writing', 1, 1)
     return summary
 
 
-def _load_hierarchy(
-    file: JsonFile, hierarchy: str | Path | None, label_names: Sequence[str]
-) -> tuple[dict, ClassHierarchy]:
-    info = file.value('info') if 'info' in file else None
-    source = str(hierarchy) if hierarchy is not None else f'info.{HIERARCHY_KEY}'
-    if hierarchy is not None:
-        tree = load_tree(hierarchy)
-    elif isinstance(info, dict) and HIERARCHY_KEY in info:
-        tree = info[HIERARCHY_KEY]
-        if not isinstance(tree, dict) or 'LabelName' not in tree:
-            raise AnnotationError(f"{file.path}: {source} must be an object with 'LabelName'")
-    else:
-        tree = {'LabelName': 'root', 'Subcategory': [{'LabelName': name} for name in label_names]}
-    known = ClassHierarchy.node_names(tree)
-    for i, name in enumerate(label_names):
-        if name not in known:
-            raise AnnotationError(f'{file.path}: categories[{i}]: class {name!r} is not in the hierarchy {source}')
-    return tree, ClassHierarchy(tree, label_names, source)
+def _decode(path: Path) -> _Document:
+    try:
+        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=_Document)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(' - at `$')
+        place = where.rstrip('`').lstrip('.')
+        raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}') from error
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f'{path}: cannot be read ({error})') from error
 
 
-def _fractions(rows: IndexedRows, boxes: np.ndarray, images: pa.Table, summary: Summary) -> IndexedRows:
-    """Rows as :func:`read_boxes` gives them, of the boxes (B, 4) that lie in their images."""
-    corners: dict[str, np.ndarray] = {}
-    sticks_out: np.ndarray = np.zeros(len(boxes), dtype=bool)
-    for axis, size_name in enumerate(('width', 'height')):
-        size = images[size_name].to_numpy()[rows.image]
-        low, high = boxes[:, axis], boxes[:, axis] + boxes[:, axis + 2]
-        sticks_out |= (low < -ROUNDING) | (high > size + ROUNDING)
-        corners[COORDINATES[axis]] = np.clip(low / size, 0, 1)
-        corners[COORDINATES[axis + 2]] = np.clip(high / size, 0, 1)
-    has_area = (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-    in_image = (corners['XMin'] < corners['XMax']) & (corners['YMin'] < corners['YMax'])
-    keep = has_area & in_image
-    summary.drop('boxes without area', (~has_area).sum())
-    summary.drop('boxes outside the image', (has_area & ~in_image).sum())
-    summary.drop('parts of boxes outside the image', (keep & sticks_out).sum())
-    table = rows.table
-    for name in COORDINATES:
-        table = table.append_column(name, pa.array(corners.pop(name)))
-    return IndexedRows(table, rows.image, rows.label).where(keep)
+def _classes(path: Path, categories: Sequence[_Category]) -> ClassNames:
+    mids = tuple(category.freebase_id or category.mid or category.name for category in categories)
+    require_unique(mids, lambda i: f'{path}: categories[{i}]')
+    return ClassNames(mids, tuple(category.name for category in categories), str(path))
 
 
-def _with_pictures(
-    image_table: pa.Table,
-    box_rows: IndexedRows,
-    label_rows: IndexedRows,
-    images: str | Path | None,
-    missing_images: str,
+def _tree(path: Path, info: Any, classes: ClassNames) -> dict:
+    if not isinstance(info, dict) or HIERARCHY_KEY not in info:
+        return {'LabelName': 'root', 'Subcategory': [{'LabelName': name} for name in classes.label_names]}
+    tree = info[HIERARCHY_KEY]
+    if not isinstance(tree, dict) or 'LabelName' not in tree:
+        raise AnnotationError(f"{path}: info.{HIERARCHY_KEY}: expected an object with 'LabelName'")
+    return tree
+
+
+def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
+    """Position of each value, each of which must occur once."""
+    position: dict[Any, int] = {}
+    for i, value in enumerate(values):
+        if position.setdefault(value, i) != i:
+            raise AnnotationError(f'{array}[{i}].{key}: {value!r} is that of {array}[{position[value]}] too')
+    return position
+
+
+def _image_table(path: Path, images: Sequence[_Image]) -> pa.Table:
+    file_names = [image.file_name for image in images]
+    _positions(file_names, f'{path}: images', 'file_name')
+    columns = {
+        'image_id': pa.array(_image_ids(path, images), pa.string()),
+        'file_name': pa.array(file_names, pa.string()),
+        'width': np.array([image.width for image in images], dtype=np.int32),
+        'height': np.array([image.height for image in images], dtype=np.int32),
+    }
+    return pa.table(columns)
+
+
+def _image_ids(path: Path, images: Sequence[_Image]) -> list[str]:
+    """``openimages_id``, or the shortest part of the file names that is unique."""
+    given = [image.openimages_id for image in images if image.openimages_id is not None]
+    if given:
+        if len(given) < len(images):
+            i = next(i for i, image in enumerate(images) if image.openimages_id is None)
+            raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
+        _positions(given, f'{path}: images', 'openimages_id')
+        return given
+    names = [image.file_name for image in images]
+    without_extension = [re.sub(r'([^/])\.[^./]*$', r'\1', name) for name in names]
+    stems = [name.rpartition('/')[2] for name in without_extension]
+    return next((ids for ids in (stems, without_extension) if len(set(ids)) == len(ids)), names)
+
+
+def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:
+    rows = []
+    for i, image in enumerate(images):
+        for key, confidence in IMAGE_LABEL_KEYS.items():
+            for category_id in getattr(image, key) or ():
+                if category_id not in category:
+                    raise AnnotationError(f'{path}: images[{i}].{key}: {category_id!r} is not the id of a category')
+                rows.append((i, category[category_id], confidence))
+    columns = np.array(rows, dtype=np.int32).reshape(-1, 3).T
+    return Rows(columns[0], columns[1], {'confidence': columns[2].astype(np.float32)})
+
+
+def _boxes(
+    path: Path,
+    annotations: Sequence[_Annotation],
+    image_of_id: dict[Any, int],
+    category: dict[Any, int],
+    images: pa.Table,
     summary: Summary,
-) -> tuple[pa.Table, IndexedRows, IndexedRows]:
-    if images is None:
-        return image_table, box_rows, label_rows
-    if not Path(images).is_dir():
-        raise AnnotationError(f'{images}: no such image folder')
-    keep = pc.is_in(image_table['file_name'], pa.array(_files_below(str(images)), pa.string())).to_numpy()
-    if keep.all():
-        return image_table, box_rows, label_rows
-    if missing_images == 'error':
-        first = image_table['file_name'][int(np.argmin(keep))].as_py()
-        raise AnnotationError(
-            f'{images}: has no picture of {int((~keep).sum())} of the {len(image_table)} images, first {first!r}; '
-            "complete the folder, or leave them out with missing_images='drop'"
-        )
-    summary.drop('images without a picture', (~keep).sum())
-    summary.drop('boxes of images without a picture', (~keep)[box_rows.image].sum())
-    summary.drop('image-level labels of images without a picture', (~keep)[label_rows.image].sum())
-    return image_table.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
+) -> Rows:
+    count = len(annotations)
+    image = np.fromiter((image_of_id.get(row.image_id, -1) for row in annotations), np.int32, count)
+    label = np.fromiter((category.get(row.category_id, -1) for row in annotations), np.int32, count)
+    for index, key, what in ((image, 'image_id', 'an image'), (label, 'category_id', 'a category')):
+        if (index < 0).any():
+            i = int(np.argmax(index < 0))
+            value = getattr(annotations[i], key)
+            raise AnnotationError(f'{path}: annotations[{i}].{key}: {value!r} is not the id of {what}')
+    flags = {name: _flag(annotations, keys) for name, keys in FLAG_KEYS.items()}
+    bbox: np.ndarray = np.fromiter((row.bbox for row in annotations), np.dtype((np.float64, 4)), count)
+    size = np.stack([images['width'].to_numpy()[image], images['height'].to_numpy()[image]], axis=1)
+    low, high = bbox[:, :2], bbox[:, :2] + bbox[:, 2:]
+    box = np.clip(np.hstack([low / size, high / size]), 0, 1)
+    solid = (bbox[:, 2:] > 0).all(axis=1)
+    keep = solid & has_area(box)
+    cut = ((low < -ROUNDING) | (high > size + ROUNDING)).any(axis=1)
+    summary.drop('boxes without area', (~solid).sum())
+    summary.drop('boxes outside the image', (solid & ~keep).sum())
+    summary.drop('parts of boxes outside the image', (keep & cut).sum())
+    return Rows(image, label, {'box': box, **flags}).where(keep)
+
+
+def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:
+    """(B,) int8 of the first key that an annotation has."""
+    flag: np.ndarray = np.full(len(annotations), UNKNOWN, dtype=np.int8)
+    for key in reversed(keys):
+        for i, row in enumerate(annotations):
+            if (value := getattr(row, key)) is not None:
+                flag[i] = value
+    return flag
 
 
 def _files_below(folder: str) -> Iterator[str]:

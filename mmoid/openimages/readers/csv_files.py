@@ -1,7 +1,7 @@
 """Reading the official CSV files, with errors that name the line.
 
-Formats: https://storage.googleapis.com/openimages/web/download_v7.html and the challenge pages of 2018 and 2019. Extra
-columns are ignored, ``.csv.gz`` is read as it is.
+Formats: https://storage.googleapis.com/openimages/web/download_v7.html and the challenge pages of 2018 and 2019.
+Extra columns are ignored. ``.csv.gz`` is read too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -25,10 +25,10 @@ from mmoid.openimages.errors import AnnotationError
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
 FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
 UNKNOWN = -1
-"""A flag that the file does not tell. The official files write -1 too."""
+"""Value of a flag that the file does not give. The official files write -1 too."""
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
-"""Type of a column in which few values occur many times."""
+"""Type of a column with few distinct values."""
 
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
@@ -47,29 +47,25 @@ def read_boxes(path: str | Path) -> pa.Table:
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
     table = read_columns(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
     for name in COORDINATES:
-        values = table[name].to_numpy()
         complaint = f'{name} = {{{name}:g}} is outside [0, 1]; coordinates are fractions of the image size'
-        require_rows(path, table, (values >= 0) & (values <= 1), complaint)
+        require_rows(path, table, _is_between(table[name], 0, 1), complaint)
     for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
         ordered = table[low].to_numpy() <= table[high].to_numpy()
         require_rows(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
     for name in FLAGS:
         if name in table.column_names:
-            values = table[name].to_numpy()
-            require_rows(
-                path, table, (values >= -1) & (values <= 1), f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)'
-            )
+            complaint = f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)'
+            require_rows(path, table, _is_between(table[name], -1, 1), complaint)
         else:
-            unknown = pa.array(np.full(len(table), UNKNOWN, dtype=np.int8))
-            table = table.append_column(name, unknown)
+            table = table.append_column(name, pa.array(np.full(len(table), UNKNOWN, dtype=np.int8)))
     return table
 
 
 def read_image_labels(path: str | Path) -> pa.Table:
     """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
     table = read_columns(path, {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()})
-    values = table['Confidence'].to_numpy()
-    require_rows(path, table, (values >= 0) & (values <= 1), 'Confidence = {Confidence:g} is outside [0, 1]')
+    valid = _is_between(table['Confidence'], 0, 1)
+    require_rows(path, table, valid, 'Confidence = {Confidence:g} is outside [0, 1]')
     return table
 
 
@@ -79,32 +75,28 @@ def read_classes(path: str | Path) -> ClassNames:
     Raises:
         AnnotationError: A row of another form, a MID that occurs twice, by line; a file without classes.
     """
-    mids: list[str] = []
-    names: list[str] = []
-    lines: list[int] = []
+    rows: list[tuple[str, str, int]] = []
     with open_text(path) as stream:
         for fields in (reader := csv.reader(stream)):
             if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
                 continue
             if len(fields) < 2 or not fields[0].startswith('/'):
                 row = ','.join(fields)
-                raise AnnotationError(
-                    f"{path}:{reader.line_num}: expected 'MID,name' like '/m/01g317,Person', got {row!r}"
-                )
-            mids.append(fields[0])
-            names.append(fields[1])
-            lines.append(reader.line_num)
-    if not mids:
+                expected = "'MID,name' like '/m/01g317,Person'"
+                raise AnnotationError(f'{path}:{reader.line_num}: expected {expected}, got {row!r}')
+            rows.append((fields[0], fields[1], reader.line_num))
+    if not rows:
         raise AnnotationError(f'{path}: holds no classes')
+    mids, names, lines = zip(*rows)
     require_unique(mids, lambda i: f'{path}:{lines[i]}')
-    return ClassNames(tuple(mids), tuple(names), str(path))
+    return ClassNames(mids, names, str(path))
 
 
 def read_image_sizes(path: str | Path) -> pa.Table:
-    """Reads image sizes: an image id, a width and a height column under any of their usual names, pixels.
+    """Reads image sizes: an image id, a width and a height column under any of their usual names.
 
     Returns:
-        Columns ``image_id`` (string), ``width`` and ``height`` (int32, >= 1).
+        Columns ``image_id`` (string), ``width`` and ``height`` (int32, pixels, at least 1).
     """
     header = read_header(path)
     spellings = {
@@ -117,35 +109,12 @@ def read_image_sizes(path: str | Path) -> pa.Table:
         found = [name for name in known if name in header]
         if not found:
             raise AnnotationError(f'{path}: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
-        names[target] = found[0]
-    table = read_columns(
-        path, {names['image_id']: pa.string(), names['width']: pa.int32(), names['height']: pa.int32()}
-    )
-    table = table.select(list(names.values())).rename_columns(list(names))
+        names[found[0]] = target
+    types = {name: pa.string() if target == 'image_id' else pa.int32() for name, target in names.items()}
+    table = read_columns(path, types).select(list(names)).rename_columns(list(names.values()))
     for name in ('width', 'height'):
         require_rows(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
     return table
-
-
-def line_of_class(path: str | Path, label_name: str) -> int:
-    """Line number, from 1, of a class that :func:`read_classes` has read."""
-    with open_text(path) as stream:
-        for fields in (reader := csv.reader(stream)):
-            if fields and fields[0] == label_name:
-                return reader.line_num
-    raise KeyError(f'{path} does not hold {label_name!r}')
-
-
-def line_of_row(path: str | Path, row: int) -> int:
-    """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
-    with open_text(path) as stream:
-        reader = csv.reader(stream)
-        found = -1  # the header
-        for fields in reader:
-            found += bool(fields)  # Arrow passes over blank lines too
-            if found > row:
-                return reader.line_num
-    raise IndexError(f'{path} has fewer than {row + 1} rows')
 
 
 def read_columns(
@@ -156,7 +125,7 @@ def read_columns(
     Args:
         path: The file, .csv or .csv.gz.
         required: Types of columns that must be there.
-        optional: Types of columns that are read where they are there.
+        optional: Types of columns that are read if they are there.
 
     Raises:
         AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
@@ -167,17 +136,14 @@ def read_columns(
             fault = 'twice the column' if name in header else 'no column'
             raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
     types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
+    convert_options = pa_csv.ConvertOptions(
+        column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
+    )
     try:
-        table = pa_csv.read_csv(
-            path,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
-            ),
-        )
+        table = pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert_options)
     except pa.ArrowInvalid as error:
         raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
-    except OSError as error:  # a compressed file that is cut off
+    except OSError as error:  # a truncated gzip file
         raise AnnotationError(f'{path}: cannot be read to the end ({error})') from error
     for name in types:
         if table[name].null_count:
@@ -197,8 +163,8 @@ def read_header(path: str | Path) -> list[str]:
 
 @contextmanager
 def open_text(path: str | Path) -> Iterator[IO[str]]:
-    """Opens a CSV file, .csv or .csv.gz, for Python's ``csv``; what goes wrong becomes an AnnotationError."""
-    # A field may hold all detections of an image; 131,072 characters, the limit at first, are some 2,300.
+    """Opens a CSV file, .csv or .csv.gz, for Python's ``csv``; errors become an AnnotationError."""
+    # A submission has all detections of an image in one field; the default limit is some 2,300 of them.
     limit = csv.field_size_limit(1 << 30)
     try:
         opener = gzip.open if str(path).endswith('.gz') else open
@@ -218,12 +184,20 @@ def require_rows(path: str | Path, table: pa.Table, holds: np.ndarray, complaint
         raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint.format(**values)}')
 
 
+def line_of_row(path: str | Path, row: int) -> int:
+    """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
+    with open_text(path) as stream:
+        reader = csv.reader(stream)
+        found = -1  # the header
+        for fields in reader:
+            found += bool(fields)  # Arrow skips blank lines too
+            if found > row:
+                return reader.line_num
+    raise IndexError(f'{path} has fewer than {row + 1} rows')
+
+
 def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
-    """Finds what Arrow refused, once more and slowly, because Arrow does not tell the line."""
-    kinds: dict[str, Callable[[str], object]] = {
-        name: _whole(dtype) if pa.types.is_integer(dtype) else float if pa.types.is_floating(dtype) else str
-        for name, dtype in types.items()
-    }
+    """Says which row Arrow refused: it does not tell the line, so the file is read again, slowly."""
     with open_text(path) as stream:
         reader = csv.reader(stream)
         header = next(reader)
@@ -231,28 +205,9 @@ def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None
             if fields and len(fields) != len(header):
                 return f'{path}:{reader.line_num}: has {len(fields)} fields, the header has {len(header)}'
             for name, text in zip(header, fields):
-                if text and name in kinds and not _parses(kinds[name], text):
-                    return f'{path}:{reader.line_num}: {name} = {text!r} is not {_described(types[name])}'
+                if text and name in types and (expected := _expected(types[name], text)):
+                    return f'{path}:{reader.line_num}: {name} = {text!r} is not {expected}'
     return None
-
-
-def _parses(kind: Callable[[str], object], text: str) -> bool:
-    try:
-        kind(text)
-    except ValueError:  # ArrowInvalid is one
-        return False
-    return True
-
-
-def _whole(dtype: pa.DataType) -> Callable[[str], object]:
-    return lambda text: pa.scalar(int(text), dtype)  # refuses what does not fit
-
-
-def _described(dtype: pa.DataType) -> str:
-    if not pa.types.is_integer(dtype):
-        return 'a number'
-    limits = np.iinfo(dtype.to_pandas_dtype())
-    return f'a whole number from {limits.min} to {limits.max}'
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -267,11 +222,26 @@ def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     column = values.combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
         column = pa.array([], pa.string())
-    starts = np.flatnonzero(np.concatenate([[len(column) > 0], _to_bool(pc.not_equal(column[1:], column[:-1]))]))
+    changes = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.concatenate([[len(column) > 0], changes]))
     runs = column.take(pa.array(starts)).dictionary_encode()
-    lengths = np.diff(starts, append=len(column))
-    return runs.dictionary, np.repeat(runs.indices.to_numpy(), lengths)
+    return runs.dictionary, np.repeat(runs.indices.to_numpy(), np.diff(starts, append=len(column)))
 
 
-def _to_bool(values: pa.Array) -> np.ndarray:
-    return values.to_numpy(zero_copy_only=False)
+def _is_between(column: pa.ChunkedArray, low: float, high: float) -> np.ndarray:
+    values = column.to_numpy()
+    between: np.ndarray = (values >= low) & (values <= high)  # not NaN
+    return between
+
+
+def _expected(dtype: pa.DataType, text: str) -> str | None:
+    """What ``text`` should be but is not; None if it is of the type."""
+    if pa.types.is_dictionary(dtype) or pa.types.is_string(dtype):
+        return None
+    is_integer = pa.types.is_integer(dtype)
+    try:
+        pa.scalar(int(text) if is_integer else float(text), dtype)  # also refuses what does not fit
+    except ValueError:  # ArrowInvalid is one
+        limits = np.iinfo(dtype.to_pandas_dtype()) if is_integer else None
+        return f'a whole number from {limits.min} to {limits.max}' if limits else 'a number'
+    return None

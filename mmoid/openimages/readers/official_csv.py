@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,8 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
 from mmoid.openimages.readers.csv_files import (
-    line_of_class,
+    COORDINATES,
+    FLAGS,
     line_of_row,
     number_rows,
     read_boxes,
@@ -23,11 +23,9 @@ from mmoid.openimages.readers.csv_files import (
     read_image_labels,
     read_image_sizes,
 )
-from mmoid.openimages.readers.image_files import find_images, read_sizes, stored_folder
-from mmoid.openimages.store.annotation_store import AnnotationStore, write_store
+from mmoid.openimages.readers.image_files import find_images, read_sizes
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.openimages.store.summary import Summary, fingerprint
-from mmoid.openimages.store.tables import IndexedRows, store_tables
+from mmoid.openimages.store.writing import Content, Rows, Summary, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 
@@ -52,187 +50,114 @@ def convert(
         boxes: Box CSV (see :func:`read_boxes`).
         classes: Class descriptions CSV; its order is the order of class indices.
         hierarchy: Hierarchy JSON.
-        image_labels: Human-verified image-level labels CSV. Images that only have these are kept: the metric needs
-            them.
-        images: Folder of the pictures. Needed unless ``image_sizes`` is given.
-        image_sizes: CSV of picture sizes; without it they are read from the files' headers.
-        missing_images: What to do with annotated images that have no picture: raise, or leave them out.
-        other_classes: What to do with rows of classes that ``classes`` does not hold, and with images that have no
-            other row: raise, or leave them out. The complete image-level label files of V4-V7 name 20,000 classes
-            that have no boxes.
+        image_labels: CSV of human-verified image-level labels. Images that only have these are kept for the metric.
+        images: Image folder. Needed unless ``image_sizes`` is given.
+        image_sizes: CSV of image sizes; without it they are read from the headers of the image files.
+        missing_images: Annotated images without a file: raise, or drop them.
+        other_classes: Rows of classes that ``classes`` does not have, and images with no other row: raise, or drop
+            them. The complete image-level label files of V4-V7 name 20,000 classes that have no boxes.
         overwrite: Replace a store that is there.
-        progress: Callback, see :data:`Progress`.
+        progress: Callback.
 
     Raises:
-        AnnotationError: Anything that does not fit, by file and line.
+        AnnotationError: A bad file or row. The message names the file and line.
+        ValueError: Neither ``images`` nor ``image_sizes``.
+        OSError: ``out`` exists or cannot be written.
     """
     if images is None and image_sizes is None:
-        raise AnnotationError(
-            'images and image_sizes (--images, --image-sizes) are both missing; sizes must come from one of them'
-        )
-    out = Path(out)
+        raise ValueError('images, image_sizes: one of them is needed for the sizes (--images, --image-sizes)')
     require_replaceable(out, overwrite)
-    sources = [path for path in (boxes, classes, hierarchy, image_labels, image_sizes) if path is not None]
-    with ThreadPoolExecutor(1) as hashing:
-        fingerprints = hashing.submit(lambda: [fingerprint(path) for path in sources])
-        class_names = read_classes(classes)
-        class_graph = _load_hierarchy(hierarchy, class_names)
-        progress('reading boxes', 0, 1)
-        box_table = read_boxes(boxes)
-        label_table = _no_labels() if image_labels is None else read_image_labels(image_labels)
-        progress('reading boxes', 1, 1)
-        summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
-        image_ids, box_rows, label_rows = _number_images(box_table, label_table, class_names)
-        del box_table, label_table  # the text columns are large, and done with
-        if other_classes == 'error':
-            _require_known(box_rows, boxes, class_names)
-            _require_known(label_rows, image_labels or '', class_names)
-        image_ids, box_rows, label_rows = _drop_other_classes(image_ids, box_rows, label_rows, summary)
-        file_names, width, height, keep = _locate(image_ids, images, image_sizes, missing_images, progress)
-        image_ids, box_rows, label_rows = _drop_images(image_ids, box_rows, label_rows, keep, summary)
-        _require_images(image_ids, boxes, summary)
-        progress('writing', 0, 1)
-        tables = store_tables(image_ids, file_names, width, height, box_rows, label_rows, class_names, class_graph)
-        summary.count(tables)
-        metadata = {
-            'hierarchy': load_tree(hierarchy),
-            'sources': fingerprints.result(),
-            'image_folder': None if images is None else stored_folder(images, out),
-            'summary': asdict(summary),
-        }
-        write_store(out, tables, metadata, overwrite)
-        progress('writing', 1, 1)
-    AnnotationStore(out)  # opens, or the caller hears of it now
+    names = read_classes(classes)
+    tree = load_tree(hierarchy)
+    ClassHierarchy(tree, names.label_names, str(hierarchy))  # fail now, before the long work
+    progress('reading boxes', 0, 1)
+    content = _read(boxes, image_labels, names, tree, other_classes)
+    progress('reading boxes', 1, 1)
+    if images is not None:
+        content = _with_file_names(content, images, missing_images)
+    if len(content.images) == 0:
+        dropped = ''.join(f'; dropped: {count:,} {what}' for what, count in content.summary.dropped.items())
+        raise AnnotationError(f'{boxes}: no image is left to make a store of{dropped or "; the file has no rows"}')
+    if image_sizes is not None:
+        width, height = _sizes_from_csv(image_sizes, content.images['image_id'])
+    else:
+        assert images is not None
+        width, height = read_sizes(images, content.images['file_name'].to_pylist(), progress)
+    sized = content.images.append_column('width', pa.array(width)).append_column('height', pa.array(height))
+    sources = (boxes, classes, hierarchy, image_labels, image_sizes)
+    progress('writing', 0, 1)
+    summary = write_converted(out, replace(content, images=sized), sources, images, overwrite)
+    progress('writing', 1, 1)
     return summary
 
 
-def _load_hierarchy(path: str | Path, classes: ClassNames) -> ClassHierarchy:
-    known = ClassHierarchy.node_names(load_tree(path))
-    for name in classes.label_names:
-        if name not in known:
-            line = line_of_class(classes.source, name)
-            raise AnnotationError(f'{classes.source}:{line}: class {name!r} is not in the hierarchy {path}')
-    return ClassHierarchy.from_json(path, classes.label_names)
+def _read(
+    boxes: str | Path, image_labels: str | Path | None, classes: ClassNames, tree: dict, other_classes: str
+) -> Content:
+    """Images without sizes, in the order of their first row in the box file, then in the label file."""
+    box_table = read_boxes(boxes)
+    label_table = box_table.slice(0, 0) if image_labels is None else read_image_labels(image_labels)
+    ids = box_table['ImageID'].chunks + label_table['ImageID'].chunks
+    image_ids, image = number_rows(pa.chunked_array(ids, pa.string()))
+    box = np.stack([box_table[name].to_numpy() for name in COORDINATES], axis=1)
+    flags = {name: box_table[name].to_numpy() for name in FLAGS}
+    confidence = np.empty(0, dtype=np.float32) if image_labels is None else label_table['Confidence'].to_numpy()
+    box_label, image_label = classes.find(box_table['LabelName']), classes.find(label_table['LabelName'])
+    if other_classes == 'error':
+        _require_known(box_label, box_table, boxes, classes)
+        _require_known(image_label, label_table, image_labels or '', classes)
+    box_rows = Rows(image[: len(box)], box_label, {'box': box, **flags})
+    label_rows = Rows(image[len(box) :], image_label, {'confidence': confidence})
+    file_names = pc.binary_join_element_wise(image_ids, '.jpg', '')
+    table = pa.table({'image_id': image_ids, 'file_name': file_names})
+    summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
+    return _without_other_classes(Content(table, box_rows, label_rows, classes, tree, summary))
 
 
-def _no_labels() -> pa.Table:
-    text = pa.array([], pa.string())
-    return pa.table({'ImageID': text, 'LabelName': text.dictionary_encode(), 'Confidence': pa.array([], pa.float32())})
+def _require_known(label: np.ndarray, table: pa.Table, path: str | Path, classes: ClassNames) -> None:
+    if (label < 0).any():
+        row = int(np.argmax(label < 0))
+        remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
+        raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
 
 
-def _number_images(
-    box_table: pa.Table, label_table: pa.Table, classes: ClassNames
-) -> tuple[pa.Array, IndexedRows, IndexedRows]:
-    """Numbers images in the order in which the box file, then the label file, first names them."""
-    image_ids, image_of_box = number_rows(box_table['ImageID'])
-    ids_of_labels, image_of_label = number_rows(label_table['ImageID'])
-    known = pc.index_in(ids_of_labels, image_ids)
-    is_new = known.is_null().to_numpy(zero_copy_only=False)
-    number = known.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
-    number[is_new] = len(image_ids) + np.arange(is_new.sum())
-    image_ids = pa.concat_arrays([image_ids, ids_of_labels.filter(pa.array(is_new))])
-    box_label = classes.find(box_table['LabelName'])
-    image_label = classes.find(label_table['LabelName'])
-    return (
-        image_ids,
-        IndexedRows(box_table.drop_columns(['ImageID']), image_of_box, box_label),
-        IndexedRows(label_table.drop_columns(['ImageID']), number[image_of_label], image_label),
-    )
-
-
-def _require_known(rows: IndexedRows, path: str | Path, classes: ClassNames) -> None:
-    if (rows.label < 0).any():
-        row = int(np.argmax(rows.label < 0))
-        remedy = (
-            "give the classes of this file, or leave such rows out with other_classes='drop' (--other-classes drop)"
-        )
-        raise classes.unknown(rows.table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
-
-
-def _drop_other_classes(
-    image_ids: pa.Array, box_rows: IndexedRows, label_rows: IndexedRows, summary: Summary
-) -> tuple[pa.Array, IndexedRows, IndexedRows]:
-    if (box_rows.label >= 0).all() and (label_rows.label >= 0).all():
-        return image_ids, box_rows, label_rows
-    summary.drop('boxes of other classes', (box_rows.label < 0).sum())
-    summary.drop('image-level labels of other classes', (label_rows.label < 0).sum())
-    box_rows, label_rows = box_rows.where(box_rows.label >= 0), label_rows.where(label_rows.label >= 0)
-    keep: np.ndarray = np.zeros(len(image_ids), dtype=bool)
-    keep[box_rows.image] = keep[label_rows.image] = True
+def _without_other_classes(content: Content) -> Content:
+    boxes, labels, summary = content.boxes, content.labels, content.summary
+    if (boxes.label >= 0).all() and (labels.label >= 0).all():
+        return content
+    summary.drop('boxes of other classes', (boxes.label < 0).sum())
+    summary.drop('image-level labels of other classes', (labels.label < 0).sum())
+    boxes, labels = boxes.where(boxes.label >= 0), labels.where(labels.label >= 0)
+    keep: np.ndarray = np.zeros(len(content.images), dtype=bool)
+    keep[boxes.image] = keep[labels.image] = True
     summary.drop('images with rows of other classes only', (~keep).sum())
-    return image_ids.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
+    return replace(content, boxes=boxes, labels=labels).with_images(keep)
 
 
-def _drop_images(
-    image_ids: pa.Array, box_rows: IndexedRows, label_rows: IndexedRows, keep: np.ndarray, summary: Summary
-) -> tuple[pa.Array, IndexedRows, IndexedRows]:
-    if keep.all():
-        return image_ids, box_rows, label_rows
-    summary.drop('images without a picture', (~keep).sum())
-    summary.drop('boxes of images without a picture', (~keep)[box_rows.image].sum())
-    summary.drop('image-level labels of images without a picture', (~keep)[label_rows.image].sum())
-    return image_ids.filter(pa.array(keep)), box_rows.of_images(keep), label_rows.of_images(keep)
+def _with_file_names(content: Content, images: str | Path, missing_images: Literal['error', 'drop']) -> Content:
+    found = find_images(images)
+    # Some lists give the id with its extension.
+    stems = pc.replace_substring_regex(content.images['image_id'], r'(?i)\.(jpg|jpeg|png)$', '')
+    row = pc.index_in(stems, pa.array(list(found), pa.string()))
+    file_names = pa.array(list(found.values()), pa.string()).take(row.combine_chunks())
+    content = replace(content, images=content.images.set_column(1, 'file_name', file_names))
+    return content.with_files(row.is_valid().to_numpy(), images, missing_images)
 
 
-def _require_images(image_ids: pa.Array, boxes: str | Path, summary: Summary) -> None:
-    if len(image_ids) == 0:
-        dropped = ''.join(f'; dropped: {count:,} {what}' for what, count in summary.dropped.items())
-        raise AnnotationError(f'{boxes}: no image is left to make a store of{dropped or "; the file has no rows"}')
-
-
-def _locate(
-    image_ids: pa.Array,
-    images: str | Path | None,
-    image_sizes: str | Path | None,
-    missing_images: str,
-    progress: Progress,
-) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray]:
-    """File names and sizes of the images kept, and (N,) bool which of all are kept."""
-    if images is None:
-        file_names = pc.binary_join_element_wise(image_ids, '.jpg', '')
-        keep: np.ndarray = np.ones(len(image_ids), dtype=bool)
-    else:
-        found = find_images(images)
-        # Some lists give the id with its extension.
-        stems = pc.replace_substring_regex(image_ids, r'(?i)\.(jpg|jpeg|png)$', '')
-        row = pc.index_in(stems, pa.array(list(found), pa.string()))
-        keep = row.is_valid().to_numpy(zero_copy_only=False)
-        if missing_images == 'error' and not keep.all():
-            first = image_ids[int(np.argmin(keep))].as_py()
-            raise AnnotationError(
-                f'{images}: has no picture of {int((~keep).sum())} of the {len(image_ids)} annotated images, first '
-                f"{first!r}; complete the folder, or leave them out with missing_images='drop' (--missing-images drop)"
-            )
-        file_names = pa.array(list(found.values()), pa.string()).take(row.drop_null())
-    if image_sizes is None:
-        assert images is not None
-        width, height = read_sizes(images, file_names.to_pylist(), progress)
-    else:
-        width, height = _sizes_from_csv(image_sizes, image_ids.filter(pa.array(keep)))
-    return file_names, width, height, keep
-
-
-def _sizes_from_csv(path: str | Path, image_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    table = _without_repetitions(path, read_image_sizes(path))
-    row = pc.index_in(image_ids, table['image_id'].combine_chunks())
-    if row.null_count:
-        first = image_ids[pc.index(pc.is_null(row), True).as_py()].as_py()
-        raise AnnotationError(f'{path}: has no size of {row.null_count} annotated images, first {first!r}')
-    rows = row.to_numpy()
-    return table['width'].to_numpy()[rows], table['height'].to_numpy()[rows]
-
-
-def _without_repetitions(path: str | Path, sizes: pa.Table) -> pa.Table:
-    """Each image once; the same line twice is no harm, two sizes of one image are."""
-    if pc.count_distinct(sizes['image_id']).as_py() == len(sizes):
-        return sizes
-    once = sizes.group_by(sizes.column_names).aggregate([])
-    if pc.count_distinct(once['image_id']).as_py() < len(once):
-        first: dict[str, tuple[int, int]] = {}
-        for row, (image_id, *size) in enumerate(zip(*(sizes[name].to_pylist() for name in sizes.column_names))):
-            if first.setdefault(image_id, tuple(size)) != tuple(size):
-                raise AnnotationError(
-                    f'{path}:{line_of_row(path, row)}: image {image_id!r} is {size[0]} x {size[1]} here and '
-                    f'{first[image_id][0]} x {first[image_id][1]} before'
-                )
-    return once
+def _sizes_from_csv(path: str | Path, image_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    table = read_image_sizes(path)
+    names = table['image_id'].combine_chunks()
+    width, height = table['width'].to_numpy(), table['height'].to_numpy()
+    first = pc.index_in(names, names).to_numpy()  # of the same image
+    differs = (width != width[first]) | (height != height[first])
+    if differs.any():
+        row = int(np.argmax(differs))
+        raise AnnotationError(
+            f'{path}:{line_of_row(path, row)}: image {names[row].as_py()!r} is {width[row]} x {height[row]} here and '
+            f'{width[first[row]]} x {height[first[row]]} before'
+        )
+    found = pc.index_in(image_ids, names)
+    if found.null_count:
+        missing = image_ids.filter(pc.is_null(found))
+        raise AnnotationError(f'{path}: has no size of {len(missing)} annotated images, first {missing[0].as_py()!r}')
+    return width[found.to_numpy()], height[found.to_numpy()]

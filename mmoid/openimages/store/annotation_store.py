@@ -18,18 +18,15 @@ A ``*_stop`` column is the end of a row's slice in the other file; the slice beg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder
+from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata
 
 FORMAT = 'mmoid-annotations'
 VERSION = 1
@@ -49,10 +46,10 @@ class AnnotationStore:
     Pickles as its path: a spawned worker maps the files itself instead of receiving them.
 
     Args:
-        path: Folder written by ``tools/dataset_converters/prepare_openimages.py`` (:func:`mmoid.openimages.readers.official_csv.convert`).
+        path: Folder written by ``tools/dataset_converters/prepare_openimages.py``, for example.
 
     Raises:
-        AnnotationError: No folder, not a store, half-written, or of another format version.
+        AnnotationError: No folder, not a store, incomplete, or of another format version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -214,31 +211,14 @@ class AnnotationStore:
         return column(self._tables[table], name)
 
     def _require_whole(self) -> None:
-        """Raises unless the files belong together; files of two stores in one folder may not."""
+        """Raises unless the files are of one store."""
         for owner, stop, table in STOPS:
-            rows = self._tables[table].num_rows
-            if stop not in self._tables[owner].column_names:
-                raise AnnotationError(f'{self.path}/{owner}.arrow: has no column {stop!r}; make {self.path} again')
-            stops = self._column(owner, stop)
+            stops, rows = self._column(owner, stop), self._tables[table].num_rows
             if (int(stops[-1]) if len(stops) else 0) != rows:
                 raise AnnotationError(
-                    f'{self.path}/{table}.arrow: has {rows:,} rows, but {owner}.arrow tells of another number; the '
-                    f'files are of two stores; make {self.path} again'
+                    f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {stops[-1] if len(stops) else 0}; the files '
+                    f'are of different stores; make {self.path} again'
                 )
-
-
-def write_store(
-    path: str | Path, tables: Mapping[str, pa.Table], metadata: Mapping[str, Any], overwrite: bool = False
-) -> None:
-    """Writes a store, atomically.
-
-    Args:
-        path: The new folder.
-        tables: The tables named in the module's docstring.
-        metadata: ``hierarchy``, ``sources``, ``image_folder``, ``summary``.
-        overwrite: Replace a store that is there. Anything else that is there is never touched.
-    """
-    write_folder(path, {name: tables[name] for name in TABLES}, FORMAT, VERSION, metadata, overwrite)
 
 
 def _slice(stops: np.ndarray, row: int) -> slice:

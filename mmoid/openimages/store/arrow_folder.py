@@ -96,17 +96,20 @@ def write_together(
 
 
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
-    """Raises unless ``path`` is free, empty, or a folder of ours that may be replaced. Call it before long work."""
+    """Raises OSError unless ``path`` can be written: it is free, empty, or one of our folders and ``overwrite`` is set.
+
+    Call it before long work.
+    """
     path = Path(path)
     home = next(folder for folder in path.absolute().parents if folder.exists())
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
-        raise AnnotationError(f'{path}: cannot be written, because {home} is no folder that may be; give another --out')
+        raise PermissionError(f'{path}: {home} is not a writable directory; give another --out')
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / METADATA).is_file():
-        raise AnnotationError(f'{path}: exists and was not written by mmoid; give another --out')
+        raise FileExistsError(f'{path}: exists and was not written by mmoid; give another --out')
     if not overwrite:
-        raise AnnotationError(f'{path}: exists already; give --overwrite to replace it')
+        raise FileExistsError(f'{path}: exists already; give --overwrite to replace it')
 
 
 def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> dict[str, Any]:

@@ -172,6 +172,6 @@ def test_another_run_and_other_peoples_folders_are_left_alone(tmp_path):
         with pytest.raises(AnnotationError, match='is no folder of a test run'):
             begin(out)
     make_store(out, [], ['a'])
-    with pytest.raises(AnnotationError, match='exists already; give --overwrite'):
+    with pytest.raises(FileExistsError, match='exists already; give --overwrite'):
         begin(out)
     assert json.loads((out / 'metadata.json').read_text())['format'] == 'mmoid-predictions'

@@ -11,7 +11,6 @@ from pycocotools.coco import COCO
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers import coco_export as exporting
-from mmoid.openimages.readers import coco_json_rows as json_rows
 from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.readers.coco_export import export_coco
 from mmoid.openimages.readers.csv_files import FLAGS
@@ -23,12 +22,10 @@ from tests.official_files import write_files
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize('seed', range(5))
-@pytest.mark.parametrize('chunk', [1, 7, 1 << 17])
+@pytest.mark.parametrize(('seed', 'chunk'), [(0, 1), (1, 7), (2, 1 << 16)])
 def test_a_store_comes_back_from_its_export(tmp_path, monkeypatch, seed, chunk):
     store = random_store(tmp_path / 'store', np.random.default_rng(seed))
     monkeypatch.setattr(exporting, 'CHUNK', chunk)
-    monkeypatch.setattr(json_rows, 'BATCH_BYTES', 100 * chunk)
     export_coco(store, tmp_path / 'export.json')
     summary = import_coco(tmp_path / 'again', annotations=tmp_path / 'export.json')
     assert summary.dropped == {}
@@ -69,11 +66,11 @@ def test_mmdet_reads_the_same_items_from_the_export(tmp_path):
     store = random_store(tmp_path / 'store', np.random.default_rng(1))
     export_coco(store, tmp_path / 'export.json')
     metainfo = {'classes': store.class_names}
-    data = CocoDataset(str(tmp_path / 'export.json'), metainfo=metainfo, data_prefix={'img': 'pictures'}, pipeline=[])
+    data = CocoDataset(str(tmp_path / 'export.json'), metainfo=metainfo, data_prefix={'img': 'images'}, pipeline=[])
     assert len(data) == store.num_images
     for i in range(store.num_images):
         item, rows = data.get_data_info(i), store.boxes_of_image(i)
-        assert item['img_path'] == f'pictures/{store.file_name(i)}'
+        assert item['img_path'] == f'images/{store.file_name(i)}'
         assert (item['width'], item['height']) == (store.width[i], store.height[i])
         instances = item['instances']
         assert [instance['bbox_label'] for instance in instances] == store.box_label[rows].tolist()
@@ -104,11 +101,11 @@ def test_an_export_is_whole_or_not_there_and_replaces_nothing_unasked(tmp_path):
         export_coco(store, tmp_path / 'export.json', progress=stop)
     assert [path.name for path in tmp_path.iterdir()] == ['store']
     (tmp_path / 'export.json').write_text('mine')
-    with pytest.raises(AnnotationError, match=r'export\.json: exists already; give --overwrite to replace it'):
+    with pytest.raises(FileExistsError, match=r'export\.json: exists already; give --overwrite to replace it'):
         export_coco(store, tmp_path / 'export.json')
     assert (tmp_path / 'export.json').read_text() == 'mine'
     export_coco(store, tmp_path / 'export.json', overwrite=True)
-    with pytest.raises(AnnotationError, match=r'exists already'):
+    with pytest.raises(FileExistsError, match=r'exists already'):
         export_coco(store, tmp_path / 'store', overwrite=True)
 
 
@@ -132,9 +129,3 @@ def test_the_tools_go_there_and_back(tmp_path):
     done = tool('import_coco.py', '--annotations', tmp_path / 'export.json', '--out', tmp_path / 'again')
     assert done.returncode == 1
     assert done.stderr.strip().endswith('exists already; give --overwrite to replace it')
-
-
-def test_reading_and_writing_coco_loads_no_framework():
-    modules = 'mmoid.openimages.readers.coco, mmoid.openimages.readers.coco_export'
-    code = f'import sys, {modules}; assert "torch" not in sys.modules'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

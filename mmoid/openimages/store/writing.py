@@ -1,0 +1,262 @@
+"""Writing an AnnotationStore: from rows with image and class indices to the tables, with a summary of what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers.csv_files import FLAGS
+from mmoid.openimages.store.annotation_store import FORMAT, VERSION, AnnotationStore
+from mmoid.openimages.store.arrow_folder import write_folder
+
+
+@dataclass
+class Summary:
+    """What a conversion read and wrote. ``dropped`` counts what was left out, by reason."""
+
+    box_rows: int = 0
+    label_rows: int = 0
+    images: int = 0
+    images_without_boxes: int = 0
+    boxes: int = 0
+    group_of_boxes: int = 0
+    boxes_of_unknown_group_of: int = 0
+    image_labels: int = 0
+    classes: int = 0
+    classes_with_boxes: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int) -> None:
+        """Adds to ``dropped`` unless ``count`` is 0."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Boxes or image-level labels: (R,) image index, (R,) class index, and columns of R rows by name."""
+
+    image: np.ndarray
+    label: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def where(self, keep: np.ndarray) -> Rows:
+        """The rows with ``keep`` (R,) bool."""
+        columns = {name: values[keep] for name, values in self.columns.items()}
+        return Rows(self.image[keep], self.label[keep], columns)
+
+    def sorted_by_image(self) -> Rows:
+        """The rows of each image together, in their order."""
+        if (self.image[1:] >= self.image[:-1]).all():
+            return self
+        return self.where(np.argsort(self.image, kind='stable'))
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a store is made of.
+
+    Attributes:
+        images: N rows: ``image_id``, ``file_name`` (below the image folder), ``width`` and ``height`` (pixels).
+        boxes: With the columns ``box`` ((B, 4) float64: xmin, ymin, xmax, ymax as fractions of the image size) and
+            the five flags (int8: 1, 0 or -1 unknown).
+        labels: With the column ``confidence`` (float32).
+        classes: The C classes.
+        tree: The class hierarchy, as :class:`ClassHierarchy` takes it.
+        summary: Counts what is read and dropped.
+    """
+
+    images: pa.Table
+    boxes: Rows
+    labels: Rows
+    classes: ClassNames
+    tree: dict
+    summary: Summary
+
+    def with_images(self, keep: np.ndarray) -> Content:
+        """The images with ``keep`` (N,) bool, and their rows, with new image indices."""
+        new_index = np.cumsum(keep, dtype=np.int32) - 1
+        boxes, labels = (rows.where(keep[rows.image]) for rows in (self.boxes, self.labels))
+        return replace(
+            self,
+            images=self.images.filter(pa.array(keep)),
+            boxes=replace(boxes, image=new_index[boxes.image]),
+            labels=replace(labels, image=new_index[labels.image]),
+        )
+
+    def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: Literal['error', 'drop']) -> Content:
+        """The images with a file.
+
+        Args:
+            exists: (N,) bool.
+            folder: Of the images, for the error message.
+            missing_images: Raise if an image has no file, or drop and count such images.
+
+        Raises:
+            AnnotationError: An image has no file.
+        """
+        if exists.all():
+            return self
+        if missing_images == 'error':
+            first = self.images['image_id'][int(np.argmin(exists))].as_py()
+            raise AnnotationError(
+                f'{folder}: has no file of {int((~exists).sum())} of the {len(exists)} images, first {first!r}; '
+                "complete the folder, or drop these images with missing_images='drop' (--missing-images drop)"
+            )
+        self.summary.drop('images without a file', (~exists).sum())
+        self.summary.drop('boxes of images without a file', (~exists)[self.boxes.image].sum())
+        self.summary.drop('image-level labels of images without a file', (~exists)[self.labels.image].sum())
+        return self.with_images(exists)
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The tables that :mod:`mmoid.openimages.store.annotation_store` describes, by name. Completes the summary."""
+        num_images, num_classes = len(self.images), len(self.classes)
+        boxes, labels = self.boxes.sorted_by_image(), self.labels.sorted_by_image()
+        box_label = boxes.label.astype(np.int32, copy=False)
+        hierarchy = ClassHierarchy(self.tree, self.classes.label_names, self.classes.source)
+        stop, images = image_lists(boxes.image, box_label, num_classes)
+        expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy, num_images)
+        box_count = np.bincount(box_label, minlength=num_classes)
+        class_columns = {
+            'label_name': self.classes.label_names,
+            'class_name': self.classes.display_names,
+            'box_count': box_count,
+            'image_stop': stop,
+            'expanded_image_stop': expanded_stop,
+        }
+        image_columns = {
+            'image_id': self.images['image_id'],
+            'file_name': self.images['file_name'],
+            'width': self.images['width'].cast(pa.int32()),
+            'height': self.images['height'].cast(pa.int32()),
+            'box_stop': _stops(boxes.image, num_images),
+            'label_stop': _stops(labels.image, num_images),
+        }
+        corners = pa.FixedSizeListArray.from_arrays(pa.array(boxes.columns['box'].reshape(-1)), 4)
+        flags = {name: boxes.columns[name] for name in FLAGS}
+        label_columns = {'label': labels.label.astype(np.int32), 'confidence': labels.columns['confidence']}
+        summary = self.summary
+        summary.images, summary.boxes, summary.image_labels = num_images, len(boxes), len(labels)
+        summary.images_without_boxes = int((np.bincount(boxes.image, minlength=num_images) == 0).sum())
+        summary.group_of_boxes = int((flags['IsGroupOf'] == 1).sum())
+        summary.boxes_of_unknown_group_of = int((flags['IsGroupOf'] == -1).sum())
+        summary.classes, summary.classes_with_boxes = num_classes, int((box_count > 0).sum())
+        return {
+            'classes': pa.table(class_columns),
+            'images': pa.table(image_columns),
+            'boxes': pa.table({'label': box_label, 'box': corners, **flags}),
+            'labels': pa.table(label_columns),
+            'class_images': pa.table({'image': images}),
+            'class_images_expanded': pa.table({'image': expanded_images}),
+        }
+
+
+def write_store(
+    path: str | Path,
+    content: Content,
+    metadata: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Writes a store, atomically.
+
+    Args:
+        path: The new folder.
+        content: What it holds.
+        metadata: JSON values: ``sources``, ``image_folder`` and what else is to be kept.
+        overwrite: Replace a store that is there. Nothing else is ever replaced.
+    """
+    tables = content.tables()
+    metadata = {'hierarchy': content.tree, 'summary': asdict(content.summary), **metadata}
+    write_folder(path, tables, FORMAT, VERSION, metadata, overwrite)
+
+
+def write_converted(
+    path: str | Path,
+    content: Content,
+    sources: Iterable[str | Path | None],
+    images: str | Path | None,
+    overwrite: bool,
+) -> Summary:
+    """Writes the store of converted files, with the fingerprints of these, and opens it once.
+
+    Args:
+        path: The new folder.
+        content: What it holds.
+        sources: The files; None is passed over.
+        images: Folder of the images. It is stored as a relative path if it is beside the store: they move together.
+        overwrite: Replace a store that is there.
+    """
+    folder = None
+    if images is not None:
+        home, absolute = Path(path).resolve(), Path(images).resolve()
+        folder = os.path.relpath(absolute, home) if absolute.is_relative_to(home.parent) else str(absolute)
+    fingerprints = [fingerprint(source) for source in sources if source is not None]
+    write_store(path, content, {'sources': fingerprints, 'image_folder': folder}, overwrite)
+    AnnotationStore(path)  # fail now, not at first use
+    return content.summary
+
+
+def fingerprint(path: str | Path) -> dict[str, str | int]:
+    """Name, size, time and SHA-256 of a source file, as a store records them."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    status = os.stat(path)
+    return {
+        'name': Path(path).name,
+        'bytes': status.st_size,
+        'modified_ns': status.st_mtime_ns,
+        'sha256': digest.hexdigest(),
+    }
+
+
+def image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images of each class, ascending, each once: (C,) ends, and the lists one after the other, int32.
+
+    Args:
+        image: (B,) image of each box, ascending.
+        label: (B,) class of each box.
+        num_classes: C.
+    """
+    # A stable sort of 16-bit keys is a radix sort: linear, ten times faster than sorting (class, image) pairs.
+    keys = label.astype(np.int16) if num_classes <= np.iinfo(np.int16).max else label
+    order = np.argsort(keys, kind='stable')
+    image, label = image[order], label[order]
+    first: np.ndarray = np.ones(len(image), dtype=bool)
+    first[1:] = (image[1:] != image[:-1]) | (label[1:] != label[:-1])
+    return _stops(label[first], num_classes), image[first].astype(np.int32, copy=False)
+
+
+def expand_image_lists(
+    stop: np.ndarray, images: np.ndarray, hierarchy: ClassHierarchy, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of :func:`image_lists` with every box counted for its ancestors too."""
+    own = np.split(images, stop[:-1])
+    lists = []
+    for label, is_leaf in enumerate(hierarchy.is_leaf):
+        if is_leaf:
+            lists.append(own[label])
+            continue
+        holds: np.ndarray = np.zeros(num_images, dtype=bool)
+        for member in (label, *hierarchy.descendants(label)):
+            holds[own[member]] = True
+        lists.append(np.flatnonzero(holds).astype(np.int32))
+    return np.cumsum([len(part) for part in lists]), np.concatenate(lists)
+
+
+def _stops(index: np.ndarray, size: int) -> np.ndarray:
+    return np.cumsum(np.bincount(index, minlength=size))
