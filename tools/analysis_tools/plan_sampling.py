@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, plan_sampling, thirds
+from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, plan_sampling, head_middle_tail
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import progress_bars
@@ -57,7 +57,7 @@ def make_plans(args: argparse.Namespace, lists: ImageLists) -> list[SamplingPlan
 
 def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
     counts = plans[0].one_epoch.image_counts
-    parts = thirds(counts)
+    parts = head_middle_tail(counts)
     order = np.concatenate(parts)
     head, rarest = (f'{store.class_names[label]} ({counts[label]:,})' for label in (order[0], order[-1]))
     epochs = f'{plans[0].epochs} epochs'

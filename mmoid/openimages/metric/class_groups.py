@@ -13,7 +13,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.average_precision import mean_average_precision
 from mmoid.openimages.readers.csv_files import line_of_row, read_columns, require_rows
-from mmoid.openimages.sampling.coverage import thirds
+from mmoid.openimages.sampling.coverage import head_middle_tail
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 FREQUENCIES = ('head', 'middle', 'tail')
@@ -62,7 +62,7 @@ def frequency_groups(train_images: np.ndarray) -> list[ClassGroup]:
     """
     groups = [
         ClassGroup(name, f'{train_images[labels].min():,} to {train_images[labels].max():,} training images', labels)
-        for name, labels in zip(FREQUENCIES, thirds(train_images))
+        for name, labels in zip(FREQUENCIES, head_middle_tail(train_images))
         if len(labels)
     ]
     absent = np.flatnonzero(train_images == 0)

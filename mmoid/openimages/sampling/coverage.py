@@ -1,19 +1,17 @@
-"""What soft-balance sampling shows of a data set, and how often: for choosing λ and the number of epochs.
+"""How often soft-balance sampling shows each image, for choosing λ and the number of epochs.
 
-Of N draws of an epoch m_i = N P_s(i) fall on class i (Eq. 8). They walk through permutations of the n_i images of the
-class, so each of them is drawn floor or ceil of m_i / n_i times *for class i*. Where m_i < n_i, a share of
-1 - m_i / n_i is not drawn for it; where m_i > n_i, each is drawn m_i / n_i times.
+Of N draws in an epoch, m_i = N P_s(i) are of class i (Eq. 8). They follow permutations of the class's n_i images, so
+each image is drawn floor or ceil of m_i / n_i times for class i.
 
-That is how the two figures for class-aware sampling (λ = 1) in Sec. 3 of the paper come about. Each of C classes gets
-m_i = N / C draws, so of the most frequent class's images 1 - N / (C n_head) = 99.13 % are neglected, and those of the
-rarest class are seen N / (C n_rare) = 252 times. The challenge's training set has N = 1,743,042 images and C = 500
-classes, hence 3,486 draws for each. 99.13 % then belongs to a class with 401,000 images, about those of the 1.4 million
-boxes of `Man`; and a class with 14 images, as `Pressure cooker` has 14 boxes, is seen 249 times.
+Sec. 3 of the paper gives two figures for class-aware sampling (λ = 1, m_i = N / C): 99.13 % of the most frequent
+class's images are neglected, and images of the rarest class are seen 252 times. With N = 1,743,042 images and C = 500
+classes, m_i = 3,486. 99.13 % then means a class with 401,000 images, about those of the 1.4 million boxes of `Man`. A
+class with 14 images (`Pressure cooker` has 14 boxes) is seen 249 times.
 
-An image with several classes is drawn for any of them, so fewer images are missed than these figures say. Permutations
-of different classes are independent of each other: after m_j draws of each class j, an image with the classes K was
-never seen with probability Π_{j in K} max(0, 1 - m_j / n_j), and was seen Σ_{j in K} m_j / n_j times on average. Sums
-of these over images are exact expectations, no approximations; :func:`counted_coverage` counts real draws instead.
+An image with several classes is drawn for each of them. Permutations of different classes are independent: after m_j
+draws of each class j, an image with the classes K was never seen with probability Π_{j in K} max(0, 1 - m_j / n_j), and
+was seen Σ_{j in K} m_j / n_j times on average. :func:`expected_coverage` sums these, which is exact.
+:func:`counted_coverage` counts real draws.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from mmoid.utils.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class ImageLists:
-    """The images of each class, and the boxes of each image.
+    """The images of each class, and the number of boxes of each image.
 
     Attributes:
         stop: (C,) int64 end of each class's list.
@@ -44,7 +42,7 @@ class ImageLists:
 
     @classmethod
     def of_store(cls, store: AnnotationStore, expand_hierarchy: bool = True) -> ImageLists:
-        """Those of a store, images counted for the ancestors of their classes too if expanded."""
+        """The lists of a store. If expanded, an image also counts for the ancestors of its classes."""
         stop = np.cumsum(store.class_image_counts(expand_hierarchy))
         return cls(stop, store.class_images(expand_hierarchy), np.diff(store.box_stop, prepend=0))
 
@@ -56,7 +54,7 @@ class ImageLists:
 
     @property
     def classes_of_image(self) -> np.ndarray:
-        """(N,) int64: of how many classes each image is."""
+        """(N,) int64: number of classes of each image."""
         return np.bincount(self.images, minlength=len(self.boxes))
 
     def sum_by_image(self, of_class: np.ndarray) -> np.ndarray:
@@ -64,12 +62,10 @@ class ImageLists:
         return np.bincount(self.images, weights=np.repeat(of_class, self.image_counts), minlength=len(self.boxes))
 
     def mean_by_class(self, of_image: np.ndarray) -> np.ndarray:
-        """(C,) float64: the mean of an (N,) quantity over the images of each class; 0 for a class without any."""
-        means = np.zeros(len(self.stop))
-        present = np.flatnonzero(self.image_counts)
-        if len(present):
-            first = (self.stop - self.image_counts)[present]
-            means[present] = np.add.reduceat(of_image[self.images], first) / self.image_counts[present]
+        """(C,) float64: the mean of an (N,) quantity over the images of each class; 0 for a class without images."""
+        label = np.repeat(np.arange(len(self.stop)), self.image_counts)
+        sums = np.bincount(label, weights=of_image[self.images], minlength=len(self.stop))
+        means: np.ndarray = sums / np.maximum(self.image_counts, 1)
         return means
 
 
@@ -77,16 +73,16 @@ class ImageLists:
 class Coverage:
     """What a number of draws shows of a data set, expected or counted.
 
-    Images without any class are never drawn; they count nowhere here.
+    Images without any class are never drawn and count nowhere here.
 
     Attributes:
         image_counts: (C,) int64: n_i.
         draws: (C,) float64: m_i.
-        seen: (C,) float64: how often an image of the class is seen, for whichever of its classes it is drawn; the mean
-            over the class's images, 0 for a class without any. The number of epochs that the class trains.
-        unseen: (C,) float64 in [0, 1]: the share of the class's images that are never seen, for whichever class.
+        seen: (C,) float64: times that an image of the class is seen, drawn for any of its classes; the mean over the
+            class's images, 0 for a class without images.
+        unseen: (C,) float64 in [0, 1]: the share of the class's images that are never seen.
         images_unseen: The share of all images that are never seen.
-        boxes_unseen: The share of all boxes that lie in those.
+        boxes_unseen: The share of all boxes that are on those images.
     """
 
     image_counts: np.ndarray
@@ -98,20 +94,20 @@ class Coverage:
 
     @property
     def drawn(self) -> np.ndarray:
-        """(C,) float64: m_i / n_i, how often an image of the class is drawn for the class itself."""
+        """(C,) float64: m_i / n_i, times that an image of the class is drawn for this class."""
         drawn: np.ndarray = self.draws / np.maximum(self.image_counts, 1)
         return drawn
 
     @property
     def neglected(self) -> np.ndarray:
-        """(C,) float64 in [0, 1]: max(0, 1 - m_i / n_i), images of the class never drawn for the class itself."""
+        """(C,) float64 in [0, 1]: max(0, 1 - m_i / n_i), the share of the class's images not drawn for this class."""
         return np.where(self.image_counts > 0, np.maximum(0.0, 1.0 - self.drawn), 0.0)
 
 
 def expected_coverage(lists: ImageLists, draws: np.ndarray) -> Coverage:
     """Exact expectation after (C,) ``draws`` of each class, which need not be whole numbers."""
     share = draws / np.maximum(lists.image_counts, 1)
-    with np.errstate(divide='ignore'):  # log 0 = -inf: an image that was certainly seen
+    with np.errstate(divide='ignore'):  # log 0 = -inf: the image was certainly seen
         log_missed = np.log(np.maximum(0.0, 1.0 - share))
     return _coverage(lists, draws, lists.sum_by_image(share), np.exp(lists.sum_by_image(log_missed)))
 
@@ -119,12 +115,12 @@ def expected_coverage(lists: ImageLists, draws: np.ndarray) -> Coverage:
 def counted_coverage(
     lists: ImageLists, series: BalancedDraws, epochs: Sequence[int], progress: Progress = no_progress
 ) -> list[Coverage]:
-    """What the first epochs of a series of draws did show.
+    """Coverage of real draws.
 
     Args:
         lists: The lists that the series draws from.
         series: The draws.
-        epochs: Numbers of epochs, ascending; the coverage after each of them is returned.
+        epochs: Numbers of epochs, ascending. The coverage after each of them is returned.
         progress: Called after each epoch.
     """
     times = np.zeros(len(lists.boxes), dtype=np.int64)
@@ -139,7 +135,7 @@ def counted_coverage(
     return coverages
 
 
-def thirds(image_counts: np.ndarray) -> tuple[np.ndarray, ...]:
+def head_middle_tail(image_counts: np.ndarray) -> tuple[np.ndarray, ...]:
     """Class indices of head, middle and tail: a third each of the classes with images, most frequent first."""
     order = np.argsort(-image_counts, kind='stable')
     return tuple(np.array_split(order[: np.count_nonzero(image_counts)], 3))
@@ -147,14 +143,14 @@ def thirds(image_counts: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """One λ, and what it shows in one epoch and in all of them.
+    """The coverage of one λ.
 
     Attributes:
         balance: λ.
         samples_per_epoch: N.
-        epochs: How many.
-        one_epoch: After the first.
-        all_epochs: After the last.
+        epochs: Number of epochs.
+        one_epoch: Coverage after the first epoch.
+        all_epochs: Coverage after the last epoch.
     """
 
     balance: float
@@ -164,56 +160,49 @@ class SamplingPlan:
     all_epochs: Coverage
 
 
-def plan_sampling(lists: ImageLists, balance: float, epochs: int, samples_per_epoch: int | None = None) -> SamplingPlan:
-    """The expected plan.
+def plan_sampling(
+    lists: ImageLists,
+    balance: float,
+    epochs: int,
+    samples_per_epoch: int | None = None,
+    seed: int | None = None,
+    progress: Progress = no_progress,
+) -> SamplingPlan:
+    """The coverage of one λ, expected or counted.
 
     Args:
         lists: Of the training set.
         balance: λ >= 0.
         epochs: At least 1.
-        samples_per_epoch: Draws of an epoch; the number of images that have a class if None.
+        samples_per_epoch: Draws per epoch; if None, the number of images that have a class.
+        seed: If given, count the draws that :class:`mmoid.SoftBalanceClassAwareSampler` makes with this seed.
+        progress: Called after each counted epoch.
 
     Raises:
-        ValueError: An argument out of range, no class with an image.
+        ValueError: An argument out of range, or no class with an image.
     """
-    samples = _samples(lists, epochs, samples_per_epoch)
-    draws = samples * class_probabilities(lists.image_counts, balance)
-    return SamplingPlan(
-        balance, samples, epochs, expected_coverage(lists, draws), expected_coverage(lists, epochs * draws)
-    )
-
-
-def count_sampling(
-    lists: ImageLists,
-    balance: float,
-    epochs: int,
-    samples_per_epoch: int | None = None,
-    seed: int = 0,
-    progress: Progress = no_progress,
-) -> SamplingPlan:
-    """The plan by real draws: those that :class:`mmoid.SoftBalanceClassAwareSampler` makes; see plan_sampling."""
-    samples = _samples(lists, epochs, samples_per_epoch)
-    series = BalancedDraws(lists.image_counts, balance, samples, seed)
-    one, *rest = counted_coverage(lists, series, sorted({1, epochs}), progress)
-    return SamplingPlan(balance, samples, epochs, one, rest[0] if rest else one)
-
-
-def _samples(lists: ImageLists, epochs: int, samples_per_epoch: int | None) -> int:
     for name, value in (('epochs', epochs), ('samples_per_epoch', samples_per_epoch)):
         if value is not None and value < 1:
             raise ValueError(f'{name} must be at least 1, got {value}')
-    return samples_per_epoch or int(np.count_nonzero(lists.classes_of_image))
+    samples = samples_per_epoch or int(np.count_nonzero(lists.classes_of_image))
+    if seed is None:
+        draws = samples * class_probabilities(lists.image_counts, balance)
+        coverages = [expected_coverage(lists, times * draws) for times in (1, epochs)]
+    else:
+        series = BalancedDraws(lists.image_counts, balance, samples, seed)
+        coverages = counted_coverage(lists, series, sorted({1, epochs}), progress)
+    return SamplingPlan(balance, samples, epochs, coverages[0], coverages[-1])
 
 
 def _coverage(lists: ImageLists, draws: np.ndarray, seen: np.ndarray, unseen: np.ndarray) -> Coverage:
     """From (N,) times that each image is seen, and (N,) probabilities that it is not."""
-    held = lists.classes_of_image > 0
-    boxes = lists.boxes * held
+    has_class = lists.classes_of_image > 0
+    boxes = lists.boxes * has_class
     return Coverage(
         image_counts=lists.image_counts,
         draws=draws,
         seen=lists.mean_by_class(seen),
         unseen=lists.mean_by_class(unseen),
-        images_unseen=float(unseen[held].mean()),
+        images_unseen=float(unseen[has_class].mean()),
         boxes_unseen=float((unseen * boxes).sum() / max(1, boxes.sum())),
     )
