@@ -1,36 +1,37 @@
-"""Boxes that lie on one object, and the labels they give it.
+"""Objects: which boxes lie on one object, and which labels it has.
 
-Open Images gives one box row per label: an object that is a Wheel and a Tire has two rows with (nearly) the same box.
-Rows of one image whose boxes overlap with IoU >= a threshold are taken as one object.
+Open Images has one box per label: an object that is a Wheel and a Tire has two (nearly) equal boxes. An object is a
+connected component of the boxes of one image, where boxes with IoU >= a threshold (0.9 by default) are connected.
+Group-of boxes are not objects. This is the one definition for rates, statistics, metric and figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from mmoid.openimages.ragged import row_and_position
+from mmoid.openimages.boxes import box_area, box_iou
+from mmoid.openimages.ragged import row_and_position, runs_of_rows
 
 PAIRS_AT_ONCE = 1 << 18
-"""Bounds the memory of :func:`overlapping_pairs`, about 100 bytes a pair; more of them are slower, not faster."""
+"""Bounds the memory of :func:`overlapping_pairs`, about 100 bytes per pair. Larger values are slower."""
 
 SLACK = 1e-9
-"""Of the test by area that comes before the exact one: rounding must not lose a pair."""
+"""Tolerance of the test by area that precedes the exact test, so that rounding loses no pair."""
 
 
 @dataclass(frozen=True)
 class BoxPairs:
-    """Pairs of boxes of one image that overlap.
+    """Pairs of overlapping boxes of one image.
 
     Attributes:
-        first: (P,) int64 row of the box that comes first.
-        second: (P,) int64 row of the other, above ``first``.
-        iou: (P,) float64, all of them ``least_iou`` or more.
-        least_iou: What they were looked for with.
+        first: (P,) int64 row of the first box.
+        second: (P,) int64 row of the second box, greater than ``first``.
+        iou: (P,) float64, at least ``least_iou``.
+        least_iou: The threshold that was used to find them.
     """
 
     first: np.ndarray
@@ -39,124 +40,101 @@ class BoxPairs:
     least_iou: float
 
     def at(self, iou_threshold: float) -> BoxPairs:
-        """Those with IoU >= ``iou_threshold``: pairs are sought once, at the lowest threshold that is wanted.
+        """The pairs with IoU >= ``iou_threshold``.
 
         Raises:
-            ValueError: A threshold below ``least_iou``; not all of its pairs are here.
+            ValueError: A threshold below ``least_iou``, whose pairs are not all here.
         """
         if not self.least_iou <= iou_threshold <= 1:
             raise ValueError(f'iou_threshold must be in [{self.least_iou:g}, 1], got {iou_threshold}')
-        same = self.iou >= iou_threshold
-        return BoxPairs(self.first[same], self.second[same], self.iou[same], iou_threshold)
+        return self._only(self.iou >= iou_threshold, iou_threshold)
+
+    def _only(self, kept: np.ndarray, least_iou: float) -> BoxPairs:
+        return BoxPairs(self.first[kept], self.second[kept], self.iou[kept], least_iou)
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The labels of every object. Nearly all objects are one box, hence one label: those are only counted.
+    """The labels of all objects. Most objects have one box, so only their counts are kept.
 
     Attributes:
-        alone: (C,) int64, objects of a single box, by its class.
-        shared: (G, C) int64 csr matrix of the objects of several boxes: 1 where one carries label i.
+        alone: (C,) int64, number of objects with a single box, by class.
+        shared: (G, C) int64 csr matrix of the objects with several boxes: 1 where an object has the label.
     """
 
     alone: np.ndarray
     shared: csr_matrix
 
 
+def object_of_box(
+    box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, iou_threshold: float = 0.9
+) -> np.ndarray:
+    """(B,) int64 object index of each box, -1 for a group-of box; arguments of :func:`single_object_pairs`."""
+    single, pairs = single_object_pairs(box, box_stop, is_group_of, iou_threshold)
+    return np.where(single, group_boxes(len(box), pairs.first, pairs.second), -1)
+
+
 def single_object_pairs(
     box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, least_iou: float
 ) -> tuple[np.ndarray, BoxPairs]:
-    """Pairs among the boxes of single objects: a group-of box is not one object.
+    """Pairs of overlapping boxes, without group-of boxes.
 
     Args:
-        box: (B, 4) xmin, ymin, xmax, ymax, image after image.
+        box: (B, 4) xmin, ymin, xmax, ymax in any unit, image after image.
         box_stop: (N,) end of each image's rows.
-        is_group_of: (B,) 1, 0 or -1 (unknown, taken as a single object).
+        is_group_of: (B,) 1, 0 or -1 (unknown, treated as a single object).
         least_iou: In (0, 1].
 
     Returns:
-        (B,) bool, which boxes are of single objects, and their pairs.
+        (B,) bool, which boxes are not group-of, and the pairs of those boxes.
     """
     single: np.ndarray = is_group_of != 1
     pairs = box_pairs(box, box_stop, least_iou)
-    # Dropping pairs afterwards needs no copy of the boxes, which are mapped from a file.
-    kept = single[pairs.first] & single[pairs.second]
-    return single, BoxPairs(pairs.first[kept], pairs.second[kept], pairs.iou[kept], least_iou)
-
-
-def label_sets(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> LabelSets:
-    """Unites the labels of the boxes of each object; an object is a connected component of the pairs.
-
-    Args:
-        single: (B,) bool, boxes that count.
-        label: (B,) class indices.
-        pairs: Of boxes that count.
-        num_classes: C.
-    """
-    # Only boxes of some pair need grouping, one in fifty or so.
-    paired, ends = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
-    group = group_boxes(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])
-    alone = single.copy()
-    alone[paired] = False
-    shape = (int(group.max(initial=-1)) + 1, num_classes)
-    shared = coo_matrix((np.ones(len(paired), dtype=np.int64), (group, label[paired])), shape).tocsr()
-    shared.data[:] = 1  # a label that several boxes of the object give was counted several times
-    return LabelSets(np.bincount(label[alone], minlength=num_classes), shared)
+    # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
+    return single, pairs._only(single[pairs.first] & single[pairs.second], least_iou)
 
 
 def box_pairs(box: np.ndarray, box_stop: np.ndarray, least_iou: float) -> BoxPairs:
-    """All pairs of boxes of one image with IoU >= ``least_iou``; arguments as of :func:`same_object_pairs`."""
+    """All pairs of boxes of one image with IoU >= ``least_iou``, group-of boxes included."""
     row = np.arange(len(box))
     later = np.repeat(box_stop, np.diff(box_stop, prepend=0)) - row - 1  # later rows of the same image
     return BoxPairs(*overlapping_pairs(box, box, row + 1, later, least_iou), least_iou)
 
 
-def same_object_pairs(box: np.ndarray, box_stop: np.ndarray, iou_threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Finds all pairs of boxes of one image with IoU >= ``iou_threshold``.
-
-    Args:
-        box: (B, 4) xmin, ymin, xmax, ymax, any unit, image after image.
-        box_stop: (N,) end of each image's rows.
-        iou_threshold: In (0, 1].
-
-    Returns:
-        Two (P,) int64 arrays of row indices, first < second.
-    """
-    pairs = box_pairs(box, box_stop, iou_threshold)
-    return pairs.first, pairs.second
-
-
 def overlapping_pairs(
     a: np.ndarray, b: np.ndarray, start: np.ndarray, count: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Holds each box of ``a`` against a run of boxes of ``b``, within bounded memory.
+    """Compares each box of ``a`` with a run of boxes of ``b`` within bounded memory.
 
     Args:
         a: (A, 4) xmin, ymin, xmax, ymax.
         b: (B, 4), in the same unit.
         start: (A,) first row of the run.
-        count: (A,) rows in the run.
+        count: (A,) number of rows in the run.
         iou_threshold: In (0, 1].
 
     Returns:
-        Rows of ``a``, rows of ``b``, both (P,) int64, and their IoU (P,) float64, ``iou_threshold`` or more; ordered
+        Rows of ``a``, rows of ``b``, both (P,) int64, and their IoU (P,) float64, at least ``iou_threshold``; ordered
         by the rows of ``a``, then of ``b``.
+
+    Raises:
+        ValueError: The threshold is out of range.
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')
-    area_a = _area(a)
-    area_b = area_a if b is a else _area(b)
+    area_a = box_area(a)
+    area_b = area_a if b is a else box_area(b)
     none = np.empty(0, dtype=np.int64)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(none, none, np.empty(0))]
-    for low, high in _chunks(count):
+    for low, high in runs_of_rows(count, PAIRS_AT_ONCE):
         first, position = row_and_position(count[low:high])
         first += low
         second = start[first] + position
-        # IoU is at most smaller area / larger area: two numbers a pair rule most pairs out before all eight are read.
-        one, other = area_a[first], area_b[second]
-        alike = np.minimum(one, other) >= (iou_threshold - SLACK) * np.maximum(one, other)
-        first, second = first[alike], second[alike]
-        iou = paired_iou(a[first], b[second])
+        # IoU <= smaller area / larger area: two numbers per pair exclude most pairs before all eight are read.
+        smaller, larger = np.minimum(area_a[first], area_b[second]), np.maximum(area_a[first], area_b[second])
+        similar = smaller >= (iou_threshold - SLACK) * larger
+        first, second = first[similar], second[similar]
+        iou = box_iou(a[first], b[second])
         same = iou >= iou_threshold
         found.append((first[same], second[same], iou[same]))
     rows_a, rows_b, iou = (np.concatenate(column) for column in zip(*found))
@@ -164,40 +142,26 @@ def overlapping_pairs(
 
 
 def group_boxes(num_boxes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Object index of every box: the connected components of the pairs.
-
-    Args:
-        num_boxes: B.
-        first: (P,) row indices, as :func:`same_object_pairs` gives them.
-        second: (P,) row indices.
-
-    Returns:
-        (B,) integers from 0, without gaps.
-    """
+    """(num_boxes,) component of each box, from 0 without gaps, where (P,) ``first`` and ``second`` are connected."""
     graph = coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(num_boxes, num_boxes))
     return connected_components(graph, directed=False)[1]
 
 
-def paired_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of row k of ``a`` with row k of ``b``, both (P, 4); 0 where both boxes are empty."""
-    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
-    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = _area(a) + _area(b) - intersection
-    return np.divide(intersection, union, out=np.zeros(len(union)), where=union > 0)
+def label_sets(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> LabelSets:
+    """The labels of each object.
 
-
-def _area(box: np.ndarray) -> np.ndarray:
-    area: np.ndarray = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    return area
-
-
-def _chunks(count: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cuts rows into runs of at most PAIRS_AT_ONCE pairs; a row with more than that is a run of its own."""
-    done = np.cumsum(count)
-    low = 0
-    while low < len(count):
-        budget = PAIRS_AT_ONCE + (done[low - 1] if low else 0)
-        high = max(low + 1, int(np.searchsorted(done, budget, side='right')))
-        yield low, high
-        low = high
+    Args:
+        single: (B,) bool, as :func:`single_object_pairs` returns it.
+        label: (B,) class indices.
+        pairs: Pairs of those boxes.
+        num_classes: C.
+    """
+    # Only boxes of a pair need grouping, about one in fifty.
+    paired, ends = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
+    group = group_boxes(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])
+    alone = single.copy()
+    alone[paired] = False
+    shape = (int(group.max(initial=-1)) + 1, num_classes)
+    shared = coo_matrix((np.ones(len(paired), dtype=np.int64), (group, label[paired])), shape).tocsr()
+    shared.data[:] = 1  # several boxes of the object may have the same label
+    return LabelSets(np.bincount(label[alone], minlength=num_classes), shared)
