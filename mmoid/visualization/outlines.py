@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 
-from mmoid.openimages.statistics.objects import group_boxes, same_object_pairs
+from mmoid.openimages.statistics.objects import object_of_box
 
 # Dark enough for white letters, far enough apart to tell neighbours by.
 COLOURS = ('#0072b2', '#c43c00', '#00806a', '#a3338c', '#8a6d00', '#3f51b5', '#b3003c', '#4d7a00', '#6a4fa3', '#00708f')
@@ -62,8 +62,7 @@ def objects_of(box: np.ndarray, same_object_iou: float) -> list[np.ndarray]:
         box: (B, 4), any unit.
         same_object_iou: Boxes that overlap so much are one object; in (0, 1].
     """
-    stop = np.array([len(box)])
-    objects = group_boxes(len(box), *same_object_pairs(np.asarray(box, dtype=np.float64), stop, same_object_iou))
+    objects = object_of_box(np.asarray(box, np.float64), np.array([len(box)]), np.zeros(len(box)), same_object_iou)
     return [np.flatnonzero(objects == index) for index in range(int(objects.max(initial=-1)) + 1)]
 
 

