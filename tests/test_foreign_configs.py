@@ -1,4 +1,4 @@
-"""What docs/foreign_configs.md shows works as it stands there, in stock configs of mmdet, on small data."""
+"""The configs of docs/foreign_configs.md, as they are there, on small data."""
 
 import json
 import os
@@ -20,7 +20,7 @@ GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()
 FASTER, CASCADE, LIBRA, DATA, _ = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 OPTIONS = re.search(r'HEAD=.*?(?=```)', GUIDE, re.DOTALL)[0]
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
-# R-18 at an eighth of its width, two steps on pictures of 96 pixels, then a validation.
+# R-18 at an eighth of its width, two steps on images of 96 pixels, then a validation.
 SMALL = {
     'model.backbone.depth': 18,
     'model.backbone.base_channels': 8,
@@ -36,30 +36,21 @@ SMALL = {
     'val_dataloader.dataset.pipeline.1.scale': (96, 96),
     'val_dataloader.dataset.indices': 4,
     'default_hooks.logger.interval': 1,
-    **{f'{loader}.{key}': value for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-       for key, value in (('num_workers', 0), ('persistent_workers', False))},
-}  # fmt: skip
-NECK = {'in_channels': [8, 16, 32, 64], 'out_channels': 16}
-HEAD = {'in_channels': 16, 'fc_out_channels': 32}
+}
+for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    SMALL |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False}
 
 
-def small(several_necks=False, several_heads=False):
-    """``SMALL`` with the widths of neck and head, which some configs have in lists."""
-    neck, head = 'model.neck' + '.0' * several_necks, 'model.roi_head.bbox_head'
-    heads = [f'{head}.{k}' for k in range(3)] if several_heads else [head]
-    extra = {'model.neck.1.in_channels': 16} if several_necks else {}
-    if several_heads:
-        extra |= {f'{head}.{k}.fc_out_channels': 32 for k in range(3)}
-    return {
-        **SMALL,
-        **{f'{neck}.{key}': value for key, value in NECK.items()},
-        **{f'{name}.{key}': value for name in heads for key, value in HEAD.items()},
-        **extra,
-    }
+def small(neck='model.neck', heads=('model.roi_head.bbox_head',)):
+    """``SMALL`` with the widths of the neck and the heads, which some configs have in lists."""
+    options = {**SMALL, f'{neck}.in_channels': [8, 16, 32, 64], f'{neck}.out_channels': 16}
+    for head in heads:
+        options |= {f'{head}.in_channels': 16, f'{head}.fc_out_channels': 32}
+    return options
 
 
 def user_config(folder, data_root, text, options):
-    """The user's file with the text of the guide, for the data at hand, and its small variant as one file."""
+    """Writes the text of the guide as a user's config; returns it with the options, also written as small.py."""
     store = AnnotationStore(data_root / 'train')
     text = text.replace('data/openimages', str(data_root)).replace('=500', f'={store.num_classes}')
     (folder / 'mine.py').write_text(text)
@@ -71,7 +62,7 @@ def user_config(folder, data_root, text, options):
 
 
 def with_our_data(text):
-    """The guide's detector with the guide's data, in one file; the sampler of the first stays."""
+    """The guide's detector with the guide's data in one file; keeps the sampler of the first."""
     balance = text.rindex('train_dataloader = ')
     return text[:balance] + DATA + text[balance:].replace('train_dataloader = dict(', 'train_dataloader.update(')
 
@@ -92,8 +83,8 @@ def of_coco(data_root, folder):
 
 
 def train(cfg, folder):
-    """Two steps and a validation by mmengine's Runner; what was logged."""
-    cfg.experiment_name = cfg.visualizer.name = folder.name  # a second run of that name would go on in the first's log
+    """Two steps and a validation by mmengine's Runner, which is returned with what it logged."""
+    cfg.experiment_name = cfg.visualizer.name = folder.name  # runs of one name share a log
     runner = Runner.from_cfg(cfg)
     runner.train()
     (file,) = (folder / 'work').glob('*/vis_data/scalars.json')
@@ -129,7 +120,7 @@ def test_faster_rcnn_with_our_data(tiny_data, tmp_path):
 
 
 def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
-    options = {**small(several_heads=True), **of_coco(tiny_data, tmp_path)}
+    options = {**small(heads=[f'model.roi_head.bbox_head.{k}' for k in range(3)]), **of_coco(tiny_data, tmp_path)}
     runner, steps, validation = train(user_config(tmp_path, tiny_data, CASCADE, options), tmp_path)
     check_modules(runner, tiny_data, 'RandomSampler')
     assert len(steps) == 2 and all(step[f's{k}.loss_cls'] > 0 for step in steps for k in range(3))
@@ -138,7 +129,9 @@ def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
 
 @pytest.mark.slow
 def test_libra_rcnn_keeps_its_own_roi_sampler(tiny_data, tmp_path):
-    cfg = user_config(tmp_path, tiny_data, with_our_data(LIBRA), small(several_necks=True))
+    cfg = user_config(
+        tmp_path, tiny_data, with_our_data(LIBRA), {**small('model.neck.0'), 'model.neck.1.in_channels': 16}
+    )
     runner, steps, _ = train(cfg, tmp_path)
     check_modules(runner, tiny_data, 'CombinedSampler')
     assert type(runner.model.roi_head.bbox_head.loss_bbox).__name__ == 'BalancedL1Loss'
@@ -151,8 +144,9 @@ def test_dynamic_rcnn_by_the_options_of_the_command_line(tiny_data, tmp_path):
     options = dict(word.split('=') for word in words.split('--cfg-options')[1].split())
     options = {key: float(value) if value.replace('.', '').isdigit() else value for key, value in options.items()}
     options['model.test_cfg.rcnn.max_per_img'] = int(options['model.test_cfg.rcnn.max_per_img'])
-    options = {key: value.replace('data/openimages', str(tiny_data)) if isinstance(value, str) else value
-               for key, value in options.items()}  # fmt: skip
+    for key in ('concurrent_rates', 'hierarchy'):
+        key = f'model.roi_head.bbox_head.loss_cls.{key}'
+        options[key] = options[key].replace('data/openimages', str(tiny_data))
     options['model.roi_head.bbox_head.num_classes'] = AnnotationStore(tiny_data / 'train').num_classes
     base = "_base_ = 'mmdet::dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py'\n"
     cfg = user_config(tmp_path, tiny_data, base, {**options, **small(), **of_coco(tiny_data, tmp_path)})
@@ -166,25 +160,24 @@ INFERENCE = """
 import sys
 import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
-config, checkpoint, picture = sys.argv[1:]
+config, checkpoint, image = sys.argv[1:]
 assert 'mmoid' not in sys.modules
 model = init_detector(config, checkpoint, device='cpu')
-found = inference_detector(model, picture).pred_instances
+found = inference_detector(model, image).pred_instances
 inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
-again = inferencer(picture, no_save_vis=True, no_save_pred=True)['predictions'][0]
+again = inferencer(image, no_save_vis=True, no_save_pred=True)['predictions'][0]
 assert model.roi_head.bbox_head.loss_cls.rates.any()
 assert len(found) and torch.allclose(found.scores, torch.tensor(again['scores'])), (found.scores, again['scores'])
 alone = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)  # the config is in the checkpoint
-assert alone(picture, no_save_vis=True, no_save_pred=True)['predictions'][0]['scores'] == again['scores']
+assert alone(image, no_save_vis=True, no_save_pred=True)['predictions'][0]['scores'] == again['scores']
 """
 
 
-def fresh(folder, *command):
-    """Runs Python in another folder, in an environment that knows no more than that mmoid is installed."""
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', *map(str, command)], cwd=folder, text=True, capture_output=True, timeout=400,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+def run_elsewhere(folder, *command):
+    """Runs Python in another folder, with nothing but mmoid installed."""
+    command = [sys.executable, '-W', 'ignore', *map(str, command)]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -193,13 +186,13 @@ def test_mmdets_own_tools_train_and_test_it_and_its_apis_infer(tiny_data, tmp_pa
     """As `mim train mmdet` and `mim test mmdet` do: mim starts these very files of the installed mmdet."""
     options = {**small(), 'model.test_cfg.rcnn.score_thr': 0.0}
     user_config(tmp_path, tiny_data, with_our_data(FASTER), options)
-    fresh(tmp_path, TOOLS / 'train.py', 'small.py', '--work-dir', 'run')
+    run_elsewhere(tmp_path, TOOLS / 'train.py', 'small.py', '--work-dir', 'run')
     checkpoint = tmp_path / 'run' / 'epoch_1.pth'
     assert 'roi_head.bbox_head.loss_cls.rates' in read_checkpoint(checkpoint)['state_dict']
-    printed = fresh(tmp_path, TOOLS / 'test.py', 'small.py', checkpoint, '--work-dir', 'tested')
+    printed = run_elsewhere(tmp_path, TOOLS / 'test.py', 'small.py', checkpoint, '--work-dir', 'tested')
     assert 'openimages/mAP' in printed
     store = AnnotationStore(tiny_data / 'validation')
-    picture = store.image_folder / store.file_name(0)
+    image = store.image_folder / store.file_name(0)
     text = (tmp_path / 'small.py').read_text().replace(str(tiny_data), '/nowhere')
     (tmp_path / 'without_data.py').write_text(text)
-    fresh(tmp_path, '-c', INFERENCE, 'without_data.py', checkpoint, picture)
+    run_elsewhere(tmp_path, '-c', INFERENCE, 'without_data.py', checkpoint, image)

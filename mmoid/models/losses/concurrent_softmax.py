@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmoid.models.losses.base import RatesLoss
 
-NEVER = -1e30
-"""Stands for log(0): e^NEVER is 0, and NEVER - NEVER is 0 where inf - inf would be NaN."""
+LOG_ZERO = -1e38
+"""Stands for log(0) = -inf, because -inf - -inf is NaN in the gradient of a row without competitors."""
 
 SMALL = 1e-12
 """Above a denominator of SMALL, float32 loses only terms that are below 1e-26 of it."""
@@ -79,14 +79,14 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
 
 
 def log_suppression(rates: Tensor) -> Tensor:
-    """(M, M) log(1 - r_ij), how strongly class j suppresses class i; -inf for r_ij = 1 and for i = j."""
-    return torch.log1p(-rates).fill_diagonal_(-torch.inf)
+    """(M, M) log(1 - r_ij), how strongly class j suppresses class i; LOG_ZERO for r_ij = 1 and for i = j."""
+    return torch.log1p(-rates).clamp(min=LOG_ZERO).fill_diagonal_(LOG_ZERO)
 
 
 def _loss_of_rows(logits: Tensor, targets: Tensor, suppression: Tensor, class_weight: Tensor | None = None) -> Tensor:
     """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) :func:`log_suppression`."""
     rows, labels = targets.nonzero(as_tuple=True)
-    competing = suppression[labels].masked_fill(targets[rows], -torch.inf)  # labels of one box do not compete
+    competing = suppression[labels].masked_fill(targets[rows], LOG_ZERO)  # labels of one box do not compete
     losses = -F.logsigmoid(_log_odds(logits, rows, labels, competing))
     if class_weight is not None:
         losses = losses * class_weight[labels]
@@ -100,12 +100,12 @@ def _log_odds(logits: Tensor, rows: Tensor, labels: Tensor, suppression: Tensor)
         logits: (N, M).
         rows: (P,) row of each pair.
         labels: (P,) class i of each pair.
-        suppression: (P, M) log(1 - r_ij) of the classes j that compete with i; -inf for the others.
+        suppression: (P, M) log(1 - r_ij) of the classes j that compete with i; LOG_ZERO for the others.
     """
     values = logits[rows]
     # Without the largest competitor as a common shift, log(1 - r_ij) would be rounded to the digits of large logits.
-    shift = (values.detach() + suppression).amax(dim=1, keepdim=True).clamp(min=NEVER)
-    others = (values - shift + suppression).clamp(min=NEVER).logsumexp(dim=1)
+    shift = (values.detach() + suppression).amax(dim=1, keepdim=True).clamp(min=LOG_ZERO)
+    others = (values - shift + suppression).logsumexp(dim=1)
     return logits[rows, labels] - shift.squeeze(1) - others
 
 
