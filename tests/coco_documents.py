@@ -16,24 +16,44 @@ def coco_document():
     return {
         'info': {'description': 'a "test" {set}', 'year': 2026},
         'annotations': [
-            {'id': 7, 'image_id': 30, 'category_id': 18, 'bbox': [10, 20, 30.5, 40], 'area': 1220.0, 'iscrowd': 0,
-             'segmentation': [[10, 20, 40.5, 20, 40.5, 60]]},
-            {'id': 9, 'image_id': 10, 'category_id': 3, 'bbox': [0, 0, 100, 50], 'area': 5000, 'iscrowd': 1,
-             'segmentation': {'size': [50, 100], 'counts': 'P\\`"]}0[{'}},
+            {
+                'id': 7,
+                'image_id': 30,
+                'category_id': 18,
+                'bbox': [10, 20, 30.5, 40],
+                'area': 1220.0,
+                'iscrowd': 0,
+                'segmentation': [[10, 20, 40.5, 20, 40.5, 60]],
+            },
+            {
+                'id': 9,
+                'image_id': 10,
+                'category_id': 3,
+                'bbox': [0, 0, 100, 50],
+                'area': 5000,
+                'iscrowd': 1,
+                'segmentation': {'size': [50, 100], 'counts': 'P\\`"]}0[{'},
+            },
             {'id': 8, 'image_id': 30, 'category_id': 3, 'bbox': [1.5, 2.5, 3.5, 4.5], 'area': 15.75, 'is_inside': 1},
         ],
         'licenses': [],
         'images': [
             {'id': 30, 'file_name': 'train/b.jpg', 'width': 200, 'height': 100, 'coco_url': 'http://x/b.jpg'},
-            {'id': 20, 'file_name': 'train/é "q" \\.jpg', 'width': 20, 'height': 30, 'pos_category_ids': [18, 3],
-             'neg_category_ids': []},
+            {
+                'id': 20,
+                'file_name': 'train/é "q" \\.jpg',
+                'width': 20,
+                'height': 30,
+                'pos_category_ids': [18, 3],
+                'neg_category_ids': [],
+            },
             {'id': 10, 'file_name': 'a.b.jpeg', 'width': 100.0, 'height': 50, 'neg_category_ids': [18]},
         ],
         'categories': [
             {'id': 18, 'name': 'dog', 'supercategory': 'animal'},
             {'id': 3, 'name': 'car', 'supercategory': 'vehicle'},
         ],
-    }  # fmt: skip
+    }
 
 
 def write_coco(folder, document, **options):
@@ -45,11 +65,17 @@ def write_coco(folder, document, **options):
 def random_store(path, rng, num_images=40, num_classes=7, num_boxes=150, num_labels=60, confidences=(0, 1)):
     """A store of random boxes, at least a pixel each, with flags known and unknown and names hard to write."""
     names = [f'/m/{mark}{i}' for i, mark in zip(range(num_classes), 'é"\\/é"\\')]
-    tree = {'LabelName': 'Entity "0"', 'Subcategory': [
-        {'LabelName': names[0], 'Subcategory': [{'LabelName': name} for name in names[1:4]],
-         'Part': [{'LabelName': names[4]}]},
-        *({'LabelName': name} for name in names[4:]),
-    ]}  # fmt: skip
+    tree = {
+        'LabelName': 'Entity "0"',
+        'Subcategory': [
+            {
+                'LabelName': names[0],
+                'Subcategory': [{'LabelName': name} for name in names[1:4]],
+                'Part': [{'LabelName': names[4]}],
+            },
+            *({'LabelName': name} for name in names[4:]),
+        ],
+    }
     size = rng.integers(20, 2000, (num_images, 2))
     image = np.sort(rng.integers(0, num_images, num_boxes))
     low = rng.random((num_boxes, 2)) * (1 - 1 / size[image])

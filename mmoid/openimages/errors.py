@@ -1,8 +1,8 @@
-"""The one error that bad input raises."""
+"""The error for bad annotation and prediction files."""
 
 
 class AnnotationError(ValueError):
-    """Input that cannot be used as it is.
+    """A file that cannot be used as it is.
 
-    The message names the file and line (or the argument), the value found, and what would be right.
+    The message names the file and line or element, the value found, and what is expected.
     """

@@ -23,16 +23,16 @@ class ClassHierarchy:
 
     Args:
         tree: The nested hierarchy, ``{'LabelName': ..., 'Subcategory': [...], 'Part': [...]}``.
-        label_names: The classes by index, as MIDs (``/m/01g317``). They may be a part of the tree: ancestry through
-            a node that is no class of the data set is kept.
-        source: What to call the tree in error messages.
+        label_names: C MIDs by class index. They may be a part of the tree: ancestry through a node that is not a
+            class is kept.
+        source: File of the tree, for error messages.
 
     Attributes:
         label_names (tuple[str, ...]): C names, position is class index.
         ancestor_matrix (np.ndarray): (C, C) bool; ``[i, j]`` is True where j is an ancestor of i. No class is its own.
 
     Raises:
-        AnnotationError: A class that the tree does not hold, a name given twice, a malformed or cyclic tree.
+        AnnotationError: A class that the tree lacks or that occurs twice, a malformed or cyclic tree.
     """
 
     def __init__(self, tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> None:
@@ -56,7 +56,7 @@ class ClassHierarchy:
 
     @classmethod
     def from_json(cls, path: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
-        """Reads the official JSON file (``bbox_labels_600_hierarchy.json`` and its kin)."""
+        """Reads the official JSON file such as ``bbox_labels_600_hierarchy.json``."""
         return cls(load_tree(path), label_names, source=str(path))
 
     @staticmethod
@@ -95,8 +95,7 @@ class ClassHierarchy:
 
         Returns:
             ``rows`` and ``labels``, both (M,): entry ``labels[k]`` comes from input row ``rows[k]``. Rows keep their
-            order, each label stands before its ancestors. Nothing is deduplicated (metric-spec: "copies right after
-            the original row").
+            order, each label is right before its ancestors. Nothing is deduplicated.
         """
         return _expand(labels, self.ancestor_matrix)
 
@@ -115,11 +114,11 @@ class ClassHierarchy:
 
 
 def load_tree(path: str | Path) -> dict:
-    """Reads a hierarchy JSON, with a clear error where it is none."""
+    """Reads a hierarchy JSON."""
     try:
         tree = json.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AnnotationError(f'{path}: not a readable hierarchy JSON ({error})') from error
+        raise AnnotationError(f'{path}: cannot be read as a hierarchy JSON ({error})') from error
     if not isinstance(tree, dict) or 'LabelName' not in tree:
         raise AnnotationError(f"{path}: the top level of a hierarchy must be an object with 'LabelName'")
     return tree
@@ -136,7 +135,7 @@ def _walk(node: dict, kinds: tuple[str, ...]) -> Iterator[tuple[dict, dict]]:
 
 
 def _subcategory_edges(tree: dict, source: str) -> Iterator[tuple[str, str]]:
-    """(parent, child) names; the root's own edges are left out, for it is no class."""
+    """(parent, child) names, without the edges of the root, which is not a class."""
     for parent, child in _walk(tree, ('Subcategory', 'Part')):
         if 'LabelName' not in child:
             raise AnnotationError(f"{source}: an entry below {parent['LabelName']!r} has no 'LabelName'")

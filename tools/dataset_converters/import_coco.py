@@ -1,8 +1,9 @@
 """A COCO JSON file -> a store that mmoid trains on.
 
-    python tools/dataset_converters/import_coco.py --out data/mine/train --annotations instances_train.json --images images/train
+    python tools/dataset_converters/import_coco.py --annotations instances_train.json \\
+        --images images/train --out data/mine/train
 
-Class identity is the `freebase_id` of a category where there is one, else its name. `iscrowd` becomes group-of. Give
+A class is the `freebase_id` of a category, else its `mid`, else its name. `iscrowd` becomes group-of. Give
 the hierarchy of the classes with --hierarchy; a file from tools/dataset_converters/export_coco.py brings its own.
 """
 
@@ -19,10 +20,10 @@ from mmoid.utils.progress import print_summary, progress_bars
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--annotations', required=True, help='COCO JSON file with images, annotations, categories')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class is above another')
+    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     parser.add_argument('--images', help='folder that the file_name of images starts from')
-    parser.add_argument('--missing-images', choices=('error', 'drop'), default='error',
-                        help='images that are not in the folder: stop (default), or leave them out')  # fmt: skip
+    missing = 'images that are not in the folder: stop (default), or drop'
+    parser.add_argument('--missing-images', choices=('error', 'drop'), default='error', help=missing)
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     return parser.parse_args()

@@ -5,7 +5,7 @@
         --classes challenge-2019-classes-description-500.csv --hierarchy challenge-2019-label500-hierarchy.json \
         --images images/train
 
-Once for each split; training looks for DATA_ROOT/train and DATA_ROOT/validation.
+Run it once for each split. Training looks for DATA_ROOT/train and DATA_ROOT/validation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--labels', help='human-verified image-level labels CSV; the metric needs them')
     parser.add_argument('--classes', required=True, help='class descriptions CSV; sets the order of classes')
     parser.add_argument('--hierarchy', required=True, help='hierarchy JSON')
-    parser.add_argument('--images', help='folder of the pictures, sub-folders included')
-    parser.add_argument('--image-sizes', help='CSV of image sizes; without it they are read from the pictures')
-    parser.add_argument('--missing-images', choices=('error', 'drop'), default='error',
-                        help='annotated images without a picture: stop (default), or leave them out')  # fmt: skip
-    parser.add_argument('--other-classes', choices=('error', 'drop'), default='error',
-                        help='rows of classes not in --classes: stop (default), or leave them out')  # fmt: skip
+    parser.add_argument('--images', help='image folder, sub-folders included')
+    parser.add_argument('--image-sizes', help='CSV of image sizes; without it they are read from the image files')
+    policy = {'choices': ('error', 'drop'), 'default': 'error'}
+    parser.add_argument('--missing-images', **policy, help='annotated images without a file: stop (default), or drop')
+    parser.add_argument('--other-classes', **policy, help='rows of classes not in --classes: stop (default), or drop')
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     return parser.parse_args()

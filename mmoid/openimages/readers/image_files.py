@@ -1,9 +1,9 @@
-"""Image files: which are there, and how large their pictures are."""
+"""Image files: which are there, and their sizes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -16,68 +16,62 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.utils.progress import Progress, no_progress
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png')
+_CHUNK = 512
 
 
 def find_images(folder: str | Path) -> dict[str, str]:
-    """Finds pictures below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
+    """Finds images below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
 
     Returns:
-        Path below ``folder`` by image id, the file name without extension.
+        Path below ``folder`` by image id, which is the file name without extension.
 
     Raises:
-        AnnotationError: No such folder, or one image id in two places.
+        AnnotationError: No such folder, or two files of one image id.
     """
     if not Path(folder).is_dir():
         raise AnnotationError(f'{folder}: no such image folder')
     found: dict[str, str] = {}
-    for file_name in _picture_names(str(folder)):
-        image_id = os.path.splitext(os.path.basename(file_name))[0]
-        if image_id in found:
-            raise AnnotationError(f'{folder}: image {image_id!r} is there twice: {found[image_id]} and {file_name}')
-        found[image_id] = file_name
+    for directory, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            image_id, extension = os.path.splitext(name)
+            if extension.lower() in EXTENSIONS:
+                file_name = os.path.relpath(os.path.join(directory, name), folder)
+                if found.setdefault(image_id, file_name) != file_name:
+                    both = f'{found[image_id]} and {file_name}'
+                    raise AnnotationError(f'{folder}: image {image_id!r} is there twice: {both}')
     return found
 
 
 def read_sizes(
-    folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress, num_workers: int | None = None
+    folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads widths and heights from file headers, in parallel; pixels are not decoded.
 
     Args:
-        folder: What the names are relative to.
-        file_names: N picture files.
-        progress: Told every few hundred files.
-        num_workers: Processes; the number of cores if None.
+        folder: Where the names start from.
+        file_names: N image files.
+        progress: Callback.
 
     Returns:
-        (N,) int32 widths and (N,) int32 heights, pixels, of the upright picture (EXIF orientation applied).
+        (N,) int32 widths and (N,) int32 heights, pixels, of the upright image (EXIF orientation applied).
 
     Raises:
-        AnnotationError: A file that is no readable picture.
+        AnnotationError: A file that is not a readable image.
     """
-    chunk = 512
-    chunks = [file_names[i : i + chunk] for i in range(0, len(file_names), chunk)]
-    workers = min(num_workers or os.cpu_count() or 1, max(1, len(chunks)))
+    chunks = [file_names[i : i + _CHUNK] for i in range(0, len(file_names), _CHUNK)]
     read = partial(_sizes_of_chunk, str(folder))
+    workers = min(os.cpu_count() or 1, len(chunks))
     sizes: list[tuple[int, int]] = []
-    if workers == 1:
-        for part in map(read, chunks):
-            sizes += part
-            progress('reading image sizes', len(sizes), len(file_names))
+    if workers <= 1:
+        sizes = [size for chunk in chunks for size in read(chunk)]
     else:
-        # Not fork: the caller may hold threads (Arrow's pool), which do not survive one.
+        # Not fork: Arrow's threads do not survive it.
         with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
             for part in pool.map(read, chunks):
                 sizes += part
                 progress('reading image sizes', len(sizes), len(file_names))
     table = np.array(sizes, dtype=np.int32).reshape(-1, 2)
     return table[:, 0], table[:, 1]
-
-
-def stored_folder(images: str | Path, store: str | Path) -> str:
-    """The image folder as a store's metadata has it: relative where both lie in one folder and can move together."""
-    folder, home = Path(images).resolve(), Path(store).resolve()
-    return os.path.relpath(folder, home) if folder.is_relative_to(home.parent) else str(folder)
 
 
 def _sizes_of_chunk(folder: str, file_names: Sequence[str]) -> list[tuple[int, int]]:
@@ -88,16 +82,8 @@ def _size(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # mmcv decodes with EXIF orientation applied; the annotated boxes fit the upright picture.
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            # mmcv applies the EXIF orientation when it decodes; the annotated boxes fit the upright image.
+            rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, UnidentifiedImageError) as error:
-        raise AnnotationError(f'{path}: no readable picture ({error})') from error
-    return (height, width) if turned else (width, height)
-
-
-def _picture_names(folder: str) -> Iterator[str]:
-    for directory, _, names in os.walk(folder, followlinks=True):
-        below = os.path.relpath(directory, folder)
-        for name in names:
-            if name.lower().endswith(EXTENSIONS):
-                yield name if below == '.' else os.path.join(below, name)
+        raise AnnotationError(f'{path}: not a readable image ({error})') from error
+    return (height, width) if rotated else (width, height)

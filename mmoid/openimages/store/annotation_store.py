@@ -214,9 +214,10 @@ class AnnotationStore:
         """Raises unless the files are of one store."""
         for owner, stop, table in STOPS:
             stops, rows = self._column(owner, stop), self._tables[table].num_rows
-            if (int(stops[-1]) if len(stops) else 0) != rows:
+            expected = int(stops[-1]) if len(stops) else 0
+            if rows != expected:
                 raise AnnotationError(
-                    f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {stops[-1] if len(stops) else 0}; the files '
+                    f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {expected:,}; the files '
                     f'are of different stores; make {self.path} again'
                 )
 

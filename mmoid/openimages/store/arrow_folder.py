@@ -1,4 +1,4 @@
-"""Folders of memory-mapped Arrow tables beside a ``metadata.json``: how they are written, replaced and opened.
+"""Folders of memory-mapped Arrow tables with a ``metadata.json``: writing, replacing and opening them.
 
 Uncompressed Arrow IPC files of one record batch each, so that a column is one array in the mapped file.
 """
@@ -31,18 +31,18 @@ def write_folder(
     metadata: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Writes the folder under a temporary name beside it, then gives it its own: it is there whole or not at all.
+    """Writes the folder atomically.
 
     Args:
         path: The new folder.
         tables: By file name, without ``.arrow``.
-        format_name: What :func:`read_metadata` asks for again.
+        format_name: Checked by :func:`read_metadata`.
         version: Of the format.
-        metadata: JSON values that go into ``metadata.json``.
-        overwrite: Replace a folder of ours that is there. Anything else that is there is never touched.
+        metadata: JSON values for ``metadata.json``.
+        overwrite: Replace such a folder. Nothing else is ever replaced.
 
     Raises:
-        AnnotationError: Something is there that may not be replaced.
+        OSError: The path may not be replaced or cannot be written.
     """
     with write_together([path], overwrite) as (temporary,):
         write_tables(temporary, tables, format_name, version, metadata)
@@ -51,7 +51,7 @@ def write_folder(
 def write_tables(
     folder: Path, tables: Mapping[str, pa.Table], format_name: str, version: int, metadata: Mapping[str, Any]
 ) -> None:
-    """Writes what :func:`write_folder` writes into a folder that is there."""
+    """Writes the tables and ``metadata.json`` into an existing folder."""
     for name, table in tables.items():
         _write_table(folder / f'{name}.arrow', table)
     text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
@@ -62,18 +62,18 @@ def write_tables(
 def write_together(
     paths: Sequence[str | Path], overwrite: bool = False, scratch: str | Path | None = None
 ) -> Iterator[list[Path]]:
-    """Gives an empty folder for each path; when the block ends well they take their names, all of them or none.
+    """Gives an empty folder for each path and renames them when the block succeeds, all of them or none.
 
-    What a killed process left of the same folders is removed, unless there is a ``scratch``.
+    Folders that killed processes left of the same paths are removed, unless ``scratch`` is given.
 
     Args:
         paths: The new folders.
-        overwrite: Replace folders of ours that are there.
-        scratch: Where they are until then, on the same file system; None: beside their paths. What a killed process
-            leaves there goes with this folder, which is not searched: it may hold thousands.
+        overwrite: Replace folders that mmoid wrote.
+        scratch: Where the folders are until then, on the same file system; beside their paths if None. It is not
+            searched for abandoned folders, because it may hold thousands.
 
     Raises:
-        AnnotationError: Something is there that may not be replaced.
+        OSError: A path may not be replaced or cannot be written.
     """
     new = [Path(path) for path in paths]
     temporary = [Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}' for path in new]
@@ -116,7 +116,7 @@ def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> d
     """Reads ``metadata.json``.
 
     Raises:
-        AnnotationError: No such folder, half-written, or of another format or version.
+        AnnotationError: No such folder, incomplete, or of another format or version.
     """
     if not path.is_dir():
         raise AnnotationError(f'{path}: no such folder; {made_by} makes it')

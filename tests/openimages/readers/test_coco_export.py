@@ -120,10 +120,8 @@ def test_the_tools_go_there_and_back(tmp_path):
     done = tool('export_coco.py', tmp_path / 'store', '--out', tmp_path / 'export.json')
     assert done.returncode == 0, done.stderr
     assert '4 images, 5 boxes, 5 classes' in done.stdout
-    done = tool(
-        'import_coco.py', '--annotations', tmp_path / 'export.json', '--images', files['images'], '--out',
-        tmp_path / 'again',
-    )  # fmt: skip
+    inputs = ('--annotations', tmp_path / 'export.json', '--images', files['images'])
+    done = tool('import_coco.py', *inputs, '--out', tmp_path / 'again')
     assert done.returncode == 0, done.stderr
     assert_same(AnnotationStore(tmp_path / 'store'), AnnotationStore(tmp_path / 'again'))
     done = tool('import_coco.py', '--annotations', tmp_path / 'export.json', '--out', tmp_path / 'again')
