@@ -1,4 +1,4 @@
-"""Metrics and the loop that tests, registered with mmdet."""
+"""Metrics and the test loop, registered with mmdet."""
 
 from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric
 from mmoid.evaluation.prediction_dump import PredictionDump

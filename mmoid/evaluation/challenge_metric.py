@@ -16,14 +16,15 @@ from rich.box import ASCII
 from rich.console import Console
 from rich.table import Table
 
-from mmoid.evaluation.detections import image_detections
+from mmoid.evaluation.prediction_dump import image_detections
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.average_precision import GroundTruth, Matches
 from mmoid.openimages.metric.class_groups import train_image_counts
-from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.metric.protocol import PROTOCOLS, Protocol
-from mmoid.openimages.metric.result import Evaluation, write_json, write_table
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.matching import Matches
+from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
@@ -38,35 +39,35 @@ class ImageMatches:
 
 @METRICS.register_module()
 class OpenImagesChallengeMetric(BaseMetric):
-    """mAP by the official rules (:mod:`mmoid.openimages.metric.average_precision`), and what it is made of.
+    """mAP by the official rules (:mod:`mmoid.openimages.metric`).
 
-    Detections are matched batch by batch as they arrive, so ranks exchange matches, not boxes. The images evaluated
-    are those that the model was run on.
+    Detections are matched batch by batch as they arrive, so ranks exchange matches, not boxes. Only images that the
+    model was run on are evaluated.
 
-    Reports ``openimages/mAP``, with the protocol beside it: image-level labels, expansion and group-of weight alone
-    move the figure by several points. Then, for log and plots, ``openimages/mAP_leaf`` and ``mAP_parent``,
-    ``mAP_level1``, ... by the level below the root, ``several_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`)
-    and, given ``train_ann_file``, ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by the number
-    of training images. A group of which no class has ground truth is left out; ``mAP`` itself is NaN then, and never
-    the best.
+    Logs ``openimages/mAP`` with its protocol, since image-level labels, expansion and group-of weight alone move it by
+    several points. Also ``openimages/mAP_leaf`` and ``mAP_parent``, ``mAP_level1``, ... by level of the hierarchy,
+    ``multi_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`) and, given ``train_ann_file``,
+    ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by number of training images. Figures
+    without ground truth are left out; ``mAP`` itself is NaN then.
 
     Args:
-        ann_file: The store of the evaluated split. Ground truth comes from it, whatever the pipeline passes on.
-        protocol: ``challenge``: ground truth expanded by the hierarchy, classes that are not verified in an image
-            ignored, group-of boxes worth one true positive. ``v2``: no hierarchy, every detection counts, group-of
-            boxes worth nothing.
-        expand_detections: Add the ancestors of every detection first. The official evaluator does not; a model
+        ann_file: Store of the evaluated split. All ground truth comes from it.
+        protocol: ``challenge``: ground truth expanded by the hierarchy, detections of classes that are not verified in
+            an image ignored, group-of boxes worth one true positive. ``v2``: no hierarchy, every detection counts,
+            group-of boxes worth nothing.
+        expand_detections: Add the ancestors of every detection first. The official evaluator does not. A model that is
             trained on label sets predicts them itself.
+        ancestor_nms: IoU threshold of the NMS that follows ``expand_detections``; None: no NMS.
         iou_threshold: In (0, 1].
-        train_ann_file: The store of the training split, or a CSV with the columns ``LabelName`` and ``images``.
-        outfile_prefix: Writes ``<prefix>.json``, what ``tools/analysis_tools/evaluate_predictions.py --out`` writes, and
-            ``<prefix>.csv``, a row for each class. Every validation replaces them.
+        train_ann_file: Store of the training split, or a CSV with the columns ``LabelName`` and ``images``.
+        outfile_prefix: Writes ``<prefix>.json`` (the figures of ``evaluate_predictions.py --out``) and
+            ``<prefix>.csv`` (a row for each class). Every validation replaces them.
         collect_device: As in mmengine.
         prefix: As in mmengine.
 
     Raises:
-        AnnotationError: The store, classes of the model that it does not have, an option out of range: all of it before
-            the first image.
+        AnnotationError: A store that cannot be used, or one without a class of the model.
+        ValueError: An option out of range.
     """
 
     default_prefix = 'openimages'
@@ -76,6 +77,7 @@ class OpenImagesChallengeMetric(BaseMetric):
         ann_file: str,
         protocol: Literal['challenge', 'v2'] = 'challenge',
         expand_detections: bool = False,
+        ancestor_nms: float | None = None,
         iou_threshold: float = 0.5,
         train_ann_file: str | None = None,
         outfile_prefix: str | None = None,
@@ -83,31 +85,27 @@ class OpenImagesChallengeMetric(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        if protocol not in PROTOCOLS:
-            raise AnnotationError(f'evaluator.protocol must be one of {", ".join(PROTOCOLS)}, got {protocol!r}')
-        if not 0 < iou_threshold <= 1:
-            raise AnnotationError(f'evaluator.iou_threshold must be in (0, 1], got {iou_threshold}')
         self.store = AnnotationStore(Path(ann_file))
-        self.protocol = Protocol(protocol, expand_detections, iou_threshold)
+        self.protocol = Protocol(protocol, expand_detections, iou_threshold, ancestor_nms)
         self.train_ann_file = train_ann_file
         self.outfile_prefix = outfile_prefix
-        if outfile_prefix is not None:  # what cannot be written is told now
+        if outfile_prefix is not None:  # fail now, not after an epoch
             Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def dataset_meta(self) -> dict | None:
-        """Meta information of the data set that the model is run on; set by mmengine when the loop is built."""
+        """Meta information of the data set that the model is run on. mmengine sets it when it builds the loop."""
         return self._dataset_meta
 
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
         self._dataset_meta = dataset_meta
         self.__dict__.pop('evaluator', None)
-        self._require_classes()
+        self._check_classes()
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """MIDs of the classes that the model predicts; the metric is over these."""
+        """MIDs of the classes that the model predicts. The metric is over these."""
         return tuple((self.dataset_meta or {}).get('label_names', self.store.label_names))
 
     @cached_property
@@ -117,7 +115,7 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     @property
     def ground_truth(self) -> GroundTruth:
-        """What detections are held against."""
+        """The expanded ground truth."""
         return self.evaluator.ground_truth
 
     @cached_property
@@ -134,48 +132,40 @@ class OpenImagesChallengeMetric(BaseMetric):
             self.results.append(ImageMatches(image, number, matches))
 
     def compute_metrics(self, results: list[ImageMatches]) -> dict[str, float]:
-        # A distributed sampler gives some images twice to even out the ranks: each counts once.
+        # A distributed sampler repeats some images so that all ranks have the same number. Each counts once.
         by_image = {result.image: result for result in results}
         evaluation = self.evaluator.evaluate(
             Matches.concatenate([result.matches for result in by_image.values()]),
             np.array([result.num_detections for result in by_image.values()], dtype=np.int64),
             np.array(list(by_image), dtype=np.int64),
         )
-        print_log(f'\n{table_of(evaluation)}', logger='current')
+        print_log(f'\n{_table_of(evaluation)}', logger='current')
         print_log(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', logger='current')
         if self.outfile_prefix is not None:
-            write_json(f'{self.outfile_prefix}.json', evaluation)
-            write_table(f'{self.outfile_prefix}.csv', evaluation)
+            evaluation.write_json(f'{self.outfile_prefix}.json')
+            evaluation.write_table(f'{self.outfile_prefix}.csv')
         return evaluation.scalars()
 
-    def describe(self, num_images: int, num_classes: int) -> str:
-        """The protocol in words, for whoever reads the number."""
-        return self.evaluator.describe(num_images, num_classes)
-
-    def _require_classes(self) -> None:
-        """Raises now what would come up at the first image only, an epoch later."""
-        unknown = [name for name in self.label_names if name not in self.store.label_names]
-        if unknown:
-            raise AnnotationError(f'evaluator.ann_file = {self.store.path}: does not have the class {unknown[0]!r}')
+    def _check_classes(self) -> None:
+        """Fails when the loop is built, not at the first image."""
+        where = f'evaluator.ann_file = {self.store.path}'
+        ClassNames(self.store.label_names, source=where).indices(self.label_names, 'metainfo.label_names')
         meta: dict[str, Any] = self.dataset_meta or {}
         if 'label_names' not in meta and len(meta.get('classes', self.store.label_names)) != self.store.num_classes:
             raise AnnotationError(
-                f'evaluator.ann_file = {self.store.path}: has {self.store.num_classes} classes, the data set '
-                f'{len(meta["classes"])}; name their MIDs in the metainfo of the data set, label_names=(…)'
+                f'{where}: has {self.store.num_classes} classes, the data set {len(meta["classes"])}; give their MIDs '
+                'in the metainfo of the data set, label_names=(...)'
             )
         self._train_images()
 
     def _train_images(self) -> np.ndarray | None:
         if self.train_ann_file is None:
             return None
-        try:
-            return train_image_counts(self.train_ann_file, self.label_names, self.protocol.is_challenge)
-        except AnnotationError as error:
-            raise AnnotationError(f'evaluator.train_ann_file = {error}') from error
+        return train_image_counts(self.train_ann_file, self.label_names, self.protocol.is_challenge)
 
 
-def table_of(evaluation: Evaluation) -> str:
-    """The figures of groups as text, for log files too."""
+def _table_of(evaluation: Evaluation) -> str:
+    """The figures of the groups as text that log files can hold."""
     table = Table(show_header=False, box=ASCII)
     for justify in ('left', 'left', 'right', 'right'):
         table.add_column(justify=justify, no_wrap=True)

@@ -1,9 +1,10 @@
-"""PredictionDump: writes what a model finds into a PredictionStore."""
+"""PredictionDump: writes the detections of a model into a PredictionStore."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,60 @@ from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmoid.evaluation.detections import ImageDetections, image_detections
 from mmoid.openimages.predictions.shards import Bound, PredictionShards, join_run, open_shards
 from mmoid.openimages.store.arrow_folder import require_replaceable
 
 RUN = 'a test run'
 SHARDS_PER_PROCESS = 8
-"""At least, where there are so many images."""
+"""At least, if there are enough images."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """Detections of one image as arrays.
+
+    Attributes:
+        image_id: ImageID.
+        label: (D,) class indices.
+        score: (D,) float64.
+        box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
+    """
+
+    image_id: str
+    label: np.ndarray
+    score: np.ndarray
+    box: np.ndarray
+
+
+def image_detections(data_samples: Sequence[dict[str, Any]]) -> Iterator[ImageDetections]:
+    """Converts the samples that mmengine gives to metrics; boxes become fractions of the original image."""
+    for sample in data_samples:
+        height, width = sample['ori_shape'][:2]
+        instances = sample['pred_instances']
+        yield ImageDetections(
+            image_id=str(sample['img_id']),
+            label=instances['labels'].cpu().numpy(),
+            score=instances['scores'].detach().to(torch.float64).cpu().numpy(),
+            box=instances['bboxes'].detach().cpu().numpy().astype(np.float64) / (width, height, width, height),
+        )
 
 
 @METRICS.register_module()
 class PredictionDump(BaseMetric):
-    """No metric: writes all predictions into a PredictionStore (``tools/test.py --out``). Needs ResumableTestLoop.
+    """Writes all predictions into a PredictionStore (``tools/test.py --out``). Needs ResumableTestLoop. No metric.
 
-    Every process writes shards of its images into ``<out>.parts`` while they are tested; the first one puts them
-    together on disk at the end. Predictions are never gathered in memory, and those of a killed run are not lost.
+    Every process writes shards of its images into ``<out>.parts`` during the test. The first process joins them on
+    disk at the end. Predictions are never gathered in memory, and those of a killed run are kept.
 
     Args:
-        out: Folder of the :class:`mmoid.openimages.predictions.prediction_store.PredictionStore`. One that is there is replaced.
-        images_per_shard: What each process of a killed run loses at most.
-        restart: Throw the shards of a killed run away, whatever they are of.
+        out: Folder of the :class:`mmoid.openimages.predictions.prediction_store.PredictionStore`. Replaces predictions
+            that are there.
+        images_per_shard: Number of images that each process of a killed run loses at most.
+        restart: Remove the shards of a killed run.
 
     Raises:
-        AnnotationError: At the start: ``out`` exists and is something else.
+        AnnotationError: ``out`` exists and is something else.
+        ValueError: ``images_per_shard`` below 1.
     """
 
     default_prefix = 'predictions'
@@ -51,21 +83,21 @@ class PredictionDump(BaseMetric):
         self.shards: PredictionShards | None = None
 
     def open(self, plan: Mapping[str, Any], num_images: int, batch_size: int) -> list[int]:
-        """Begins a run or goes on with a killed one; for all processes together.
+        """Starts a run or resumes a killed one. All processes call it together.
 
         Args:
-            plan: JSON values on which the predictions depend. A run goes on only with the same.
+            plan: JSON values that the predictions depend on. A run is resumed only with the same plan.
             num_images: N of the data set.
-            batch_size: Images of a batch; no batch lies in two shards.
+            batch_size: Images of a batch. No batch lies in two shards.
 
         Returns:
-            Indices of the images that this process is to test, in the order in which it must.
+            Indices of the images that this process must test, in this order.
 
         Raises:
-            AnnotationError: The shards that are there belong to another run.
+            AnnotationError: There are shards of another run.
         """
         rank, world_size = get_dist_info()
-        # Some for each process, so that all are done at the same time; whole batches, the same ones in every run.
+        # Enough shards that all processes finish at the same time. Whole batches, so every run has the same batches.
         length = min(self.images_per_shard, num_images // (SHARDS_PER_PROCESS * world_size))
         length = batch_size * max(1, -(-length // batch_size))
         if is_main_process():
@@ -81,7 +113,7 @@ class PredictionDump(BaseMetric):
         barrier()
         self.shards = join_run(self.out, num_images, RUN)
         done = self.shards.done()
-        barrier()  # nobody writes before everybody has looked
+        barrier()  # no process writes before all have looked
         self._done = done[rank::world_size]
         todo = sorted(set(self.shards.bounds) - set(done))[rank::world_size]
         self._todo = deque(todo)
@@ -92,45 +124,48 @@ class PredictionDump(BaseMetric):
         return [image for first, last in todo for image in range(first, last)]
 
     def earlier(self) -> Iterator[tuple[Bound, list[dict[str, Any]]]]:
-        """What an earlier run has found, in the form that a metric is given; each process has its part of the shards.
+        """Yields finished shards as the samples that a metric gets. Each process has its part of the shards.
 
-        Boxes are those of an image of one pixel, so that they are what they were as fractions, to the last bit.
+        Boxes are those of an image of 1 x 1 pixel, so that the fractions stay the same to the last bit.
         """
         assert self.shards is not None
         for bound in self._done:
             store = self.shards.read(bound)
             slices = map(slice, [0, *store.detection_stop], store.detection_stop)
-            yield (
-                bound,
-                [
-                    dict(
-                        img_id=image_id,
-                        ori_shape=(1, 1),
-                        pred_instances=dict(
-                            bboxes=torch.from_numpy(store.box[rows].copy()),
-                            scores=torch.from_numpy(store.score[rows].copy()),
-                            labels=torch.from_numpy(store.label[rows].astype(np.int64)),
-                        ),
-                    )
-                    for image_id, rows in zip(store.image_ids(), slices)
-                ],
-            )
+            samples = []
+            for image_id, rows in zip(store.image_ids(), slices):
+                instances = dict(
+                    bboxes=torch.from_numpy(store.box[rows].copy()),
+                    scores=torch.from_numpy(store.score[rows].copy()),
+                    labels=torch.from_numpy(store.label[rows].astype(np.int64)),
+                )
+                samples.append(dict(img_id=image_id, ori_shape=(1, 1), pred_instances=instances))
+            yield bound, samples
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps the detections of a batch; ``data_samples`` need ``img_id``, ``ori_shape``, ``pred_instances``."""
+        """Keeps the detections of a batch and writes a shard when it is complete."""
         if self.shards is None:
             raise ValueError("PredictionDump needs test_cfg=dict(type='mmoid.ResumableTestLoop')")
         self._found += image_detections(data_samples)
         first, last = self._todo[0]
         if len(self._found) == last - first:
-            self._write(self._todo.popleft(), self._found)
-            self._found = []
+            images, self._found = self._found, []
+            self.shards.write(
+                self._todo.popleft(),
+                image_ids=[image.image_id for image in images],
+                detections_per_image=np.array([len(image.label) for image in images]),
+                label=np.concatenate([image.label for image in images]),
+                score=np.concatenate([image.score for image in images]),
+                box=np.concatenate([image.box for image in images]),
+                label_names=self._label_names(),
+                class_names=self.dataset_meta['classes'],
+            )
 
     def evaluate(self, size: int) -> dict:
-        """Puts the shards together, once all processes are done."""
+        """Joins the shards when all processes have finished."""
         assert self.shards is not None
         if self._todo:
-            raise ValueError(f'PredictionDump: images {self._todo[0][0]} and up were not tested; the loop ended early')
+            raise ValueError(f'PredictionDump: images from {self._todo[0][0]} on were not tested; the loop ended early')
         barrier()
         if is_main_process():
             count = self.shards.join(self._label_names(), self.dataset_meta['classes'], overwrite=True)
@@ -140,21 +175,8 @@ class PredictionDump(BaseMetric):
         return {}
 
     def compute_metrics(self, results: list) -> dict:
-        """There are none."""
+        """No figures."""
         return {}
 
     def _label_names(self) -> Sequence[str]:
         return self.dataset_meta.get('label_names', self.dataset_meta['classes'])
-
-    def _write(self, bound: Bound, images: Sequence[ImageDetections]) -> None:
-        assert self.shards is not None
-        self.shards.write(
-            bound,
-            image_ids=[image.image_id for image in images],
-            detections_per_image=np.array([len(image.label) for image in images]),
-            label=np.concatenate([image.label for image in images]),
-            score=np.concatenate([image.score for image in images]),
-            box=np.concatenate([image.box for image in images]),
-            label_names=self._label_names(),
-            class_names=self.dataset_meta['classes'],
-        )

@@ -1,4 +1,4 @@
-"""ResumableTestLoop: a test that goes on where it was killed, from the predictions that a PredictionDump has kept."""
+"""ResumableTestLoop: a test that resumes where it was killed, from the shards of a PredictionDump."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.registry import LOOPS
-from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
-from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner, TestLoop
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler
 
 from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric
 from mmoid.evaluation.prediction_dump import PredictionDump
@@ -20,31 +18,37 @@ from mmoid.openimages.errors import AnnotationError
 
 @LOOPS.register_module()
 class ResumableTestLoop(TestLoop):
-    """mmengine's test loop; with a :class:`PredictionDump` among the metrics, one that outlives a killed run.
+    """mmengine's ``TestLoop`` that can be killed and resumed if a :class:`PredictionDump` is among the metrics.
 
-    Images whose predictions are there are not loaded again: the metrics get them from the shards. So a run that was
-    killed ends with the bytes and the mAP of one that was not, whatever the number of processes. Each image is tested
-    once; no process gets some twice to even out their number.
+    Images that were tested before are not loaded again: metrics get their predictions from the shards. A resumed run
+    gives the same bytes and the same mAP as an uninterrupted one, with any number of processes. Each image is tested
+    once; no process repeats images to even out their number.
 
     Args:
         runner: The runner.
-        dataloader: As for ``TestLoop``; images in order, without a batch sampler of its own.
+        dataloader: As for ``TestLoop``. Images in order, without a batch sampler of its own.
         evaluator: As for ``TestLoop``.
         fp16: As for ``TestLoop``.
 
     Raises:
-        AnnotationError: When it begins: the shards belong to another checkpoint, model, data set or batch size.
-        ValueError: A loader that is not as said; when a run goes on, a metric that needs more than predictions.
+        ValueError: A loader of another kind; on resuming, a metric that needs more than predictions.
+        AnnotationError: On starting: there are shards of another checkpoint, model, data set or batch size.
     """
 
     def __init__(self, runner: Runner, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         dumps = [metric for metric in self.evaluator.metrics if isinstance(metric, PredictionDump)]
         if len(dumps) > 1:
-            raise ValueError(f'test_evaluator: holds {len(dumps)} PredictionDump, of which one is enough')
+            raise ValueError(f'test_evaluator: expects at most one PredictionDump, got {len(dumps)}')
         self.dump = dumps[0] if dumps else None
-        if self.dump is not None:
-            _require_order(self.dataloader)
+        loader = self.dataloader
+        sampler = loader.sampler if isinstance(loader.sampler, DefaultSampler) else None
+        in_order = type(loader.batch_sampler) is BatchSampler and sampler is not None and not sampler.shuffle
+        if self.dump is not None and (not in_order or loader.drop_last):
+            raise ValueError(
+                "test_dataloader: to write predictions it needs sampler=dict(type='DefaultSampler', shuffle=False), "
+                'drop_last=False and no batch_sampler, so that a resumed run knows which images were tested'
+            )
 
     def run(self) -> dict:
         if self.dump is not None:
@@ -52,60 +56,42 @@ class ResumableTestLoop(TestLoop):
         return super().run()
 
     def _resume(self, dump: PredictionDump) -> None:
-        """Leaves to the loader what is still to do, and gives the rest to the metrics."""
+        """Gives the metrics what was tested before, and leaves the rest to the loader."""
         dataset = self.dataloader.dataset
         images = dump.open(self._plan(), len(dataset), self.dataloader.batch_size)
         self.dataloader.batch_sampler.sampler = images
         others = [metric for metric in self.evaluator.metrics if metric is not dump]
         for (first, last), samples in dump.earlier():
-            _require_replayable(others, dump)
-            for place, sample in ((first, samples[0]), (last - 1, samples[-1])):
-                own = str(dataset.get_data_info(place)['img_id'])
+            for index, sample in ((first, samples[0]), (last - 1, samples[-1])):
+                own = str(dataset.get_data_info(index)['img_id'])
                 if own != sample['img_id']:
                     raise AnnotationError(
-                        f'{dump.out}.parts: has image {sample["img_id"]!r} in place {place}, where the data set has '
-                        f'{own!r}; it has changed. Throw the parts away with restart=True (--restart)'
+                        f'{dump.out}.parts: image {index} is {sample["img_id"]!r}, in the data set it is {own!r}; the '
+                        'data set has changed. Remove the shards with restart=True (--restart)'
                     )
             for metric in others:
+                if not isinstance(metric, OpenImagesChallengeMetric):
+                    raise ValueError(
+                        f'test_evaluator: {type(metric).__name__} needs more than the predictions in {dump.out}.parts; '
+                        'leave it out to resume, or start again with restart=True (--restart)'
+                    )
                 metric.process({}, samples)
 
     def _plan(self) -> dict[str, Any]:
-        """All that the predictions depend on."""
-        cfg: Config = self.runner.cfg
+        """Everything that the predictions depend on."""
+        cfg, checkpoint = self.runner.cfg, self.runner._load_from
+        identity = [checkpoint]
+        if checkpoint is not None and Path(checkpoint).is_file():
+            status = Path(checkpoint).stat()
+            identity = [status.st_size, status.st_mtime_ns]
         return {
-            'checkpoint': _identity(self.runner._load_from),
+            'checkpoint': identity,
             'model': _text(cfg.get('model')),
             'data_set': _text(cfg.get('test_dataloader', {}).get('dataset')),
             'fp16': self.fp16,
         }
 
 
-def _identity(checkpoint: str | None) -> list[Any]:
-    """Size and time of a file; what is no file here, such as an address, stands for itself."""
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return [checkpoint]
-    status = Path(checkpoint).stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
 def _text(settings: Any) -> str:
-    """A part of a config as text, keys in order; what JSON does not know by its ``str``."""
+    """Part of a config as text, with sorted keys. Values that JSON does not know become their ``str``."""
     return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _require_order(loader: DataLoader) -> None:
-    sampler = loader.sampler if isinstance(loader.sampler, DefaultSampler) else None
-    if type(loader.batch_sampler) is not BatchSampler or sampler is None or sampler.shuffle or loader.drop_last:
-        raise ValueError(
-            "test_dataloader: to write predictions it needs sampler=dict(type='DefaultSampler', shuffle=False), "
-            'drop_last=False and no batch_sampler, so that a killed run knows which images it had tested'
-        )
-
-
-def _require_replayable(metrics: list[BaseMetric], dump: PredictionDump) -> None:
-    for metric in metrics:
-        if not isinstance(metric, OpenImagesChallengeMetric):
-            raise ValueError(
-                f'test_evaluator: {type(metric).__name__} needs more than the predictions kept in {dump.out}.parts; '
-                'leave it out to go on, or begin anew with restart=True (--restart)'
-            )

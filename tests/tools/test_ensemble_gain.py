@@ -11,7 +11,8 @@ import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
-from mmoid.openimages.predictions.fusion import METHODS, Fusion, match_sets, run_ensemble
+from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
+from mmoid.openimages.predictions.fusion import METHODS, Fusion
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.tool_runs import tool_path

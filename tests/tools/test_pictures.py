@@ -14,7 +14,7 @@ from mmengine.config import Config
 import mmoid.registry  # noqa: F401
 from mmoid.engine.schedule.stage_samples import MARK, MarkGroupOf, stage_items
 from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_mistakes, draw_training_items
@@ -116,7 +116,7 @@ def predicted(tiny_data, tmp_path):
 
 def test_found_missed_and_false_boxes_have_their_colours(predicted):
     store, predictions = predicted
-    truth = annotations_of_store(store).ground_truth(Protocol())
+    truth = Evaluator(annotations_of_store(store)).ground_truth
     label = int(predictions.label[0])
     left, right = draw_mistakes(store, truth, predictions, label, [0], 'title').axes
     wanted = int(((truth.image == 0) & (truth.label == label)).sum())

@@ -20,8 +20,8 @@ from rich.table import Column, Table
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.average_precision import average_precision, count_positives, match_detections
-from mmoid.openimages.metric.protocol import PROTOCOLS, Protocol
+from mmoid.openimages.metric.average_precision import average_precision, count_positives
+from mmoid.openimages.metric.evaluator import PROTOCOLS, Evaluator, Protocol
 from mmoid.openimages.metric.worst_images import count_mistakes
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -72,10 +72,10 @@ def main() -> None:
     try:
         store, predictions = AnnotationStore(args.store), PredictionStore(args.predictions)
         protocol = Protocol(args.protocol, iou_threshold=args.iou)
-        truth = annotations_of_store(store).ground_truth(protocol)
+        evaluator = Evaluator(annotations_of_store(store), protocol)
+        truth = evaluator.ground_truth
         image = positions(predictions, store)[predictions.image_of_detection()]
-        rules = (protocol.iou_threshold, protocol.group_of_weight)
-        matches = match_detections(truth, image, predictions.label, predictions.score, predictions.box, *rules)
+        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
         ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
         mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
         labels = chosen_classes(args.label, store, ap, args.classes)

@@ -1,4 +1,4 @@
-"""Annotations: what detections are held against, read from a store or straight from the official CSV files."""
+"""Annotations of an evaluation set, from a store or straight from the official CSV files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.protocol import Protocol
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     line_of_row,
@@ -31,21 +28,19 @@ class Annotations:
 
     Attributes:
         image_ids: N ids: every image that occurs in boxes or labels.
-        label_names: MIDs of the C classes by index.
-        class_names: Their display names.
+        classes: The C classes.
         hierarchy: Over the same classes; None: not given.
-        image: (B,) int image index of a box.
-        label: (B,) int class index.
+        image: (B,) int image index of each box.
+        label: (B,) int class index of each box.
         box: (B, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
         is_group_of: (B,) bool.
-        label_image: (L,) int image index of an image-level label.
-        label_class: (L,) int class index.
-        label_confidence: (L,) float: 0 verified absent, above it present.
+        label_image: (L,) int image index of each image-level label.
+        label_class: (L,) int class index of each image-level label.
+        label_confidence: (L,) float: 0 verified absent, above 0 present.
     """
 
     image_ids: Sequence[str]
-    label_names: tuple[str, ...]
-    class_names: tuple[str, ...]
+    classes: ClassNames
     hierarchy: ClassHierarchy | None
     image: np.ndarray
     label: np.ndarray
@@ -55,62 +50,42 @@ class Annotations:
     label_class: np.ndarray
     label_confidence: np.ndarray
 
-    def require_hierarchy(self, what_for: str) -> ClassHierarchy:
-        """The hierarchy, or an AnnotationError that says what for it is needed."""
+    def require_hierarchy(self, purpose: str) -> ClassHierarchy:
+        """The hierarchy, or a ValueError that names the purpose."""
         if self.hierarchy is None:
-            raise AnnotationError(f'hierarchy: is needed for {what_for}; give the hierarchy JSON of these classes')
+            raise ValueError(f'hierarchy: is needed for {purpose}; give the hierarchy JSON of these classes')
         return self.hierarchy
-
-    def ground_truth(self, protocol: Protocol) -> GroundTruth:
-        """Prepared as the protocol says."""
-        return GroundTruth.build(
-            num_images=len(self.image_ids),
-            num_classes=len(self.label_names),
-            image=self.image,
-            label=self.label,
-            box=self.box,
-            is_group_of=self.is_group_of,
-            label_image=self.label_image,
-            label_class=self.label_class,
-            label_confidence=self.label_confidence,
-            hierarchy=self.require_hierarchy('the challenge protocol') if protocol.is_challenge else None,
-            verified_only=protocol.is_challenge,
-        )
 
 
 def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | None = None) -> Annotations:
-    """Those of a prepared split.
+    """Annotations of a prepared split.
 
     Args:
         store: The split.
-        label_names: MIDs of the classes to keep, by their new index; boxes and labels of others are left out. None:
-            all, as in the store.
+        label_names: MIDs of the classes to keep, by their new index. Boxes and labels of other classes are left out.
+            None: all, in the order of the store.
 
     Raises:
         AnnotationError: A class that the store does not have.
     """
-    names = store.label_names if label_names is None else tuple(label_names)
-    of_store = {name: i for i, name in enumerate(store.label_names)}
-    unknown = [name for name in names if name not in of_store]
-    if unknown:
-        raise AnnotationError(f'{store.path}: does not have the class {unknown[0]!r}')
-    chosen = np.array([of_store[name] for name in names], dtype=np.int64)
+    classes = ClassNames(store.label_names, store.class_names, str(store.path))
+    chosen = np.arange(len(classes)) if label_names is None else classes.indices(label_names, 'label_names')
     new_label = np.full(store.num_classes, -1, dtype=np.int32)
-    new_label[chosen] = np.arange(len(names))
+    new_label[chosen] = np.arange(len(chosen))
     label, label_class = new_label[store.box_label], new_label[store.image_label]
-    box, verified = label >= 0, label_class >= 0
+    has_box, has_label = label >= 0, label_class >= 0
+    kept = classes.subset(chosen)
     return Annotations(
         image_ids=store.image_ids(),
-        label_names=names,
-        class_names=tuple(store.class_names[i] for i in chosen),
-        hierarchy=ClassHierarchy(store.metadata['hierarchy'], names, source=str(store.path)),
-        image=store.image_of_box()[box],
-        label=label[box],
-        box=store.box[box],
-        is_group_of=store.is_group_of[box] == 1,
-        label_image=store.image_of_label()[verified],
-        label_class=label_class[verified],
-        label_confidence=store.image_label_confidence[verified],
+        classes=kept,
+        hierarchy=ClassHierarchy(store.metadata['hierarchy'], kept.label_names, source=str(store.path)),
+        image=store.image_of_box()[has_box],
+        label=label[has_box],
+        box=store.box[has_box],
+        is_group_of=store.is_group_of[has_box] == 1,
+        label_image=store.image_of_label()[has_label],
+        label_class=label_class[has_label],
+        label_confidence=store.image_label_confidence[has_label],
     )
 
 
@@ -120,7 +95,7 @@ def read_annotations(
     hierarchy: str | Path | None = None,
     image_labels: str | Path | None = None,
 ) -> Annotations:
-    """Reads the official files. No pictures and no sizes are needed: all coordinates are fractions.
+    """Reads the official files. Neither images nor their sizes are needed.
 
     Args:
         boxes: Box CSV.
@@ -129,25 +104,24 @@ def read_annotations(
         image_labels: Human-verified image-level labels CSV.
 
     Raises:
-        AnnotationError: Anything that does not fit, by file and line.
+        AnnotationError: A file or row that cannot be used, with file and line.
     """
     names = read_classes(classes)
     graph = None if hierarchy is None else ClassHierarchy.from_json(hierarchy, names.label_names)
     box_table = read_boxes(boxes)
-    label = _require_known(boxes, box_table, names)
+    label = _class_column(boxes, box_table, names)
     ids = box_table['ImageID'].chunks
     label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     if image_labels is not None:
         label_table = read_image_labels(image_labels)
-        label_class = _require_known(image_labels, label_table, names)
+        label_class = _class_column(image_labels, label_table, names)
         confidence = label_table['Confidence'].to_numpy()
         ids = ids + label_table['ImageID'].chunks
-    # Numbered as a store numbers them, so that equal scores fall in the same order and both give the same figure.
+    # Images are numbered as in a store, so that equal scores have the same order and both give the same figure.
     image_ids, image = number_rows(pa.chunked_array(ids, pa.string()))
     return Annotations(
         image_ids=image_ids.to_pylist(),
-        label_names=names.label_names,
-        class_names=names.display_names,
+        classes=names,
         hierarchy=graph,
         image=image[: len(label)],
         label=label,
@@ -159,13 +133,13 @@ def read_annotations(
     )
 
 
-def _require_known(path: str | Path, table: pa.Table, classes: ClassNames) -> np.ndarray:
+def _class_column(path: str | Path, table: pa.Table, classes: ClassNames) -> np.ndarray:
     label = classes.find(table['LabelName'])
     if (label < 0).any():
         row = int(np.argmax(label < 0))
         remedy = (
-            'give the classes of this file, or make a store without such rows '
-            '(tools/dataset_converters/prepare_openimages.py --other-classes drop) and evaluate on that (--store)'
+            'give the classes of this file, or drop its other rows with prepare_openimages.py --other-classes drop '
+            'and evaluate on that store (--store)'
         )
         raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
     return label

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,38 +13,97 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import Annotations
-from mmoid.openimages.metric.average_precision import (
-    Matches,
-    average_precision,
-    count_positives,
-    match_detections,
-    mean_average_precision,
-)
-from mmoid.openimages.metric.class_groups import class_columns, class_groups, score_groups
+from mmoid.openimages.metric.average_precision import average_precision, count_positives
+from mmoid.openimages.metric.class_groups import class_columns, class_groups
 from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.multi_label_recall import SeveralLabelObjects
-from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.matching import Matches, match_detections
+from mmoid.openimages.metric.multi_label_recall import MultiLabelObjects
 from mmoid.openimages.metric.result import Evaluation
-from mmoid.openimages.predictions.csv_files import PredictionSet, PredictionTable
+from mmoid.openimages.predictions.ancestors import add_ancestors
+from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.utils.progress import Progress, no_progress
 
+PROTOCOLS = ('challenge', 'v2')
+
 DETECTIONS_AT_ONCE = 1 << 20
-"""Bounds the memory that expanding and matching takes, to some 300 MB."""
+"""Bounds the memory of adding ancestors and matching to some 300 MB."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules of an evaluation. Each of them moves the mAP by several points.
+
+    Attributes:
+        name: ``challenge``: ground truth expanded by the hierarchy, detections of classes that are not verified in an
+            image ignored, group-of boxes worth one true positive. ``v2``: no hierarchy, every detection counts,
+            group-of boxes worth nothing.
+        expand_detections: Add the ancestors of every detection first. The official evaluator does not.
+        iou_threshold: In (0, 1].
+        ancestor_nms: IoU threshold of the NMS that follows ``expand_detections``; None: no NMS. See
+            :func:`mmoid.openimages.predictions.ancestors.add_ancestors`.
+
+    Raises:
+        ValueError: Another name, a threshold out of range.
+    """
+
+    name: Literal['challenge', 'v2'] = 'challenge'
+    expand_detections: bool = False
+    iou_threshold: float = 0.5
+    ancestor_nms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in PROTOCOLS:
+            raise ValueError(f'protocol must be one of {", ".join(PROTOCOLS)}, got {self.name!r}')
+        if not 0 < self.iou_threshold <= 1:
+            raise ValueError(f'iou_threshold must be in (0, 1], got {self.iou_threshold}')
+        if self.ancestor_nms is not None and not self.expand_detections:
+            raise ValueError('ancestor_nms needs expand_detections=True: without it no ancestors are added')
+
+    @property
+    def is_challenge(self) -> bool:
+        """Whether ground truth is expanded and classes that are not verified are ignored."""
+        return self.name == 'challenge'
+
+    @property
+    def group_of_weight(self) -> float:
+        """Value of a group-of box that was found."""
+        return 1.0 if self.is_challenge else 0.0
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The rules as JSON values."""
+        return {
+            'metric': self.name,
+            'group_of_weight': self.group_of_weight,
+            'iou': self.iou_threshold,
+            'expand_detections': self.expand_detections,
+            'ancestor_nms': self.ancestor_nms,
+        }
+
+    def describe(self, has_image_labels: bool) -> str:
+        """The rules in words."""
+        if self.is_challenge:
+            labels = 'with image-level labels' if has_image_labels else 'no image-level labels in the annotations'
+            rules = f'Open Images Challenge metric, ground truth expanded, {labels}, group-of weight 1'
+        else:
+            rules = 'Open Images V2 metric, no hierarchy, all detections count, group-of weight 0'
+        detections = 'detections expanded' if self.expand_detections else 'detections as predicted'
+        nms = '' if self.ancestor_nms is None else f', NMS {self.ancestor_nms:g}'
+        return f'{rules}, {detections}{nms}, IoU {self.iou_threshold:g}'
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What detections are held against, by the rules of a protocol.
+    """Evaluates detections against annotations.
 
     Attributes:
         annotations: Of all images.
         protocol: The rules.
-        train_images: (C,) int training images of each class, by which head, middle and tail are told; None: they are
-            not told.
+        train_images: (C,) int training images of each class, for the mAP of head, middle and tail; None: without.
 
     Raises:
-        AnnotationError: No hierarchy where the protocol needs one.
+        ValueError: The protocol needs a hierarchy and there is none.
     """
 
     annotations: Annotations
@@ -59,23 +118,36 @@ class Evaluator:
 
     @cached_property
     def ground_truth(self) -> GroundTruth:
-        """Prepared as the protocol says."""
-        return self.annotations.ground_truth(self.protocol)
+        """The annotations, prepared by the rules of the protocol."""
+        annotations, is_challenge = self.annotations, self.protocol.is_challenge
+        return GroundTruth.build(
+            num_images=len(annotations.image_ids),
+            num_classes=len(annotations.classes),
+            image=annotations.image,
+            label=annotations.label,
+            box=annotations.box,
+            is_group_of=annotations.is_group_of,
+            label_image=annotations.label_image,
+            label_class=annotations.label_class,
+            label_confidence=annotations.label_confidence,
+            hierarchy=annotations.hierarchy if is_challenge else None,
+            verified_only=is_challenge,
+        )
 
     @cached_property
-    def objects(self) -> SeveralLabelObjects:
-        """Those with several labels."""
-        return SeveralLabelObjects.of(self.annotations)
+    def _multi_label_objects(self) -> MultiLabelObjects:
+        return MultiLabelObjects.of(self.annotations)
 
     def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
-        """Matches all detections of some images; arguments as for :func:`mmoid.openimages.metric.matching.match_detections`.
+        """Adds ancestors if the protocol says so, and matches all detections of some images.
 
-        Ancestors are added first if the protocol says so.
+        Arguments are those of :func:`mmoid.openimages.metric.matching.match_detections`.
         """
-        if self.protocol.expand_detections:
-            rows, label = self.annotations.require_hierarchy('expanding detections').expand_up(label)
+        protocol, hierarchy = self.protocol, self.annotations.hierarchy
+        if protocol.expand_detections and hierarchy is not None:
+            rows, label = add_ancestors(hierarchy, image, label, score, box, protocol.ancestor_nms)
             image, score, box = image[rows], score[rows], box[rows]
-        rules = (self.protocol.iou_threshold, self.protocol.group_of_weight)
+        rules = (protocol.iou_threshold, protocol.group_of_weight)
         return match_detections(self.ground_truth, image, label, score, box, *rules)
 
     def evaluate(
@@ -85,53 +157,46 @@ class Evaluator:
         images: np.ndarray | None = None,
         left_out: Mapping[str, int] | None = None,
     ) -> Evaluation:
-        """The figures of all matches together.
+        """Computes the figures.
 
         Args:
-            matches: Each image once.
-            detections_of_image: (I,) int detections given for each image that is evaluated, before expansion.
+            matches: Of all images evaluated, each once.
+            detections_of_image: (I,) int detections given for each image evaluated, before ancestors were added.
             images: (I,) int indices of these images, each once; None: all.
-            left_out: Detections that were not matched, by why, for the record.
+            left_out: Number of detections that were not matched, by reason.
         """
-        annotations, protocol, num_classes = self.annotations, self.protocol, len(self.annotations.label_names)
-        left_out = {why: count for why, count in (left_out or {}).items() if count}
-        positives = count_positives(self.ground_truth, protocol.group_of_weight, images)
-        ap = average_precision(matches, positives)
+        annotations, num_classes = self.annotations, len(self.annotations.classes)
+        left_out = {reason: count for reason, count in (left_out or {}).items() if count}
+        positives = count_positives(self.ground_truth, self.protocol.group_of_weight, images)
+        num_images = len(detections_of_image)
+        counts = f'{num_images} images, {(positives > 0).sum()} of {num_classes} classes'
         return Evaluation(
-            protocol=protocol,
-            description=self.describe(len(detections_of_image), int((positives > 0).sum())),
-            label_names=annotations.label_names,
-            class_names=annotations.class_names,
-            mean_ap=mean_average_precision(ap),
-            ap=ap,
+            description=f'{self.protocol.describe(len(annotations.label_class) > 0)}, {counts}',
+            rules=self.protocol.as_json,
+            classes=annotations.classes,
+            ap=average_precision(matches, positives),
             positives=positives,
             scored=np.bincount(matches.label, minlength=num_classes),
             true_positives=np.bincount(matches.label, weights=matches.value, minlength=num_classes),
-            num_images=len(detections_of_image),
+            num_images=num_images,
             num_images_without_detections=int((detections_of_image == 0).sum()),
             num_detections=int(detections_of_image.sum()) + sum(left_out.values()),
             left_out=left_out,
-            groups=score_groups(class_groups(annotations.hierarchy, self.train_images), ap),
-            objects=self.objects.recall(self.ground_truth, matches.found, images),
+            groups=class_groups(annotations.hierarchy, self.train_images),
+            multi_label=self._multi_label_objects.recall(self.ground_truth, matches.found, images),
             class_columns=class_columns(annotations.hierarchy, self.train_images),
         )
-
-    def describe(self, num_images: int, num_classes: int) -> str:
-        """The protocol in words, of so many images and classes with ground truth."""
-        annotations = self.annotations
-        has_labels = len(annotations.label_class) > 0
-        return self.protocol.describe(has_labels, num_images, num_classes, len(annotations.label_names))
 
 
 def evaluate_predictions(
     annotations: Annotations,
-    predictions: PredictionSet,
+    predictions: Predictions,
     protocol: Protocol | None = None,
     other_classes: Literal['error', 'drop'] = 'error',
     progress: Progress = no_progress,
     train_images: np.ndarray | None = None,
 ) -> Evaluation:
-    """The official metric over all images that are annotated, whether there are predictions on them or not.
+    """The official metric over all annotated images, with or without predictions on them.
 
     Args:
         annotations: Of all images.
@@ -139,17 +204,18 @@ def evaluate_predictions(
             does, and counted.
         protocol: The rules; None: those of the challenge.
         other_classes: What to do with detections of classes that are not annotated: raise, or leave them out.
-        progress: Told how many detections are matched.
+        progress: Progress of the matching.
         train_images: As of :class:`Evaluator`.
 
     Raises:
-        AnnotationError: A class that is not known, an image that is there twice, no hierarchy where one is needed.
+        AnnotationError: Predictions of an unknown class, an image that occurs twice.
+        ValueError: The protocol needs a hierarchy and there is none.
     """
     evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
-    image_of = _positions(predictions, annotations.image_ids)
-    label_of = _class_positions(predictions, annotations.label_names, other_classes)
+    image_of = _image_indices(predictions, annotations)
+    label_of = _class_indices(predictions, annotations, other_classes)
     counts = np.diff(predictions.detection_stop, prepend=0)
-    other = predictions.dropped if isinstance(predictions, PredictionTable) else 0
+    other = predictions.dropped
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
     parts = []
     for first, last in runs_of_rows(counts, DETECTIONS_AT_ONCE):
@@ -162,36 +228,29 @@ def evaluate_predictions(
         other += int(((image >= 0) & (label < 0)).sum())
         parts.append(evaluator.match(image[kept], label[kept], score[kept], box[kept]))
         progress('matching detections', stop, len(predictions.label))
-    matches = Matches.concatenate(parts)
-    del parts
     elsewhere = int(counts[image_of < 0].sum())
     left_out = {'on images that are not annotated': elsewhere, 'of other classes': other}
-    return evaluator.evaluate(matches, given, left_out=left_out)
+    return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out)
 
 
-def _positions(predictions: PredictionSet, image_ids: Sequence[str]) -> np.ndarray:
-    """(N,) index of each image of the predictions among ``image_ids``, -1: not there."""
-    found = pc.index_in(pa.array(predictions.image_ids(), pa.string()), pa.array(image_ids, pa.string()))
+def _image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
+    """(N,) index of each image of the predictions among the annotated ones; -1: not there."""
+    ids = pa.array(annotations.image_ids, pa.string())
+    found = pc.index_in(pa.array(predictions.image_ids(), pa.string()), ids)
     image: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     times = np.bincount(image[image >= 0])
     if (times > 1).any():
-        name = image_ids[int(times.argmax())]
-        raise AnnotationError(f'{predictions.path}: holds image {name!r} {times.max()} times; each must be there once')
+        name = annotations.image_ids[int(times.argmax())]
+        raise AnnotationError(f'{predictions.path}: has image {name!r} {times.max()} times; expected once')
     return image
 
 
-def _class_positions(predictions: PredictionSet, label_names: Sequence[str], other_classes: str) -> np.ndarray:
-    """(K,) index of each class of the predictions among ``label_names``, -1: not there."""
-    index = {name: i for i, name in enumerate(label_names)}
-    label = np.array([index.get(name, -1) for name in predictions.label_names], dtype=np.int64)
+def _class_indices(predictions: Predictions, annotations: Annotations, other_classes: str) -> np.ndarray:
+    """(K,) index of each class of the predictions among the annotated ones; -1: not there."""
+    label = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
     unknown = np.flatnonzero(label < 0)
-    if other_classes == 'error' and len(unknown):
-        used = unknown[np.isin(unknown, predictions.label)]
-        if len(used):
-            name = predictions.label_names[used[0]]
-            raise AnnotationError(
-                f'{predictions.path}: holds detections of class {name!r}, which is not among the classes annotated; '
-                "give the annotations that belong to it, or leave these out with other_classes='drop' "
-                '(--other-classes drop)'
-            )
+    used = unknown[np.isin(unknown, predictions.label)] if other_classes == 'error' and len(unknown) else unknown[:0]
+    if len(used):
+        remedy = 'leave such detections out with --other-classes drop'
+        raise annotations.classes.unknown(predictions.label_names[used[0]], str(predictions.path), remedy)
     return label

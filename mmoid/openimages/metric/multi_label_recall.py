@@ -1,9 +1,9 @@
-"""Recall of objects with several labels: of a Wheel that is a Tire too, are both found?
+"""Recall of objects with several labels: of a Wheel that is also a Tire, are both found?
 
-An object is a group of boxes of one image that overlap by IoU >= 0.9 (:mod:`mmoid.openimages.statistics.objects`); it counts here
-if its boxes carry different labels as annotated. Each of its labels is one to be found, however many boxes say it, and
-is found if the official matching (:mod:`mmoid.openimages.metric.matching`) gave a detection of that class to a box of the
-object, at whatever score: to a box of the label, or to the copy that a descendant's box brought there.
+An object is a set of boxes of one image that overlap by IoU >= 0.9 (:mod:`mmoid.openimages.statistics.objects`). It
+counts here if its annotated boxes carry different labels. A label of it is found if the official matching
+(:mod:`mmoid.openimages.metric.matching`) gives a detection of that class, at any score, to a box of the object: to a
+box of the label, or to the copy of a descendant's box.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAME_OBJECT_IOU = 0.9
 
 
 @dataclass(frozen=True)
-class ObjectRecall:
+class MultiLabelRecall:
     """``objects`` with several labels, their (object, label) ``pairs``, and how many of these were ``found``."""
 
     objects: int
@@ -36,12 +36,12 @@ class ObjectRecall:
 
 
 @dataclass(frozen=True, eq=False)
-class SeveralLabelObjects:
+class MultiLabelObjects:
     """The objects with several labels of an evaluation set.
 
     Attributes:
         num_classes: C.
-        object_of_box: (B,) int64 object of each annotated box, whatever labels it has; -1: a group-of box.
+        object_of_box: (B,) int64 object of each annotated box, whatever its labels; -1: a group-of box.
         pair: (P,) int64 object * C + label, sorted, of the objects with several labels.
         image: (P,) int64 image of each pair.
     """
@@ -52,34 +52,34 @@ class SeveralLabelObjects:
     image: np.ndarray
 
     @classmethod
-    def of(cls, annotations: Annotations, least_iou: float = SAME_OBJECT_IOU) -> SeveralLabelObjects:
-        """Groups the boxes; ``least_iou`` in (0, 1]."""
-        num_classes = len(annotations.label_names)
-        order = np.argsort(annotations.image, kind='stable')  # files may have the rows of an image anywhere
+    def of(cls, annotations: Annotations) -> MultiLabelObjects:
+        """Finds the objects of an evaluation set."""
+        num_classes = len(annotations.classes)
+        order = np.argsort(annotations.image, kind='stable')  # the rows of an image may lie anywhere in a file
         image, label = annotations.image[order], annotations.label[order].astype(np.int64)
         stop = np.searchsorted(image, np.arange(len(annotations.image_ids)), side='right')
         flags = annotations.is_group_of[order].astype(np.int8)
-        single, pairs = single_object_pairs(annotations.box[order], stop, flags, least_iou)
+        single, pairs = single_object_pairs(annotations.box[order], stop, flags, SAME_OBJECT_IOU)
         group = group_boxes(len(order), pairs.first, pairs.second).astype(np.int64)
 
         pair, first = np.unique((group * num_classes + label)[single], return_index=True)
-        labels_of = np.bincount(pair // num_classes, minlength=1)
-        several = labels_of[pair // num_classes] > 1
+        num_labels = np.bincount(pair // num_classes, minlength=1)
+        multi_label = num_labels[pair // num_classes] > 1
         object_of_box = np.empty(len(order), dtype=np.int64)
         object_of_box[order] = np.where(single, group, -1)
-        return cls(num_classes, object_of_box, pair[several], image[single][first[several]])
+        return cls(num_classes, object_of_box, pair[multi_label], image[single][first[multi_label]])
 
     def recall(
         self, ground_truth: GroundTruth, found: np.ndarray, images: np.ndarray | Sequence[int] | None = None
-    ) -> ObjectRecall:
-        """How many of the pairs were found.
+    ) -> MultiLabelRecall:
+        """Counts the (object, label) pairs that were found.
 
         Args:
             ground_truth: Built from the same annotations, expanded or not.
-            found: (F,) its rows that were found (:attr:`mmoid.openimages.metric.matching.Matches.found`).
-            images: (I,) int indices of the images that were evaluated; None: all.
+            found: (F,) rows of the ground truth that were found (:attr:`Matches.found`).
+            images: (I,) int indices of the images evaluated; None: all.
         """
         pair = self.pair if images is None else self.pair[np.isin(self.image, images)]
         of_found = self.object_of_box[ground_truth.source[found]] * self.num_classes + ground_truth.label[found]
         hit = np.isin(pair, of_found)
-        return ObjectRecall(len(np.unique(pair // self.num_classes)), len(pair), int(hit.sum()))
+        return MultiLabelRecall(len(np.unique(pair // self.num_classes)), len(pair), int(hit.sum()))

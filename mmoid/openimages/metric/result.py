@@ -13,41 +13,38 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv as pa_csv
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.metric.class_groups import GroupScore
-from mmoid.openimages.metric.multi_label_recall import ObjectRecall
-from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.average_precision import mean_average_precision
+from mmoid.openimages.metric.class_groups import ClassGroup
+from mmoid.openimages.metric.multi_label_recall import MultiLabelRecall
 from mmoid.utils.atomic import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What :class:`mmoid.openimages.metric.evaluator.Evaluator` makes of predictions.
+    """The figures that :class:`mmoid.openimages.metric.evaluator.Evaluator` computes.
 
     Attributes:
-        protocol: The rules.
-        description: The rules in words.
-        label_names: MIDs of the C classes.
-        class_names: Their display names.
-        mean_ap: Over the classes that have ground truth; NaN where none has.
+        description: The protocol in words.
+        rules: The protocol as JSON values.
+        classes: The C classes.
         ap: (C,) float64, NaN for classes without ground truth.
-        positives: (C,) float64, single boxes + weight x group-of boxes.
-        scored: (C,) int64, detections and found groups that count.
-        true_positives: (C,) float64, their values summed.
-        num_images: N, evaluated.
-        num_images_without_detections: Of these; many of them say that the model was run on other images.
+        positives: (C,) float64 single boxes + weight x group-of boxes.
+        scored: (C,) int64 detections and found groups that count.
+        true_positives: (C,) float64 sum of their values.
+        num_images: Images evaluated.
+        num_images_without_detections: Of these. If there are many, the model was run on other images.
         num_detections: Given, before ancestors were added.
-        left_out: Detections that were not looked at, by why.
-        groups: mAP of groups of classes.
-        objects: Recall of the objects with several labels.
-        class_columns: Further columns of the table, C rows: the groups of each class.
+        left_out: Number of detections that were left out, by reason.
+        groups: Groups of classes that get an mAP of their own.
+        multi_label: Recall of the objects with several labels.
+        class_columns: Further columns of the table, C rows.
     """
 
-    protocol: Protocol
     description: str
-    label_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    mean_ap: float
+    rules: Mapping[str, Any]
+    classes: ClassNames
     ap: np.ndarray
     positives: np.ndarray
     scored: np.ndarray
@@ -56,114 +53,118 @@ class Evaluation:
     num_images_without_detections: int
     num_detections: int
     left_out: Mapping[str, int]
-    groups: Sequence[GroupScore]
-    objects: ObjectRecall
+    groups: Sequence[ClassGroup]
+    multi_label: MultiLabelRecall
     class_columns: Mapping[str, pa.Array]
 
-    def scalars(self) -> dict[str, float]:
-        """``mAP`` (NaN if no class has ground truth) and, as far as there are any, the figures of groups.
+    @property
+    def mean_ap(self) -> float:
+        """Mean AP of the classes with ground truth; NaN if there are none."""
+        return mean_average_precision(self.ap)
 
-        ``mAP_head``, ``mAP_leaf``, ``mAP_level1``, ...; ``several_label_recall``.
+    def group_ap(self, group: ClassGroup) -> float:
+        """Mean AP of the classes of a group that have ground truth; NaN if there are none."""
+        return mean_average_precision(self.ap[group.labels])
+
+    def scalars(self) -> dict[str, float]:
+        """``mAP`` (may be NaN), then ``mAP_head``, ``mAP_leaf``, ``mAP_level1``, ..., ``multi_label_recall``.
+
+        Apart from ``mAP``, figures without ground truth are left out.
         """
-        scalars = {f'mAP_{group.name}': group.mean_ap for group in self.groups}
-        scalars['several_label_recall'] = self.objects.recall
+        scalars = {f'mAP_{group.name}': self.group_ap(group) for group in self.groups}
+        scalars['multi_label_recall'] = self.multi_label.recall
         known = {name: value for name, value in scalars.items() if not math.isnan(value)}
         return {'mAP': self.mean_ap, **known}
 
-    def summary(self) -> list[tuple[str, str, str, str]]:
-        """Rows for a table of the groups: figure, what it is of, how many there are of that, value; ``-``: none."""
-
-        def row(figure: str, of: str, number: str, value: float) -> tuple[str, str, str, str]:
-            return figure, of, number, '-' if math.isnan(value) else f'{value:.4f}'
-
-        rows = []
-        for group in self.groups:
-            number = f'{group.num_evaluated} of {group.num_classes} classes'
-            rows.append(row(f'mAP {group.name}', group.meaning, number, group.mean_ap))
-        number = f'{self.objects.pairs:,} on {self.objects.objects:,} objects'
-        rows.append(row('recall', 'labels of objects with several', number, self.objects.recall))
-        number = f'{(self.positives > 0).sum()} of {len(self.ap)} classes'
-        return [*rows, row('mAP', 'all classes with ground truth', number, self.mean_ap)]
+    def summary(self) -> list[list[str]]:
+        """Rows of a table: figure, what it is of, the size of that, value (``-`` without ground truth)."""
+        rows = [
+            (f'mAP {group.name}', group.meaning, self._evaluated(group.labels), self.group_ap(group))
+            for group in self.groups
+        ]
+        size = f'{self.multi_label.pairs:,} on {self.multi_label.objects:,} objects'
+        rows.append(('recall', 'labels of objects with several labels', size, self.multi_label.recall))
+        every = self._evaluated(np.arange(len(self.ap)))
+        rows.append(('mAP', 'all classes with ground truth', every, self.mean_ap))
+        return [[*words, '-' if math.isnan(value) else f'{value:.4f}'] for *words, value in rows]
 
     def as_json(self) -> dict[str, Any]:
-        """What :func:`write_json` writes; ``null`` where a class has no ground truth."""
+        """JSON values; None where a class has no ground truth."""
 
         def by_name(values: Sequence[Any]) -> dict[str, Any]:
-            return dict(zip(self.label_names, values))
+            return dict(zip(self.classes.label_names, values))
 
         return {
             'mAP': _none_if_nan(self.mean_ap),
             'protocol': self.description,
-            'metric': self.protocol.name,
-            'group_of_weight': self.protocol.group_of_weight,
-            'iou': self.protocol.iou_threshold,
-            'expand_detections': self.protocol.expand_detections,
+            **self.rules,
             'num_images': self.num_images,
             'num_images_without_detections': self.num_images_without_detections,
-            'num_classes': len(self.label_names),
-            'num_classes_with_ground_truth': int((self.positives > 0).sum()),
+            'num_classes': len(self.ap),
+            'num_classes_with_ground_truth': self._count(np.arange(len(self.ap))),
             'num_detections': self.num_detections,
             'left_out': dict(self.left_out),
             'groups': {
                 group.name: {
-                    'mAP': _none_if_nan(group.mean_ap),
+                    'mAP': _none_if_nan(self.group_ap(group)),
                     'meaning': group.meaning,
-                    'num_classes': group.num_classes,
-                    'num_classes_with_ground_truth': group.num_evaluated,
+                    'num_classes': len(group.labels),
+                    'num_classes_with_ground_truth': self._count(group.labels),
                 }
                 for group in self.groups
             },
-            'several_label_objects': {
-                'recall': _none_if_nan(self.objects.recall),
-                'num_objects': self.objects.objects,
-                'num_pairs': self.objects.pairs,
-                'num_found': self.objects.found,
+            'multi_label_objects': {
+                'recall': _none_if_nan(self.multi_label.recall),
+                'num_objects': self.multi_label.objects,
+                'num_pairs': self.multi_label.pairs,
+                'num_found': self.multi_label.found,
             },
             'AP': by_name([_none_if_nan(value) for value in self.ap.tolist()]),
             'num_gt': by_name(self.positives.tolist()),
             'num_scored': by_name(self.scored.tolist()),
             'sum_tp': by_name(self.true_positives.tolist()),
-            'class_names': by_name(self.class_names),
+            'class_names': by_name(self.classes.display_names),
         }
 
-    def as_table(self) -> pa.Table:
-        """A row for each class; an AP is null where there is no ground truth."""
-        return pa.table({
-            'LabelName': list(self.label_names),
-            'ClassName': list(self.class_names),
+    def write_json(self, path: str | Path) -> None:
+        """Writes :meth:`as_json`, atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(self.as_json(), indent=1, allow_nan=False))
+
+    def write_table(self, path: str | Path) -> None:
+        """Writes a CSV with a row for each class, atomically. The AP of a class without ground truth is empty."""
+        columns = {
+            'LabelName': list(self.classes.label_names),
+            'ClassName': list(self.classes.display_names),
             'AP': pa.array(self.ap, mask=np.isnan(self.ap)),
             'num_gt': self.positives,
             'num_scored': self.scored,
             'sum_tp': self.true_positives,
             **self.class_columns,
-        })  # fmt: skip
+        }
+        with atomic_write(path) as temporary:
+            pa_csv.write_csv(pa.table(columns), temporary)
 
+    def _count(self, labels: np.ndarray) -> int:
+        """Classes with ground truth."""
+        return int((self.positives[labels] > 0).sum())
 
-def write_json(path: str | Path, evaluation: Evaluation) -> None:
-    """Writes :meth:`Evaluation.as_json`, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
-
-
-def write_table(path: str | Path, evaluation: Evaluation) -> None:
-    """Writes :meth:`Evaluation.as_table` as CSV, atomically."""
-    with atomic_write(path) as temporary:
-        pa_csv.write_csv(evaluation.as_table(), temporary)
+    def _evaluated(self, labels: np.ndarray) -> str:
+        return f'{self._count(labels)} of {len(labels)} classes'
 
 
 def read_ap(path: str | Path) -> dict[str, float]:
-    """AP by MID from a JSON of :func:`write_json`, NaN where it is null.
+    """AP by MID from a JSON of :meth:`Evaluation.write_json`; NaN for null.
 
     Raises:
-        AnnotationError: No JSON, or none with ``AP`` by label name.
+        AnnotationError: Not such a file.
     """
     try:
         figures = json.loads(Path(path).read_text())['AP']
         return {str(name): math.nan if value is None else float(value) for name, value in figures.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(
-            f"{path}: is no JSON with 'AP' by label name ({error!r}); tools/analysis_tools/evaluate_predictions.py --out writes one"
-        ) from error
+        remedy = 'tools/analysis_tools/evaluate_predictions.py --out writes one'
+        raise AnnotationError(f"{path}: not a JSON with 'AP' by MID ({error!r}); {remedy}") from error
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What the metric holds against a model: by image and class, and for each single detection."""
+"""A model's mistakes: by image and class, and the verdict on single detections."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from mmoid.openimages.metric.matching import Matches, match_detections
 
 
 class Verdict(IntEnum):
-    """On one detection: a false positive, a true positive, or neither.
-
-    Neither: a group-of box absorbed it, or nobody verified whether its class is in the image.
-    """
+    """On one detection. Not counted: a group-of box absorbed it, or its class is not verified in the image."""
 
     FALSE = 0
     TRUE = 1
@@ -24,14 +21,14 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """Images and classes with something to find, or with a false positive.
+    """Mistakes of each image and class that has ground truth or scored detections.
 
     Attributes:
         image: (K,) int64 image indices.
         label: (K,) int64 class indices.
-        missed: (K,) float64 ground truths (a group-of box counts ``group_of_weight``) that were not found.
-        false: (K,) float64, the scores of the false positives, summed: one that the model is sure of weighs as much
-            as an object that it misses.
+        missed: (K,) float64 positives that were not found; a group-of box counts ``group_of_weight``.
+        false: (K,) float64 sum of the scores of false positives, so that one at score 1 weighs as much as a missed
+            object.
     """
 
     image: np.ndarray
@@ -41,11 +38,11 @@ class Mistakes:
 
     @property
     def cost(self) -> np.ndarray:
-        """(K,) float64, what there is to mend."""
+        """(K,) float64 ``missed`` + ``false``."""
         return self.missed + self.false
 
     def worst_images(self, label: int, number: int) -> np.ndarray:
-        """At most ``number`` images with mistakes about a class, the worst first; of equals the first image."""
+        """At most ``number`` images with mistakes in a class, the highest cost first."""
         rows = np.flatnonzero((self.label == label) & (self.cost > 0))
         return self.image[rows[np.lexsort((self.image[rows], -self.cost[rows]))][:number]]
 
@@ -53,54 +50,49 @@ class Mistakes:
 def count_mistakes(
     ground_truth: GroundTruth, matches: Matches, group_of_weight: float = 1.0, score_threshold: float = 0.0
 ) -> Mistakes:
-    """Sums up the verdicts of a whole evaluation.
+    """Sums up the verdicts of an evaluation.
 
     Args:
         ground_truth: Of all images.
         matches: Of all detections, each image once.
         group_of_weight: As given to :func:`match_detections`.
-        score_threshold: Detections below it are taken for not there: they change no verdict on the others.
+        score_threshold: Detections below it are ignored. This changes no verdict on the others.
     """
     kept = matches.score >= score_threshold
     value, score = matches.value[kept], matches.score[kept]
-    there = ground_truth.image * ground_truth.num_classes + ground_truth.label
-    scored = (matches.image * ground_truth.num_classes + matches.label)[kept]
-    keys, place = np.unique(np.concatenate([there, scored]), return_inverse=True)
-    there, scored = place[: len(there)], place[len(there) :]
-    wanted = np.bincount(there, np.where(ground_truth.is_group_of, group_of_weight, 1.0), minlength=len(keys))
-    found = np.bincount(scored, value, minlength=len(keys))
-    false = np.bincount(scored, np.where(value == 0, score, 0.0), minlength=len(keys))
+    truth_key = ground_truth.image * ground_truth.num_classes + ground_truth.label
+    match_key = (matches.image * ground_truth.num_classes + matches.label)[kept]
+    keys, place = np.unique(np.concatenate([truth_key, match_key]), return_inverse=True)
+    of_truth, of_match = place[: len(truth_key)], place[len(truth_key) :]
+    positives = np.bincount(of_truth, np.where(ground_truth.is_group_of, group_of_weight, 1.0), minlength=len(keys))
+    found = np.bincount(of_match, value, minlength=len(keys))
+    false = np.bincount(of_match, np.where(value == 0, score, 0.0), minlength=len(keys))
     image, label = np.divmod(keys, ground_truth.num_classes)
-    return Mistakes(image, label, np.maximum(wanted - found, 0), false)
+    return Mistakes(image, label, np.maximum(positives - found, 0), false)
 
 
 def judge(
-    ground_truth: GroundTruth,
-    image: int,
-    label: int,
-    score: np.ndarray,
-    box: np.ndarray,
-    iou_threshold: float = 0.5,
+    ground_truth: GroundTruth, image: int, label: int, score: np.ndarray, box: np.ndarray, iou_threshold: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """The verdict on each detection of one class in one image.
 
     Args:
         ground_truth: Of all images.
-        image: Index.
+        image: Image index.
         label: Class index.
         score: (D,).
         box: (D, 4).
-        iou_threshold: As of :func:`match_detections`.
+        iou_threshold: As given to :func:`match_detections`.
 
     Returns:
         (D,) :class:`Verdict` values, and the (F,) rows of the ground truth's single boxes that were found.
     """
-    # Matches come without the rows that they were made from: scores that keep the order and name the row.
-    names = np.empty(len(score))
-    names[np.argsort(-np.asarray(score), kind='stable')] = np.arange(len(score), 0, -1)
-    row_of = np.argsort(names, kind='stable')
-    columns = (np.full(len(score), image), np.full(len(score), label), names, box)
+    # Matches do not name their detections. As scores, ranks do: score count - k is that of detection by_rank[k].
+    count = len(score)
+    by_rank = np.argsort(-np.asarray(score), kind='stable')
+    columns = (np.full(count, image), np.full(count, label), np.arange(count, 0, -1), box[by_rank])
     matches = match_detections(ground_truth, *columns, iou_threshold, group_of_weight=0.0)
-    verdict = np.full(len(score), Verdict.NOT_COUNTED, dtype=np.int64)
-    verdict[row_of[matches.score.astype(np.int64) - 1]] = np.where(matches.value > 0, Verdict.TRUE, Verdict.FALSE)
+    verdict = np.full(count, Verdict.NOT_COUNTED, dtype=np.int64)
+    matched = by_rank[count - matches.score.astype(np.int64)]
+    verdict[matched] = np.where(matches.value > 0, Verdict.TRUE, Verdict.FALSE)
     return verdict, matches.found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,44 +24,75 @@ FORMAT = 'mmoid-predictions'
 VERSION = 1
 
 
-class PredictionStore:
-    """Predictions, read-only.
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Detections of some images, image after image.
 
     Attributes:
-        label_names (tuple[str, ...]): MIDs by class index.
-        label (np.ndarray): (D,) int32 class indices.
-        score (np.ndarray): (D,) float32 in [0, 1].
-        box (np.ndarray): (D, 4) float64: xmin, ymin, xmax, ymax as fractions of the image size.
-        detection_stop (np.ndarray): (N,) int64: end of each image's slice of the above.
-
-    Raises:
-        AnnotationError: No folder, or none that ``tools/test.py --out`` has written.
+        path: File or folder that they come from.
+        label_names: MIDs by class index.
+        class_names: Display names by class index.
+        ids: (N,) ImageIDs, those of images without detections included.
+        detection_stop: (N,) int64 end of each image's detections.
+        label: (D,) int32 class indices.
+        score: (D,) float32 or float64.
+        box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
+        dropped: Detections of other classes that were left out while reading.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/test.py --out')
-        tables = map_tables(self.path, ('images', 'detections'))
-        self.label_names = tuple(metadata['label_names'])
-        self.class_names = tuple(metadata['class_names'])
-        self.label = column(tables['detections'], 'label')
-        self.score = column(tables['detections'], 'score')
-        self.box = column(tables['detections'], 'box')
-        self.detection_stop = column(tables['images'], 'detection_stop')
-        self._images = tables['images']
+    path: Path
+    label_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    ids: pa.Array | pa.ChunkedArray
+    detection_stop: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    box: np.ndarray
+    dropped: int = 0
 
     @property
     def num_images(self) -> int:
-        """N, images without detections included."""
-        return len(self._images)
+        """N."""
+        return len(self.ids)
 
     def image_ids(self) -> list[str]:
         """ImageIDs by image index."""
-        return self._images['image_id'].to_pylist()
+        return self.ids.to_pylist()
 
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
         return np.repeat(np.arange(self.num_images), np.diff(self.detection_stop, prepend=0))
+
+
+class PredictionStore(Predictions):
+    """Predictions in a folder that ``tools/test.py --out`` wrote, memory-mapped. Scores are float32.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        AnnotationError: Not such a folder.
+
+    Example:
+        >>> store = PredictionStore('work_dirs/mine/predictions')
+        >>> rows = slice(store.detection_stop[6], store.detection_stop[7])
+        >>> store.image_ids()[7], store.label[rows], store.score[rows], store.box[rows]
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
+        tables = map_tables(path, ('images', 'detections'))
+        super().__init__(
+            path=path,
+            label_names=tuple(metadata['label_names']),
+            class_names=tuple(metadata['class_names']),
+            ids=tables['images']['image_id'],
+            detection_stop=column(tables['images'], 'detection_stop'),
+            label=column(tables['detections'], 'label'),
+            score=column(tables['detections'], 'score'),
+            box=column(tables['detections'], 'box'),
+        )
 
 
 def write_predictions(
@@ -83,24 +115,21 @@ def write_predictions(
         image_ids: N ids.
         detections_per_image: (N,) counts; the other columns hold image after image.
         label: (D,) class indices.
-        score: (D,).
+        score: (D,), kept in float32.
         box: (D, 4) xmin, ymin, xmax, ymax as fractions of the image size.
         label_names: MIDs by class index.
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
         scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_together`.
     """
-    corners = np.ascontiguousarray(box, dtype=np.float64).reshape(-1)
+    images = {'image_id': pa.array(image_ids, pa.string()), 'detection_stop': _stops([detections_per_image])}
+    columns = {
+        'label': pa.array(np.asarray(label, dtype=np.int32)),
+        'score': pa.array(np.asarray(score, dtype=np.float32)),
+        'box': pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1)),
+    }
     with write_together([path], overwrite, scratch) as (folder,):
-        _write(
-            folder,
-            image_ids=pa.array(image_ids, pa.string()),
-            detection_stop=np.cumsum(np.asarray(detections_per_image, dtype=np.int64)),
-            label=pa.array(np.asarray(label, dtype=np.int32)),
-            score=pa.array(np.asarray(score, dtype=np.float32)),
-            corners=pa.array(corners),
-            names=(label_names, class_names),
-        )
+        _write(folder, images, columns, label_names, class_names)
 
 
 def join_predictions(
@@ -114,7 +143,7 @@ def join_predictions(
 ) -> int:
     """Writes the images of several stores, one store after the other, into one, atomically.
 
-    The columns are put together on disk: memory holds no more than one part and the ids of all images.
+    Columns are joined on disk: memory holds one part at a time, and the ids of all images.
 
     Args:
         path: The new folder.
@@ -128,52 +157,45 @@ def join_predictions(
         The number of detections.
     """
     with write_together([path], overwrite, scratch) as (folder,):
-        columns = {name: folder / name for name in ('label', 'score', 'box')}
+        files = {name: folder / name for name in ('label', 'score', 'box')}
         ids: list[str] = []
         counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
         with ExitStack() as stack:
-            streams = {name: stack.enter_context(file.open('wb')) for name, file in columns.items()}
+            streams = {name: stack.enter_context(file.open('wb')) for name, file in files.items()}
             for part in map(PredictionStore, parts):
                 for name, stream in streams.items():
                     stream.write(getattr(part, name).data)
                 ids += part.image_ids()
                 counts.append(np.diff(part.detection_stop, prepend=0))
-        detection_stop = np.cumsum(np.concatenate(counts))
-        total = int(detection_stop[-1]) if len(detection_stop) else 0
-        _write(
-            folder,
-            image_ids=pa.array(ids, pa.string()),
-            detection_stop=detection_stop,
-            label=_map_column(columns['label'], pa.int32(), total),
-            score=_map_column(columns['score'], pa.float32(), total),
-            corners=_map_column(columns['box'], pa.float64(), 4 * total),
-            names=(label_names, class_names),
-        )
-        for file in columns.values():
+        images = {'image_id': pa.array(ids, pa.string()), 'detection_stop': _stops(counts)}
+        kinds = {'label': pa.int32(), 'score': pa.float32(), 'box': pa.float64()}
+        columns = {name: _map_values(files[name], kind) for name, kind in kinds.items()}
+        _write(folder, images, columns, label_names, class_names)
+        for file in files.values():
             file.unlink()
-    return total
+    return len(columns['label'])
 
 
-def _map_column(file: Path, kind: pa.DataType, length: int) -> pa.Array:
-    buffer = pa.memory_map(str(file)).read_buffer() if length else pa.py_buffer(b'')
-    return pa.Array.from_buffers(kind, length, [None, buffer])
+def _stops(counts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cumsum(np.concatenate(counts), dtype=np.int64)
+
+
+def _map_values(file: Path, kind: pa.DataType) -> pa.Array:
+    """All values of a file without a header."""
+    size = file.stat().st_size
+    buffer = pa.memory_map(str(file)).read_buffer() if size else pa.py_buffer(b'')
+    return pa.Array.from_buffers(kind, size * 8 // kind.bit_width, [None, buffer])
 
 
 def _write(
     folder: Path,
-    image_ids: pa.Array,
-    detection_stop: np.ndarray,
-    label: pa.Array,
-    score: pa.Array,
-    corners: pa.Array,
-    names: tuple[Sequence[str], Sequence[str]],
+    images: dict[str, pa.Array],
+    columns: dict[str, pa.Array],
+    label_names: Sequence[str],
+    class_names: Sequence[str],
 ) -> None:
-    """Writes the files; ``corners`` (4 D,), ``names`` MIDs and display names by class index."""
-    boxes = pa.FixedSizeListArray.from_arrays(corners, 4)
-    tables = {
-        'images': pa.table({'image_id': image_ids, 'detection_stop': detection_stop}),
-        'detections': pa.table({'label': label, 'score': score, 'box': boxes}),
-    }
-    label_names, class_names = names
+    """Writes the files; ``columns['box']`` holds (4 D,) coordinates."""
+    boxes = pa.FixedSizeListArray.from_arrays(columns['box'], 4)
+    tables = {'images': pa.table(images), 'detections': pa.table({**columns, 'box': boxes})}
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
     write_tables(folder, tables, FORMAT, VERSION, metadata)

@@ -1,4 +1,4 @@
-"""PredictionShards: predictions of a long run, kept in folders of so many images each, which outlive a killed run."""
+"""PredictionShards: the results of a long run in folders of a few images each, which outlive a killed run."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ from mmoid.openimages.predictions.prediction_store import PredictionStore, join_
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.utils.atomic import atomic_write
 
-PLAN = 'plan.json'
-
 Bound: TypeAlias = tuple[int, int]
 """First and last + 1 image of a shard."""
 
 
 class PredictionShards:
-    """The images of a run, cut into shards; those that are done lie in ``<out>.parts``.
+    """The images of a run, cut into shards. Finished shards lie in ``<out>.parts``.
 
-    A shard is there whole or not at all, and so is the result. Any number of processes may write, each its own shards.
+    A shard is there whole or not at all, and so is the result. Several processes may write, each its own shards.
 
     Attributes:
-        out: Where the whole result goes.
-        folder: Where the shards are until then.
-        bounds: Of all shards, in order.
+        out: Folder of the result.
+        folder: Folder of the shards.
+        bounds: All shards, in order.
     """
 
     def __init__(self, out: str | Path, num_images: int, images_per_shard: int) -> None:
-        self.out, self.folder = Path(out), folder_of(out)
+        self.out, self.folder = Path(out), _folder_of(out)
         starts = range(0, num_images, images_per_shard)
         self.bounds: list[Bound] = [(first, min(first + images_per_shard, num_images)) for first in starts]
 
     def path(self, bound: Bound) -> Path:
-        """Where a shard lies when it is done."""
+        """Folder of a finished shard."""
         return self.folder / f'images-{bound[0]:08d}-{bound[1]:08d}'
 
     def done(self) -> list[Bound]:
-        """Shards that are there."""
+        """Finished shards."""
         return [bound for bound in self.bounds if self.path(bound).is_dir()]
 
     def read(self, bound: Bound) -> PredictionStore:
-        """A shard that is done."""
+        """A finished shard."""
         return PredictionStore(self.path(bound))
 
     def write(self, bound: Bound, **columns: Any) -> None:
@@ -52,27 +50,21 @@ class PredictionShards:
         write_predictions(self.path(bound), **columns, scratch=self.folder)
 
     def join(self, label_names: Sequence[str], class_names: Sequence[str], overwrite: bool) -> int:
-        """Puts the shards together into ``out`` and removes them; the number of detections.
+        """Joins all shards into ``out`` and removes them. Returns the number of detections.
 
         Raises:
-            AnnotationError: A shard is missing, or something is at ``out`` that may not be replaced.
+            AnnotationError: A shard is missing, or ``out`` exists and may not be replaced.
         """
-        missing = [bound for bound in self.bounds if not self.path(bound).is_dir()]
+        missing = [self.path(bound) for bound in self.bounds if not self.path(bound).is_dir()]
         if missing:
             raise AnnotationError(
-                f'{self.path(missing[0])}: is missing, like {len(missing) - 1} others; all processes must see one '
-                'folder, and must be done'
+                f'{missing[0]}: {len(missing)} shards are missing, this is the first; all processes need this folder'
             )
         names = dict(label_names=label_names, class_names=class_names)
         parts = [self.path(bound) for bound in self.bounds]
         count = join_predictions(self.out, parts, **names, overwrite=overwrite, scratch=self.folder)
         _remove(self.folder)
         return count
-
-
-def folder_of(out: str | Path) -> Path:
-    """Where the shards of a result lie."""
-    return Path(out).with_name(f'{Path(out).name}.parts')
 
 
 def open_shards(
@@ -85,47 +77,56 @@ def open_shards(
     overwrite: bool = False,
     restart: bool = False,
 ) -> PredictionShards:
-    """Begins a run, or goes on with one that was killed; for one process, before others take part.
+    """Starts a run, or resumes a killed one. One process calls this before others join (:func:`join_run`).
 
     Args:
-        out: Where the result goes.
-        plan: JSON values on which the predictions depend, by name. A run goes on only with the same.
-        run: What it is, for messages: ``an ensemble``.
+        out: Folder of the result.
+        plan: JSON values that the predictions depend on, by name. A run is resumed only with the same plan.
+        run: Kind of run, for messages: ``an ensemble``.
         num_images: Of the result.
-        images_per_shard: Of a run that begins. One that goes on keeps its own, whatever is asked for.
+        images_per_shard: Of a new run. A resumed one keeps its own.
         overwrite: Predictions at ``out`` may be replaced.
-        restart: Throw the shards of an earlier run away, whatever they are of.
+        restart: Remove the shards of an earlier run.
 
     Raises:
-        AnnotationError: Something is at ``out``, or shards of another run are beside it.
+        AnnotationError: ``out`` exists and may not be replaced, or there are shards of a run with another plan.
     """
     require_replaceable(out, overwrite)
-    folder = folder_of(out)
+    folder = _folder_of(out)
+    file = _plan_of(folder)
     plan = json.loads(json.dumps({**plan, 'num_images': num_images}))
-    if restart and (folder / PLAN).is_file():
+    if restart and file.is_file():
         _remove(folder)
-    # A plan that was being written when a run was killed is nothing yet.
+    # A plan that was being written when a run was killed does not count.
     if folder.exists() and any(not path.name.startswith('.writing-') for path in folder.iterdir()):
         before = _read_plan(folder, run)
-        other = [name for name in plan if before.get(name) != plan[name]]
+        other = [name.replace('_', ' ') for name in plan if before.get(name) != plan[name]]
         if other:
             raise AnnotationError(
-                f'{folder}: holds shards of {run} with other {", ".join(other).replace("_", " ")}; finish that with '
-                'its own arguments, or throw them away with restart=True (--restart)'
+                f'{folder}: has shards of {run} with a different {" and ".join(other)}; finish that run with its own '
+                'arguments, or remove its shards with restart=True (--restart)'
             )
         return PredictionShards(out, num_images, before['images_per_shard'])
-    with atomic_write(folder / PLAN) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps({**plan, 'run': run, 'images_per_shard': images_per_shard}, indent=1))
     return PredictionShards(out, num_images, images_per_shard)
 
 
 def join_run(out: str | Path, num_images: int, run: str) -> PredictionShards:
-    """The shards of a run that :func:`open_shards` has opened, for its other processes."""
-    return PredictionShards(out, num_images, _read_plan(folder_of(out), run)['images_per_shard'])
+    """The shards of a run that another process has opened with :func:`open_shards`."""
+    return PredictionShards(out, num_images, _read_plan(_folder_of(out), run)['images_per_shard'])
+
+
+def _folder_of(out: str | Path) -> Path:
+    return Path(out).with_name(f'{Path(out).name}.parts')
+
+
+def _plan_of(folder: Path) -> Path:
+    return folder / 'plan.json'
 
 
 def _remove(folder: Path) -> None:
-    """The plan last: what is left when this is killed is a run that can go on."""
+    """Removes the plan last: what a kill leaves is a run that can be resumed."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -134,9 +135,9 @@ def _remove(folder: Path) -> None:
 
 def _read_plan(folder: Path, run: str) -> dict[str, Any]:
     try:
-        plan = json.loads((folder / PLAN).read_text())
+        plan = json.loads(_plan_of(folder).read_text())
     except (OSError, ValueError) as error:
-        raise AnnotationError(f'{folder}: is no folder of {run} ({error}); give another --out') from error
+        raise AnnotationError(f'{folder}: not a folder of {run} ({error}); give another --out') from error
     if not isinstance(plan, dict) or plan.get('run') != run:
-        raise AnnotationError(f'{folder}: is no folder of {run}; give another --out')
+        raise AnnotationError(f'{folder}: not a folder of {run}; give another --out')
     return plan

@@ -1,234 +1,145 @@
-"""PredictionStore -> the challenge's submission CSV, ``ImageId,PredictionString``, written and read back in pieces."""
+"""Predictions -> the challenge's submission CSV, ``ImageId,PredictionString``."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions.csv_files import PredictionSet
-from mmoid.openimages.predictions.submission_rows import SubmissionText, format_rows, image_column_of, submission_texts
+from mmoid.openimages.predictions.ancestors import add_ancestors
+from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.ragged import gather_rows, row_and_position, row_lengths, runs_of_rows
-from mmoid.openimages.readers.csv_files import read_columns, read_header
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
 DETECTIONS_AT_ONCE = 1 << 17
-"""Detections made into text at a time: some 60 MB for each thread."""
+"""Detections formatted at a time, about 60 MB."""
 
 DECIMALS = 6
-"""Of a coordinate: a thousandth of a pixel in a picture of a thousand."""
-
-Given = TypeVar('Given')
-Made = TypeVar('Made')
-
-
-@dataclass
-class SubmissionSummary:
-    """What a submission holds, and what of the predictions it does not."""
-
-    images: int = 0
-    images_without_detections: int = 0
-    images_without_predictions: int = 0
-    detections: int = 0
-    added_ancestors: int = 0
-    below_the_score: int = 0
-    above_the_count: int = 0
-    boxes_without_area: int = 0
-    other_images: int = 0
-    bytes: int = 0
-
-    def add(self, part: SubmissionSummary) -> None:
-        """Adds the counts of another."""
-        for name, count in asdict(part).items():
-            setattr(self, name, getattr(self, name) + count)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which detections are submitted.
-
-    Attributes:
-        least_score: Detections below it are left out.
-        most_per_image: Best-scored rows of an image that are kept, ancestors counted; None: all.
-        hierarchy: Over the classes of the predictions: adds the ancestors of every detection, since the official
-            evaluator does not. None: detections as predicted.
-    """
-
-    least_score: float = 0.0
-    most_per_image: int | None = None
-    hierarchy: ClassHierarchy | None = None
-
-    def __post_init__(self) -> None:
-        if self.most_per_image is not None and self.most_per_image < 1:
-            raise AnnotationError(f'most_per_image: must be at least 1, got {self.most_per_image}')
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Selected detections of some images, as they go into the file: boxes clipped and rounded."""
-
-    counts: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    box: np.ndarray
-
-
-def read_image_list(path: str | Path) -> list[str]:
-    """Reads the images of a CSV with a column ``ImageID`` or ``ImageId``, each once, in their order."""
-    column = image_column_of(path, read_header(path))
-    return pc.unique(read_columns(path, {column: pa.string()})[column]).to_pylist()
+"""Of a coordinate: a thousandth of a pixel in an image of 1,000 pixels."""
 
 
 def write_submission(
     out: str | Path,
-    predictions: PredictionSet,
+    predictions: Predictions,
     image_ids: Sequence[str] | None = None,
-    selection: Selection | None = None,
+    *,
+    min_score: float = 0.0,
+    max_per_image: int | None = None,
+    hierarchy: ClassHierarchy | None = None,
+    ancestor_nms: float | None = None,
     progress: Progress = no_progress,
-    num_threads: int = 2,
-) -> SubmissionSummary:
-    """Writes a submission, reads it back and holds it against the predictions; it is there only if all is well.
+) -> dict[str, int]:
+    """Writes a submission, atomically.
 
-    Scores are written so that they read back as the same float32, coordinates to :data:`DECIMALS` decimals, clipped to
-    [0, 1]. Boxes without area are left out, as the metric leaves them out.
+    Scores read back as the same float32. Coordinates are clipped to [0, 1] and rounded to :data:`DECIMALS` decimals.
+    Boxes without area are left out, as the metric leaves them out.
 
     Args:
         out: The file, ``.csv`` or ``.csv.gz``.
-        predictions: Their best detections come first.
-        image_ids: Images of the file, in this order, those without detections too; None: those of the predictions.
-        selection: Which detections; None: all.
-        progress: Told how many images are written and checked.
-        num_threads: Pieces made into text, or parsed, at a time.
+        predictions: Detections.
+        image_ids: Images of the file, in this order, those without detections included; None: those of the predictions.
+        min_score: Detections below it are left out.
+        max_per_image: Best-scored detections of an image that are kept, ancestors counted; None: all.
+        hierarchy: Over the classes of the predictions: adds the ancestors of every detection, since the official
+            evaluator does not. None: detections as predicted.
+        ancestor_nms: IoU threshold of the NMS after that, see :func:`add_ancestors`; None: no NMS.
+        progress: Progress in images.
+
+    Returns:
+        Counts of what was written and of what was left out, by description.
 
     Raises:
-        AnnotationError: An image named twice, an id or MID that has no place in such a file, a file that does not read
-            back as it was meant (a full or broken disk).
+        AnnotationError: An image that occurs twice, an image id or MID with a separator of the format.
+        ValueError: ``max_per_image`` below 1.
     """
-    job = _Job(predictions, image_ids, selection or Selection())
+    if max_per_image is not None and max_per_image < 1:
+        raise ValueError(f'max_per_image must be at least 1, got {max_per_image}')
+    own = predictions.image_ids()
+    ids = pa.array(own if image_ids is None else image_ids, pa.string())
+    names = pa.array(predictions.label_names, pa.string())
+    _require_plain('image id', ids)
+    _require_plain('class', names)
+    if len(pc.unique(ids)) < len(ids):
+        raise AnnotationError('image_ids: an image occurs twice; a submission has one row for each')
+    found = pc.index_in(ids, pa.array(own, pa.string())).fill_null(-1)
+    image: np.ndarray = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    known = int((image >= 0).sum())
+    counts = Counter({'images': len(ids), 'images without predictions': len(ids) - known})
+    counts['images of the predictions that are not in the list'] = len(own) - known
     with atomic_write(out) as temporary:
         compression = 'gzip' if str(out).endswith('.gz') else None
         with pa.output_stream(str(temporary), compression=compression) as stream:
             stream.write(b'ImageId,PredictionString\n')
-            for (_, last), (text, part) in zip(job.runs(), _in_order(job.text, job.runs(), num_threads)):
-                stream.write(text)
-                job.summary.add(part)
-                progress('writing images', last, len(job.ids))
-        done = 0
-        for rows in _in_order(job.check, submission_texts(temporary), num_threads):
-            done += rows
-            progress('reading back images', done, len(job.ids))
-        if done != len(job.ids):
-            raise AnnotationError(f'{out}: reads back {done} images, {len(job.ids)} were written; is the disk full?')
-        job.summary.bytes = temporary.stat().st_size
-    return job.summary
+            lengths = row_lengths(predictions.detection_stop, image)
+            for first, last in runs_of_rows(lengths, DETECTIONS_AT_ONCE):
+                selected = _select(
+                    predictions, image[first:last], min_score, max_per_image, hierarchy, ancestor_nms, counts
+                )
+                stream.write(_format(ids.slice(first, last - first), names, *selected))
+                progress('writing images', last, len(ids))
+    return dict(counts)
 
 
-class _Job:
-    """What goes into the file, piece by piece; its methods may run in several threads at once."""
+def _select(
+    predictions: Predictions,
+    image: np.ndarray,
+    min_score: float,
+    max_per_image: int | None,
+    hierarchy: ClassHierarchy | None,
+    ancestor_nms: float | None,
+    counts: Counter[str],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Detections of some images (index in the predictions; -1: none) that are written, best first.
 
-    def __init__(self, predictions: PredictionSet, image_ids: Sequence[str] | None, selection: Selection) -> None:
-        own = predictions.image_ids()
-        self.predictions, self.selection = predictions, selection
-        self.ids = pa.array(own if image_ids is None else list(image_ids), pa.string())
-        self.names = pa.array(predictions.label_names, pa.string())
-        _require_plain('image id', self.ids)
-        _require_plain('class', self.names)
-        if len(pc.unique(self.ids)) < len(self.ids):
-            raise AnnotationError('image_ids: names an image twice; a submission has one row for each')
-        found = pc.index_in(self.ids, pa.array(own, pa.string())).fill_null(-1)
-        self.image: np.ndarray = found.to_numpy(zero_copy_only=False).astype(np.int64)
-        known = int((self.image >= 0).sum())
-        self.summary = SubmissionSummary(
-            images=len(self.ids), images_without_predictions=len(self.ids) - known, other_images=len(own) - known
-        )
+    Adds to ``counts``. Returns the number of detections of each image, their label, score and box.
+    """
+    per_image, rows = gather_rows(predictions.detection_stop, image)
+    of_image = np.repeat(np.arange(len(image)), per_image)
+    label, score = predictions.label[rows], predictions.score[rows].astype(np.float32)
+    box = np.round(np.clip(predictions.box[rows], 0, 1), DECIMALS) + 0.0  # -0.0 would be written with its sign
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """First and last + 1 image of each piece."""
-        lengths = row_lengths(self.predictions.detection_stop, self.image)
-        return runs_of_rows(lengths, DETECTIONS_AT_ONCE)
-
-    def text(self, run: tuple[int, int]) -> tuple[pa.Buffer, SubmissionSummary]:
-        """A piece as bytes."""
-        first, last = run
-        rows, summary = self._select(self.image[first:last])
-        names = self.names.take(pa.array(rows.label))
-        return format_rows(self.ids.slice(first, last - first), rows.counts, names, rows.score, rows.box), summary
-
-    def check(self, text: SubmissionText) -> int:
-        """Holds some rows, as read back, against the predictions; how many they are."""
-        read, first, count = text.parse(), text.first, len(text.image_ids)
-        rows, _ = self._select(self.image[first : first + count])
-        same = (
-            read.image_ids.equals(self.ids.slice(first, count))
-            and np.array_equal(read.counts, rows.counts)
-            and read.label_name.equals(self.names.take(pa.array(rows.label)))
-            and np.array_equal(read.score.astype(np.float32), rows.score)
-            and np.array_equal(read.box, rows.box)
-        )
-        if not same:
-            raise AnnotationError(
-                f'{text.path}: images {first} to {first + count - 1} do not read back as they were written; '
-                'is the disk full or broken, or were the predictions changed?'
-            )
-        return count
-
-    def _select(self, image: np.ndarray) -> tuple[_Rows, SubmissionSummary]:
-        """The detections of some images (-1: none) that are submitted, best first."""
-        summary = SubmissionSummary()
-        counts, rows = gather_rows(self.predictions.detection_stop, image)
-        of_image = np.repeat(np.arange(len(image)), counts)
-        label, score = self.predictions.label[rows], self.predictions.score[rows].astype(np.float32)
-        # 0 is added because -0.0 would be written with its sign.
-        box = np.round(np.clip(self.predictions.box[rows], 0, 1), DECIMALS) + 0.0
-
-        scored = score >= np.float32(self.selection.least_score)
-        solid = (box[:, 0] < box[:, 2]) & (box[:, 1] < box[:, 3])
-        summary.below_the_score = int((~scored).sum())
-        summary.boxes_without_area = int((scored & ~solid).sum())
-        kept = np.flatnonzero(scored & solid)
-        of_image, label, score, box = of_image[kept], label[kept], score[kept], box[kept]
-        if self.selection.hierarchy is not None:
-            sources, label = self.selection.hierarchy.expand_up(label)
-            summary.added_ancestors = len(sources) - len(score)
-            of_image, score, box = of_image[sources], score[sources], box[sources]
-        if ((of_image[1:] == of_image[:-1]) & (score[1:] > score[:-1])).any():
-            order = np.lexsort((-score, of_image))
-            of_image, label, score, box = of_image[order], label[order], score[order], box[order]
-        counts = np.bincount(of_image, minlength=len(image))
-        if self.selection.most_per_image is not None:
-            best = row_and_position(counts)[1] < self.selection.most_per_image
-            summary.above_the_count = int((~best).sum())
-            label, score, box = label[best], score[best], box[best]
-            counts = np.minimum(counts, self.selection.most_per_image)
-        summary.detections = len(label)
-        summary.images_without_detections = int((counts == 0).sum())
-        return _Rows(counts, label, score, box), summary
+    scored, solid = score >= np.float32(min_score), has_area(box)
+    counts['detections below the score'] += int((~scored).sum())
+    counts['boxes without area'] += int((scored & ~solid).sum())
+    kept = np.flatnonzero(scored & solid)
+    of_image, label, score, box = of_image[kept], label[kept], score[kept], box[kept]
+    if hierarchy is not None:
+        rows, label = add_ancestors(hierarchy, of_image, label, score, box, ancestor_nms)
+        counts['added ancestors, less those that NMS removes'] += len(rows) - len(score)
+        of_image, score, box = of_image[rows], score[rows], box[rows]
+    order = np.lexsort((-score, of_image))
+    per_image = np.bincount(of_image, minlength=len(image))
+    if max_per_image is not None:
+        best = row_and_position(per_image)[1] < max_per_image
+        counts['detections above the number per image'] += int((~best).sum())
+        order, per_image = order[best], np.minimum(per_image, max_per_image)
+    counts['detections'] += len(order)
+    counts['images without detections'] += int((per_image == 0).sum())
+    return per_image, label[order], score[order], box[order]
 
 
-def _in_order(work: Callable[[Given], Made], items: Iterable[Given], num_threads: int) -> Iterator[Made]:
-    """``map`` in threads, at most one result ahead of them: memory stays bounded."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        pending: deque[Future[Made]] = deque()
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > num_threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def _format(
+    ids: pa.Array, names: pa.Array, per_image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray
+) -> pa.Buffer:
+    """The lines as bytes. Every number is the shortest text that reads back as the same number."""
+    numbers = [pc.cast(pa.array(np.ascontiguousarray(column)), pa.string()) for column in (score, *box.T)]
+    detections = pc.binary_join_element_wise(names.take(pa.array(label)), *numbers, ' ')
+    offsets = pa.array(np.append(0, np.cumsum(per_image)).astype(np.int32))
+    texts = pc.binary_join(pa.ListArray.from_arrays(offsets, detections), ' ')
+    lines = pc.binary_join_element_wise(ids, texts, ',')
+    return pa.py_buffer(''.join(f'{line}\n' for line in lines.to_pylist()).encode())
 
 
 def _require_plain(what: str, texts: pa.Array) -> None:
     unfit = pc.match_substring_regex(texts, r'[\s,"]|^$')
     if pc.any(unfit).as_py():
         text = texts.filter(unfit)[0].as_py()
-        raise AnnotationError(f'{what} {text!r}: holds what separates values in a submission, or nothing at all')
+        raise AnnotationError(f'{what} {text!r}: must not be empty or contain a space, comma or quote')

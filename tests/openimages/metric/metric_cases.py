@@ -1,15 +1,14 @@
-"""Cases for the tests of the metric, as rows, and the way from rows to the arrays that the metric takes."""
+"""Cases for the tests of the metric, as rows, and their conversion to the arrays that the metric takes."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 import numpy as np
 
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.metric.average_precision import GroundTruth
+from mmoid.openimages.metric.average_precision import average_precision, count_positives
+from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import match_detections
-from tests.openimages.metric.metric_oracle import Case, ancestors, area, expand, intersection, iou
+from tests.openimages.metric.metric_oracle import Case
 
 LEFT, RIGHT, FAR = (0, 0, 10, 10), (2, 0, 12, 10), (50, 50, 60, 60)
 
@@ -20,7 +19,7 @@ def one_image(*detections: tuple[float, tuple], singles=(), groups=(), **options
 
 
 def random_case(seed: int) -> Case:
-    """Boxes on a coarse grid and few scores, so that equal overlaps, duplicates, nesting and equal scores abound."""
+    """Boxes on a coarse grid and few scores, for many equal overlaps, duplicates, nested boxes and equal scores."""
     rng = np.random.default_rng(seed)
     images, classes, grid = rng.integers(1, 6), rng.integers(1, 7), rng.integers(3, 9)
 
@@ -56,59 +55,6 @@ def random_case(seed: int) -> Case:
     )
 
 
-DIFFICULTIES = {
-    'a detection that overlaps two boxes alike', 'a box twice', 'a detection twice', 'nested groups',
-    'an image without detections', 'an image with labels only', 'an image with nothing', 'a class without ground truth',
-    'a detection without area', 'a score of 0', 'equal scores', 'a class with two parents', 'an absent parent',
-    'a box without area', 'a group and a single box of one class', 'more detections than are kept',
-}  # fmt: skip
-
-
-def difficulties(case: Case) -> set[str]:
-    """Which of :data:`DIFFICULTIES` a case holds, found out plainly."""
-    truth = expand(case)[0]
-    found = [row for row in case.detections if row[3][0] < row[3][2] and row[3][1] < row[3][3]]
-    scores = [(image, label, score) for image, label, score, _ in found]
-    kinds = {kind: {row[:2] for row in truth if row[3] == kind} for kind in (False, True)}
-    with_boxes, with_labels = ({row[0] for row in rows} for rows in (case.boxes, case.labels))
-    with_detections, images = {row[0] for row in case.detections}, set(range(case.num_images))
-    parents = case.parents or {}
-
-    def near(row: tuple, group: bool) -> list[tuple]:
-        return [other[2] for other in truth if other[:2] == row[:2] and other[3] == group]
-
-    def alike(row: tuple) -> bool:
-        overlaps = sorted((iou(row[3], box) for box in near(row, group=False)), reverse=True)[:2]
-        return len(overlaps) == 2 and overlaps[0] == overlaps[1] >= case.iou_threshold
-
-    def inside(row: tuple) -> bool:
-        others = [box for box in near(row, group=True) if box != row[2]]
-        return row[3] and any(area(row[2]) == intersection(row[2], box) > 0 for box in others)
-
-    holds = {
-        'a detection that overlaps two boxes alike': any(map(alike, found)),
-        'a box twice': len(set(case.boxes)) < len(case.boxes),
-        'a detection twice': len({(*row[:2], row[3]) for row in found}) < len(found),
-        'nested groups': any(map(inside, truth)),
-        'an image without detections': images - with_detections,
-        'an image with labels only': with_labels - with_boxes,
-        'an image with nothing': images - with_labels - with_boxes,
-        'a class without ground truth': set(range(case.num_classes)) - {row[1] for row in truth},
-        'a detection without area': len(found) < len(case.detections),
-        'a score of 0': any(row[2] == 0 for row in found),
-        'equal scores': len(set(scores)) < len(scores),
-        'a class with two parents': any(len(above) > 1 for above in parents.values()),
-        'an absent parent': any(row[2] == 0 and any(row[1] in ancestors(parents, k) for k in parents)
-                                for row in case.labels),
-        'a box without area': any(area(row[2]) == 0 for row in truth),
-        'a group and a single box of one class': kinds[False] & kinds[True],
-        'more detections than are kept': max(Counter(row[:2] for row in found).values(), default=0)
-        > case.max_detections,
-    }  # fmt: skip
-    assert set(holds) == DIFFICULTIES
-    return {name for name, there in holds.items() if there}
-
-
 def hierarchy_of(case: Case) -> ClassHierarchy | None:
     if case.parents is None:
         return None
@@ -135,13 +81,18 @@ def detections_of(case: Case) -> list[np.ndarray]:
     return [np.array(column) for column in columns]
 
 
-def settings_of(case: Case) -> dict:
-    return dict(
-        iou_threshold=case.iou_threshold, group_of_weight=case.group_of_weight, max_detections=case.max_detections
-    )
-
-
 def match(case: Case) -> list[tuple[float, float]]:
     """(score, value) of all matches, the highest score first."""
-    matches = match_detections(ground_truth_of(case), *detections_of(case), **settings_of(case))
+    matches = _matches(case)
     return sorted(zip(matches.score.tolist(), matches.value.tolist()), reverse=True)
+
+
+def ap_and_positives(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """AP and positives of each class."""
+    positives = count_positives(ground_truth_of(case), case.group_of_weight)
+    return average_precision(_matches(case), positives), positives
+
+
+def _matches(case: Case):
+    rules = (case.iou_threshold, case.group_of_weight, case.max_detections)
+    return match_detections(ground_truth_of(case), *detections_of(case), *rules)

@@ -1,6 +1,6 @@
 """The Open Images metric restated in plain Python, rule by rule: slow, and meant to be compared with metric-spec.md.
 
-Order of equal scores, which the official code leaves open: as ``mmoid.openimages.metric.average_precision`` documents it.
+Order of equal scores, which the official code leaves open: as ``mmoid.openimages.metric.matching`` documents it.
 """
 
 from __future__ import annotations

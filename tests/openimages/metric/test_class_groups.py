@@ -1,8 +1,6 @@
-"""Groups of classes and their mAP, against counting class by class."""
+"""Groups of classes, against going through the classes one by one."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.metric.class_groups import class_columns, class_groups, score_groups, train_image_counts
+from mmoid.openimages.metric.class_groups import class_columns, class_groups, train_image_counts
 from tests.box_stores import make_store
 from tests.official_files import LABEL_NAMES, TREE
 
@@ -51,22 +49,16 @@ def third_of(counts: list[int], k: int) -> str:
 @given(
     graphs(),
     st.lists(st.integers(0, 4), min_size=len(NAMES), max_size=len(NAMES)),
-    st.lists(st.sampled_from([math.nan, 0.0, 0.25, 1.0]), min_size=len(NAMES), max_size=len(NAMES)),
 )
-def test_each_group_is_the_mean_over_its_classes_that_have_ground_truth(parents, counts, ap):
+def test_each_group_has_the_classes_found_one_by_one(parents, counts):
     hierarchy, counts_array = hierarchy_of(parents), np.array(counts)
     members: dict[str, list[int]] = {}
     for k in range(len(NAMES)):
         has_children = any(k in above for above in parents.values())
         for name in (third_of(counts, k), 'parent' if has_children else 'leaf', f'level{level_of(parents, k)}'):
             members.setdefault(name, []).append(k)
-    scores = score_groups(class_groups(hierarchy, counts_array), np.array(ap))
-    assert {score.name for score in scores} == set(members)
-    for score in scores:
-        values = [ap[k] for k in members[score.name] if not math.isnan(ap[k])]
-        assert (score.num_classes, score.num_evaluated) == (len(members[score.name]), len(values))
-        expected = sum(values) / len(values) if values else math.nan
-        assert score.mean_ap == pytest.approx(expected, abs=1e-15, nan_ok=True)
+    groups = {group.name: sorted(group.labels.tolist()) for group in class_groups(hierarchy, counts_array)}
+    assert groups == members
     columns = {name: column.to_pylist() for name, column in class_columns(hierarchy, counts_array).items()}
     assert columns == {
         'train_images': counts,
@@ -76,7 +68,7 @@ def test_each_group_is_the_mean_over_its_classes_that_have_ground_truth(parents,
     }
 
 
-def test_groups_come_from_head_to_tail_then_by_the_hierarchy_and_say_what_they_are():
+def test_groups_have_names_meanings_and_an_order():
     hierarchy = ClassHierarchy(TREE, LABEL_NAMES)
     groups = class_groups(hierarchy, np.array([30, 2000, 2030, 0, 7]))
     assert [(group.name, group.meaning) for group in groups] == [
@@ -92,7 +84,7 @@ def test_groups_come_from_head_to_tail_then_by_the_hierarchy_and_say_what_they_a
     assert class_groups(None, None) == []
 
 
-def test_counts_come_from_a_store_or_a_csv(tmp_path):
+def test_training_images_are_counted_in_a_store_or_read_from_a_csv(tmp_path):
     store = make_store(tmp_path, [(0, 0, (0, 0, 1, 1), 0), (0, 0, (0, 0, 1, 1), 0), (1, 1, (0, 0, 1, 1), 0)])
     names = LABEL_NAMES[2::-1]  # fruit, orange, apple
     assert train_image_counts(store.path, names).tolist() == [2, 1, 1]
@@ -105,13 +97,13 @@ def test_counts_come_from_a_store_or_a_csv(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('LabelName,images\n/m/apple,3\n', "does not have 1 of the 2 classes, first '/m/orange'; give"),
+        ('LabelName,images\n/m/apple,3\n', "classes: '/m/orange' is not a class of .*counts.csv"),
         ('LabelName,images\n/m/apple,3\n/m/orange,-1\n', r'counts\.csv:3: images = -1 is negative'),
-        ('LabelName,images\n/m/apple,3\n/m/apple,4\n', r"counts\.csv:3: class '/m/apple' stands on line 2 already"),
+        ('LabelName,images\n/m/apple,3\n/m/apple,4\n', r"counts\.csv: class '/m/apple' occurs twice"),
         ('LabelName,boxes\n/m/apple,3\n', r"counts\.csv:1: has no column 'images'"),
     ],
 )
-def test_counts_that_cannot_be_used_are_named(tmp_path, text, message):
+def test_bad_counts_are_errors(tmp_path, text, message):
     (tmp_path / 'counts.csv').write_text(text)
     with pytest.raises(AnnotationError, match=message):
         train_image_counts(tmp_path / 'counts.csv', LABEL_NAMES[:2])

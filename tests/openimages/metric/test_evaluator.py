@@ -1,4 +1,4 @@
-"""The metric on files: the official figures, and what leads to the same figure another way."""
+"""The metric on files: the official figures, and other ways to the same figures."""
 
 import json
 import math
@@ -10,11 +10,11 @@ import pytest
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric import evaluator as evaluation
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
-from mmoid.openimages.metric.evaluator import evaluate_predictions
-from mmoid.openimages.metric.protocol import Protocol
-from mmoid.openimages.metric.result import read_ap, write_json, write_table
-from mmoid.openimages.predictions.csv_files import convert_predictions, open_predictions, read_predictions
-from mmoid.openimages.predictions.submission import Selection, write_submission
+from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
+from mmoid.openimages.metric.result import read_ap
+from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.predictions.ensemble import open_sets
+from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, write_files
@@ -39,7 +39,7 @@ def annotations_of(folder: Path):
 
 
 def assert_official(figures: dict, folder: Path, protocol: str) -> None:
-    """Holds what ``--out`` writes against the official evaluator's figures."""
+    """Compares what ``--out`` writes with the figures of the official evaluator."""
     expected = json.loads((folder / f'expected_{protocol}.json').read_text())
     assert figures['mAP'] == pytest.approx(expected['mAP'], rel=0, abs=1e-9)
     assert {name for name, ap in figures['AP'].items() if ap is None} == {
@@ -52,17 +52,17 @@ def assert_official(figures: dict, folder: Path, protocol: str) -> None:
 
 
 @pytest.mark.parametrize('protocol', ['challenge', 'v2_unexpanded'])
-def test_figures_of_the_files_are_the_official_ones(case, protocol, tmp_path):
+def test_the_figures_are_the_official_ones(case, protocol, tmp_path):
     annotations = annotations_of(case)
-    predictions = read_predictions(case / 'predictions.csv', annotations.label_names)
+    predictions = read_predictions(case / 'predictions.csv', annotations.classes)
     result = evaluate_predictions(annotations, predictions, Protocol(protocol.removesuffix('_unexpanded')))
-    write_json(tmp_path / 'out.json', result)
+    result.write_json(tmp_path / 'out.json')
     assert_official(json.loads((tmp_path / 'out.json').read_text()), case, protocol)
 
 
-def test_a_store_pieces_and_another_order_of_classes_give_the_same_figures(case, tmp_path, monkeypatch):
-    ids = sorted({line.split(',')[0] for name in ('boxes', 'labels')
-                  for line in (case / f'{name}.csv').read_text().splitlines()[1:]})  # fmt: skip
+def test_a_store_small_chunks_and_another_order_of_classes_give_the_same_figures(case, tmp_path, monkeypatch):
+    texts = [(case / f'{name}.csv').read_text() for name in ('boxes', 'labels')]
+    ids = sorted({line.split(',')[0] for text in texts for line in text.splitlines()[1:]})
     (tmp_path / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{name},640,480\n' for name in ids))
     convert(
         tmp_path / 'store',
@@ -73,10 +73,9 @@ def test_a_store_pieces_and_another_order_of_classes_give_the_same_figures(case,
         image_sizes=tmp_path / 'sizes.csv',
     )
     annotations = annotations_of(case)
-    # A store keeps scores in float32, which may make equals of two: compare with what it holds.
-    names = list(annotations.label_names)[::-1]
-    convert_predictions(case / 'predictions.csv', tmp_path / 'predictions', names)
-    predictions = open_predictions(tmp_path / 'predictions')
+    # A store rounds scores to float32, which may make two of them equal: compare with the rounded ones.
+    names = annotations.classes.subset(range(len(annotations.classes))[::-1])
+    (predictions,) = open_sets([case / 'predictions.csv'], tmp_path / 'predictions', names)
     for expand in (False, True):
         protocol = Protocol(expand_detections=expand)
         whole = evaluate_predictions(annotations, predictions, protocol)
@@ -90,11 +89,10 @@ def test_a_store_pieces_and_another_order_of_classes_give_the_same_figures(case,
 
 def test_expanding_detections_equals_evaluating_a_submission_with_ancestors(case, tmp_path):
     annotations = annotations_of(case)
-    convert_predictions(case / 'predictions.csv', tmp_path / 'store', annotations.label_names)
-    predictions = open_predictions(tmp_path / 'store')
+    (predictions,) = open_sets([case / 'predictions.csv'], tmp_path / 'predictions', annotations.classes)
     expanded = evaluate_predictions(annotations, predictions, Protocol(expand_detections=True))
-    write_submission(tmp_path / 'out.csv', predictions, None, Selection(hierarchy=annotations.hierarchy))
-    submission = read_predictions(tmp_path / 'out.csv', annotations.label_names)
+    write_submission(tmp_path / 'out.csv', predictions, hierarchy=annotations.hierarchy)
+    submission = read_predictions(tmp_path / 'out.csv', annotations.classes)
     submitted = evaluate_predictions(annotations, submission)
     np.testing.assert_allclose(submitted.ap, expanded.ap, rtol=0, atol=1e-12)
     plain = evaluate_predictions(annotations, predictions)
@@ -112,12 +110,12 @@ def annotations(files):
     return read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
 
 
-def test_the_json_and_the_table_say_all_there_is(annotations, tmp_path):
-    rows = [Row('c2', 2, 0.9, (0.25, 0.25, 0.75, 0.75)), Row('c2', 2, 0.5, (0, 0, 0.1, 0.1)),
-            Row('elsewhere', 0, 0.5, (0, 0, 1, 1))]  # fmt: skip
+def test_the_json_and_the_table_hold_all_figures(annotations, tmp_path):
+    boxes = [(0.25, 0.25, 0.75, 0.75), (0, 0, 0.1, 0.1), (0, 0, 1, 1)]
+    rows = [Row('c2', 2, 0.9, boxes[0]), Row('c2', 2, 0.5, boxes[1]), Row('elsewhere', 0, 0.5, boxes[2])]
     result = evaluate_predictions(annotations, make_store(tmp_path / 'store', rows, ['c2', 'elsewhere']))
-    write_json(tmp_path / 'out.json', result)
-    write_table(tmp_path / 'out.csv', result)
+    result.write_json(tmp_path / 'out.json')
+    result.write_table(tmp_path / 'out.csv')
     figures = json.loads((tmp_path / 'out.json').read_text())
     assert figures['mAP'] == result.mean_ap == pytest.approx((0 + 0 + 1 / 4 + 0) / 4)
     assert figures['AP'] == {'/m/apple': 0, '/m/orange': 0, '/m/fruit': 0.25, '/m/bench1': 0, '/m/bench2': None}
@@ -125,10 +123,11 @@ def test_the_json_and_the_table_say_all_there_is(annotations, tmp_path):
     assert figures['left_out'] == {'on images that are not annotated': 1}
     assert (figures['num_detections'], figures['num_images'], figures['num_classes_with_ground_truth']) == (3, 4, 4)
     assert figures['num_images_without_detections'] == 3
-    assert figures['protocol'] == result.description == (
+    description = (
         'Open Images Challenge metric, ground truth expanded, with image-level labels, group-of weight 1, detections '
         'as predicted, IoU 0.5, 4 images, 4 of 5 classes'
-    )  # fmt: skip
+    )
+    assert figures['protocol'] == result.description == description
     assert (tmp_path / 'out.csv').read_text().splitlines() == [
         '"LabelName","ClassName","AP","num_gt","num_scored","sum_tp","level","leaf"',
         '"/m/apple","Apple",0,2,0,0,2,true',
@@ -141,12 +140,10 @@ def test_the_json_and_the_table_say_all_there_is(annotations, tmp_path):
     assert read['/m/fruit'] == 0.25 and math.isnan(read['/m/bench2'])
 
 
-def test_a_model_of_other_classes_is_refused_unless_they_are_to_be_dropped(annotations, tmp_path):
+def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_path):
     rows = [Row('c2', 0, 0.9, (0.25, 0.25, 0.75, 0.75)), Row('c2', 1, 0.9, (0.25, 0.25, 0.75, 0.75))]
     store = make_store(tmp_path / 'store', rows, ['c2'], ['/m/car', '/m/fruit', '/m/never_found'])
-    with pytest.raises(
-        AnnotationError, match="holds detections of class '/m/car', which is not .*--other-classes drop"
-    ):
+    with pytest.raises(AnnotationError, match="store: '/m/car' is not a class of .*--other-classes drop"):
         evaluate_predictions(annotations, store)
     result = evaluate_predictions(annotations, store, other_classes='drop')
     assert result.ap[LABEL_NAMES.index('/m/fruit')] == 0.25
@@ -159,13 +156,13 @@ def test_a_model_of_other_classes_is_refused_unless_they_are_to_be_dropped(annot
     assert (same.num_detections, same.left_out) == (2, {'of other classes': 1}) and same.mean_ap == result.mean_ap
 
 
-def test_an_image_that_is_there_twice_is_refused(annotations, tmp_path):
+def test_an_image_that_occurs_twice_is_an_error(annotations, tmp_path):
     store = make_store(tmp_path / 'store', [], ['c2', 'b1', 'c2'])
-    with pytest.raises(AnnotationError, match="holds image 'c2' 2 times; each must be there once"):
+    with pytest.raises(AnnotationError, match="has image 'c2' 2 times; expected once"):
         evaluate_predictions(annotations, store)
 
 
-def test_a_hierarchy_is_asked_for_only_where_it_is_needed(files, tmp_path):
+def test_a_hierarchy_is_needed_only_by_some_protocols(files, tmp_path):
     annotations = read_annotations(files['boxes'], files['classes'])
     store = make_store(tmp_path / 'store', [], ['c2'])
     assert evaluate_predictions(annotations, store, Protocol('v2')).mean_ap == 0
@@ -173,28 +170,32 @@ def test_a_hierarchy_is_asked_for_only_where_it_is_needed(files, tmp_path):
         (Protocol(), 'the challenge protocol'),
         (Protocol('v2', expand_detections=True), 'expanding detections'),
     ):
-        with pytest.raises(AnnotationError, match=f'hierarchy: is needed for {what}'):
+        with pytest.raises(ValueError, match=f'hierarchy: is needed for {what}'):
             evaluate_predictions(annotations, store, protocol)
 
 
-def test_without_ground_truth_there_is_no_mean(files, tmp_path):
+def test_without_ground_truth_the_mean_is_null(files, tmp_path):
     Path(files['boxes']).write_text('ImageID,LabelName,XMin,XMax,YMin,YMax\n')
     annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
     result = evaluate_predictions(annotations, make_store(tmp_path / 'store', [], []))
-    write_json(tmp_path / 'out.json', result)
+    result.write_json(tmp_path / 'out.json')
     assert json.loads((tmp_path / 'out.json').read_text())['mAP'] is None
     assert annotations.image_ids == ['b1', 'd3']
 
 
-def test_errors_say_what_is_wrong(files, tmp_path):
+def test_errors_name_the_cause(files, tmp_path):
     (tmp_path / 'classes.csv').write_text('/m/apple,Apple\n/m/fruit,Fruit\n/m/bench1,B\n/m/bench2,C\n')
-    with pytest.raises(AnnotationError, match=r"boxes\.csv:3: '/m/orange' is not a class of .*--store"):
+    with pytest.raises(
+        AnnotationError, match=r"boxes\.csv:3: '/m/orange' is not a class of .*classes.csv; give .*--store"
+    ):
         read_annotations(files['boxes'], tmp_path / 'classes.csv', files['hierarchy'])
-    with pytest.raises(AnnotationError, match=r"protocol must be one of challenge, v2, got 'coco'"):
+    with pytest.raises(ValueError, match=r"protocol must be one of challenge, v2, got 'coco'"):
         Protocol('coco')
-    with pytest.raises(AnnotationError, match=r'iou_threshold must be in \(0, 1\], got 0'):
+    with pytest.raises(ValueError, match=r'iou_threshold must be in \(0, 1\], got 0'):
         Protocol(iou_threshold=0)
+    with pytest.raises(ValueError, match='ancestor_nms needs expand_detections=True'):
+        Protocol(ancestor_nms=0.5)
     for text in ('{"mAP": 1}', '[]', 'no JSON', '{"AP": {"/m/apple": "x"}}'):
         (tmp_path / 'other.json').write_text(text)
-        with pytest.raises(AnnotationError, match=r"other\.json: is no JSON with 'AP' by label name"):
+        with pytest.raises(AnnotationError, match=r"other\.json: not a JSON with 'AP' by MID"):
             read_ap(tmp_path / 'other.json')

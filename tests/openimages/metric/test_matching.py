@@ -1,4 +1,4 @@
-"""Matching rule by rule, and its independence of how the images are cut into chunks."""
+"""Matching rule by rule, and that chunks of images do not change it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.openimages.metric.metric_cases import (
 from tests.openimages.metric.metric_oracle import Case, evaluate
 
 
-def test_a_second_detection_of_a_taken_box_is_false_even_beside_a_free_box_that_it_overlaps():
+def test_a_second_detection_of_a_taken_box_is_false_even_if_it_overlaps_a_free_box():
     nearer_left = (0.5, 0, 10.5, 10)  # IoU 0.90 with LEFT, 0.74 with RIGHT
     case = one_image((0.9, LEFT), (0.8, nearer_left), singles=[LEFT, RIGHT])
     assert match(case) == [(0.9, 1), (0.8, 0)]
@@ -42,28 +42,28 @@ def test_an_overlap_equal_to_the_threshold_counts():
     assert match(one_image((0.9, (0, 0, 5, 20)), groups=[LEFT])) == [(0.9, 1)]
 
 
-def test_a_group_absorbs_its_detections_and_counts_once_at_the_best_score():
+def test_a_group_absorbs_detections_and_counts_once_with_the_best_score():
     case = one_image((0.7, (0, 0, 2, 2)), (0.8, (4, 4, 6, 6)), (0.6, FAR), groups=[LEFT], group_of_weight=0.5)
     assert match(case) == [(0.8, 0.5), (0.6, 0)]
 
 
-def test_a_group_absorbs_only_what_is_no_true_positive():
+def test_a_group_does_not_absorb_true_positives():
     case = one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT], group_of_weight=1)
     assert match(case) == [(0.9, 1), (0.8, 1)]
     case.group_of_weight = 0
     assert match(case) == [(0.9, 1)]
 
 
-def test_a_group_found_with_score_zero_only_absorbs():
+def test_a_group_found_with_score_0_only_absorbs():
     assert match(one_image((0.0, LEFT), groups=[LEFT])) == []
 
 
-def test_boxes_without_area_are_no_detections():
+def test_detections_without_area_are_dropped():
     case = one_image((0.9, (3, 3, 3, 9)), (0.8, (9, 0, 1, 10)), (0.7, (0, np.nan, 1, 1)), singles=[LEFT])
     assert match(case) == []
 
 
-def test_only_the_best_detections_of_an_image_and_class_are_kept():
+def test_max_detections_keeps_the_best_of_each_image_and_class():
     case = one_image((0.1, LEFT), (0.3, FAR), (0.2, FAR), singles=[LEFT], max_detections=2)
     assert match(case) == [(0.3, 0), (0.2, 0)]
 
@@ -73,8 +73,8 @@ def test_only_the_best_detections_of_an_image_and_class_are_kept():
     [
         (dict(image=[1]), r'image\[0\]: expects 0 <= index < 1, got 1'),
         (dict(label=[3]), r'label\[0\]: expects 0 <= index < 3, got 3'),
-        (dict(label=[[0]]), r'label: expects one dimension, got shape \(1, 1\)'),
-        (dict(score=[0.1, 0.2]), 'score: expects 1 values, got 2'),
+        (dict(label=[[0]]), r'label: expects shape \(1,\), got shape \(1, 1\)'),
+        (dict(score=[0.1, 0.2]), r'score: expects shape \(1,\), got \(2,\)'),
         (dict(score=[np.nan]), r'score\[0\]: expects a number, got nan'),
         (dict(box=[LEFT[:3]]), r'box: expects shape \(1, 4\), got \(1, 3\)'),
         (dict(iou_threshold=0), 'iou_threshold: expects 0 < value <= 1, got 0'),
@@ -82,7 +82,7 @@ def test_only_the_best_detections_of_an_image_and_class_are_kept():
         (dict(max_detections=0), 'max_detections: expects at least 1, got 0'),
     ],
 )
-def test_unusable_detections_and_settings_are_named(change, message):
+def test_bad_arguments_are_errors(change, message):
     given = dict(image=[0], label=[0], score=[0.5], box=[LEFT])
     ground_truth = ground_truth_of(one_image(singles=[LEFT]))
     assert match_detections(ground_truth, **given).value.tolist() == [1]
@@ -110,22 +110,15 @@ def crowd() -> Case:
 
 
 @pytest.mark.parametrize('size', [1, 2, 100])
-def test_working_in_small_pieces_changes_nothing(crowd, monkeypatch, size):
+def test_chunk_sizes_do_not_change_the_result(crowd, monkeypatch, size):
     whole = match_detections(ground_truth_of(crowd), *detections_of(crowd))
     monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', size)
     monkeypatch.setattr(matching, 'DETECTIONS_AT_ONCE', size)
     assert_same(match_detections(ground_truth_of(crowd), *detections_of(crowd)), whole)
 
 
-def test_pieces_are_as_long_as_the_bound_allows(monkeypatch):
-    monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', 10)
-    pairs = np.array([4, 6, 1, 30, 5, 5, 2])
-    pieces = [rows.tolist() for rows in matching._pieces(np.arange(7), pairs)]
-    assert pieces == [[0, 1], [2], [3], [4, 5], [6]]
-
-
 @pytest.mark.parametrize('cuts', [[15], [1, 2, 3, 29], list(range(1, 30))])
-def test_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
+def test_matches_of_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
     ground_truth, columns = ground_truth_of(crowd), detections_of(crowd)
     whole = match_detections(ground_truth, *columns)
     chunk = np.searchsorted(cuts, columns[0], side='right')
@@ -136,7 +129,7 @@ def test_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
     np.testing.assert_array_equal(backwards, average_precision(whole, positives))
 
 
-def test_rows_of_an_image_need_not_lie_together(crowd):
+def test_the_order_of_rows_does_not_matter(crowd):
     ground_truth = ground_truth_of(crowd)
     image, label, _, box = detections_of(crowd)
     score = np.random.default_rng(0).permutation(len(image)) / len(image)
@@ -147,7 +140,7 @@ def test_rows_of_an_image_need_not_lie_together(crowd):
     )
 
 
-def test_a_subset_of_images_scores_as_if_it_were_the_whole_set(crowd):
+def test_a_subset_of_images_is_evaluated_like_a_set_of_its_own(crowd):
     chosen = [3, 4, 11, 28]
 
     def of_chosen(rows):
@@ -163,7 +156,7 @@ def test_a_subset_of_images_scores_as_if_it_were_the_whole_set(crowd):
     np.testing.assert_allclose(average_precision(matches, positives), expected, rtol=1e-12)
 
 
-def test_memory_is_bounded_by_the_rows_not_by_images_times_classes():
+def test_memory_grows_with_rows_not_with_images_times_classes():
     rng = np.random.default_rng(0)
     images, classes, rows = 10**6, 10**4, 2000
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.matching import match_detections
-from mmoid.openimages.metric.multi_label_recall import SeveralLabelObjects
-from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.multi_label_recall import MultiLabelObjects
 from tests.box_stores import APPLE, BENCH, FRUIT, HEADER, IDS, ORANGE, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best
@@ -55,17 +55,17 @@ def random_detections(rng, rows):
 
 @pytest.mark.parametrize('protocol', ['challenge', 'v2'])
 @pytest.mark.parametrize('seed', range(6))
-def test_as_many_labels_are_found_as_one_by_one(tmp_path, seed, protocol):
+def test_the_recall_is_that_of_going_through_objects_one_by_one(tmp_path, seed, protocol):
     rng = np.random.default_rng(seed)
     rows = random_rows(rng)
     detections = random_detections(rng, rows)
     store = make_store(tmp_path, rows)
     annotations = annotations_of_store(store)
-    ground_truth = annotations.ground_truth(Protocol(protocol))
+    ground_truth = Evaluator(annotations, Protocol(protocol)).ground_truth
     columns = [np.array(column) for column in zip(*detections)]
     index = np.array([annotations.image_ids.index(name) for name in IDS])
     matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
-    objects = SeveralLabelObjects.of(annotations)
+    objects = MultiLabelObjects.of(annotations)
     for chosen in (range(4), [1, 3], []):
         num_objects = pairs_of([row for row in rows if row[0] in chosen])[0]
         pairs = [pair for pair in pairs_of(rows)[1] if pair[0] in chosen]
@@ -79,17 +79,17 @@ def test_as_many_labels_are_found_as_one_by_one(tmp_path, seed, protocol):
 
 def evaluate(tmp_path, rows, detections):
     annotations = annotations_of_store(make_store(tmp_path, rows))
-    ground_truth = annotations.ground_truth(Protocol())
+    ground_truth = Evaluator(annotations).ground_truth
     columns = [np.array(column) for column in zip(*detections)]
     index = np.array([annotations.image_ids.index(name) for name in IDS])
     matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
-    return SeveralLabelObjects.of(annotations).recall(ground_truth, matches.found)
+    return MultiLabelObjects.of(annotations).recall(ground_truth, matches.found)
 
 
 BOX = (0.2, 0.2, 0.6, 0.6)
 
 
-def test_an_apple_that_is_a_fruit_too_needs_both(tmp_path):
+def test_an_object_with_two_labels_needs_both(tmp_path):
     rows = [(0, APPLE, BOX, 0), (0, FRUIT, BOX, 0), (1, BENCH, BOX, 0)]
     assert evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)]).recall == 0.5
     # Two rows of Fruit in the expanded ground truth, one label of the object: one detection is enough.
@@ -97,13 +97,13 @@ def test_an_apple_that_is_a_fruit_too_needs_both(tmp_path):
     assert (both.objects, both.pairs, both.found) == (1, 2, 2)
 
 
-def test_ancestors_alone_group_boxes_and_the_same_label_twice_make_no_several_labels(tmp_path):
+def test_ancestors_group_boxes_and_repeated_labels_do_not_count_as_several_labels(tmp_path):
     rows = [(0, APPLE, BOX, 0), (1, BENCH, BOX, 0), (1, BENCH, BOX, 0), (2, BENCH, BOX, 1), (2, ORANGE, BOX, 0)]
     result = evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
     assert (result.objects, result.pairs) == (0, 0) and math.isnan(result.recall)
 
 
-def test_rows_of_an_image_need_not_lie_together_in_a_file(tmp_path):
+def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):
     rng = np.random.default_rng(7)
     rows = random_rows(rng)
     lines = [
@@ -115,8 +115,8 @@ def test_rows_of_an_image_need_not_lie_together_in_a_file(tmp_path):
         text = HEADER + ''.join(lines[k] for k in order)
         files = write_files(tmp_path / str(len(results)), boxes=text, pictures=False)
         annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'])
-        ground_truth = annotations.ground_truth(Protocol())
+        ground_truth = Evaluator(annotations).ground_truth
         row = np.array(order)[ground_truth.source]
         found = np.flatnonzero((row % 3 == 0) & ~ground_truth.is_group_of)
-        results.append(SeveralLabelObjects.of(annotations).recall(ground_truth, found))
+        results.append(MultiLabelObjects.of(annotations).recall(ground_truth, found))
     assert results[0] == results[1] and 0 < results[0].found < results[0].pairs

@@ -1,10 +1,10 @@
-"""What the metric holds against a model, against cases worked out by hand and against the matching itself."""
+"""Mistakes of a model, compared with hand-made cases and with the matching itself."""
 
 import numpy as np
 import pytest
 
-from mmoid.openimages.metric.average_precision import match_detections
 from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.matching import match_detections
 from mmoid.openimages.metric.worst_images import Verdict, count_mistakes, judge
 
 LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]
@@ -12,11 +12,11 @@ LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]
 
 def truth(image, label, box, group=None, verified=True):
     empty = np.zeros(0, dtype=np.int64)
-    return GroundTruth.build(2, 3, image, label, box, np.zeros(len(image)) if group is None else group,
-                             empty, empty, np.zeros(0), None, verified)  # fmt: skip
+    group = np.zeros(len(image)) if group is None else group
+    return GroundTruth.build(2, 3, image, label, box, group, empty, empty, np.zeros(0), None, verified)
 
 
-def test_each_detection_gets_its_verdict_whatever_the_order_given():
+def test_verdicts_do_not_depend_on_the_order_of_detections():
     ground = truth([0, 0], [1, 1], [LEFT, BELOW], group=[0, 1])
     inside = [0.05, 0.55, 0.2, 0.7]
     # twice on the single box, equal scores; nowhere; in the group
@@ -29,14 +29,14 @@ def test_each_detection_gets_its_verdict_whatever_the_order_given():
         assert found.tolist() == [0]
 
 
-def test_a_class_that_nobody_verified_does_not_count():
+def test_detections_of_unverified_classes_are_not_counted():
     for verified, expected in ((True, Verdict.NOT_COUNTED), (False, Verdict.FALSE)):
         ground = truth([0], [1], [LEFT], verified=verified)
         verdict, found = judge(ground, 0, 2, np.array([0.5]), np.array([LEFT]))
         assert verdict.tolist() == [expected] and not len(found)
 
 
-def test_an_image_is_charged_with_what_it_misses_and_makes_up():
+def test_mistakes_are_missed_objects_and_scores_of_false_positives():
     ground = truth([0, 0, 1], [1, 1, 1], [LEFT, RIGHT, LEFT])
     matches = match_detections(ground, [0, 0, 1], [1, 1, 1], [0.9, 0.25, 0.8], [LEFT, BELOW, LEFT])
     mistakes = count_mistakes(ground, matches)
@@ -50,7 +50,7 @@ def test_an_image_is_charged_with_what_it_misses_and_makes_up():
     )
 
 
-def test_sums_agree_with_the_matching_on_random_boxes():
+def test_mistakes_agree_with_the_matching_on_random_boxes():
     rng = np.random.default_rng(0)
 
     def boxes(count):

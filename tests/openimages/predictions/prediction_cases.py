@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from tests.official_files import LABEL_NAMES
+
+CLASSES = ClassNames(LABEL_NAMES)
 
 
 class Row(NamedTuple):

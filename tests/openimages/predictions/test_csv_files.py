@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.csv_files import convert_predictions, open_predictions, read_predictions
-from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.csv_files import read_image_list, read_predictions
 from tests.official_files import LABEL_NAMES
 from tests.openimages.predictions.prediction_cases import (
+    CLASSES,
     Row,
     image_names,
-    make_store,
     random_rows,
     rows_csv,
     rows_of,
@@ -28,17 +27,17 @@ def test_both_formats_give_the_rows_of_the_file(tmp_path, seed):
     rows = random_rows(np.random.default_rng(seed))
     (tmp_path / 'rows.csv').write_text(rows_csv(rows))
     (tmp_path / 'submission.csv').write_text(submission_csv(rows, image_names()))
-    assert rows_of(read_predictions(tmp_path / 'rows.csv', LABEL_NAMES)) == rows
-    submission = read_predictions(tmp_path / 'submission.csv', LABEL_NAMES)
+    assert rows_of(read_predictions(tmp_path / 'rows.csv', CLASSES)) == rows
+    submission = read_predictions(tmp_path / 'submission.csv', CLASSES)
     assert rows_of(submission) == rows
-    assert submission.image_ids() == image_names(), 'images without detections are there too'
+    assert submission.image_ids() == image_names(), 'images without detections are kept'
 
 
-def test_rows_in_any_order_are_brought_together_by_image_and_keep_their_order_there(tmp_path):
+def test_rows_in_any_order_are_grouped_by_image(tmp_path):
     rows = random_rows(np.random.default_rng(0))
     shuffled = [rows[k] for k in np.random.default_rng(1).permutation(len(rows))]
     (tmp_path / 'rows.csv').write_text(rows_csv(shuffled))
-    read = read_predictions(tmp_path / 'rows.csv', LABEL_NAMES)
+    read = read_predictions(tmp_path / 'rows.csv', CLASSES)
     ids = list(dict.fromkeys(row.image for row in shuffled))
     assert read.image_ids() == ids
     assert rows_of(read) == sorted(shuffled, key=lambda row: ids.index(row.image))
@@ -56,10 +55,10 @@ def test_columns_may_have_any_order_and_files_may_be_compressed(tmp_path):
     ):
         with gzip.open(tmp_path / f'{name}.csv.gz', 'wt') as stream:
             stream.write(text)
-        assert rows_of(read_predictions(tmp_path / f'{name}.csv.gz', LABEL_NAMES)) == expected
+        assert rows_of(read_predictions(tmp_path / f'{name}.csv.gz', CLASSES)) == expected
 
 
-def test_without_given_classes_they_are_those_that_the_file_names(tmp_path):
+def test_without_given_classes_they_are_those_in_the_file(tmp_path):
     (tmp_path / 'a.csv').write_text(ROWS + 'a,/m/z,1,0,1,0,1\nb,/m/y,1,0,1,0,1\nc,/m/z,1,0,1,0,1\n')
     (tmp_path / 'b.csv').write_text(SUBMISSION + 'a,/m/z 1 0 0 1 1 /m/y 1 0 0 1 1\nb,/m/z 1 0 0 1 1\n')
     for name, label in (('a.csv', [0, 1, 0]), ('b.csv', [0, 1, 0])):
@@ -70,7 +69,7 @@ def test_without_given_classes_they_are_those_that_the_file_names(tmp_path):
 @pytest.mark.parametrize('text', [ROWS, SUBMISSION, SUBMISSION + 'a,\nb,""\n'])
 def test_files_without_detections_are_no_error(tmp_path, text):
     (tmp_path / 'empty.csv').write_text(text)
-    read = read_predictions(tmp_path / 'empty.csv', LABEL_NAMES)
+    read = read_predictions(tmp_path / 'empty.csv', CLASSES)
     assert (len(read.label), read.box.shape, read.num_images) == (0, (0, 4), len(text.splitlines()) - 1)
 
 
@@ -81,13 +80,13 @@ def test_files_without_detections_are_no_error(tmp_path, text):
         SUBMISSION + 'a,/m/apple 1 0 0 1 1 /m/car 1 0 0 1 1\nb,/m/car 1 0 0 1 1\n',
     ],
 )
-def test_detections_of_other_classes_are_refused_or_dropped_and_counted(tmp_path, text):
+def test_detections_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path, text):
     path = tmp_path / 'predictions.csv'
     path.write_text(text)
     line = 3 if text.startswith(ROWS) else 2
-    with pytest.raises(AnnotationError, match=rf"csv:{line}: LabelName '/m/car' is not among .*--other-classes drop"):
-        read_predictions(path, LABEL_NAMES)
-    read = read_predictions(path, LABEL_NAMES, other_classes='drop')
+    with pytest.raises(AnnotationError, match=rf"csv:{line}: '/m/car' is not a class of .*--other-classes drop"):
+        read_predictions(path, CLASSES)
+    read = read_predictions(path, CLASSES, other_classes='drop')
     assert rows_of(read) == [Row('a', 0, 1.0, (0, 0, 1, 1))] and read.dropped == 2
     assert read.image_ids() == ['a', 'b']
 
@@ -106,36 +105,32 @@ GOOD = '/m/apple 1 0 0 1 1'
         (ROWS + 'a,/m/apple,1,0,640,0,1\n', r'csv:2: XMax = 640 is far outside \[0, 1\]; coordinates are fractions'),
         (ROWS + 'a,/m/apple,1,0,1\n', r'csv:2: has 5 fields, the header has 7'),
         (ROWS + 'a,/m/apple,,0,1,0,1\n', r'csv:2: Score is empty'),
-        (SUBMISSION + f'a,{GOOD}\n\nb,{GOOD} /m/apple\n', r'csv:4: PredictionString holds 7 values, .* multiple of 6'),
-        (SUBMISSION + f'a,{GOOD}\nb,{GOOD} {GOOD} /m/apple 1 0 x 1 1\n',
-         r"csv:3: detection 3: YMin = 'x' is not a number"),
+        (SUBMISSION + f'a,{GOOD}\n\nb,{GOOD} /m/apple\n', r'csv:4: PredictionString has 7 values, not a multiple of 6'),
+        (SUBMISSION + f'a,{GOOD}\nb,{GOOD} {GOOD} /m/apple 1 0 x 1 1\n', r"csv:3: detection 3: YMin = 'x' is not a"),
         (SUBMISSION + f'a,{GOOD} /m/apple inf 0 0 1 1\n', r'csv:2: detection 2: Score = inf must be a finite number'),
         (SUBMISSION + f'a,{GOOD} /m/apple 1 0 0 1 -9\n', r'csv:2: detection 2: YMax = -9 is far outside'),
-        (SUBMISSION + f'a,{GOOD}\nb,\na,\n', r"csv:4: image 'a' stands on line 2 already"),
+        (SUBMISSION + f'a,{GOOD}\nb,\na,\n', r"csv:4: image 'a' is already on line 2"),
         (SUBMISSION + f'a,{GOOD}\nb,1,2\n', r'csv:3: has 3 fields, the header has 2'),
     ],
-)  # fmt: skip
+)
 def test_errors_name_file_and_line(tmp_path, text, message):
     path = tmp_path / 'predictions.csv'
     path.write_text(text)
     with pytest.raises(AnnotationError, match=message):
-        read_predictions(path, LABEL_NAMES)
+        read_predictions(path, CLASSES)
 
 
-def test_errors_behind_very_long_rows_have_their_line_too(tmp_path):
+def test_errors_after_very_long_rows_name_their_line(tmp_path):
     path = tmp_path / 'predictions.csv'
     long = ' '.join([GOOD] * 10_000)
     path.write_text(SUBMISSION + f'a,{long}\nb,/m/apple\n')
-    with pytest.raises(AnnotationError, match='csv:3: PredictionString holds 1 values'):
-        read_predictions(path, LABEL_NAMES)
+    with pytest.raises(AnnotationError, match='csv:3: PredictionString has 1 values'):
+        read_predictions(path, CLASSES)
     path.write_text(SUBMISSION + f'a,{long}\n')
     assert len(read_predictions(path).label) == 10_000
 
 
-def test_a_file_becomes_a_store_and_a_folder_is_opened_as_one(tmp_path):
-    rows = random_rows(np.random.default_rng(0))
-    (tmp_path / 'submission.csv').write_text(submission_csv(rows, image_names()))
-    convert_predictions(tmp_path / 'submission.csv', tmp_path / 'store', LABEL_NAMES)
-    store = open_predictions(tmp_path / 'store')
-    assert isinstance(store, PredictionStore) and store.image_ids() == image_names()
-    assert rows_of(store) == rows_of(make_store(tmp_path / 'same', rows, image_names()))
+def test_an_image_list_has_either_column_name_and_each_image_once(tmp_path):
+    for column in ('ImageID', 'ImageId'):
+        (tmp_path / 'images.csv').write_text(f'{column},PredictionString\nb,x\na,\nb,y\n')
+        assert read_image_list(tmp_path / 'images.csv') == ['b', 'a']

@@ -1,4 +1,4 @@
-"""Shards of a long run: joined on disk in bounded memory, and wherever a run is killed, it can go on."""
+"""Shards of a long run: joined on disk in bounded memory; a killed run resumes."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_parts_joined_are_the_bytes_of_what_is_written_in_one_go(tmp_path, seed):
+def test_joined_parts_have_the_bytes_of_one_store(tmp_path, seed):
     rng = np.random.default_rng(seed)
     rows, ids = random_rows(rng, 20), image_names(20)
     cuts = [0, *sorted(rng.integers(0, 21, 5).tolist()), 20]  # some without images
@@ -56,8 +56,8 @@ print(join_predictions(Path(sys.argv[1]) / 'joined', parts, label_names=['/m/a']
 """
 
 
-def test_joining_does_not_hold_the_predictions(tmp_path):
-    """Eighty megabytes are joined by a process that may take twenty-four."""
+def test_joining_needs_little_memory(tmp_path):
+    """Joins 80 MB in a process that may use 24 MB."""
     each, per_image, rng = 20, 12_500, np.random.default_rng(0)
     for part in range(8):
         write_predictions(
@@ -97,14 +97,14 @@ def write(shards, bound):
     shards.write(bound, **columns, **NAMES)
 
 
-def test_a_run_goes_on_with_its_own_shards_until_they_are_one(tmp_path):
+def test_a_run_resumes_with_its_own_shards_and_joins_them(tmp_path):
     out = tmp_path / 'out'
     shards = begin(out)
     assert shards.bounds == [(0, 3), (3, 6), (6, 7)] and shards.done() == []
     write(shards, (3, 6))
     again = open_shards(out, {'plan': 'a'}, run='a test run', num_images=7, images_per_shard=5)
     assert again.bounds == shards.bounds and again.done() == [(3, 6)]
-    with pytest.raises(AnnotationError, match=r'images-00000000-00000003: is missing, like 1 others'):
+    with pytest.raises(AnnotationError, match=r'images-00000000-00000003: 2 shards are missing'):
         again.join(**NAMES, overwrite=False)
     other = join_run(out, 7, 'a test run')
     for bound in ((0, 3), (6, 7)):
@@ -114,8 +114,8 @@ def test_a_run_goes_on_with_its_own_shards_until_they_are_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
-def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
-    """There may be tens of thousands, and to list them for each would take longer than to write it."""
+def test_writing_a_shard_does_not_list_the_others(tmp_path, monkeypatch):
+    """There may be tens of thousands. Listing them would take longer than writing one."""
     shards = begin(tmp_path / 'out')
 
     def listed(*_):
@@ -127,7 +127,7 @@ def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
     assert shards.done() == shards.bounds[:1]
 
 
-def test_whatever_a_killed_process_leaves_is_no_obstacle(tmp_path, monkeypatch):
+def test_leftovers_of_killed_processes_do_not_matter(tmp_path, monkeypatch):
     out, parts = tmp_path / 'out', tmp_path / 'out.parts'
     parts.mkdir()
     (parts / '.writing-1.plan.json').write_text('{"pl')  # while the plan was written
@@ -156,20 +156,22 @@ def test_whatever_a_killed_process_leaves_is_no_obstacle(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
-def test_another_run_and_other_peoples_folders_are_left_alone(tmp_path):
+def test_other_runs_and_other_folders_are_left_alone(tmp_path):
     out = tmp_path / 'out'
     write(begin(out), (0, 3))
-    with pytest.raises(AnnotationError, match=r'out\.parts: holds shards of a test run with other plan; .*--restart'):
+    with pytest.raises(
+        AnnotationError, match=r'out\.parts: has shards of a test run with a different plan; .*--restart'
+    ):
         begin(out, plan='b')
-    with pytest.raises(AnnotationError, match='with other num images;'):
+    with pytest.raises(AnnotationError, match='with a different num images;'):
         begin(out, num_images=8)
-    with pytest.raises(AnnotationError, match=r'out\.parts: is no folder of an ensemble; give another --out'):
+    with pytest.raises(AnnotationError, match=r'out\.parts: not a folder of an ensemble; give another --out'):
         open_shards(out, {}, run='an ensemble', num_images=7, images_per_shard=3)
     assert begin(out).done() == [(0, 3)]
     assert begin(out, plan='b', restart=True).done() == []
     for text in ('{"pl', '[]'):
         (tmp_path / 'out.parts' / 'plan.json').write_text(text)
-        with pytest.raises(AnnotationError, match='is no folder of a test run'):
+        with pytest.raises(AnnotationError, match='not a folder of a test run'):
             begin(out)
     make_store(out, [], ['a'])
     with pytest.raises(FileExistsError, match='exists already; give --overwrite'):

@@ -1,4 +1,4 @@
-"""Fusion: how overlapping detections of one image become one, by ensemble-boxes."""
+"""Fusion: how overlapping detections of one image become one, by the package ensemble-boxes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Literal
 
 import numpy as np
 
-from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.boxes import has_area
 
 METHODS = ('nms', 'soft_nms', 'nmw', 'wbf')
 CONFIDENCE_TYPES = ('avg', 'max', 'box_and_model_avg', 'absent_model_aware_avg')
 SOFT_NMS_DECAYS = ('linear', 'gaussian')
-_NUMBER_OF_DECAY = {'linear': 1, 'gaussian': 2}
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Settings. Defaults are those of ensemble-boxes, but for the scores of soft-NMS.
+    """Settings of :func:`fuse`. Defaults are those of ensemble-boxes.
 
     Attributes:
         method: ``nms``, ``soft_nms``, ``nmw`` (non-maximum weighted) or ``wbf`` (weighted boxes fusion).
         iou_threshold: Boxes of a class that overlap more are one object.
         skip_score: Detections below it are left out first.
-        confidence: WBF's score of a fused box, its ``conf_type``. Detections of one model that overlap count like
-            those of several with ``avg`` and ``max``; ``box_and_model_avg`` and ``absent_model_aware_avg`` know better.
-        allows_overflow: WBF with ``avg``: more boxes than models raise a score above 1.
-        sigma: Soft-NMS with gaussian decay.
+        confidence: ``conf_type`` of WBF, the score of a fused box. With ``avg`` and ``max``, overlapping detections of
+            one model count like those of several; with ``box_and_model_avg`` and ``absent_model_aware_avg`` not.
+        allows_overflow: For WBF with ``avg``: more boxes than models raise a score above 1.
+        sigma: Of the gaussian decay of soft-NMS.
         decay: Of soft-NMS.
-        least_score: Soft-NMS drops what decays to this or below.
-        most_per_image: Best-scored fused detections of an image that are kept; None: all.
+        least_score: Soft-NMS drops detections that decay to this score or below.
+        max_per_image: Best-scored fused detections of an image that are kept; None: all.
 
     Raises:
-        AnnotationError: A name or number out of range.
+        ValueError: A setting out of range.
+        ImportError: ensemble-boxes is not installed.
     """
 
     method: Literal['nms', 'soft_nms', 'nmw', 'wbf'] = 'wbf'
@@ -45,33 +45,24 @@ class Fusion:
     sigma: float = 0.5
     decay: Literal['linear', 'gaussian'] = 'gaussian'
     least_score: float = 0.001
-    most_per_image: int | None = None
+    max_per_image: int | None = None
 
     def __post_init__(self) -> None:
         for name, known in (('method', METHODS), ('confidence', CONFIDENCE_TYPES), ('decay', SOFT_NMS_DECAYS)):
             if getattr(self, name) not in known:
-                raise AnnotationError(f'{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+                raise ValueError(f'{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
         if not 0 < self.iou_threshold < 1:
-            raise AnnotationError(f'iou_threshold must be between 0 and 1, got {self.iou_threshold}')
+            raise ValueError(f'iou_threshold must be between 0 and 1, got {self.iou_threshold}')
         if not self.sigma > 0:
-            raise AnnotationError(f'sigma must be above 0, got {self.sigma}')
-        if self.most_per_image is not None and self.most_per_image < 1:
-            raise AnnotationError(f'most_per_image must be at least 1, got {self.most_per_image}')
+            raise ValueError(f'sigma must be above 0, got {self.sigma}')
+        if self.max_per_image is not None and self.max_per_image < 1:
+            raise ValueError(f'max_per_image must be at least 1, got {self.max_per_image}')
+        _ensemble_boxes()
 
-
-def require_ensemble_boxes() -> ModuleType:
-    """The package, which only this needs.
-
-    Raises:
-        AnnotationError: It is not installed.
-    """
-    try:
-        import ensemble_boxes
-    except ImportError as error:
-        raise AnnotationError(
-            f"ensembles need the package ensemble-boxes ({error}); install it with: pip install 'mmoid[ensemble]'"
-        ) from error
-    return ensemble_boxes
+    def usable(self, score: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """(D,) bool: detections that take part: a box with area, a score above 0 and not below ``skip_score``."""
+        used: np.ndarray = has_area(box) & (score > 0) & (score >= score.dtype.type(self.skip_score))
+        return used
 
 
 def fuse(
@@ -81,30 +72,31 @@ def fuse(
     labels: Sequence[np.ndarray],
     weights: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fuses the detections that M models made on one image. Boxes of different classes never meet.
+    """Fuses the detections of M models on one image. Boxes of different classes are independent.
 
     Args:
-        fusion: Settings; ``skip_score`` and ``most_per_image`` are not for here.
-        boxes: (n_m, 4) float64 each, in [0, 1], none without area.
-        scores: (n_m,) float64 each, above 0.
-        labels: (n_m,) class indices each.
-        weights: M weights above 0. None: all alike. NMS and soft-NMS scale scores by weight / sum of weights, NMW by
-            weight / greatest weight.
+        fusion: Settings; ``max_per_image`` is for the caller.
+        boxes: M arrays (n_m, 4) float64 in [0, 1], all of them usable (:meth:`Fusion.usable`).
+        scores: M arrays (n_m,).
+        labels: M arrays (n_m,) of class indices.
+        weights: M weights above 0. None: scores are not scaled. NMS and soft-NMS scale scores by weight / sum of
+            weights, NMW by weight / greatest weight.
 
     Returns:
         (n, 4) boxes, (n,) scores, both float64, and (n,) int64 class indices, in no particular order.
     """
-    package = require_ensemble_boxes()
-    if not sum(len(part) for part in scores):
+    if not sum(map(len, scores)):
         return np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64)
-    # ensemble-boxes writes into the lists it is given.
+    package = _ensemble_boxes()
+    scores = [score.astype(np.float64) for score in scores]
+    # ensemble-boxes writes into the lists that it gets.
     weights = None if weights is None else list(weights)
     if fusion.method == 'nms':
-        found = package.nms(list(boxes), list(scores), list(labels), iou_thr=fusion.iou_threshold, weights=weights)
+        found = package.nms(list(boxes), scores, list(labels), iou_thr=fusion.iou_threshold, weights=weights)
     elif fusion.method == 'soft_nms':
         found = _soft_nms(fusion, boxes, scores, labels, weights)
     else:
-        # It goes through them box by box: plain lists take half the time of arrays.
+        # These loop over single boxes: plain lists take half the time of arrays.
         lists = [[part.tolist() for part in parts] for parts in (boxes, scores, labels)]
         if fusion.method == 'nmw':
             found = package.non_maximum_weighted(*lists, weights=weights, iou_thr=fusion.iou_threshold)
@@ -120,6 +112,14 @@ def fuse(
     return np.asarray(box, dtype=np.float64), np.asarray(score, dtype=np.float64), np.asarray(label).astype(np.int64)
 
 
+def _ensemble_boxes() -> ModuleType:
+    try:
+        import ensemble_boxes
+    except ImportError as error:
+        raise ImportError(f"fusing detections needs ensemble-boxes: pip install 'mmoid[ensemble]' ({error})") from error
+    return ensemble_boxes
+
+
 def _soft_nms(
     fusion: Fusion,
     boxes: Sequence[np.ndarray],
@@ -127,28 +127,23 @@ def _soft_nms(
     labels: Sequence[np.ndarray],
     weights: Sequence[float] | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Soft-NMS with the scores that it decays to.
-
-    ``ensemble_boxes.soft_nms`` keeps the same boxes but gives their scores as they were before, so that every duplicate
-    ranks as high as ever. Its inner function decays them in place.
-    """
+    """Soft-NMS with decayed scores. ``ensemble_boxes.soft_nms`` returns the original ones, so duplicates rank high."""
     from ensemble_boxes.ensemble_boxes_nms import cpu_soft_nms_float
 
     if weights is not None:
-        total = sum(weights)
-        scores = [score * weight / total for score, weight in zip(scores, weights)]
+        scores = [score * weight / sum(weights) for score, weight in zip(scores, weights)]
     box, score, label = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
-    order = np.argsort(label, kind='stable')
     kept, decayed = [], []
-    for rows in np.split(order, np.flatnonzero(np.diff(label[order])) + 1):
-        values = score[rows]
+    for one in np.unique(label):
+        rows = np.flatnonzero(label == one)
+        values = score[rows]  # decayed in place
         found = cpu_soft_nms_float(
             box[rows],
             values,
             Nt=fusion.iou_threshold,
             sigma=fusion.sigma,
             thresh=fusion.least_score,
-            method=_NUMBER_OF_DECAY[fusion.decay],
+            method=1 + SOFT_NMS_DECAYS.index(fusion.decay),
         )
         kept.append(rows[found])
         decayed.append(values[values > fusion.least_score])

@@ -1,0 +1,114 @@
+"""Ancestors of detections: an Apple is also a Fruit. The official evaluator does not add them, so entries do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.ragged import runs_of_rows
+from mmoid.openimages.statistics.objects import overlapping_pairs
+
+ROWS_AT_ONCE = 1 << 18
+"""Detections that go through NMS at a time. Bounds the working memory."""
+
+
+def add_ancestors(
+    hierarchy: ClassHierarchy,
+    image: np.ndarray,
+    label: np.ndarray,
+    score: np.ndarray,
+    box: np.ndarray,
+    nms_iou: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds each detection to all ancestors of its class, with its score and box.
+
+    Args:
+        hierarchy: Over the C classes.
+        image: (D,) int image index of each detection.
+        label: (D,) int class indices.
+        score: (D,).
+        box: (D, 4) xmin, ymin, xmax, ymax.
+        nms_iou: NMS over the own and the added boxes of each image and class: of two that overlap by more than this
+            IoU, the lower-scored one is removed. A parent then never scores below its child on the same box. Only
+            classes with descendants go through NMS, since no other class gets boxes. None: no NMS.
+
+    Returns:
+        ``rows`` and ``label``, both (M,): result k is input row ``rows[k]`` with class ``label[k]``. Rows ascend, and
+        a detection comes before its copies.
+
+    Example:
+        >>> rows, label = add_ancestors(hierarchy, image, label, score, box, nms_iou=0.5)
+        >>> image, score, box = image[rows], score[rows], box[rows]
+    """
+    rows, label = hierarchy.expand_up(label)
+    if nms_iou is None:
+        return rows, label
+    if not 0 < nms_iou < 1:
+        raise ValueError(f'nms_iou must be between 0 and 1, got {nms_iou}')
+    candidates = np.flatnonzero(~hierarchy.is_leaf[label])
+    source = rows[candidates]
+    key = image[source].astype(np.int64) * hierarchy.num_classes + label[candidates]
+    kept = np.ones(len(rows), dtype=bool)
+    kept[candidates] = _nms(key, score[source], box[source], nms_iou)
+    return rows[kept], label[kept]
+
+
+def _nms(key: np.ndarray, score: np.ndarray, box: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """(R,) bool: which boxes greedy NMS keeps among those of one key. Of equal scores the first row wins."""
+    kept = np.ones(len(key), dtype=bool)
+    area = np.log2(np.maximum((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), 1e-30))
+    order = np.lexsort((area, key))
+    count = np.unique(key, return_counts=True)[1]
+    stop = np.cumsum(count)
+    for first, last in runs_of_rows(count, ROWS_AT_ONCE):
+        rows = order[stop[first] - count[first] : stop[last - 1]]
+        one, other = _overlapping(count[first:last], area[rows], box[rows], iou_threshold)
+        # The loser of a pair is the one with the lower score, or the later row.
+        priority = np.empty(len(rows), dtype=np.int64)
+        priority[np.lexsort((rows, -score[rows]))] = np.arange(len(rows))
+        swapped = priority[one] > priority[other]
+        winner, loser = np.where(swapped, other, one), np.where(swapped, one, other)
+        kept[rows] = _greedy(len(rows), winner, loser)
+    return kept
+
+
+def _overlapping(
+    count: np.ndarray, area: np.ndarray, box: np.ndarray, iou_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of boxes of one group with IoU > ``iou_threshold``.
+
+    Args:
+        count: (G,) boxes of each group, which follow one another.
+        area: (R,) log2 of the areas, ascending within a group.
+        box: (R, 4).
+        iou_threshold: Threshold.
+
+    Returns:
+        Two (P,) arrays of row indices.
+    """
+    # IoU is at most smaller / larger area, so partners are the rows that follow up to a largest area. One search
+    # finds these ends for all groups: each group gets an interval of its own, wider than any log2 of an area.
+    place = area + 256 * np.repeat(np.arange(len(count)), count)
+    end = np.searchsorted(place, place - np.log2(iou_threshold) + 1e-4)
+    after = np.arange(len(box)) + 1
+    one, other, iou = overlapping_pairs(box, box, after, end - after, iou_threshold)
+    above = iou > iou_threshold
+    return one[above], other[above]
+
+
+def _greedy(count: int, winner: np.ndarray, loser: np.ndarray) -> np.ndarray:
+    """(count,) bool: boxes that no kept box beats.
+
+    Each round keeps the boxes that nothing undecided beats and removes those that they beat. Rounds are as many as
+    the longest chain of such decisions, a handful, whatever the number of boxes.
+    """
+    kept = np.ones(count, dtype=bool)
+    while len(winner):
+        beaten = np.zeros(count, dtype=bool)
+        beaten[loser] = True
+        removed = np.zeros(count, dtype=bool)
+        removed[loser[~beaten[winner]]] = True
+        kept &= ~removed
+        undecided = ~(removed[winner] | removed[loser]) & beaten[winner]
+        winner, loser = winner[undecided], loser[undecided]
+    return kept
