@@ -1,9 +1,8 @@
-"""A real training and validation in miniature whose model finds what it is told to find.
+"""A small training and validation whose model finds moved and relabelled annotations.
 
     python metric_run.py DATA_ROOT WORK_DIR            (or under torchrun)
 
-The model's detections are the annotated boxes, moved and relabelled at random by the ImageID, so that it finds the same
-whichever rank asks.
+The ImageID seeds the changes, so that every rank finds the same.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ PIPELINE = [
 
 @MODELS.register_module()
 class HalfBlindModel(BaseModel):
-    """Finds most boxes, not quite where they are, now and then as another class; needs nothing learnt."""
+    """Finds most boxes, a little moved, some as another class. Learns nothing."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -78,7 +77,7 @@ def config(data_root, work_dir, num_classes, **options) -> Config:
             val_dataloader=dict(
                 batch_size=2,
                 sampler=dict(type='DefaultSampler', shuffle=False),
-                # Eleven images: two ranks see one of them twice.
+                # 11 images: with two ranks, one of them is tested twice.
                 dataset=dict(dataset, ann_file=f'{data_root}/validation', test_mode=True, indices=11),
             ),
             val_evaluator=dict(

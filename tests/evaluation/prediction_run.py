@@ -1,7 +1,7 @@
-"""A real test run in miniature: mmengine's Runner, our data set, loop and metrics, and a detector without weights.
+"""A small test run: mmengine's Runner, our data set, loop and metrics, and a detector without weights.
 
-What it finds depends on the pixels of the whole batch, as that of a detector does by padding. It writes the images that
-it sees to ``<work_dir>/seen.txt``, and waits for its end where ``SEE_NO_MORE_THAN`` are there.
+Its detections depend on the pixels of the whole batch, as those of a padded batch do. It writes the images that it
+tests to ``<work_dir>/seen.txt``, and stops to wait when there are ``SEE_NO_MORE_THAN``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PIPELINE = [
 
 @MODELS.register_module()
 class PixelDetector(BaseModel):
-    """Finds each annotated box more or less, and up to 40 that are none."""
+    """Finds each annotated box, a little moved, and up to 40 false ones."""
 
     def __init__(self, ann_file: str, seen: str, scale: float = 1.0) -> None:
         super().__init__(data_preprocessor=DetDataPreprocessor())
@@ -64,12 +64,12 @@ class PixelDetector(BaseModel):
 
 
 def seen(file: str | Path) -> list[str]:
-    """Images in the order in which they were seen, several times if they were."""
+    """Images in the order in which they were tested, with repetitions."""
     return Path(file).read_text().split() if Path(file).exists() else []
 
 
 def config(data_root: Path, work_dir: Path, **model) -> Config:
-    """Tests the 48 training pictures of the tiny data in batches of two."""
+    """Tests the 48 training images of the tiny data in batches of two."""
     annotations = str(data_root / 'train')
     return Config(
         dict(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import mmoid
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.evaluator import evaluate_predictions
-from mmoid.openimages.metric.protocol import Protocol
+from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -46,15 +46,12 @@ def case(request, tmp_path_factory):
     for image_id in store.image_ids():
         rows = [row for row in predictions if row['ImageID'] == image_id]
         corners = [[float(row[key]) for key in ('XMin', 'YMin', 'XMax', 'YMax')] for row in rows]
-        samples.append(dict(
-            img_id=image_id,
-            ori_shape=(512, 1024),
-            pred_instances=dict(
-                bboxes=torch.tensor(corners, dtype=torch.float64).reshape(-1, 4) * torch.tensor([1024, 512, 1024, 512]),
-                labels=torch.tensor([store.label_names.index(row['LabelName']) for row in rows], dtype=torch.long),
-                scores=torch.tensor([float(row['Score']) for row in rows], dtype=torch.float64),
-            ),
-        ))  # fmt: skip
+        instances = dict(
+            bboxes=torch.tensor(corners, dtype=torch.float64).reshape(-1, 4) * torch.tensor([1024, 512, 1024, 512]),
+            labels=torch.tensor([store.label_names.index(row['LabelName']) for row in rows], dtype=torch.long),
+            scores=torch.tensor([float(row['Score']) for row in rows], dtype=torch.float64),
+        )
+        samples.append(dict(img_id=image_id, ori_shape=(512, 1024), pred_instances=instances))
     return request.param, store, samples
 
 
@@ -67,18 +64,8 @@ def evaluate(store, samples, size=None, **kwargs):
 
 
 @needs_cases
-@pytest.mark.parametrize(
-    ('protocol', 'expected'), [('challenge', 'expected_challenge.json'), ('v2', 'expected_v2_unexpanded.json')]
-)
-def test_map_is_the_official_one(case, protocol, expected):
-    folder, store, samples = case
-    official = json.loads((folder / expected).read_text())
-    assert evaluate(store, samples, protocol=protocol)['openimages/mAP'] == pytest.approx(official['mAP'], abs=1e-9)
-
-
-@needs_cases
 @pytest.mark.parametrize('protocol', ['challenge', 'v2_unexpanded'])
-def test_figures_of_each_class_are_the_official_ones(case, protocol, tmp_path):
+def test_the_figures_are_the_official_ones(case, protocol, tmp_path):
     folder, store, samples = case
     prefix = str(tmp_path / 'run' / 'val')
     evaluate(store, samples, protocol=protocol.removesuffix('_unexpanded'), outfile_prefix=prefix)
@@ -91,7 +78,7 @@ def test_figures_of_each_class_are_the_official_ones(case, protocol, tmp_path):
 
 @needs_cases
 @pytest.mark.parametrize('expand', [False, True])
-def test_the_metric_and_the_tool_for_files_give_the_same_figures(case, expand, tmp_path):
+def test_the_metric_gives_the_figures_of_evaluate_predictions(case, expand, tmp_path):
     folder, store, samples = case
     counts = np.random.default_rng(0).permutation(store.num_classes)
     lines = ''.join(f'{name},{count}\n' for name, count in zip(store.label_names, counts))
@@ -102,7 +89,7 @@ def test_the_metric_and_the_tool_for_files_give_the_same_figures(case, expand, t
     )
     result = evaluate_predictions(
         annotations_of_store(store),
-        read_predictions(folder / 'predictions.csv', store.label_names),
+        read_predictions(folder / 'predictions.csv', ClassNames(store.label_names)),
         Protocol(expand_detections=expand),
         train_images=counts,
     )
@@ -110,42 +97,30 @@ def test_the_metric_and_the_tool_for_files_give_the_same_figures(case, expand, t
     assert next(iter(scalars)) == 'openimages/mAP', "save_best='auto' takes the first"
     assert {'openimages/mAP_head', 'openimages/mAP_leaf', 'openimages/mAP_level1'} < set(scalars)
     ours, theirs = json.loads(open(f'{prefix}.json').read()), result.as_json()
-    for one in (ours, theirs):  # files may hold detections elsewhere
+    for one in (ours, theirs):  # files may have detections on other images
         del one['left_out'], one['num_detections']
     assert ours == theirs
 
 
 @needs_cases
-def test_an_image_that_two_ranks_saw_counts_once(case):
+def test_an_image_that_two_ranks_tested_counts_once(case):
     _, store, samples = case
     assert evaluate(store, [*samples, *samples[:5]]) == evaluate(store, samples)
 
 
-def test_the_protocol_stands_beside_the_number(tiny_data, caplog):
-    store = AnnotationStore(tiny_data / 'validation')
-    metric = mmoid.OpenImagesChallengeMetric(str(store.path))
-    metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
-    assert metric.describe(12, 5) == (
-        'Open Images Challenge metric, ground truth expanded, with image-level labels, group-of weight 1, '
-        f'detections as predicted, IoU 0.5, 12 images, 5 of {store.num_classes} classes'
-    )
-
-
 def perfect_samples(store):
-    """Every expanded ground-truth box, found."""
+    """Detections equal to the expanded ground truth."""
     samples = []
     for i, image_id in enumerate(store.image_ids()):
         rows, labels = store.hierarchy.expand_up(store.box_label[store.boxes_of_image(i)])
         box = store.box[store.boxes_of_image(i)][rows] * 100
-        samples.append(dict(
-            img_id=image_id, sample_idx=i, ori_shape=(100, 100),
-            pred_instances=dict(bboxes=torch.from_numpy(box), labels=torch.from_numpy(labels),
-                                scores=torch.rand(len(labels))),
-        ))  # fmt: skip
+        scores = torch.rand(len(labels))
+        instances = dict(bboxes=torch.from_numpy(box), labels=torch.from_numpy(labels), scores=scores)
+        samples.append(dict(img_id=image_id, ori_shape=(100, 100), pred_instances=instances))
     return samples
 
 
-def test_perfect_detections_score_1_and_half_of_the_images_are_judged_by_themselves(tiny_data):
+def test_perfect_detections_score_1_on_all_images_and_on_half_of_them(tiny_data):
     store = AnnotationStore(tiny_data / 'validation')
     samples = perfect_samples(store)
     assert evaluate(store, samples)['openimages/mAP'] == 1.0
@@ -166,7 +141,7 @@ def test_detections_are_expanded_only_on_request(tiny_data):
     assert evaluate(store, samples, expand_detections=True)['openimages/mAP'] > 0.99
 
 
-def test_a_model_of_fewer_classes_is_judged_on_these(tiny_data):
+def test_a_model_with_fewer_classes_is_evaluated_on_these(tiny_data):
     store = AnnotationStore(tiny_data / 'validation')
     label = int(np.bincount(store.box_label).argmax())
     metric = mmoid.OpenImagesChallengeMetric(str(store.path))
@@ -180,7 +155,7 @@ def test_a_model_of_fewer_classes_is_judged_on_these(tiny_data):
 
 
 @needs_cases
-def test_a_model_with_its_classes_in_another_order_scores_the_same(case):
+def test_the_order_of_classes_does_not_matter(case):
     _, store, samples = case
     last = store.num_classes - 1
     metric = mmoid.OpenImagesChallengeMetric(str(store.path))
@@ -191,25 +166,25 @@ def test_a_model_with_its_classes_in_another_order_scores_the_same(case):
     assert metric.evaluate(len(samples)) == pytest.approx(evaluate(store, samples), abs=1e-12, nan_ok=True)
 
 
-def test_errors_name_what_is_wrong(tiny_data, tmp_path):
+def test_bad_options_and_stores_are_errors(tiny_data, tmp_path):
     path = str(tiny_data / 'validation')
     with pytest.raises(AnnotationError, match='no such folder'):
         mmoid.OpenImagesChallengeMetric(str(tmp_path / 'nowhere'))
-    with pytest.raises(ValueError, match=r"evaluator\.protocol must be one of challenge, v2, got 'coco'"):
+    with pytest.raises(ValueError, match=r"protocol must be one of challenge, v2, got 'coco'"):
         mmoid.OpenImagesChallengeMetric(path, protocol='coco')
     store = AnnotationStore(path)
     (sample, *_) = perfect_samples(store)
     with pytest.raises(AnnotationError, match="has no image 'elsewhere'"):
         evaluate(store, [dict(sample, img_id='elsewhere')])
     metric = mmoid.OpenImagesChallengeMetric(path)
-    with pytest.raises(AnnotationError, match="does not have the class '/m/none'"):
+    with pytest.raises(AnnotationError, match="metainfo.label_names: '/m/none' is not a class of evaluator.ann_file"):
         metric.dataset_meta = dict(label_names=['/m/none'])
-    with pytest.raises(AnnotationError, match='classes, the data set 2; name their MIDs .*label_names'):
+    with pytest.raises(AnnotationError, match='classes, the data set 2; give their MIDs .*label_names'):
         metric.dataset_meta = dict(classes=['a', 'b'])
-    with pytest.raises(AnnotationError, match=r'evaluator\.iou_threshold must be in \(0, 1\], got 0'):
+    with pytest.raises(ValueError, match=r'iou_threshold must be in \(0, 1\], got 0'):
         mmoid.OpenImagesChallengeMetric(path, iou_threshold=0)
     counts = tmp_path / 'counts.csv'
     counts.write_text('LabelName,images\n')
     metric = mmoid.OpenImagesChallengeMetric(path, train_ann_file=str(counts))
-    with pytest.raises(AnnotationError, match=r'evaluator\.train_ann_file = .*counts\.csv: does not have .* classes'):
+    with pytest.raises(AnnotationError, match=r'is not a class of .*counts\.csv'):
         metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)

@@ -38,7 +38,7 @@ def one_process(tiny_data, tmp_path_factory) -> Path:
     return work_dir
 
 
-def test_a_run_logs_map_and_that_of_groups_and_writes_tables(one_process, tiny_data):
+def test_a_run_logs_the_map_of_groups_and_writes_tables(one_process, tiny_data):
     scalars = scalars_of(one_process)
     figures = json.loads((one_process / 'val.json').read_text())
     assert 0.1 < scalars['openimages/mAP'] == figures['mAP'] < 0.9
@@ -46,8 +46,8 @@ def test_a_run_logs_map_and_that_of_groups_and_writes_tables(one_process, tiny_d
     groups = {name: group['mAP'] for name, group in figures['groups'].items() if group['mAP'] is not None}
     assert {'head', 'middle', 'tail', 'leaf', 'parent', 'level1', 'level2'} <= set(groups)
     assert {name: scalars[f'openimages/mAP_{name}'] for name in groups} == groups
-    assert scalars['openimages/several_label_recall'] == figures['several_label_objects']['recall']
-    assert len(set(groups.values())) > 3, 'groups that are all alike would show nothing'
+    assert scalars['openimages/multi_label_recall'] == figures['multi_label_objects']['recall']
+    assert len(set(groups.values())) > 3, 'equal groups would show nothing'
     assert (one_process / 'val.csv').read_text().count('\n') == 1 + num_classes_of(tiny_data)
     assert (one_process / 'best_openimages_mAP_epoch_1.pth').exists()
     (log,) = one_process.glob('*/*.log')
@@ -56,20 +56,16 @@ def test_a_run_logs_map_and_that_of_groups_and_writes_tables(one_process, tiny_d
     assert f'{figures["groups"]["tail"]["meaning"]} ' in text and '| mAP tail' in text
 
 
-def test_two_processes_log_what_one_does(one_process, tiny_data, tmp_path):
-    subprocess.run(
-        [
-            sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(SCRIPT),
-            str(tiny_data), str(tmp_path), str(num_classes_of(tiny_data)), 'pytorch',
-        ],
-        check=True, capture_output=True, timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(SCRIPT.parents[2])},
-    )  # fmt: skip
+def test_two_processes_log_the_same_as_one(one_process, tiny_data, tmp_path):
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', SCRIPT]
+    arguments = [tiny_data, tmp_path, num_classes_of(tiny_data), 'pytorch']
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(SCRIPT.parents[2])}
+    subprocess.run([*launch, *map(str, arguments)], check=True, capture_output=True, timeout=300, env=env)
     assert scalars_of(tmp_path) == scalars_of(one_process)
     assert (tmp_path / 'val.json').read_text() == (one_process / 'val.json').read_text()
 
 
-def test_a_set_without_boxes_breaks_neither_log_nor_best_checkpoint(tiny_data, tmp_path):
+def test_a_set_without_boxes_logs_nan_and_saves_no_best_checkpoint(tiny_data, tmp_path):
     files = write_files(tmp_path / 'official', boxes='ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n')
     convert(tmp_path / 'empty', **files)
     empty = str(tmp_path / 'empty')

@@ -1,4 +1,4 @@
-"""Tests of a model, killed by SIGKILL and started again: the same bytes, the same figures, nothing done twice."""
+"""A test run that is killed and started again: the same bytes and figures, nothing tested twice."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(tiny_data, checkpoint, tmp_path_factory):
-    """Files and figures of a run that nothing killed."""
+    """Files and figures of an uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole')
     cfg = make_config(tiny_data, folder)
     figures = in_process(cfg, checkpoint, folder / 'predictions')
@@ -91,7 +91,7 @@ class Launch:
         )
 
     def kill(self, work_dir, one_rank=False):
-        """Kills without warning once it has seen its images, and returns when not one process is left."""
+        """Kills it when it has tested its images, and returns when no process is left."""
         while len(seen(work_dir)) < self.until:
             assert self.process.poll() is None, self.text()
             time.sleep(0.005)
@@ -122,8 +122,8 @@ def images_of(work_dir):
     return [image for shard in shards(work_dir) for image in PredictionStore(shard).image_ids()]
 
 
-def kill_and_go_on(tiny_data, checkpoint, whole, work_dir, kills):
-    """Kills as listed, (processes, images, one rank or all); then lets it end."""
+def kill_and_resume(tiny_data, checkpoint, whole, work_dir, kills):
+    """Kills as listed, (processes, images, one rank or all), then lets it finish."""
     cfg = make_config(tiny_data, work_dir)
     cfg.dump(str(work_dir / 'run.py'))
     for processes, images, one_rank in kills:
@@ -143,9 +143,9 @@ def kill_and_go_on(tiny_data, checkpoint, whole, work_dir, kills):
     return kept, launch.text()
 
 
-def test_a_test_that_is_killed_thrice_ends_as_one_that_was_not(tiny_data, checkpoint, whole, tmp_path):
-    kills = [(2, 16, True), (1, 8, False), (2, 8, False)]  # one process may go on where two were, and the reverse
-    kept, text = kill_and_go_on(tiny_data, checkpoint, whole, tmp_path, kills)
+def test_a_test_killed_three_times_ends_like_an_uninterrupted_one(tiny_data, checkpoint, whole, tmp_path):
+    kills = [(2, 16, True), (1, 8, False), (2, 8, False)]  # the number of processes may change
+    kept, text = kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
     assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in text
     assert 12 <= len(kept) <= 32
 
@@ -156,7 +156,7 @@ def test_kills_at_random(tiny_data, checkpoint, whole, tmp_path, processes):
     draw = random.Random(seed := random.randrange(10**6))
     print(f'seed {seed}')
     kills = [(processes, draw.randrange(1, 13), processes > 1 and draw.random() < 0.5) for _ in range(4)]
-    kill_and_go_on(tiny_data, checkpoint, whole, tmp_path, kills)
+    kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
 
 
 class Stop(Exception):
@@ -176,7 +176,7 @@ def stop_after(monkeypatch, images):
 
 @pytest.fixture
 def stopped(tiny_data, checkpoint, tmp_path, monkeypatch):
-    """The config of a run that ended after twenty images."""
+    """The config of a run that stopped after 20 images."""
     cfg = make_config(tiny_data, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         stop_after(patch, 20)
@@ -185,7 +185,7 @@ def stopped(tiny_data, checkpoint, tmp_path, monkeypatch):
     return cfg
 
 
-def test_another_run_is_refused_until_the_shards_are_thrown_away(stopped, checkpoint, whole, tmp_path):
+def test_another_run_is_refused_until_the_shards_are_removed(stopped, checkpoint, whole, tmp_path):
     out = tmp_path / 'predictions'
     other = tmp_path / 'other.pth'
     torch.save(dict(state_dict=dict(weight=torch.tensor(4.0))), other)
@@ -193,34 +193,36 @@ def test_another_run_is_refused_until_the_shards_are_thrown_away(stopped, checkp
     def refused(what, checkpoint=checkpoint, **changed):
         cfg = stopped.copy()
         cfg.merge_from_dict(changed)
-        with pytest.raises(AnnotationError, match=rf'holds shards of a test run with other {what}; .*\(--restart\)'):
+        with pytest.raises(
+            AnnotationError, match=rf'has shards of a test run with a different {what}; .*\(--restart\)'
+        ):
             in_process(cfg, checkpoint, out)
 
     refused('checkpoint', checkpoint=other)
     refused('model', **{'model.scale': 0.5})
     refused('data set', **{'test_dataloader.dataset.pipeline.1.scale': (32, 32)})
-    refused('data set, num images', **{'test_dataloader.dataset.indices': 7})
+    refused('data set and num images', **{'test_dataloader.dataset.indices': 7})
     refused('batch size', **{'test_dataloader.batch_size': 1})
     assert len(images_of(tmp_path)) == 18
     in_process(stopped, other, out, restart=True)
     assert contents(out) != whole[0]
 
 
-def test_a_changed_data_set_behind_the_same_config_is_noticed(stopped, checkpoint, tmp_path, monkeypatch):
+def test_a_changed_data_set_with_the_same_config_is_an_error(stopped, checkpoint, tmp_path, monkeypatch):
     images = AnnotationStore.image_id
     monkeypatch.setattr(AnnotationStore, 'image_id', lambda self, image: f'new{images(self, image)}')
-    with pytest.raises(AnnotationError, match=r"parts: has image '\w+' in place 0, where the data set has 'new\w+'"):
+    with pytest.raises(AnnotationError, match=r"parts: image 0 is '\w+', in the data set it is 'new\w+'"):
         in_process(stopped, checkpoint, tmp_path / 'predictions')
 
 
-def test_a_metric_that_needs_more_than_predictions_cannot_go_on(stopped, checkpoint, tmp_path):
+def test_a_metric_that_needs_more_than_predictions_cannot_resume(stopped, checkpoint, tmp_path):
     cfg = stopped.copy()
     cfg.test_evaluator = [dict(type='DumpResults', out_file_path=str(tmp_path / 'x.pkl'))]
-    with pytest.raises(ValueError, match=r'test_evaluator: DumpResults needs more than the predictions kept in'):
+    with pytest.raises(ValueError, match=r'test_evaluator: DumpResults needs more than the predictions in'):
         in_process(cfg, checkpoint, tmp_path / 'predictions')
 
 
-def test_a_run_killed_after_its_last_image_only_puts_together(stopped, checkpoint, whole, tmp_path, monkeypatch):
+def test_a_run_killed_after_its_last_image_only_joins_shards(stopped, checkpoint, whole, tmp_path, monkeypatch):
     out = tmp_path / 'predictions'
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr('mmoid.openimages.predictions.shards.join_predictions', raising)
@@ -236,7 +238,7 @@ def raising(*_, **__):
     raise Stop
 
 
-def test_predictions_that_are_there_are_replaced_and_nothing_else(tiny_data, checkpoint, whole, tmp_path):
+def test_only_predictions_are_replaced(tiny_data, checkpoint, whole, tmp_path):
     cfg = make_config(tiny_data, tmp_path, scale=0.5)
     in_process(cfg, checkpoint, tmp_path / 'predictions')
     assert contents(tmp_path / 'predictions') != whole[0]
@@ -248,7 +250,7 @@ def test_predictions_that_are_there_are_replaced_and_nothing_else(tiny_data, che
         mmoid.PredictionDump(str(tmp_path / 'mine'))
 
 
-def test_what_is_written_is_what_was_found(tiny_data, checkpoint, whole, tmp_path):
+def test_the_store_has_the_detections_of_the_model(tiny_data, checkpoint, whole, tmp_path):
     cfg = make_config(tiny_data, tmp_path)
     in_process(cfg, checkpoint, tmp_path / 'predictions', images_per_shard=100)
     store = PredictionStore(tmp_path / 'predictions')
@@ -272,11 +274,14 @@ def test_what_is_written_is_what_was_found(tiny_data, checkpoint, whole, tmp_pat
     assert sum(len(sample.pred_instances) for sample in found) == len(store.label) > 500
 
 
-def test_settings_that_cannot_be_resumed_are_told_at_the_start(tiny_data, checkpoint, tmp_path):
+def test_settings_that_cannot_be_resumed_are_errors(tiny_data, checkpoint, tmp_path):
     for changed, message in (
         ({'test_dataloader.sampler.shuffle': True}, r"needs sampler=dict\(type='DefaultSampler', shuffle=False\)"),
         ({'test_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}, 'no batch_sampler'),
-        ({'test_evaluator': [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'a'))]}, 'holds 2 PredictionDump'),
+        (
+            {'test_evaluator': [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'a'))]},
+            'at most one PredictionDump, got 2',
+        ),
     ):
         cfg = make_config(tiny_data, tmp_path)
         cfg.merge_from_dict(changed)
@@ -291,8 +296,8 @@ def test_settings_that_cannot_be_resumed_are_told_at_the_start(tiny_data, checkp
         Runner.from_cfg(cfg).test()
 
 
-def test_what_the_guide_shows(tiny_data, checkpoint, whole, tmp_path):
-    """The lines of docs/predictions.md for a config of one's own, for a store and for views at several scales."""
+def test_the_examples_of_the_guide(tiny_data, checkpoint, whole, tmp_path):
+    """The examples of docs/predictions.md: a store, a config, and views at several scales."""
     store, own, views = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'predictions.md').read_text(), re.DOTALL)
     own = own.replace('data/openimages/validation', str(tiny_data / 'train'))
     own, store = (text.replace('work_dirs/mine/predictions', str(tmp_path / 'predictions')) for text in (own, store))

@@ -17,7 +17,7 @@ from mmoid.openimages.predictions.ensemble import open_sets
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.official_files import LABEL_NAMES, write_files
+from tests.official_files import write_files
 from tests.openimages.predictions.prediction_cases import Row, make_store
 from tests.shared_data import SHARED
 
@@ -151,7 +151,7 @@ def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_pa
     (tmp_path / 'rows.csv').write_text(
         'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\nc2,/m/car,.9,0,1,0,1\nc2,/m/fruit,.9,.25,.75,.25,.75\n'
     )
-    read = read_predictions(tmp_path / 'rows.csv', LABEL_NAMES, other_classes='drop')
+    read = read_predictions(tmp_path / 'rows.csv', annotations.classes, other_classes='drop')
     same = evaluate_predictions(annotations, read)
     assert (same.num_detections, same.left_out) == (2, {'of other classes': 1}) and same.mean_ap == result.mean_ap
 
