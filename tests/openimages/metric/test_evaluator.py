@@ -146,7 +146,7 @@ def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_pa
     with pytest.raises(AnnotationError, match="store: '/m/car' is not a class of .*--other-classes drop"):
         evaluate_predictions(annotations, store)
     result = evaluate_predictions(annotations, store, other_classes='drop')
-    assert result.ap[LABEL_NAMES.index('/m/fruit')] == 0.25
+    assert result.ap[annotations.classes.label_names.index('/m/fruit')] == 0.25
     assert (result.num_detections, result.left_out) == (2, {'of other classes': 1})
     (tmp_path / 'rows.csv').write_text(
         'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\nc2,/m/car,.9,0,1,0,1\nc2,/m/fruit,.9,.25,.75,.25,.75\n'

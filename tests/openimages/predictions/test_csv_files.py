@@ -7,7 +7,6 @@ import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.csv_files import read_image_list, read_predictions
-from tests.official_files import LABEL_NAMES
 from tests.openimages.predictions.prediction_cases import (
     CLASSES,
     Row,
