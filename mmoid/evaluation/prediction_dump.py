@@ -66,7 +66,7 @@ class PredictionDump(BaseMetric):
         restart: Remove the shards of a killed run.
 
     Raises:
-        AnnotationError: ``out`` exists and is something else.
+        FileExistsError: ``out`` exists and is something else.
         ValueError: ``images_per_shard`` below 1.
     """
 

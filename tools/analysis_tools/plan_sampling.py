@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, plan_sampling, head_middle_tail
+from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, head_middle_tail, plan_sampling
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import progress_bars

@@ -310,7 +310,8 @@ def run_ensemble(
         Counts by description.
 
     Raises:
-        AnnotationError: ``out`` exists, or there are shards of another ensemble.
+        FileExistsError: ``out`` exists.
+        AnnotationError: There are shards of another ensemble.
         ChildProcessError: A worker was killed.
     """
     num_images = len(sets.image_ids)

@@ -53,7 +53,8 @@ class PredictionShards:
         """Joins all shards into ``out`` and removes them. Returns the number of detections.
 
         Raises:
-            AnnotationError: A shard is missing, or ``out`` exists and may not be replaced.
+            AnnotationError: A shard is missing.
+            FileExistsError: ``out`` exists and may not be replaced.
         """
         missing = [self.path(bound) for bound in self.bounds if not self.path(bound).is_dir()]
         if missing:
@@ -89,7 +90,8 @@ def open_shards(
         restart: Remove the shards of an earlier run.
 
     Raises:
-        AnnotationError: ``out`` exists and may not be replaced, or there are shards of a run with another plan.
+        AnnotationError: There are shards of a run with another plan.
+        FileExistsError: ``out`` exists and may not be replaced.
     """
     require_replaceable(out, overwrite)
     folder = _folder_of(out)

@@ -351,7 +351,7 @@ def test_other_folders_are_not_touched(stores, tmp_path):
     sets = match_sets(stores)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(AnnotationError, match='exists and was not written by mmoid'):
+    with pytest.raises(FileExistsError, match='exists and was not written by mmoid'):
         run_ensemble(sets, Fusion(), tmp_path / 'out', overwrite=True)
     (tmp_path / 'new.parts').mkdir()
     (tmp_path / 'new.parts' / 'thesis.txt').write_text('years of work')
