@@ -8,7 +8,8 @@ then occurs several times in the file. The root is virtual: it is never a class.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -37,32 +38,36 @@ class ClassHierarchy:
 
     def __init__(self, tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> None:
         self.label_names = tuple(label_names)
-        edges = sorted(set(_subcategory_edges(tree, source)))
-        nodes = sorted(self.node_names(tree))
-        self._require_known(nodes, source)
-        index = {name: i for i, name in enumerate(nodes)}
-        parents = np.zeros((len(nodes), len(nodes)), dtype=bool)
-        if edges:
-            child, parent = np.array([(index[child], index[parent]) for parent, child in edges]).T
-            parents[child, parent] = True
-        closure = _transitive_closure(parents)
-        if closure.diagonal().any():
-            name = nodes[int(closure.diagonal().argmax())]
-            raise AnnotationError(f'{source}: {name!r} is its own ancestor; the hierarchy must not have cycles')
-        depth = _longest_path(parents)
-        rows = np.array([index[name] for name in self.label_names], dtype=np.intp)
-        self.ancestor_matrix: np.ndarray = closure[np.ix_(rows, rows)]
-        self._depth = depth[rows]
+        parents = _parents(tree, source)
+        require_unique(self.label_names, 'classes')
+        unknown = sorted(set(self.label_names) - set(parents))
+        if unknown:
+            raise AnnotationError(
+                f'{source}: lacks {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
+                'give the hierarchy file of these classes'
+            )
+        try:
+            parents_first = list(TopologicalSorter(parents).static_order())
+        except CycleError as error:
+            name = error.args[1][0]
+            raise AnnotationError(
+                f'{source}: {name!r} is its own ancestor; the hierarchy must not have cycles'
+            ) from error
+        ancestors: dict[str, set[str]] = {}
+        depth: dict[str, int] = {}
+        for name in parents_first:
+            ancestors[name] = parents[name].union(*(ancestors[parent] for parent in parents[name]))
+            depth[name] = 1 + max((depth[parent] for parent in parents[name]), default=0)
+        index = {name: i for i, name in enumerate(self.label_names)}
+        pairs = [(i, index[above]) for name, i in index.items() for above in ancestors[name] if above in index]
+        self.ancestor_matrix: np.ndarray = np.zeros((len(index), len(index)), dtype=bool)
+        self.ancestor_matrix[tuple(np.array(pairs, dtype=np.intp).reshape(-1, 2).T)] = True
+        self._depth = np.array([depth[name] for name in self.label_names], dtype=np.int64)
 
     @classmethod
     def from_json(cls, path: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
         """Reads the official JSON file such as ``bbox_labels_600_hierarchy.json``."""
         return cls(load_tree(path), label_names, source=str(path))
-
-    @staticmethod
-    def node_names(tree: dict) -> set[str]:
-        """Names of everything below the root, ``Part`` entries included."""
-        return {child['LabelName'] for _, child in _walk(tree, ('Subcategory', 'Part')) if 'LabelName' in child}
 
     @property
     def num_classes(self) -> int:
@@ -103,15 +108,6 @@ class ClassHierarchy:
         """Follows every label with its descendants; see :meth:`expand_up`."""
         return _expand(labels, self.ancestor_matrix.T)
 
-    def _require_known(self, nodes: list[str], source: str) -> None:
-        require_unique(self.label_names, 'classes')
-        unknown = sorted(set(self.label_names) - set(nodes))
-        if unknown:
-            raise AnnotationError(
-                f'{source}: lacks {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
-                'give the hierarchy file of these classes'
-            )
-
 
 def load_tree(path: str | Path) -> dict:
     """Reads a hierarchy JSON."""
@@ -124,45 +120,21 @@ def load_tree(path: str | Path) -> dict:
     return tree
 
 
-def _walk(node: dict, kinds: tuple[str, ...]) -> Iterator[tuple[dict, dict]]:
-    stack = [node]
+def _parents(tree: dict, source: str) -> dict[str, set[str]]:
+    """Parents of everything below the root; the root is not a class and not a parent."""
+    parents: dict[str, set[str]] = {}
+    stack = [tree]
     while stack:
-        parent = stack.pop()
-        for kind in kinds:
-            for child in parent.get(kind, ()):
-                yield parent, child
+        node = stack.pop()
+        for kind in ('Subcategory', 'Part'):
+            for child in node.get(kind, ()):
+                if 'LabelName' not in child:
+                    raise AnnotationError(f"{source}: an entry below {node['LabelName']!r} has no 'LabelName'")
+                above = parents.setdefault(child['LabelName'], set())
+                if kind == 'Subcategory' and node is not tree:
+                    above.add(node['LabelName'])
                 stack.append(child)
-
-
-def _subcategory_edges(tree: dict, source: str) -> Iterator[tuple[str, str]]:
-    """(parent, child) names, without the edges of the root, which is not a class."""
-    for parent, child in _walk(tree, ('Subcategory', 'Part')):
-        if 'LabelName' not in child:
-            raise AnnotationError(f"{source}: an entry below {parent['LabelName']!r} has no 'LabelName'")
-        if parent is not tree and any(child is entry for entry in parent.get('Subcategory', ())):
-            yield parent['LabelName'], child['LabelName']
-
-
-def _transitive_closure(parents: np.ndarray) -> np.ndarray:
-    """(K, K) bool: reachable by one or more edges. Squares paths, so it takes log2(depth) matrix products."""
-    closure = parents.copy()
-    while True:
-        reach = closure.astype(np.float32)
-        longer = closure | ((reach @ reach) > 0)
-        if (longer == closure).all():
-            return closure
-        closure = longer
-
-
-def _longest_path(parents: np.ndarray) -> np.ndarray:
-    """(K,) int: nodes on the longest chain of parents, the node itself included."""
-    depth = np.ones(len(parents), dtype=np.int64)
-    for _ in range(len(parents)):
-        deeper = np.maximum(depth, 1 + np.where(parents, depth, 0).max(axis=1, initial=0))
-        if (deeper == depth).all():
-            break
-        depth = deeper
-    return depth
+    return parents
 
 
 def _expand(labels: np.ndarray, related: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""A COCO JSON file -> a store that mmoid trains on.
+r"""A COCO JSON file -> a store that mmoid trains on.
 
-    python tools/dataset_converters/import_coco.py --annotations instances_train.json \\
+    python tools/dataset_converters/import_coco.py --annotations instances_train.json \
         --images images/train --out data/mine/train
 
 A class is the `freebase_id` of a category, else its `mid`, else its name. `iscrowd` becomes group-of. Give

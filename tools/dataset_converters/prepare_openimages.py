@@ -1,4 +1,4 @@
-"""Official Open Images CSV files + hierarchy + images -> a store that mmoid trains on.
+r"""Official Open Images CSV files + hierarchy + images -> a store that mmoid trains on.
 
     python tools/dataset_converters/prepare_openimages.py --out data/openimages/train \
         --boxes challenge-2019-train-detection-bbox.csv --labels challenge-2019-train-detection-human-imagelabels.csv \
