@@ -1,4 +1,4 @@
-"""mmoid: detectors for Open Images and data like it, with MMDetection 3.x.
+"""mmoid: object detection on Open Images and similar data, with MMDetection 3.x.
 
 ``type='mmoid.ConcurrentSoftmaxLoss'`` works in any mmdet config once mmoid is installed: mmengine's registry looks the
 name up here. ``import mmoid`` itself loads nothing, so that ``mmoid.openimages`` needs neither torch nor mmdet.
@@ -42,5 +42,5 @@ __all__ = [*_MODULE_OF]
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    import_module('mmoid.registry')  # one clear message where the mm stack is missing or does not fit
+    import_module('mmoid.registry')
     return getattr(import_module(_MODULE_OF[name]), name)

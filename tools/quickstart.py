@@ -27,7 +27,7 @@ from mmoid.engine.schedule.stages import Stage, parse_stages
 from mmoid.openimages.metric.average_precision import count_positives
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.stack import installed_stack
+from mmoid.utils.environment import installed_stack
 from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
 
 ROOT = Path(__file__).resolve().parents[1]

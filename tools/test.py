@@ -1,17 +1,14 @@
-"""Tests a checkpoint: mAP, predictions, pictures. Options are those of mmdet's tools/test.py."""
+"""Tests a checkpoint: mAP, predictions, images. Options are those of mmdet's tools/test.py."""
 
 from __future__ import annotations
 
 import argparse
 import os
 
-from mmoid.stack import require_stack
+from mmengine.config import Config, ConfigDict, DictAction
+from torch.distributed.elastic.multiprocessing.errors import record
 
-require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
-
-from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
-
-from mmoid.engine import build_runner, end_launch, load_config  # noqa: E402
+from mmoid.engine import build_runner, end_launch, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,11 +16,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
-    parser.add_argument('--out', help='write the predictions into this folder (PredictionStore, Arrow files); a run '
-                                      'that was killed goes on when it is started again')  # fmt: skip
-    parser.add_argument('--restart', action='store_true', help='throw away what a killed run with --out has done')
+    parser.add_argument('--out', help='folder for the predictions (PredictionStore); a killed run resumes from it')
+    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run with --out')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='directory for painted images, below work_dir/timestamp')
+    parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -48,7 +44,7 @@ def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def enable_tta(cfg: Config) -> None:
-    """Puts ``tta_model`` around the model; what the config does not say is as in mmdet: flips, merged by NMS."""
+    """Wraps the model in ``tta_model``. The defaults are those of mmdet: flips, merged by NMS."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -59,20 +55,19 @@ def enable_tta(cfg: Config) -> None:
             type='mmoid.LabelSetTTAModel', tta_cfg=dict(nms=nms, max_per_img=rcnn.get('max_per_img', 300))
         )
     if 'tta_pipeline' not in cfg:
-        # Without ground truth: it would be that of a flipped view.
+        # Without ground truth, which would be that of a flipped view.
         *load, pack = (step for step in dataset.pipeline if step.type != 'LoadAnnotations')
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        cfg.tta_pipeline = [
-            *load, dict(type='TestTimeAug', transforms=[flips, [dict(type=pack.type, meta_keys=keys)]])
-        ]  # fmt: skip
+        packs = [dict(type=pack.type, meta_keys=keys)]
+        cfg.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[flips, packs])]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 def enable_out(cfg: Config, args: argparse.Namespace) -> None:
     if args.out.endswith(('.pkl', '.pickle')):
-        raise SystemExit(f'error: --out {args.out}: names a folder of Arrow files; no pickle is written')
+        raise SystemExit(f'error: --out {args.out}: give a folder for Arrow files; pickle files are not supported')
     loop = cfg.get('test_cfg') or {}
     if loop.get('type', 'TestLoop') not in ('TestLoop', 'ResumableTestLoop', 'mmoid.ResumableTestLoop'):
         raise SystemExit(f'error: --out needs test_cfg.type TestLoop, the config has {loop["type"]}')
@@ -81,6 +76,7 @@ def enable_out(cfg: Config, args: argparse.Namespace) -> None:
     cfg.test_evaluator = [*evaluators, dict(type='mmoid.PredictionDump', out=args.out, restart=args.restart)]
 
 
+@record  # torchrun repeats the exception of a rank that fails
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -92,8 +88,8 @@ def main() -> None:
     if args.out is not None:
         enable_out(cfg, args)
     if args.tta or args.out is not None:
-        # mmengine writes what it runs into the work dir. Without a file name that is <timestamp>.py, and the config of
-        # the training, which may lie there, stays one that does not augment or write predictions.
+        # Without a file name, mmengine dumps the config as <timestamp>.py and does not replace that of the training,
+        # which may be in the same work dir.
         cfg = Config(cfg.to_dict())
     build_runner(cfg).test()
     end_launch()

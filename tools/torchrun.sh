@@ -9,15 +9,18 @@ python=$here/../.venv/bin/python
 [ -x "$python" ] || python=python
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
 
-if [ "${NNODES:-1}" -gt 1 ]; then
-    # Machine 0 at MASTER_ADDR:PORT; mmoid.torchrun ends all machines when one does.
-    rendezvous=(--node_rank="${NODE_RANK:?NODE_RANK is needed with NNODES > 1}"
-        --master_addr="${MASTER_ADDR:?MASTER_ADDR is needed with NNODES > 1}" --master_port="${PORT:-29500}")
-elif [ -n "${PORT:-}" ]; then
-    rendezvous=(--master_addr=127.0.0.1 --master_port="$PORT")
+nodes=${NNODES:-1}
+if [ "$nodes" -gt 1 ]; then
+    : "${NODE_RANK:?is needed with NNODES > 1}" "${MASTER_ADDR:?is needed with NNODES > 1}"
+fi
+if [ "$nodes" -gt 1 ] || [ -n "${PORT:-}" ]; then
+    # The launchers meet at MASTER_ADDR, on the machine whose NODE_RANK is 0.
+    rendezvous=(--rdzv_backend=c10d --rdzv_endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+        --rdzv_id="$(basename "${program[1]}")" --rdzv_conf=is_host=$((${NODE_RANK:-0} == 0))
+        ${LOCAL_ADDR:+--local_addr="$LOCAL_ADDR"})
 else
-    rendezvous=(--standalone) # any free port: several runs fit on one machine
+    rendezvous=(--standalone) # a free port, so several runs fit on one machine
 fi
 
-exec "$python" -m mmoid.torchrun --nnodes="${NNODES:-1}" --nproc_per_node="$gpus" "${rendezvous[@]}" \
+exec "$python" -m torch.distributed.run --nnodes="$nodes" --nproc_per_node="$gpus" "${rendezvous[@]}" \
     "$here/${program[0]}" "${program[@]:1}" --launcher pytorch "$@"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmoid.stack import require_stack
+from mmengine.config import Config, DictAction
+from torch.distributed.elastic.multiprocessing.errors import record
 
-require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
-
-from mmengine.config import Config, DictAction  # noqa: E402
-
-from mmoid.engine import PretrainedError, build_runner, end_launch, fetch_pretrained, load_config  # noqa: E402
+from mmoid.engine import build_runner, end_launch, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,11 +17,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='the dir to save logs and models')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
-    parser.add_argument('--resume', nargs='?', const='auto', help=(
-        'a checkpoint to resume from; without a path, the latest one in the work dir'))  # fmt: skip
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help=(
-        'override settings of the config, as key=value pairs: model.roi_head.bbox_head.loss_cls.type=SoftmaxLoss '
-        'or train_dataloader.batch_size=4'))  # fmt: skip
+    resume_help = 'checkpoint to resume from; without a path, the newest intact one in the work dir'
+    parser.add_argument('--resume', nargs='?', const='auto', help=resume_help)
+    options_help = 'override settings of the config, as key=value pairs: train_dataloader.batch_size=4'
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help=options_help)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes it, torchrun does not.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
@@ -43,10 +39,11 @@ def enable_amp(cfg: Config) -> None:
 
 def enable_auto_scale_lr(cfg: Config) -> None:
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise SystemExit('error: --auto-scale-lr needs auto_scale_lr = dict(base_batch_size=…) in the config')
+        raise SystemExit('error: --auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
     cfg.auto_scale_lr.enable = True
 
 
+@record  # torchrun repeats the exception of a rank that fails
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -57,10 +54,6 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    try:
-        fetch_pretrained(cfg)
-    except PretrainedError as error:
-        raise SystemExit(f'error: {error}') from None
     build_runner(cfg).train()
     end_launch()
 

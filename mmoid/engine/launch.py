@@ -1,9 +1,13 @@
-"""What the command-line tools share: reading a config with its overrides, and a Runner for it."""
+"""Code shared by the command-line tools: read a config, build its Runner, join and leave the other processes."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ from mmengine.hooks import LoggerHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmoid.engine.rank_process import answer_to_torchrun, choose_gloo_interface, name_slurm_ranks
+from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def load_config(
@@ -42,60 +48,78 @@ def load_config(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Builds the Runner of a config, on whatever the machine has."""
+    """Builds the Runner of a config, with or without CUDA."""
     prepare_launch(cfg)
+    allow_checkpoint_globals()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    leave_figures_to_rank_0(runner)
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook):
+            # All ranks write <timestamp>.json at the same time otherwise, which sometimes leaves it unreadable.
+            hook.after_test_epoch = master_only(hook.after_test_epoch)
     return runner
 
 
 def end_launch() -> None:
-    """Leaves the other ranks; for the end of a run that went well, since after an error it may wait for them for long.
+    """Leaves the process group at the end of a successful run. After an error this could wait for the other ranks.
 
-    Without it threads of gloo may hold tensors until Python has ended, which can abort a process whose work is done
+    Otherwise gloo threads may hold tensors until Python has ended, which can abort a process that has finished
     (https://github.com/pytorch/pytorch/issues/190489).
     """
-    gc.collect()  # the model's wrapper holds the group too
+    gc.collect()  # the model wrapper holds the group too
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def leave_figures_to_rank_0(runner: Runner) -> None:
-    """Lets rank 0 alone write ``<timestamp>.json``, the figures of a test.
-
-    mmengine's LoggerHook lets all ranks write that file at the same time, which now and then leaves it unreadable.
-    """
-    for hook in runner.hooks:
-        if isinstance(hook, LoggerHook):
-            hook.after_test_epoch = master_only(hook.after_test_epoch)
-
-
 def prepare_launch(cfg: Config) -> None:
-    """Makes several processes possible without CUDA; to be called before the Runner is built.
+    """Makes several processes possible without CUDA. Call it before the Runner is built.
 
-    With CUDA mmengine does it. Without it, the processes of torchrun or Slurm talk over gloo: mmengine's own launcher
-    would call ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
+    With CUDA, mmengine does it. Without, the processes communicate over gloo: mmengine's own launcher would call
+    ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
 
     Raises:
-        ValueError: ``mpi`` without CUDA; ``slurm`` outside of a Slurm job.
+        ValueError: ``mpi`` without CUDA, or ``slurm`` outside of a Slurm job.
     """
-    if cfg.launcher == 'pytorch':
-        answer_to_torchrun()
+    if cfg.launcher == 'pytorch' and sys.platform == 'linux':
+        # A launcher that is killed cannot stop its ranks, so the kernel does.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if cfg.launcher == 'slurm':
-        name_slurm_ranks()
+        set_slurm_variables()
     if torch.cuda.is_available() or cfg.launcher == 'none':
         return
     if cfg.launcher not in ('pytorch', 'slurm'):
-        raise ValueError(
-            f'--launcher {cfg.launcher} needs CUDA; without it use --launcher pytorch (tools/dist_train.sh)'
-        )
+        raise ValueError(f'--launcher {cfg.launcher} needs CUDA; use --launcher pytorch (tools/dist_train.sh)')
     if not torch.distributed.is_initialized():
-        choose_gloo_interface(os.environ.get('MASTER_ADDR', 'localhost'))
-        settings = cfg.get('env_cfg', {}).get('dist_cfg', {})
-        if cfg.launcher == 'slurm' and 'port' in settings:
-            os.environ['MASTER_PORT'] = str(settings['port'])
-        seconds = settings.get('timeout')
+        dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        if cfg.launcher == 'slurm' and 'port' in dist_cfg:
+            os.environ['MASTER_PORT'] = str(dist_cfg['port'])
+        seconds = dist_cfg.get('timeout')
         torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
-    # Without device_ids DDP takes the model where it is.
-    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    cfg.sync_bn = None  # torch has none for the CPU: each process normalises by its own images
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    # Without device_ids, DDP leaves the model on the CPU.
+    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
+    cfg.sync_bn = None  # torch has no SyncBN for the CPU: each process normalises by its own images
+
+
+def set_slurm_variables() -> None:
+    """Sets the environment variables that torch reads from those of Slurm.
+
+    Raises:
+        ValueError: This process was not started by ``srun``.
+    """
+    try:
+        for name, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+            os.environ[name] = os.environ[f'SLURM_{slurm}']
+        nodes = os.environ['SLURM_NODELIST']
+    except KeyError as error:
+        raise ValueError(
+            f'--launcher slurm: {error.args[0]} is not set, so srun did not start this process; use '
+            'tools/slurm_train.sh, or tools/dist_train.sh outside of Slurm'
+        ) from None
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if 'MASTER_ADDR' not in os.environ:
+        hosts = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]

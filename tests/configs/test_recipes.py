@@ -57,7 +57,7 @@ def test_a_config_does_what_the_paper_and_its_name_say(path):
     ]
     expected = np.repeat(expected, plan.epoch_length)
     expected[:WARM_UP] *= np.linspace(0.001, 1, WARM_UP)
-    assert np.allclose(plan.rates, expected, rtol=1e-9)
+    assert np.allclose(plan.lr, expected, rtol=1e-9)
     assert [stage.epochs for stage in plan.stages] == epochs_of(path)
 
     stages = stages_of_config(cfg)

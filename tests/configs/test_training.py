@@ -55,7 +55,7 @@ def require_two_steps_and_a_validation(cfg):
     for part in ('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head.fc_cls'):
         assert any(name.startswith(part) for name in moved)
     plan = plan_training(cfg, cfg.train_dataloader.dataset.indices)
-    assert hub.get_scalar('train/lr').data[0] == pytest.approx(plan.rates)
+    assert hub.get_scalar('train/lr').data[0] == pytest.approx(plan.lr)
     if stages_of_config(cfg):
         assert hub.get_scalar('train/stage').data[0].tolist() == [1, 2]
     assert 0 <= hub.get_scalar('val/openimages/mAP').current() <= 1

@@ -1,4 +1,4 @@
-"""A hook that ends a rank in the middle of a run, and gives each iteration the time of a real one."""
+"""A hook that ends a rank in the middle of a run, and makes iterations longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 class Dying(Hook):
     """Ends ``rank`` before iteration ``at`` of the run, ``how`` = 'SIGKILL' or 'exception'; None to end none.
 
-    The other ranks have begun the iteration, and wait in the sum of its gradients.
+    The other ranks have started the iteration and wait in the all-reduce of its gradients.
     """
 
     priority = 'VERY_LOW'
@@ -30,4 +30,4 @@ class Dying(Hook):
         time.sleep(0.5)
         if self.how == 'SIGKILL':
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ArithmeticError('seven is not a prime here')
+        raise ArithmeticError('the test ends this rank')

@@ -1,10 +1,8 @@
-"""Machines for tests: network namespaces where they are permitted, else processes on the loopback interface."""
+"""Two machines for tests: network namespaces if the user may create them (root), else the loopback interface."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,12 +17,11 @@ from tests.engine import small_run
 
 ROOT = Path(__file__).parents[2]
 WIRE = 'mmoid-wire'
-PAIRS = itertools.count()  # several may be there at a time
 ADDRESSES = ('10.99.0.1', '10.99.0.2')
 
 
 class Pair:
-    """Two machines; ``namespaces`` are None where both are this one."""
+    """Two machines; ``namespaces`` is None if both are this one."""
 
     def __init__(self, namespaces: Sequence[str] | None) -> None:
         self.namespaces = namespaces
@@ -34,20 +31,11 @@ class Pair:
     def command(self, machine: int) -> list[str]:
         return [] if self.namespaces is None else ['ip', 'netns', 'exec', self.namespaces[machine]]
 
-    def vanish(self, launch: Launch, machine: int) -> None:
-        """No word comes from this machine any more, nor the news that it is gone."""
-        if self.namespaces is not None:
-            ip('-n', self.namespaces[machine], 'link', 'set', WIRE, 'down')
-            return
-        for process in [launch.process, *launch.process.children(recursive=True)]:
-            process.send_signal(signal.SIGSTOP)
-
 
 @contextmanager
 def two_machines() -> Iterator[Pair]:
-    """Nothing of them is seen from outside, and nothing stays."""
-    number = next(PAIRS)
-    names = [f'mmoid-{os.getpid()}-{number}-{machine}' for machine in (0, 1)]
+    """Creates two namespaces with a cable between them, and removes them afterwards."""
+    names = [f'mmoid-{os.getpid()}-{machine}' for machine in (0, 1)]
     try:
         try:
             for name in names:
@@ -88,7 +76,7 @@ def write_config(data_root: Path, work_dir: Path, dying: dict | None = None, **o
 
 
 class Launch:
-    """A command of tools/ and all processes below it."""
+    """A command and all its child processes."""
 
     def __init__(self, command: Sequence[object], output: Path, **env: object) -> None:
         self.output = open(output, 'w+')
@@ -109,7 +97,7 @@ class Launch:
         return self.process.poll()
 
     def finish(self, timeout: float = 300.0) -> int:
-        """Waits for the end, whatever it is, until not one process is left; returns the exit status."""
+        """Waits until no process is left; returns the exit status."""
         end = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < end, self.text()
@@ -122,11 +110,8 @@ class Launch:
         self.output.seek(0)
         return self.output.read()
 
-    def last_words(self) -> str:
-        return '\n'.join(line for line in self.text().splitlines() if line.startswith('mmoid: '))
-
     def clear(self) -> None:
-        """Kills what is left."""
+        """Kills all processes."""
         self.poll()
         for process in [self.process, *self.family]:
             with suppress(psutil.NoSuchProcess):
@@ -149,13 +134,13 @@ def on_one_machine(config: Path, ranks: int, *arguments: object) -> Launch:
     return Launch(command, config.parent / 'output.txt')
 
 
-def on_two_machines(pair: Pair, config: Path, ranks: int, *arguments: object, **env: object) -> list[Launch]:
-    """Each with so many ranks."""
-    return [
-        Launch(
-            [*pair.command(machine), 'bash', 'tools/dist_train.sh', config, ranks, *arguments],
-            config.parent / f'output{machine}.txt',
-            **{'NNODES': 2, 'NODE_RANK': machine, 'MASTER_ADDR': pair.address, 'PORT': pair.port, **env},
-        )
-        for machine in (0, 1)
-    ]
+def on_two_machines(pair: Pair, config: Path, ranks: int) -> list[Launch]:
+    """Starts ``ranks`` ranks on each machine."""
+    runs = []
+    for machine in (0, 1):
+        env: dict[str, object] = dict(NNODES=2, NODE_RANK=machine, MASTER_ADDR=pair.address, PORT=pair.port)
+        if pair.namespaces is not None:
+            env.update(LOCAL_ADDR=ADDRESSES[machine], GLOO_SOCKET_IFNAME=WIRE)
+        command = [*pair.command(machine), 'bash', 'tools/dist_train.sh', config, ranks]
+        runs.append(Launch(command, config.parent / f'output{machine}.txt', **env))
+    return runs

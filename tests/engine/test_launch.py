@@ -1,4 +1,4 @@
-"""What the tools add to a Runner."""
+"""Launching: what the tools add to a Runner."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+from mmengine.config import Config
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.launch import build_runner, end_launch
+from mmoid.engine.launch import build_runner, end_launch, prepare_launch
 from tests.evaluation import prediction_run
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_rank_0_alone_writes_the_figures_of_a_test(tiny_data, tmp_path, monkeypatch, rank):
+def test_only_rank_0_writes_the_figures_of_a_test(tiny_data, tmp_path, monkeypatch, rank):
     """mmengine's LoggerHook writes them from every rank, into one file."""
     cfg = prediction_run.config(tiny_data, tmp_path)
     cfg.custom_imports, cfg.launcher, cfg.load_from = None, 'none', str(tmp_path / 'model.pth')
@@ -25,7 +26,7 @@ def test_rank_0_alone_writes_the_figures_of_a_test(tiny_data, tmp_path, monkeypa
     assert [one['openimages/mAP'] for one in written] == [figures['openimages/mAP']] * (rank == 0)
 
 
-def test_a_run_that_went_well_leaves_no_thread_of_gloo():
+def test_a_successful_run_leaves_no_gloo_thread():
     """One that is left may hold tensors until Python has ended, which can abort the process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
@@ -40,3 +41,26 @@ def test_a_run_that_went_well_leaves_no_thread_of_gloo():
 
 def threads_of_gloo():
     return [path for path in Path('/proc/self/task').glob('*/comm') if 'gloo' in path.read_text()]
+
+
+def test_several_cpu_processes_keep_the_settings_of_the_model_wrapper(monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True, static_graph=True)))
+    prepare_launch(cfg)
+    assert cfg.model_wrapper_cfg == {
+        'type': 'MMDistributedDataParallel',
+        'device_ids': None,
+        'broadcast_buffers': False,
+        'find_unused_parameters': True,
+        'static_graph': True,
+    }
+    cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
+    prepare_launch(cfg)
+    assert cfg.model_wrapper_cfg.find_unused_parameters
+
+
+def test_a_process_outside_of_slurm_is_refused(monkeypatch):
+    monkeypatch.delenv('SLURM_PROCID', raising=False)
+    with pytest.raises(ValueError, match='SLURM_PROCID is not set, so srun did not start this process; use tools/slu'):
+        prepare_launch(Config(dict(launcher='slurm')))

@@ -13,17 +13,13 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from mmoid.stack import require_stack
+from mmengine.config import DictAction
 
-require_stack()  # before mmengine is: a stack that is missing or does not fit is told in one message
-
-from mmengine.config import DictAction  # noqa: E402
-
-import mmoid.registry  # noqa: E402, F401
-from mmoid.engine import load_config  # noqa: E402
-from mmoid.engine.schedule.stage_samples import stage_items  # noqa: E402
-from mmoid.utils.progress import progress_bars  # noqa: E402
-from mmoid.visualization import draw_training_items, save  # noqa: E402
+import mmoid.registry  # noqa: F401
+from mmoid.engine import load_config
+from mmoid.engine.schedule.stage_samples import stage_items
+from mmoid.utils.progress import progress_bars
+from mmoid.visualization import draw_training_items, save
 
 PER_SHEET = 9
 

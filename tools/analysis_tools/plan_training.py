@@ -1,9 +1,9 @@
-"""What a config will do, before a GPU hour is spent: stages, samplers, epochs, iterations and learning rates.
+"""Prints the stages, samplers, epochs, iterations and learning rates of a config, without training.
 
     python tools/analysis_tools/plan_training.py CONFIG --gpus 8
     python tools/analysis_tools/plan_training.py CONFIG --gpus 16 --images 1674979           # without the data
 
-Rates come from mmengine's own schedulers, stepped through the whole training.
+The learning rates come from mmengine's own schedulers, stepped through the whole training.
 """
 
 from __future__ import annotations
@@ -11,26 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mmoid.stack import require_stack
+from mmdet.registry import DATASETS
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
 
-require_stack()
-
-from mmdet.registry import DATASETS  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.registry import init_default_scope  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from mmoid.engine import load_config  # noqa: E402
-from mmoid.engine.schedule.training_plan import RateSpan, TrainingPlan, plan_training, rate_spans  # noqa: E402
-from mmoid.openimages.errors import AnnotationError  # noqa: E402
+from mmoid.engine import load_config
+from mmoid.engine.schedule.training_plan import LRSpan, TrainingPlan, lr_spans, plan_training
+from mmoid.openimages.errors import AnnotationError
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='train config file path')
-    parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (1)')
-    parser.add_argument('--images', type=int, help='images of the training set; by default it is opened and asked')
+    parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (default: 1)')
+    parser.add_argument('--images', type=int, help='size of the training set (default: the data set is opened)')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
     args = parser.parse_args()
@@ -45,7 +41,7 @@ def count_images(cfg: Config) -> int:
     return len(DATASETS.build(cfg.train_dataloader.dataset))
 
 
-def describe(span: RateSpan) -> str:
+def describe(span: LRSpan) -> str:
     return f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}'
 
 
@@ -57,7 +53,7 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
         name = sampler.pop('type') + ''.join(f', {key} {value}' for key, value in sampler.items())
         console.print(f'{stage.name}: {stage.epochs} epochs of {name}')
         offset = stage.start * plan.epoch_length
-        for i, span in enumerate(rate_spans(plan.stage_rates(stage))):
+        for i, span in enumerate(lr_spans(plan.stage_lr(stage))):
             start, stop = offset + span.start, offset + span.stop
             table.add_row(
                 '' if i else stage.name,
@@ -66,7 +62,7 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
                 describe(span),
             )
     console.print(table)
-    console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.rates):,} in all.')
+    console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.lr):,} in all.')
 
 
 def main() -> None:

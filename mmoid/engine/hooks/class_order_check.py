@@ -1,4 +1,4 @@
-"""ClassOrderCheckHook: the model and the data must mean the same class by the same index."""
+"""ClassOrderCheckHook: the model and the data must have the same classes in the same order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mmoid.openimages.errors import AnnotationError
 
 @HOOKS.register_module()
 class ClassOrderCheckHook(Hook):
-    """Compares number and order of classes before the first iteration, and before a test.
+    """Compares the classes of model, training set and validation set before the first iteration, and before a test.
 
-    A model part with ``label_names`` (a loss knows those of its rates and its store) must have those of the data; a box
-    head must have as many classes. The validation set must have those of the training set, else every validation would
-    silently read one class for another.
+    A module with ``label_names`` (a loss has those of its rates and its store) must have the names of the data in the
+    same order, a box head the same number of classes. The validation set must have the classes of the training set,
+    because a validation would otherwise silently confuse classes.
 
     Raises:
         AnnotationError: They differ.
@@ -49,7 +49,7 @@ class ClassOrderCheckHook(Hook):
                 )
             own = getattr(module, 'label_names', None)
             if names and own:
-                remedy = 'give the model the store, the rates and the classes that it is trained on'
+                remedy = 'give the model the store, rates and classes of its training data'
                 _require_same(own, names, f'the classes of model.{key}', split, remedy)
 
 
@@ -63,6 +63,6 @@ def _require_same(own: Sequence[str], names: Sequence[str], what: str, split: st
     differ = (i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1])
     row = next(differ, min(len(own), len(names)))
     raise AnnotationError(
-        f'{what} are others, or in another order, than those of the {split} set: class {row} is '
+        f'{what} differ from those of the {split} set in names or order: class {row} is '
         f'{tuple(own)[row : row + 1]} there and {tuple(names)[row : row + 1]} here; {remedy}'
     )

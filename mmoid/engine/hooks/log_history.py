@@ -1,4 +1,4 @@
-"""LogHistoryHook: runs of millions of iterations do not slow down by what they have logged."""
+"""LogHistoryHook: keeps the history of logged scalars short, so that long runs do not slow down."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mmengine.runner import Runner
 class LogHistoryHook(Hook):
     """Bounds the histories of logged scalars.
 
-    mmengine keeps the last million values of each, copies all of them whenever one is added, and writes them into
-    every checkpoint. A detector logs a dozen scalars; after 10^6 iterations that is 40 ms an iteration, 200 MB in
-    memory and in each checkpoint (``tools/benchmarks/bench_log_history.py``). What is logged are means of the latest
-    values, for which a short history does.
+    mmengine keeps the last million values of each scalar, copies all of them whenever one is added, and writes them
+    into every checkpoint. A detector logs a dozen scalars; after 10^6 iterations this takes 40 ms per iteration, and
+    200 MB in memory and in each checkpoint (``tools/benchmarks/bench_log_history.py``). The log shows means of the
+    latest values, for which a short history is enough.
 
-    Windows of ``log_processor`` that are longer, ``window_size='epoch'`` and ``'global'`` too, get what they need.
+    Longer windows of ``log_processor``, also ``window_size='epoch'`` and ``'global'``, keep what they need.
 
     Args:
-        max_length: Values to keep of each scalar.
+        max_length: Number of values to keep of each scalar.
 
     Raises:
         ValueError: ``max_length`` below 1.
@@ -48,17 +48,17 @@ class LogHistoryHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        # Each time: a scalar may be new, or have come back with a checkpoint.
+        # Every time, because a scalar may be new or restored from a checkpoint.
         bound_histories(runner.message_hub, self.max_length, self._global)
 
 
 def bound_histories(hub: MessageHub, max_length: int, unbound: Collection[str] = ()) -> None:
-    """Makes the next value of each scalar cut its history.
+    """Limits the history of each scalar when its next value is added.
 
     Args:
-        hub: Where they are.
-        max_length: Values to keep at most.
-        unbound: Scalars to leave alone, named without the mode before the slash.
+        hub: The message hub with the scalars.
+        max_length: Maximum number of values to keep.
+        unbound: Names of scalars without a limit, without the mode before the slash.
     """
     for name, history in hub.log_scalars.items():
         if name.split('/', 1)[-1] not in unbound:

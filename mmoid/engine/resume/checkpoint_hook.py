@@ -1,8 +1,8 @@
-"""ResumableCheckpointHook: checkpoints inside epochs, each whole or not there, and the choice of one to resume from."""
+"""ResumableCheckpointHook: intact checkpoints inside epochs, and the choice of the one to resume from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +11,59 @@ from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 
-from mmoid.engine.resume.checkpoint_files import (
+from mmoid.engine.resume.checkpoints import (
+    POINTER,
+    allow_checkpoint_globals,
     newest_first,
     newest_usable,
-    read_or_say_why_not,
-    remove_unfinished,
-    write_pointer,
-    written_whole,
+    try_read_checkpoint,
 )
-from mmoid.engine.resume.run_facts import gradients_pending, require_same_run, run_facts
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
+from mmoid.utils.atomic import atomic_write, remove_abandoned
 
 ITER_NAME = 'iter_{}.pth'
-ITER_KEPT = 2  # so that one may be damaged
+ITER_KEPT = 2  # one of them may be damaged
+
+RUN_FACTS = {
+    'world_size': 'the number of processes (world size)',
+    'batch_size': 'train_dataloader.batch_size',
+    'total_batch_size': 'the total batch size (world size x train_dataloader.batch_size)',
+    'images': 'the number of images in train_dataloader.dataset',
+    'iterations_per_epoch': 'the number of iterations of an epoch',
+    'seed': 'randomness.seed',
+}
+"""Settings that must match for an exact resume."""
 
 
 @HOOKS.register_module()
 class ResumableCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook by epochs, and ``iter_<n>.pth`` every ``iter_interval`` iterations inside them.
+    """mmengine's CheckpointHook by epochs, plus ``iter_<n>.pth`` every ``iter_interval`` iterations inside them.
 
-    A checkpoint, ``best_*`` and ``last_checkpoint`` too, is written under another name and renamed when the disk has
-    it, so that no kill leaves half of one. Older ones are removed afterwards. The epoch's checkpoint is written a
-    second time when its validation is done, because a resumed run makes up for one that is not.
+    All files, also ``best_*`` and ``last_checkpoint``, are written under a temporary name and renamed when the data is
+    on the disk, so a kill leaves no partial file. Older checkpoints are removed afterwards. An epoch's checkpoint is
+    written again after its validation: a resumed run repeats a validation that did not finish.
 
-    Resuming without a path (``--resume``) takes the newest checkpoint that can be read in full, and says which it
-    passed over. One that is named must be whole and have the optimizer's state, which ``best_*`` have not. Checkpoints
-    hold as ``meta['run']`` what must be the same in the run that goes on
-    (:func:`mmoid.engine.resume.run_facts.require_same_run`), and the state of ``EarlyStoppingHook``, which mmengine forgets.
+    ``--resume`` without a path takes the newest checkpoint that can be read in full and logs those that it skipped.
+    A checkpoint given by path must be intact and contain the optimizer's state, which ``best_*`` files do not.
+    Checkpoints also contain the settings that must match (:data:`RUN_FACTS`) and the state of ``EarlyStoppingHook``.
 
-    All ranks validate what the checkpoint holds, which of batch statistics that ranks do not share are those of rank 0.
+    Validation uses rank 0's batch statistics, as the checkpoint does.
 
     While gradients are accumulated, a checkpoint inside an epoch waits for the next optimizer step. That of an epoch
-    cannot; where it falls between two steps, ``--resume`` passes it over.
+    cannot wait; if it falls between two steps, ``--resume`` skips it.
 
     Args:
-        interval: Epochs between ``epoch_<n>.pth``.
-        iter_interval: Iterations between ``iter_<n>.pth``, of which the last two are kept; None for none of them.
-        max_keep_ckpts: ``epoch_<n>.pth`` to keep, at least 2; -1 for all.
-        **kwargs: As for ``CheckpointHook``, except for ``by_epoch``.
+        interval: Epochs between ``epoch_<n>.pth`` files.
+        iter_interval: Iterations between ``iter_<n>.pth`` files, of which the last two are kept; None for none.
+        max_keep_ckpts: Number of ``epoch_<n>.pth`` files to keep, at least 2; -1 for all.
+        **kwargs: As for ``CheckpointHook``, except ``by_epoch``.
 
     Raises:
-        ValueError: Arguments that do not fit; at the start of a run, a train loop that would repeat images after
-            ``iter_<n>.pth``, no checkpoint that can be read, or one of a run that cannot go on as this one.
+        ValueError: Invalid arguments; at the start of a run, a train loop that would repeat images after
+            ``iter_<n>.pth``, no readable checkpoint, or one with other settings.
     """
 
     def __init__(
@@ -62,42 +71,43 @@ class ResumableCheckpointHook(CheckpointHook):
     ) -> None:
         if not kwargs.pop('by_epoch', True):
             raise ValueError(
-                'default_hooks.checkpoint.by_epoch is False; for checkpoints by iterations set iter_interval'
+                'default_hooks.checkpoint.by_epoch is False; set iter_interval for checkpoints by iterations'
             )
         if iter_interval is not None and iter_interval < 1:
             raise ValueError(f'default_hooks.checkpoint.iter_interval must be at least 1 or None, got {iter_interval}')
         if max_keep_ckpts in (0, 1):
             raise ValueError(
-                f'default_hooks.checkpoint.max_keep_ckpts must be at least 2, so that one may be damaged, or -1 for '
-                f'all; got {max_keep_ckpts}'
+                f'default_hooks.checkpoint.max_keep_ckpts must be at least 2 or -1 for all, got {max_keep_ckpts}'
             )
         super().__init__(interval=interval, by_epoch=True, max_keep_ckpts=max_keep_ckpts, **kwargs)
         self.iter_interval = iter_interval
         self._iter_due = False
 
     def before_run(self, runner: Runner) -> None:
-        """Chooses the checkpoint, before the runner would take the one that was begun last."""
+        """Chooses the checkpoint before the runner would take the one in ``last_checkpoint``."""
+        allow_checkpoint_globals()
         loop = runner._train_loop
         if not isinstance(loop, BaseLoop):
-            return  # a test run: its train loop is not built
+            return  # a test run
         if self.iter_interval is not None and not isinstance(loop, ResumableEpochTrainLoop):
             raise ValueError(
                 f'default_hooks.checkpoint.iter_interval is {self.iter_interval}, but train_cfg.type is '
-                f'{type(loop).__name__}, which begins the epoch again when it resumes inside one; set '
+                f'{type(loop).__name__}, which repeats the epoch when it resumes inside one; set '
                 "train_cfg.type='ResumableEpochTrainLoop', or iter_interval=None"
             )
         if runner._resume and runner._load_from is not None:
-            _require_whole(runner._load_from)
+            _require_intact(runner._load_from)
         elif runner._resume and '://' not in str(self.out_dir):
             runner._load_from = self._choose(runner)
-            # Else mmengine would look for what ``last_checkpoint`` names, there or not.
+            # Otherwise mmengine would take the file named in last_checkpoint, even if it does not exist.
             runner._resume = runner._load_from is not None
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # of a resumed run; mmengine forgets it
-        if is_main_process() and self._is_local():
-            remove_unfinished(Path(self.out_dir))
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # of a resumed run; mmengine does not restore it
+        if self._writes_files():
+            remove_abandoned(Path(self.out_dir), '.writing-*')
+            runner.save_checkpoint = _atomic(runner.save_checkpoint)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -111,28 +121,25 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.end_of_epoch(runner.train_dataloader, batch_idx) and self._epoch_due(runner):
             return
         self._write(runner, ITER_NAME.format(runner.iter + 1), dict(epoch=runner.epoch, iter=runner.iter + 1))
-        if is_main_process() and self._is_local():
+        if self._writes_files():
             for path in newest_first(Path(runner.work_dir), Path(self.out_dir), [ITER_NAME])[ITER_KEPT:]:
                 path.unlink(missing_ok=True)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Gives all ranks the batch statistics of rank 0, which are those that the checkpoint holds.
+        """Gives all ranks the batch statistics of rank 0, which are those in the checkpoint.
 
-        Else the score, and so which checkpoint is the best, would depend on those of the other ranks, which no
-        checkpoint holds and no resumed run has.
+        Otherwise the score, and with it the choice of the best checkpoint, would depend on statistics of the other
+        ranks, which a resumed run does not have.
         """
-        # After the hooks of average models, which come earlier and put theirs in.
+        # After the hooks of averaged models, which have a higher priority.
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        kept = model.state_dict().keys()
+        saved = model.state_dict().keys()
         for name, buffer in model.named_buffers():
-            if name in kept and buffer.is_floating_point():
+            if name in saved and buffer.is_floating_point():
                 broadcast(buffer)
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        super().after_val_epoch(_WritingWhole(runner, self._is_local()), metrics)
-
     def after_val(self, runner: Runner) -> None:
-        """Writes the epoch's checkpoint again, with all that the validation has changed in hooks and schedulers."""
+        """Writes the epoch's checkpoint again, with the changes that the validation made to hooks and schedulers."""
         name = self.filename_tmpl.format(runner.epoch)
         if self.last_ckpt is not None and Path(self.last_ckpt).name == name:
             self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter))
@@ -143,21 +150,21 @@ class ResumableCheckpointHook(CheckpointHook):
         stopped = runner.train_loop.stop_training
         checkpoint['early_stopping'] = [
             dict(wait_count=hook.wait_count, best_score=float(hook.best_score), stopped=stopped)
-            for hook in _stopping(runner)
+            for hook in _early_stopping_hooks(runner)
         ]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
             return
         meta, own = checkpoint['meta'], run_facts(runner)
-        if 'run' in meta:  # else it was written by another hook
+        if 'run' in meta:  # not if another hook wrote it
             inside_epoch = meta['iter'] != meta['epoch'] * meta['run']['iterations_per_epoch']
             require_same_run(meta['run'], own, inside_epoch)
         states = checkpoint.get('early_stopping', [])
-        for hook, state in zip(_stopping(runner), states):
+        for hook, state in zip(_early_stopping_hooks(runner), states):
             hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
             if state['stopped']:
-                runner.logger.warning('EarlyStoppingHook had ended the run; to go on with it, take the hook out')
+                runner.logger.warning('EarlyStoppingHook ended this run; to continue it, remove the hook')
                 runner.train_loop.stop_training = True
 
     def _save_checkpoint(self, runner: Runner) -> None:
@@ -175,12 +182,12 @@ class ResumableCheckpointHook(CheckpointHook):
                 self.file_backend.remove(path)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Nothing: mmengine puts a new best score into the epoch's checkpoint by this, :meth:`after_val` all."""
+        """Does nothing: mmengine adds a new best score to the epoch's checkpoint here; :meth:`after_val` does."""
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        _WritingWhole(runner, self._is_local()).save_checkpoint(
+        runner.save_checkpoint(
             self.out_dir,
             name,
             self.file_client_args,
@@ -191,15 +198,16 @@ class ResumableCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_pointer(Path(runner.work_dir), self.last_ckpt)
+            with atomic_write(Path(runner.work_dir) / POINTER) as temporary:
+                temporary.write_text(self.last_ckpt)
 
     def _epoch_due(self, runner: Runner) -> bool:
         return self.every_n_epochs(runner, self.interval, self.save_begin) or (
             self.save_last and self.is_last_train_epoch(runner)
         )
 
-    def _is_local(self) -> bool:
-        return isinstance(self.file_backend, LocalBackend)
+    def _writes_files(self) -> bool:
+        return is_main_process() and isinstance(self.file_backend, LocalBackend)
 
     def _choose(self, runner: Runner) -> str | None:
         """The newest usable checkpoint, the same on all ranks; None if there is no checkpoint."""
@@ -207,59 +215,92 @@ class ResumableCheckpointHook(CheckpointHook):
         folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
         found: list[Any] = [None, []]
         if is_main_process():
-            files = newest_first(work_dir, folder, [self.filename_tmpl, ITER_NAME])
-            found = list(newest_usable(files))
+            found = [*newest_usable(newest_first(work_dir, folder, [self.filename_tmpl, ITER_NAME]))]
         broadcast_object_list(found)
-        return _chosen(runner, *found)
+        path, skipped = found
+        if path is None and skipped:
+            raise ValueError(
+                f'cannot resume: {work_dir} has no checkpoint that allows an exact resume. Skipped: '
+                f'{"; ".join(skipped)}. Resume from one of them by its path (--resume PATH), or remove them to start a '
+                'new run'
+            )
+        if path is None:
+            runner.logger.warning(f'no checkpoint to resume from in {work_dir}: starting a new run')
+            return None
+        for reason in skipped:
+            runner.logger.warning(f'resuming from {path}; skipped {reason}')
+        return str(path)
 
 
-class _WritingWhole:
-    """A runner whose checkpoints are written whole."""
-
-    def __init__(self, runner: Runner, is_local: bool) -> None:
-        self._runner, self._is_local = runner, is_local
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runner, name)
-
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        if not is_main_process() or not self._is_local:
-            self._runner.save_checkpoint(out_dir, filename, *args, **kwargs)
-            return
-        with written_whole(Path(out_dir) / filename) as temporary:
-            self._runner.save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+def run_facts(runner: Runner) -> dict[str, Any]:
+    """The values of :data:`RUN_FACTS`, and ``sampler``, the type of the current sampler; written into checkpoints."""
+    loader = runner.train_dataloader
+    batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
+    return dict(
+        world_size=runner.world_size,
+        batch_size=batch_size,
+        total_batch_size=runner.world_size * batch_size,
+        images=len(loader.dataset),
+        iterations_per_epoch=len(loader),
+        seed=runner.seed,
+        sampler=type(loader.batch_sampler.sampler).__name__,
+    )
 
 
-def _require_whole(path: str) -> None:
-    """Refuses a checkpoint that was named and from which nothing could go on; all ranks fail alike.
+def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: bool) -> None:
+    """Compares the facts in a checkpoint with those of the run that resumes from it.
+
+    Between two epochs it is enough that the total batch size is the same: learning rates and schedules stay right, and
+    the images of an epoch are distributed over the ranks again. Inside an epoch this would repeat some images and leave
+    out others.
 
     Raises:
-        ValueError: A local file that is not there, is damaged or has no optimizer.
+        ValueError: A fact differs that must not.
     """
+    sizes = ('world_size', 'batch_size') if inside_epoch else ('total_batch_size',)
+    for fact in (*sizes, 'images', 'iterations_per_epoch', 'seed'):
+        if saved[fact] == own[fact]:
+            continue
+        place = 'inside an epoch' if inside_epoch else 'at the end of an epoch'
+        other_way = ''
+        if inside_epoch and fact in sizes and saved['total_batch_size'] == own['total_batch_size']:
+            other_way = ' resume from a checkpoint at the end of an epoch (epoch_*.pth),'
+        raise ValueError(
+            f'cannot resume: {RUN_FACTS[fact]} is {own[fact]}, but was {saved[fact]} when the checkpoint was written '
+            f'{place}. Set it to {saved[fact]} again,{other_way} or start a new run from its weights: load_from=..., '
+            'resume=False'
+        )
+
+
+def gradients_pending(runner: Runner) -> bool:
+    """Whether there are accumulated gradients that no optimizer step has used; each rank has its own part of them."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
+    return any(not each.should_update() for each in wrappers)
+
+
+def _atomic(save_checkpoint: Callable[..., None]) -> Callable[..., None]:
+    """``Runner.save_checkpoint`` through :func:`atomic_write`."""
+
+    def save(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        with atomic_write(Path(out_dir) / filename) as temporary:
+            save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+
+    return save
+
+
+def _require_intact(path: str) -> None:
+    """Raises ValueError on all ranks if a checkpoint given by path is missing, damaged or has no optimizer."""
     found = ['']
     if is_main_process() and '://' not in path:
-        found = [read_or_say_why_not(Path(path).expanduser())[1]]
+        found = [try_read_checkpoint(Path(path).expanduser())[1]]
     broadcast_object_list(found)
     if found[0]:
         raise ValueError(
-            f'cannot resume: {path} {found[0]}. Name another (--resume PATH), or none to take the newest that is whole '
-            '(--resume); to begin a new run with its weights: load_from=…, resume=False'
+            f'cannot resume from {path}: {found[0]}. Give another path, or use --resume without a path to take the '
+            'newest intact checkpoint; to start a new run from its weights: load_from=..., resume=False'
         )
 
 
-def _chosen(runner: Runner, path: Path | None, passed_over: Sequence[str]) -> str | None:
-    if path is None and passed_over:
-        raise ValueError(
-            f'cannot resume: {runner.work_dir} has no checkpoint from which the run could go on exactly. Passed over: '
-            f'{"; ".join(passed_over)}. Name one to resume from it all the same (--resume PATH), or remove them to '
-            'begin anew'
-        )
-    for reason in passed_over:
-        runner.logger.warning(f'Resuming from {path}; passed over {reason}')
-    if path is None:
-        runner.logger.warning(f'There is no checkpoint in {runner.work_dir} to resume from: training begins anew')
-    return None if path is None else str(path)
-
-
-def _stopping(runner: Runner) -> list[EarlyStoppingHook]:
+def _early_stopping_hooks(runner: Runner) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]

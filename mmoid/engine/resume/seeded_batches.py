@@ -1,15 +1,44 @@
-"""Batches that can begin anywhere in an epoch, and whose items are augmented the same whoever loads them, and when."""
+"""Random numbers and batches as functions of a place in the training.
+
+So a checkpoint needs no generator states. They could not be saved exactly anyway: the generators of loader workers are
+ahead of the training by the batches that they have loaded in advance, and depend on the number of workers.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import random
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from mmoid.engine.resume.randomness import seed_item
+
+def place_seed(*place: object) -> int:
+    """A 64-bit seed for a place such as ``('iteration', seed, rank, iteration)``."""
+    return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), 'little')
+
+
+def seed_item(*place: object) -> None:
+    """Seeds the generators that a data pipeline uses: ``random``, numpy's and torch's global CPU generators.
+
+    Not ``torch.manual_seed``, which also seeds every device. In a loader worker, where CUDA is not in use, this takes
+    twenty times as long as the rest.
+    """
+    seed = place_seed(*place)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_process(*place: object) -> None:
+    """Like :func:`seed_item`, and the generators of all devices."""
+    seed_item(*place)
+    torch.manual_seed(place_seed(*place))
 
 
 class SeededBatch(list):
@@ -19,9 +48,9 @@ class SeededBatch(list):
 
 
 class SeededItems:
-    """Loads a batch, the generators seeded for each item from its batch's place and its position in the batch.
+    """Loads a batch, with the generators seeded for each item from the batch's place and the position in it.
 
-    Two draws of one image stand in two places, so they are augmented differently.
+    Two draws of one image have different places, so they are augmented differently.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -30,30 +59,27 @@ class SeededItems:
     def __call__(self, batch: Sequence) -> list:
         items = []
         for position, index in enumerate(batch):
-            if isinstance(batch, SeededBatch):  # a data set may have a second loader, which is none of our business
+            if isinstance(batch, SeededBatch):  # not from another loader of the same data set
                 seed_item('item', *batch.place, position)
             items.append(self.dataset[index])
         return items
 
 
 class ResumableBatchSampler(Sampler):
-    """A batch sampler that leaves out the first batches of an epoch, without their images being loaded.
+    """A batch sampler that skips the first batches of an epoch without loading their images.
 
-    Of the batch sampler inside it does not matter how it forms batches, as long as it forms the same ones for the same
-    epoch: :class:`AspectRatioBatchSampler` draws all indices of the epoch, and reads width and height of each, but the
-    batches that were done are dropped here.
+    The inner batch sampler may form batches in any way, as long as they are the same for the same epoch.
 
-    ``sampler`` is that of the batch sampler inside, to read and to set: that is how the stages of a
-    :class:`mmoid.HybridSchedule` change it.
+    ``sampler`` reads and sets the sampler of the inner batch sampler; :class:`mmoid.HybridSchedule` changes it there.
 
     Args:
-        batch_sampler: What forms the batches.
-        seed: That of the run.
-        rank: Of this process.
+        batch_sampler: The inner batch sampler.
+        seed: Seed of the run.
+        rank: Rank of this process.
 
     Attributes:
-        digests: Of each batch handed out and not yet trained on, the checksum of the indices of the epoch up to it.
-            Batches are handed out ahead of the training, by as much as the workers load in advance.
+        digests: For each batch given to the loader but not yet trained on, the checksum of the indices of the epoch up
+            to it. The workers load some batches in advance.
     """
 
     def __init__(self, batch_sampler: Any, seed: int, rank: int) -> None:
@@ -64,21 +90,21 @@ class ResumableBatchSampler(Sampler):
         self.begin(epoch=0)
 
     def begin(self, epoch: int, done: int = 0, digest: int | None = None) -> None:
-        """To be called before the loader is iterated.
+        """Call this before iterating the loader.
 
         Args:
-            epoch: Which epoch of the run comes next.
-            done: How many of its batches to leave out.
-            digest: Checksum that the indices in those must have.
+            epoch: Next epoch of the run.
+            done: Number of its batches to skip.
+            digest: Checksum that the indices of the skipped batches must have; None to accept any.
         """
         self.epoch, self.done, self.digest = epoch, done, digest
         self.digests.clear()
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        """The batches of the epoch that are not done.
+        """Yields the remaining batches of the epoch.
 
         Raises:
-            ValueError: Those left out hold other indices than those that the checkpoint's run was trained on.
+            ValueError: The skipped batches are not those that the checkpoint was trained on.
         """
         digest = 0
         for position, batch in enumerate(self.batch_sampler):
@@ -93,17 +119,17 @@ class ResumableBatchSampler(Sampler):
             yield seeded
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, whatever is left out of it."""
+        """Number of batches of a whole epoch, including skipped ones."""
         return len(self.batch_sampler)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'batch_sampler':  # not there yet: while a copy is unpickled
+        if name == 'batch_sampler':  # does not exist yet while a copy is unpickled
             raise AttributeError(name)
         return getattr(self.batch_sampler, name)
 
     @property
     def sampler(self) -> Any:
-        """What the batch sampler draws from."""
+        """The sampler of the inner batch sampler."""
         return self.batch_sampler.sampler
 
     @sampler.setter
@@ -120,30 +146,26 @@ class ResumableBatchSampler(Sampler):
 
 
 def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSampler:
-    """Puts a :class:`ResumableBatchSampler` and :class:`SeededItems` into a loader that was not iterated yet.
+    """Puts a :class:`ResumableBatchSampler` and :class:`SeededItems` into a loader.
 
     Raises:
-        ValueError: A loader without batches of indices, with a batch sampler that does not keep to its length, or
-            already in use.
+        ValueError: A loader without batches of indices, or with a batch sampler that may not keep to its length.
     """
     batch_sampler = loader.batch_sampler
     if batch_sampler is None:
         raise ValueError(
-            'ResumableEpochTrainLoop needs a train_dataloader that draws batches of indices; this one has none, for '
-            'batch_size is None or the data set is iterable'
+            'ResumableEpochTrainLoop needs a train_dataloader with batches of indices; here batch_size is None or the '
+            'data set is iterable'
         )
     if getattr(batch_sampler, 'drop_last', False) and type(batch_sampler) is not BatchSampler:
         raise ValueError(
-            f'train_dataloader.batch_sampler.drop_last is True: a {type(batch_sampler).__name__} may then give fewer '
-            'batches than its length says, and on each rank another number of them; set drop_last=False'
+            f'train_dataloader.batch_sampler.drop_last is True: {type(batch_sampler).__name__} may then give fewer '
+            'batches than its length, and a different number on each rank; set drop_last=False'
         )
-    if getattr(loader, '_iterator', None) is not None:
-        raise ValueError('train_dataloader was iterated before: its workers would not see the new batch sampler')
     batches = ResumableBatchSampler(batch_sampler, seed, rank)
-    # DataLoader forbids this because an iterator that exists would not notice. The first one is yet to come.
+    # DataLoader forbids this because an existing iterator would not notice. There is none yet.
     object.__setattr__(loader, 'batch_sampler', batches)
-    # A data set may load whole batches by a method of this name, which torch looks up on the object. So every data set
-    # can be seeded, in whatever process, and still is what hooks and samplers know.
+    # torch calls a data set's method of this name to load a whole batch, in whatever process.
     dataset: Any = loader.dataset
     dataset.__getitems__ = SeededItems(dataset)
     return batches

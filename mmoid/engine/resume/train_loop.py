@@ -1,4 +1,4 @@
-"""ResumableEpochTrainLoop: an epoch loop that goes on exactly where a checkpoint was written."""
+"""ResumableEpochTrainLoop: an epoch loop that resumes exactly where a checkpoint was written."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from mmdet.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from mmoid.engine.resume.randomness import seed_process
-from mmoid.engine.resume.seeded_batches import make_resumable
+from mmoid.engine.resume.seeded_batches import make_resumable, seed_process
 
 
 @LOOPS.register_module()
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
-    """mmengine's epoch loop, resumed inside an epoch as well as at its end.
+    """mmengine's epoch loop, with exact resume inside an epoch as well as at its end.
 
-    mmengine starts an epoch anew when it resumes; one of Open Images is 10^5 iterations. This loop goes on with the
-    next batch, without loading those that are done. No image is repeated or left out, because
+    mmengine repeats the whole epoch when it resumes inside one, and an epoch of Open Images has 10^5 iterations. This
+    loop continues with the next batch and does not load the earlier ones. No image is repeated or left out, because
 
     - batches come from samplers that are functions of (seed, epoch), and the first ones are dropped as indices;
-    - what is random in a data item is a function of (seed, rank, epoch, batch, position in it), whichever worker loads
-      it, and what is random in an iteration (RoI sampling, dropout) of (seed, rank, iteration).
+    - the random numbers of a data item are a function of (seed, rank, epoch, batch, position in it), in any worker, and
+      those of an iteration (RoI sampling, dropout) of (seed, rank, iteration).
 
-    So a run that was killed and resumed ends with the weights of one that was not: on the CPU bit for bit with one or
-    two processes. With more of them, and on GPUs, sums are taken in an order that is not fixed.
+    A run that was killed and resumed ends with the weights of one that was not: on the CPU bit for bit with one or two
+    processes. With more, and on GPUs, the order of sums is not fixed.
 
-    A validation that was due when the run was killed is made up for first.
+    A validation that was due when the run was killed runs first.
 
-    What cannot be had: transforms that remember earlier images (mmdet's ``CachedMosaic``, ``CachedMixUp``), modules
-    with state outside of their ``state_dict`` (``BatchSyncRandomResize``). Batch statistics that ranks do not share
-    are, after a resume, those of rank 0 on all.
+    Not restored: transforms that remember earlier images (mmdet's ``CachedMosaic``, ``CachedMixUp``) and modules with
+    state outside of their ``state_dict`` (``BatchSyncRandomResize``). After a resume, all ranks have rank 0's batch
+    statistics if the ranks do not share them.
 
     Args:
         runner: The runner.
@@ -39,8 +38,8 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
         **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as for ``EpochBasedTrainLoop``.
 
     Raises:
-        ValueError: No fixed ``randomness.seed``, or a loader whose batches cannot be found again; when the run begins,
-            a checkpoint whose iteration is not one of this run.
+        ValueError: No fixed ``randomness.seed``, or a loader without reproducible batches; at the start of the run, a
+            checkpoint of a run with other epochs.
     """
 
     def __init__(self, runner: Runner, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
@@ -50,7 +49,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        self._validate()  # of a resumed run, if it was killed before it had
+        self._validate()  # if the run was killed before it did
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate()
@@ -71,38 +70,38 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        # In the message hub it goes into every checkpoint, and comes back with it.
+        # The message hub is part of every checkpoint.
         self.runner.message_hub.update_info('epoch_images', self.batches.digests.popleft())
         seed_process('iteration', self.runner.seed, self.runner.rank, self._iter)
         super().run_iter(idx, data_batch)
 
     def _validate(self) -> None:
-        """Validates if this is the end of an epoch that asks for it and has not been validated."""
+        """Validates at the end of an epoch, if due and not done yet."""
         hub = self.runner.message_hub
         if self._epoch == 0 or self._batches_done() or hub.get_info('validated_epoch', 0) == self._epoch:
             return
         self._decide_current_val_interval()
         due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
         if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
-            # Before it is: checkpoints are written at the end of a validation, not inside.
+            # Set first, because a checkpoint is written at the end of the validation.
             hub.update_info('validated_epoch', self._epoch)
             seed_process('validation', self.runner.seed, self.runner.rank, self._epoch)
             self.runner.val_loop.run()
 
     def _batches_done(self) -> int:
-        """How many batches of the current epoch were trained on."""
+        """Number of batches of the current epoch that were trained on."""
         length = len(self.dataloader)
         done = self._iter - self._epoch * length
         if not 0 <= done <= length:
             raise ValueError(
                 f'cannot resume: the checkpoint was written after {self._iter} iterations and {self._epoch} epochs, '
                 f'which have {length} iterations each here; the number of images, the batch size or the number of '
-                'processes was another'
+                'processes has changed'
             )
         return done
 
     def _digest(self) -> int | None:
-        """Checksum of the images of the epoch so far; a checkpoint knows that of rank 0, which wrote it."""
+        """Checksum of the images of the epoch so far; a checkpoint has that of rank 0, which wrote it."""
         digest = self.runner.message_hub.get_info('epoch_images')
         if digest is None:
             raise ValueError(
@@ -114,19 +113,19 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     def _require_all(self, done: int) -> None:
         if done != len(self.dataloader):
             raise ValueError(
-                f'train_dataloader gave {done} batches in epoch {self._epoch + 1}, its length says '
-                f'{len(self.dataloader)}; the place in an epoch cannot be told from the number of iterations then'
+                f'train_dataloader gave {done} batches in epoch {self._epoch + 1}, but its length is '
+                f'{len(self.dataloader)}; the place in the epoch then does not follow from the number of iterations'
             )
 
 
 def _require_fixed_seed(randomness: dict) -> None:
     if randomness.get('seed') is None:
         raise ValueError(
-            'randomness.seed is None: samplers are built before a checkpoint brings its seed back, so a resumed run '
+            'randomness.seed is None: samplers are built before the seed of a checkpoint is restored, so a resumed run '
             'would see other images; set randomness=dict(seed=0), or another number'
         )
     if randomness.get('diff_rank_seed', False):
         raise ValueError(
-            'randomness.diff_rank_seed is True: samplers then draw a seed of their own, which no resumed run knows; '
-            'leave it out, ResumableEpochTrainLoop gives each rank random numbers of its own'
+            'randomness.diff_rank_seed is True: samplers then draw their own seed, which a resumed run does not know; '
+            'remove it, ResumableEpochTrainLoop gives each rank different random numbers'
         )

@@ -7,55 +7,44 @@ from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS, HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmoid.engine.schedule.best_weights import BestWeights
-from mmoid.engine.schedule.loss_weights import StageLossWeights
 from mmoid.engine.schedule.stages import parse_stages, plan, require_same_plan, schedule, stage_index
 
 
 @HOOKS.register_module()
 class HybridSchedule(Hook):
-    """Changes the sampler, the learning rate, loss weights and, if wanted, the weights when a stage begins.
+    """Changes the sampler and the learning-rate schedule when a stage begins.
 
-    The loader, its workers and the data set stay as they are. The stage follows from the epoch alone, so a resumed run
-    is in the right one. It is logged, is the scalar ``stage`` of the log and of TensorBoard (1 for the first), and
-    stands in checkpoints as ``meta['stage']``.
+    The loader, its workers and the data set stay the same. The stage follows from the epoch alone, so a resumed run is
+    in the right one. It is logged, is the scalar ``stage`` in the log and in TensorBoard (from 1), and is saved in
+    checkpoints as ``meta['stage']``.
 
-    ::
+    Example::
 
         custom_hooks = [dict(type='HybridSchedule', stages=[
             dict(name='natural', epochs=14, param_scheduler=[dict(type='MultiStepLR', milestones=[8, 12])]),
             dict(name='soft balance', epochs=7, sampler=dict(type='SoftBalanceClassAwareSampler', balance=0.7),
-                 param_scheduler=[dict(type='MultiStepLR', milestones=[4, 6])],
-                 loss_weights={'roi_head.bbox_head.loss_cls': 2.0}, load_best=True),
+                 param_scheduler=[dict(type='MultiStepLR', milestones=[4, 6])]),
         ])]
 
-    A stage is a dict of
+    A stage is a dict with these keys:
 
-    - ``epochs``, and a ``name``;
+    - ``epochs`` and ``name``;
     - ``sampler``: a config; by default the sampler of ``train_dataloader``;
-    - ``param_scheduler``: a config or a list, with times counted from the start of the stage. A stage without one
-      trains at the initial rate. If no stage has any, the run's own ``param_scheduler`` is left alone;
-    - ``loss_weights``: the ``loss_weight`` of modules, by their path in the model; a stage that does not name a module
-      has its initial one;
-    - ``load_best``: True for a stage that begins with the weights of the best checkpoint so far, by the metric of
-      ``CheckpointHook.save_best``, or the name of the metric where that has several
-      (:meth:`mmoid.engine.schedule.best_weights.BestWeights.load` says what is set back with them).
+    - ``param_scheduler``: a config or a list, with times from the start of the stage. A stage without one trains at the
+      initial lr. If no stage has any, the run's own ``param_scheduler`` is used.
 
     Args:
-        stages: Such dicts, in order.
+        stages: The stages, in order.
 
     Raises:
         ValueError: At the start of the run: stages that do not add up to ``train_cfg.max_epochs``, samplers of
-            unequal length, schedulers both here and in ``param_scheduler``, a loop that does not count epochs, loss
-            weights of modules that have none, ``load_best`` where no best checkpoint is kept, a checkpoint to resume
-            from that was written under stages of other epochs or schedulers. At the beginning of a
-            stage with ``load_best``: there is no best checkpoint yet, or it cannot be read.
+            different lengths, schedulers both here and in ``param_scheduler``, a loop that does not count epochs, or a
+            checkpoint that was written with stages of other epochs or schedulers.
     """
 
-    # Before DistSamplerSeedHook (NORMAL), which sets the epoch of whatever sampler the loader was built with.
+    # Before DistSamplerSeedHook (NORMAL), which sets the epoch of the loader's sampler.
     priority = 'ABOVE_NORMAL'
 
     def __init__(self, stages: Sequence[dict]) -> None:
@@ -63,10 +52,10 @@ class HybridSchedule(Hook):
         self.samplers: list[Any] = []
 
     def before_run(self, runner: Runner) -> None:
-        """Builds everything that the stages need, before a checkpoint is resumed into it."""
+        """Builds samplers and schedulers before a checkpoint is loaded into them."""
         if not isinstance(runner._train_loop, EpochBasedTrainLoop):
             if isinstance(runner._train_loop, (dict, type(None))):
-                return  # a test run: its train loop is not built
+                return  # a test run
             raise ValueError(
                 'HybridSchedule needs an epoch-based train loop, train_cfg builds a '
                 f'{type(runner._train_loop).__name__}'
@@ -74,34 +63,24 @@ class HybridSchedule(Hook):
         self._check_epochs(runner.max_epochs)
         self._build_samplers(runner)
         self._build_schedulers(runner)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.loss_weights = StageLossWeights(model, self.stages)
-        self.best_weights = BestWeights(runner, self.stages)
 
     def before_train_epoch(self, runner: Runner) -> None:
         index = stage_index(self.stages, runner.epoch)
         stage, sampler = self.stages[index], self.samplers[index]
-        self.loss_weights.set(stage)
-        # A run that is resumed later in the stage has the weights that came of these.
-        if stage.load_best and runner.iter == stage.start * len(runner.train_dataloader):
-            self.best_weights.load(runner, stage, number=index + 1)
-        batch_sampler = runner.train_dataloader.batch_sampler
-        if batch_sampler.sampler is not sampler:
-            # The batch sampler is kept: persistent workers honour its new sampler, but not a new batch sampler.
-            batch_sampler.sampler = sampler
+        # Persistent workers honour a new sampler in the batch sampler, but not a new batch sampler.
+        runner.train_dataloader.batch_sampler.sampler = sampler
         if hasattr(sampler, 'set_epoch'):
             sampler.set_epoch(runner.epoch)
         runner.message_hub.update_scalar('train/stage', index + 1)
-        rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
+        lr = next(iter(runner.optim_wrapper.get_lr().values()))[0]
         runner.logger.info(
             f'Stage {index + 1} of {len(self.stages)} "{stage.name}": epoch {runner.epoch - stage.start + 1} of '
-            f'{stage.epochs}, {type(sampler).__name__}, learning rate {rate:g}'
-            + ''.join(f', {path}.loss_weight {weight:g}' for path, weight in stage.loss_weights.items())
+            f'{stage.epochs}, {type(sampler).__name__}, learning rate {lr:g}'
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint['meta']
-        # The stage of the last iteration that is in the weights: the runner may already count the next epoch.
+        # The stage of the last iteration: the runner may already count the next epoch.
         index = stage_index(self.stages, max(0, meta['iter'] - 1) // len(runner.train_dataloader))
         meta['stage'] = dict(index=index, name=self.stages[index].name)
         meta['stages'] = plan(self.stages)
@@ -115,7 +94,7 @@ class HybridSchedule(Hook):
             index = stage_index(self.stages, runner.epoch - 1)
             runner.logger.warning(
                 f'The run ended in stage {index + 1} of {len(self.stages)}, "{self.stages[index].name}": '
-                'EarlyStoppingHook ends the run, not the stage. For the stages left, begin a new run with load_from'
+                'EarlyStoppingHook ends the run, not the stage. Start a new run with load_from for the other stages'
             )
 
     def _check_epochs(self, max_epochs: int) -> None:
@@ -142,8 +121,8 @@ class HybridSchedule(Hook):
             if len(sampler) != len(own):
                 raise ValueError(
                     f'HybridSchedule.stages[{i}].sampler gives {len(sampler)} samples an epoch on this rank, '
-                    f'train_dataloader.sampler gives {len(own)}; they must be equal, for the number of iterations is '
-                    'fixed at the start (see samples_per_epoch)'
+                    f'train_dataloader.sampler gives {len(own)}; they must be equal, because the number of iterations '
+                    'is fixed at the start (see samples_per_epoch)'
                 )
 
     def _build_schedulers(self, runner: Runner) -> None:
@@ -151,6 +130,6 @@ class HybridSchedule(Hook):
             return
         if runner.param_schedulers:
             raise ValueError(
-                'param_scheduler and HybridSchedule.stages[…].param_scheduler are both set; set param_scheduler=None'
+                'param_scheduler and HybridSchedule.stages[...].param_scheduler are both set; set param_scheduler=None'
             )
         runner.param_schedulers = runner.build_param_scheduler(schedule(self.stages, len(runner.train_dataloader)))

@@ -1,12 +1,11 @@
-"""The stages of a hybrid training, as data: when each begins, and its learning-rate schedule in the run's own time."""
+"""The stages of a hybrid training: when each begins, and its learning-rate schedule in the time of the run."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,7 +16,7 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.registry import PARAM_SCHEDULERS
 
-KEYS = ('name', 'epochs', 'sampler', 'param_scheduler', 'loss_weights', 'load_best')
+KEYS = ('name', 'epochs', 'sampler', 'param_scheduler')
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,9 @@ class Stage:
     Attributes:
         name: Shown in logs and checkpoints.
         epochs: Its length, at least 1.
-        start: Epoch of the run at which it begins, from 0.
+        start: Its first epoch in the run, from 0.
         sampler: Config of its sampler; None for the sampler of ``train_dataloader``.
-        param_scheduler: Its schedulers, their time counted from the start of the stage; None for a constant rate.
-        loss_weights: ``loss_weight`` of loss modules, by their dotted path in the model; others have their initial one.
-        load_best: The metric whose best checkpoint so far the stage begins with; True for the only one, False for none.
+        param_scheduler: Its schedulers, with times from the start of the stage; None for a constant lr.
     """
 
     name: str
@@ -39,12 +36,10 @@ class Stage:
     start: int
     sampler: dict | None
     param_scheduler: list[dict] | None
-    loss_weights: Mapping[str, float]
-    load_best: bool | str
 
     @property
     def stop(self) -> int:
-        """First epoch that is no longer in the stage."""
+        """The first epoch after the stage."""
         return self.start + self.epochs
 
 
@@ -52,11 +47,10 @@ def parse_stages(configs: Sequence[dict]) -> tuple[Stage, ...]:
     """Checks the ``stages`` of a :class:`HybridSchedule` and numbers their epochs.
 
     Raises:
-        ValueError: An unknown or missing key, ``epochs`` below 1, a weight that is no number of at least 0, a first
-            stage that is to begin with the best checkpoint so far, no stage at all.
+        ValueError: No stage, an unknown key, or ``epochs`` is missing or below 1.
     """
     if not configs:
-        raise ValueError('HybridSchedule.stages is empty; give at least one dict(name=…, epochs=…, sampler=…)')
+        raise ValueError('HybridSchedule.stages is empty; give at least one dict(name=..., epochs=..., sampler=...)')
     stages: list[Stage] = []
     for i, config in enumerate(configs):
         where = f'HybridSchedule.stages[{i}]'
@@ -76,8 +70,6 @@ def parse_stages(configs: Sequence[dict]) -> tuple[Stage, ...]:
                 start=stages[-1].stop if stages else 0,
                 sampler=config.get('sampler'),
                 param_scheduler=schedulers,
-                loss_weights=_loss_weights(config.get('loss_weights') or {}, where),
-                load_best=_load_best(config.get('load_best', False), where, is_first=not stages),
             )
         )
     return tuple(stages)
@@ -97,50 +89,51 @@ def stages_of_config(cfg: Config) -> tuple[Stage, ...]:
 
 
 def stage_index(stages: Sequence[Stage], epoch: int) -> int:
-    """Which stage an epoch of the run belongs to; the last one for epochs past the end.
+    """Index of the stage to which an epoch of the run belongs; the last one for epochs past the end.
 
-    By position, not by ``epoch == start``: a resumed run must find its stage wherever it begins.
+    Not by ``epoch == start``: a resumed run must find its stage wherever it begins.
     """
     stops = list(accumulate(stage.epochs for stage in stages))
     return min(bisect_right(stops, epoch), len(stages) - 1)
 
 
 def plan(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """What of the stages a checkpoint notes for :func:`require_same_plan`."""
-    # As text in which the order of keys, which mmengine changes when it dumps a config, does not matter.
+    """The part of the stages that a checkpoint saves for :func:`require_same_plan`."""
+    # As sorted text, because mmengine changes the order of keys when it dumps a config.
     texts = [json.dumps(stage.param_scheduler, sort_keys=True, default=repr) for stage in stages]
     return [dict(epochs=stage.epochs, param_scheduler=text) for stage, text in zip(stages, texts)]
 
 
 def require_same_plan(saved: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> None:
-    """Compares the plan of a checkpoint with the stages of the run that is to go on from it.
+    """Compares the plan in a checkpoint with the stages of the run that resumes from it.
 
-    A checkpoint brings back the schedulers as they were configured, not only how far they are: other ones would
-    silently have no effect.
+    A checkpoint restores the schedulers with their configuration: changes to them would silently have no effect.
 
     Raises:
-        ValueError: The stages have other epochs or schedulers, or are more or fewer.
+        ValueError: The number of stages, their epochs or their schedulers differ.
     """
-    remedy = 'undo the change, or begin a new run from its weights with the stages left: load_from=…, resume=False'
+    remedy = (
+        'undo the change, or start a new run from its weights with the remaining stages: load_from=..., resume=False'
+    )
     own = plan(stages)
     if len(saved) != len(own):
         raise ValueError(
-            f'cannot resume: HybridSchedule has {len(own)} stages, and had {len(saved)} when the checkpoint was '
+            f'cannot resume: HybridSchedule has {len(own)} stages, but had {len(saved)} when the checkpoint was '
             f'written; {remedy}'
         )
     for i, (before, now) in enumerate(zip(saved, own)):
         for key in before:
             if before[key] != now[key]:
                 raise ValueError(
-                    f'cannot resume: HybridSchedule.stages[{i}].{key} is {now[key]}, and was {before[key]} when the '
+                    f'cannot resume: HybridSchedule.stages[{i}].{key} is {now[key]}, but was {before[key]} when the '
                     f'checkpoint was written; {remedy}'
                 )
 
 
 def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
-    """Scheduler configs of the whole run: each stage's own, moved to its time, after a restart at the initial rate.
+    """Scheduler configs of the whole run: those of each stage moved to its time, after a restart at the initial lr.
 
-    Because all stages' schedulers exist from the start, mmengine saves and resumes them like any others.
+    All schedulers exist from the start, so mmengine saves and resumes them as usual.
 
     Args:
         stages: The stages.
@@ -152,7 +145,7 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
     configs: list[dict] = []
     for stage in stages:
         if stage.start:
-            # By iteration, so that it comes before a warm-up that is counted in iterations too.
+            # By iteration, so that it comes before a warm-up by iterations.
             begin = stage.start * epoch_length
             configs += [dict(type=name, begin=begin, end=begin + 1, by_epoch=False) for name in restarts]
         for config in stage.param_scheduler or ():
@@ -162,7 +155,7 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
             moved['begin'] = start + config.get('begin', 0)
             moved['end'] = min(stop, start + config['end']) if 'end' in config else stop
             if getattr(_kind(config), 'need_val_args', False):
-                # It acts on the validation before an epoch: that before the first is of the stage before.
+                # It acts on the validation before an epoch; the first one belongs to the previous stage.
                 moved['begin'] = max(moved['begin'], start + 1)
                 if moved['begin'] >= moved['end']:
                     continue
@@ -172,7 +165,7 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
 
 @PARAM_SCHEDULERS.register_module()
 class StageRestartLR(LRSchedulerMixin, _ParamScheduler):
-    """Sets the learning rate back to its initial value, once, at ``begin``."""
+    """Resets the learning rate to its initial value, once, at ``begin``."""
 
     def _get_value(self) -> list[float]:
         return self.base_values
@@ -180,7 +173,7 @@ class StageRestartLR(LRSchedulerMixin, _ParamScheduler):
 
 @PARAM_SCHEDULERS.register_module()
 class StageRestartMomentum(MomentumSchedulerMixin, _ParamScheduler):
-    """Sets the momentum, where a stage schedules it, back to its initial value, once, at ``begin``."""
+    """Resets a scheduled momentum to its initial value, once, at ``begin``."""
 
     def _get_value(self) -> list[float]:
         return self.base_values
@@ -193,33 +186,3 @@ def _kind(config: dict) -> Any:
 def _schedules_momentum(config: dict) -> bool:
     kind = _kind(config)
     return isinstance(kind, type) and issubclass(kind, MomentumSchedulerMixin)
-
-
-def _loss_weights(weights: Any, where: str) -> dict[str, float]:
-    if not isinstance(weights, Mapping):
-        raise ValueError(f"{where}.loss_weights must be a dict such as {{'rpn_head.loss_cls': 2.0}}, got {weights!r}")
-    flat = dict(_paths(weights))
-    for path, weight in flat.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-            raise ValueError(f'{where}.loss_weights[{path!r}] must be a number of at least 0, got {weight!r}')
-    return flat
-
-
-def _paths(weights: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted paths; ``--cfg-options`` makes dicts in dicts of them."""
-    for key, value in weights.items():
-        if isinstance(value, Mapping):
-            yield from _paths(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}', value
-
-
-def _load_best(load_best: Any, where: str, is_first: bool) -> bool | str:
-    if not isinstance(load_best, (bool, str)) or load_best == '':
-        raise ValueError(f'{where}.load_best must be True, False or the name of a metric, got {load_best!r}')
-    if load_best and is_first:
-        raise ValueError(
-            f'{where}.load_best is {load_best!r}, but nothing comes before the first stage; set load_from for weights '
-            'to begin with'
-        )
-    return load_best

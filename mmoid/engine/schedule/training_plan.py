@@ -1,4 +1,4 @@
-"""The stages and the learning rates of a training over its full length, computed from its config without training."""
+"""The stages and learning rates of a whole training, computed from its config."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from mmoid.engine.schedule.stages import Stage, parse_stages, schedule, stages_o
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training will do.
+    """The plan of a training.
 
     Attributes:
         stages: Its stages; one, named ``training``, for a config without :class:`HybridSchedule`.
-        batch_size: Images of one iteration, over all processes.
-        epoch_length: Iterations of one epoch.
-        rates: (epochs x epoch_length,) float64, learning rate of each iteration, that of parameters without a factor
-            of their own (``paramwise_cfg``).
+        batch_size: Images per iteration, over all processes.
+        epoch_length: Iterations per epoch.
+        lr: (epochs x epoch_length,) float64, learning rate of each iteration, without the factors of ``paramwise_cfg``.
     """
 
     stages: tuple[Stage, ...]
     batch_size: int
     epoch_length: int
-    rates: np.ndarray
+    lr: np.ndarray
 
-    def stage_rates(self, stage: Stage) -> np.ndarray:
-        """The part of ``rates`` that belongs to a stage."""
-        return self.rates[stage.start * self.epoch_length : stage.stop * self.epoch_length]
+    def stage_lr(self, stage: Stage) -> np.ndarray:
+        """The part of ``lr`` that belongs to a stage."""
+        return self.lr[stage.start * self.epoch_length : stage.stop * self.epoch_length]
 
 
 @dataclass(frozen=True)
-class RateSpan:
-    """Iterations from ``start``, before ``stop``, in which the rate stays (first = last) or goes from first to last."""
+class LRSpan:
+    """Iterations ``start`` to ``stop`` (exclusive) in which the lr is constant or changes from first to last."""
 
     start: int
     stop: int
@@ -49,19 +48,19 @@ class RateSpan:
 
 
 def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> TrainingPlan:
-    """Computes stages and rates as mmengine's Runner will go through them.
+    """Computes stages and learning rates as in mmengine's Runner.
 
     Args:
-        cfg: The config of a training by epochs.
-        num_images: Images of the training set, after its filters.
-        world_size: Processes (GPUs).
+        cfg: A config with ``train_cfg.max_epochs``.
+        num_images: Size of the training set, after its filters.
+        world_size: Number of processes (GPUs).
 
     Raises:
         ValueError: As for :class:`HybridSchedule`, or without ``train_cfg.max_epochs``.
     """
     epochs = cfg.train_cfg.get('max_epochs')
     if epochs is None:
-        raise ValueError('train_cfg.max_epochs is not set: only a training that counts epochs can be planned')
+        raise ValueError('train_cfg.max_epochs is not set; only a training by epochs can be planned')
     loader = cfg.train_dataloader
     samples = math.ceil((loader.get('sampler', {}).get('samples_per_epoch') or num_images) / world_size)
     drops_last = (loader.get('batch_sampler') or loader).get('drop_last', False)
@@ -73,22 +72,21 @@ def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> Training
     by_stage = any(stage.param_scheduler for stage in stages)
     schedulers = schedule(stages, epoch_length) if by_stage else cfg.get('param_scheduler') or []
     batch_size = world_size * loader.batch_size
-    rates = learning_rates(
-        [schedulers] if isinstance(schedulers, dict) else schedulers, _rate(cfg, batch_size), epochs, epoch_length
-    )
-    return TrainingPlan(stages, batch_size, epoch_length, rates)
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    lr = learning_rates(schedulers, _initial_lr(cfg, batch_size), epochs, epoch_length)
+    return TrainingPlan(stages, batch_size, epoch_length, lr)
 
 
-def learning_rates(schedulers: Sequence[dict], rate: float, epochs: int, epoch_length: int) -> np.ndarray:
+def learning_rates(schedulers: Sequence[dict], initial: float, epochs: int, epoch_length: int) -> np.ndarray:
     """(epochs x epoch_length,) learning rate of each iteration: mmengine's schedulers, stepped as its hook does.
 
     Args:
         schedulers: Their configs, ``param_scheduler``.
-        rate: The initial learning rate.
-        epochs: Epochs of the training.
-        epoch_length: Iterations of each.
+        initial: The initial learning rate.
+        epochs: Number of epochs.
+        epoch_length: Iterations per epoch.
     """
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate, momentum=0.9)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=initial, momentum=0.9)
     built: list[Any] = []
     for config in schedulers:
         config = copy.deepcopy(dict(config))
@@ -98,38 +96,38 @@ def learning_rates(schedulers: Sequence[dict], rate: float, epochs: int, epoch_l
     (group,) = optimizer.param_groups
     by_epoch = [scheduler for scheduler in built if scheduler.by_epoch]
     by_iteration = [scheduler for scheduler in built if not scheduler.by_epoch]
-    rates = np.empty((epochs, epoch_length))
+    lr = np.empty((epochs, epoch_length))
     for epoch in range(epochs):
         for iteration in range(epoch_length):
-            rates[epoch, iteration] = group['lr']
-            # Past its end a scheduler does nothing any more; an epoch of Open Images has 10^5 iterations.
+            lr[epoch, iteration] = group['lr']
+            # After its end a scheduler does nothing; skip it, because an epoch of Open Images has 10^5 iterations.
             by_iteration = [each for each in by_iteration if each.end > epoch * epoch_length + iteration]
             if not by_iteration:
-                rates[epoch, iteration:] = group['lr']
+                lr[epoch, iteration:] = group['lr']
                 break
             for scheduler in by_iteration:
                 scheduler.step()
         for scheduler in by_epoch:
             scheduler.step()
-    return rates.ravel()
+    return lr.ravel()
 
 
-def rate_spans(rates: np.ndarray) -> Iterator[RateSpan]:
-    """Splits the rates of consecutive iterations into stretches in which they stay and stretches in which they move."""
-    changes = np.flatnonzero(np.diff(rates)) + 1
-    edges = np.concatenate([[0], changes, [len(rates)]])
+def lr_spans(lr: np.ndarray) -> Iterator[LRSpan]:
+    """Splits consecutive iterations into spans with a constant and spans with a changing learning rate."""
+    changes = np.flatnonzero(np.diff(lr)) + 1
+    edges = np.concatenate([[0], changes, [len(lr)]])
     start = 0
     for low, high in zip(edges, edges[1:]):
-        if high - low == 1 and high < len(rates):
-            continue  # a moving stretch goes on until the rate stays for two iterations
+        if high - low == 1 and high < len(lr):
+            continue  # a changing span ends when the lr stays constant for two iterations
         if low > start:
-            yield RateSpan(start, int(low), float(rates[start]), float(rates[low - 1]))
-        yield RateSpan(int(low), int(high), float(rates[low]), float(rates[high - 1]))
+            yield LRSpan(start, int(low), float(lr[start]), float(lr[low - 1]))
+        yield LRSpan(int(low), int(high), float(lr[low]), float(lr[high - 1]))
         start = int(high)
 
 
-def _rate(cfg: Config, batch_size: int) -> float:
-    """Initial rate, scaled as the Runner does under ``auto_scale_lr.enable``."""
-    rate: float = cfg.optim_wrapper.optimizer.lr
+def _initial_lr(cfg: Config, batch_size: int) -> float:
+    """The initial lr, scaled as the Runner does with ``auto_scale_lr.enable``."""
+    lr: float = cfg.optim_wrapper.optimizer.lr
     scaling = cfg.get('auto_scale_lr') or {}
-    return rate * batch_size / scaling['base_batch_size'] if scaling.get('enable', False) else rate
+    return lr * batch_size / scaling['base_batch_size'] if scaling.get('enable', False) else lr

@@ -33,7 +33,7 @@ def test_rates_in_another_order_than_the_data_are_refused_before_the_first_itera
         **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
     )  # fmt: skip
     with pytest.raises(
-        AnnotationError, match=r'classes of model\..*bbox_head are others, or in another order.* class 0 is'
+        AnnotationError, match=r'classes of model\..*bbox_head differ from.* in names or order: class 0 is'
     ):
         run.train()
 
@@ -73,5 +73,5 @@ def test_a_validation_set_in_another_order_is_refused_before_the_first_iteration
         'model.roi_head.bbox_head.loss_cls.hierarchy': None,
     }
     run = runner(monkeypatch, tiny_data, tmp_path, len(lines), **options)
-    with pytest.raises(AnnotationError, match=r'training set are others.* than those of the validation set: class 0'):
+    with pytest.raises(AnnotationError, match=r'training set differ from those of the validation set in names or order: class 0'):
         run.train()

@@ -2,8 +2,8 @@
 
     python resume_run.py OPTIONS_JSON            (or under torchrun)
 
-Pictures are read, resized, flipped and their colours distorted at random; the model takes random places (as RoI
-sampling does) and drops out. Every rank writes what it sees to ``<work_dir>/rank<r>.jsonl``.
+Images are read, resized, flipped and distorted at random; the model takes random places (as RoI sampling does) and
+drops out. Every rank writes what it sees to ``<work_dir>/rank<r>.jsonl``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmoid.engine import prepare_launch
-from mmoid.engine.resume import checkpoint_files
+from mmoid.engine.resume.checkpoints import POINTER
+from mmoid.utils import atomic
 
 STAGES = [
     dict(
@@ -51,8 +52,6 @@ STAGES = [
             dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=3),
             dict(type='MultiStepLR', milestones=[1], gamma=0.1),
         ],
-        loss_weights={'loss': 2.0},
-        load_best=True,
     ),
 ]
 PIPELINE = [
@@ -124,19 +123,19 @@ class RunRecorder(Hook):
 
     def before_run(self, runner):
         if self.end['at'] in ('writing', 'naming', 'pointing'):
-            self.flush, self.written = checkpoint_files._flush, -1
-            checkpoint_files._flush = self.end_in_flush
+            self.flush, self.written = atomic.flush, -1
+            atomic.flush = self.end_in_flush
 
     def end_in_flush(self, path):
-        """Stands where a checkpoint is brought to the disk: the file, its folder, the pointer, its folder."""
-        self.written += path.name.endswith('.pth.writing')
-        at = 'pointing' if path.name.startswith(checkpoint_files.POINTER) else 'writing'
-        # A best checkpoint is not pointed to.
+        """Replaces ``atomic.flush``, called for the file, its folder, ``last_checkpoint``, its folder."""
+        self.written += path.name.startswith('.writing') and path.name.endswith('.pth')
+        at = 'pointing' if path.name.endswith(POINTER) else 'writing'
+        # last_checkpoint never names a best checkpoint.
         if self.written == self.end['number'] or (self.written > self.end['number'] and at == 'pointing'):
             if self.end['at'] == 'writing':
                 os.truncate(path, path.stat().st_size // 2)
             if at == self.end['at'] or self.end['at'] == 'naming':
-                checkpoint_files._flush = self.flush
+                atomic.flush = self.flush
                 self.stop()
         self.flush(path)
 

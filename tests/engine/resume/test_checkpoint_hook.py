@@ -1,4 +1,4 @@
-"""ResumableCheckpointHook: which files there are, which of them a run goes on from, and what happens to bad ones."""
+"""ResumableCheckpointHook: which files it keeps, which one a run resumes from, and damaged files."""
 
 import os
 import shutil
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmoid.engine.resume.checkpoint_files import newest_first, newest_usable, written_whole
-from mmoid.engine.resume.run_facts import require_same_run
+from mmoid.engine.resume.checkpoint_hook import require_same_run
+from mmoid.engine.resume.checkpoints import newest_first, newest_usable
 from tests.checkpoints import read_checkpoint
 from tests.engine.resume import resume_run
 from tests.engine.resume.resume_checks import assert_equal, history, state, train
@@ -22,7 +22,7 @@ def quick():
 
 @pytest.fixture(scope='module')
 def whole(tiny_data, tmp_path_factory):
-    """Work folder of the run that nothing ended."""
+    """Work folder of an uninterrupted run."""
     work_dir = tmp_path_factory.mktemp('whole')
     train(tiny_data, work_dir)
     return work_dir
@@ -84,17 +84,17 @@ def drop_the_optimizer(path):
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
-        (truncate, 'which cannot be read: BadZipFile'),
-        (empty, 'which cannot be read: BadZipFile'),
-        (flip_a_weight, 'inside has another checksum than when it was written'),
-        (put_in_foreign_code, 'which cannot be read: UnpicklingError: Weights only load failed'),
+        (truncate, 'it cannot be read, BadZipFile'),
+        (empty, 'it cannot be read, BadZipFile'),
+        (flip_a_weight, 'the checksum of'),
+        (put_in_foreign_code, 'it cannot be read, UnpicklingError: Weights only load failed'),
         (drop_the_optimizer, "it has no 'optimizer'"),
     ],
 )
-def test_a_bad_newest_checkpoint_is_passed_over_and_named(whole, ended, tiny_data, damage, reason):
+def test_a_damaged_newest_checkpoint_is_skipped_and_logged(whole, ended, tiny_data, damage, reason):
     damage(ended / 'iter_16.pth')
     run = train(tiny_data, ended, resume=True)
-    assert f'Resuming from {ended}/iter_14.pth; passed over {ended}/iter_16.pth' in log(run)
+    assert f'resuming from {ended}/iter_14.pth; skipped {ended}/iter_16.pth' in log(run)
     assert reason in log(run)
     assert min(history(ended)) == 0 and history(ended) == history(whole)
     assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
@@ -108,39 +108,37 @@ def weights_only(path):
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
-        (truncate, 'cannot be read: BadZipFile'),
-        (weights_only, r"cannot be read: ValueError: it has no 'optimizer'"),  # as a best checkpoint
-        (Path.unlink, 'cannot be read: FileNotFoundError'),
+        (truncate, 'it cannot be read, BadZipFile'),
+        (weights_only, "it has no 'optimizer'"),  # as a best checkpoint
+        (Path.unlink, 'it cannot be read, FileNotFoundError'),
     ],
 )
-def test_a_named_checkpoint_from_which_nothing_could_go_on_is_refused(ended, tiny_data, damage, reason):
+def test_a_checkpoint_given_by_path_must_be_intact(ended, tiny_data, damage, reason):
     damage(ended / 'iter_16.pth')
-    with pytest.raises(ValueError, match=rf'cannot resume: .*iter_16\.pth {reason}.*Name another \(--resume PATH\)'):
+    with pytest.raises(ValueError, match=rf'cannot resume from .*iter_16\.pth: {reason}.*Give another path'):
         train(tiny_data, ended, resume=True, load_from=str(ended / 'iter_16.pth'))
 
 
-def test_the_epochs_checkpoint_is_there_when_both_of_the_iterations_are_bad(whole, ended, tiny_data):
+def test_the_epoch_checkpoint_is_used_if_both_iteration_checkpoints_are_damaged(whole, ended, tiny_data):
     for path in ended.glob('iter_*'):
         truncate(path)
     run = train(tiny_data, ended, resume=True)
-    assert log(run).count(f'Resuming from {ended}/epoch_2.pth; passed over') == 2
+    assert log(run).count(f'resuming from {ended}/epoch_2.pth; skipped') == 2
     assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
-def test_a_run_with_bad_checkpoints_only_does_not_begin_anew(ended, tiny_data):
+def test_a_run_with_only_damaged_checkpoints_does_not_start_again(ended, tiny_data):
     for path in ended.glob('*.pth'):
         truncate(path)
-    with pytest.raises(
-        ValueError, match=r'cannot resume: .* Passed over: .*iter_16\.pth, which cannot be read: .*iter_14'
-    ):
+    with pytest.raises(ValueError, match=r'cannot resume: .* Skipped: .*iter_16\.pth: it cannot be read, .*iter_14'):
         train(tiny_data, ended, resume=True)
 
 
-def test_a_run_without_checkpoints_begins_anew(ended, tiny_data, whole):
+def test_a_run_without_checkpoints_starts(ended, tiny_data, whole):
     for path in ended.glob('*.pth'):
         path.unlink()
     run = train(tiny_data, ended, resume=True)
-    assert f'There is no checkpoint in {ended} to resume from: training begins anew' in log(run)
+    assert f'no checkpoint to resume from in {ended}: starting a new run' in log(run)
     assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
@@ -153,21 +151,21 @@ def test_a_moved_folder_is_resumed(ended, tiny_data, whole):
     assert_equal(state(ended.with_name('moved') / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
-def test_a_run_that_was_set_back_goes_on_from_there(ended, tiny_data):
+def test_a_run_that_was_set_back_resumes_from_there(ended, tiny_data):
     train(tiny_data, ended, resume=True, load_from=str(ended / 'epoch_1.pth'), end=dict(at='iteration', number=9))
     train(tiny_data, ended, resume=True, end=dict(at='iteration', number=8))
     assert (ended / 'last_checkpoint').read_text() == str(ended / 'iter_8.pth')
     assert not (ended / 'iter_14.pth').exists()
 
 
-def test_checkpoints_that_stay(whole, ended):
+def test_which_checkpoints_are_kept(whole, ended):
     names = {path.name for path in whole.glob('*') if path.suffix == '.pth' or path.suffix == ''}
     assert names >= {'epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth', 'iter_20.pth', 'iter_22.pth', 'last_checkpoint'}
     assert 'epoch_1.pth' not in names and 'iter_16.pth' not in names
     assert (whole / 'last_checkpoint').read_text() == str(whole / 'epoch_4.pth')
 
 
-def test_a_checkpoint_says_of_what_run_it_is(ended):
+def test_a_checkpoint_contains_the_settings_of_the_run(ended):
     meta = read_checkpoint(ended / 'iter_16.pth')['meta']
     assert (meta['epoch'], meta['iter']) == (2, 16)
     assert meta['stage'] == dict(index=1, name='soft balance')
@@ -180,12 +178,12 @@ def test_a_checkpoint_says_of_what_run_it_is(ended):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(by_epoch=False), r'checkpoint\.by_epoch is False; for checkpoints by iterations set iter_interval'),
+        (dict(by_epoch=False), r'checkpoint\.by_epoch is False; set iter_interval'),
         (dict(iter_interval=0), r'checkpoint\.iter_interval must be at least 1 or None, got 0'),
         (dict(max_keep_ckpts=1), r'checkpoint\.max_keep_ckpts must be at least 2, .* got 1'),
     ],
 )
-def test_wrong_options_are_told(tiny_data, tmp_path, options, message):
+def test_invalid_options_are_refused(tiny_data, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train(tiny_data, tmp_path, **{f'default_hooks.checkpoint.{key}': value for key, value in options.items()})
 
@@ -196,24 +194,24 @@ FACTS = dict(world_size=4, batch_size=2, total_batch_size=8, images=80, iteratio
 @pytest.mark.parametrize(
     ('own', 'inside', 'message'),
     [
-        (dict(world_size=2, batch_size=4), True, r'world size\) is 2, and was 4 .* or resume from .*epoch_\*\.pth'),
-        (dict(world_size=2, total_batch_size=4), True, r'world size\) is 2, and was 4 when .* inside an epoch\. Make'),
-        (dict(world_size=2, total_batch_size=4), False, r'the total batch size .* is 4, and was 8 when'),
-        (dict(images=81), False, r'the number of images in train_dataloader\.dataset is 81, and was 80 when'),
-        (dict(iterations_per_epoch=11), False, r'the number of iterations of an epoch is 11, and was 10 when'),
-        (dict(seed=1), False, r'randomness\.seed is 1, and was 0 when .* Make it 0 again, or begin a new run'),
+        (dict(world_size=2, batch_size=4), True, r'world size\) is 2, but was 4 .* resume from .*epoch_\*\.pth'),
+        (dict(world_size=2, total_batch_size=4), True, r'world size\) is 2, but was 4 when .* inside an epoch\. Set'),
+        (dict(world_size=2, total_batch_size=4), False, r'the total batch size .* is 4, but was 8 when'),
+        (dict(images=81), False, r'the number of images in train_dataloader\.dataset is 81, but was 80 when'),
+        (dict(iterations_per_epoch=11), False, r'the number of iterations of an epoch is 11, but was 10 when'),
+        (dict(seed=1), False, r'randomness\.seed is 1, but was 0 when .* Set it to 0 again, or start a new run'),
     ],
 )
-def test_facts_that_must_be_the_same(own, inside, message):
+def test_settings_that_must_match(own, inside, message):
     with pytest.raises(ValueError, match=message):
         require_same_run(FACTS, FACTS | own, inside)
 
 
-def test_between_epochs_as_many_images_may_be_dealt_out_to_others():
+def test_between_epochs_the_number_of_processes_may_change():
     require_same_run(FACTS, FACTS | dict(world_size=2, batch_size=4), inside_epoch=False)
 
 
-def test_checkpoints_are_tried_by_the_time_of_writing_the_noted_one_first(tmp_path):
+def test_last_checkpoint_is_tried_first_then_the_newest_files(tmp_path):
     for age, name in enumerate(
         ['epoch_1.pth', 'iter_9.pth', 'epoch_3.pth', 'iter_30.pth', 'best_epoch_3.pth', 'epoch_3-0123abcd.pth']
     ):
@@ -228,17 +226,3 @@ def test_checkpoints_are_tried_by_the_time_of_writing_the_noted_one_first(tmp_pa
     assert names() == ['epoch_3.pth', 'epoch_1.pth', 'iter_9.pth', 'iter_30.pth']
     found, passed_over = newest_usable([tmp_path / 'iter_9.pth', tmp_path / 'gone.pth'])
     assert found is None and len(passed_over) == 2 and 'FileNotFoundError' in passed_over[1]
-
-
-def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
-    path = tmp_path / 'epoch_1.pth'
-    path.write_text('old')
-    with pytest.raises(OSError, match='disk full'), written_whole(path) as temporary:
-        temporary.write_text('half')
-        raise OSError('disk full')
-    assert path.read_text() == 'old'
-    with open(path) as reader:
-        with written_whole(path) as temporary:
-            temporary.write_text('new')
-        assert reader.read() == 'old'  # the old file was not written over
-    assert path.read_text() == 'new' and not temporary.exists()

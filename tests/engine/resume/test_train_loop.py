@@ -25,7 +25,7 @@ def quick():
 
 @pytest.fixture(scope='module')
 def whole(tiny_data, tmp_path_factory):
-    """Work folder of the run that nothing ended."""
+    """Work folder of an uninterrupted run."""
     work_dir = tmp_path_factory.mktemp('whole')
     train(tiny_data, work_dir)
     return work_dir
@@ -61,7 +61,7 @@ def test_a_run_ended_while_it_validates_or_writes_is_the_run_that_was_not(whole,
     train_in_pieces(tiny_data, tmp_path, ends)
     assert history(tmp_path) == history(whole)
     assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
-    assert not list(tmp_path.glob('*.writing'))
+    assert not list(tmp_path.glob('.writing*'))
 
 
 def foreign(kind, data_root):
@@ -214,7 +214,7 @@ def test_a_checkpoint_names_its_stage(tiny_data, tmp_path):
     [
         ({'randomness.seed': None}, r'randomness\.seed is None: .* set randomness=dict\(seed=0\)'),
         ({'randomness.diff_rank_seed': True}, r'randomness\.diff_rank_seed is True'),
-        ({'train_dataloader.batch_sampler.drop_last': True}, r'batch_sampler\.drop_last is True: a AspectRatioBatch'),
+        ({'train_dataloader.batch_sampler.drop_last': True}, r'batch_sampler\.drop_last is True: AspectRatioBatch'),
         (
             {'train_cfg.type': 'EpochBasedTrainLoop'},
             r"iter_interval is 2, but train_cfg\.type is EpochBasedTrainLoop, .* set train_cfg\.type='Resumable",
@@ -243,9 +243,9 @@ def other_stages(balance):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'randomness.seed': 1}, r'randomness\.seed is 1, and was 0 when .* inside an epoch\. Make it 0 again'),
-        ({'batch_size': 4}, r'train_dataloader\.batch_size is 4, and was 8 when'),
-        ({'train_dataloader.dataset.indices': 42}, r'number of images in train_dataloader\.dataset is 42, and was 43'),
+        ({'randomness.seed': 1}, r'randomness\.seed is 1, but was 0 when .* inside an epoch\. Set it to 0 again'),
+        ({'batch_size': 4}, r'train_dataloader\.batch_size is 4, but was 8 when'),
+        ({'train_dataloader.dataset.indices': 42}, r'number of images in train_dataloader\.dataset is 42, but was 43'),
         (
             {'stages': other_stages(0.5)},
             r'the first 2 batches of epoch 3 are not those that the checkpoint was trained',
@@ -253,7 +253,7 @@ def other_stages(balance):
         ({'train_dataloader.batch_sampler': None}, r'the first 2 batches of epoch 3 are not those'),
         (
             {'load_from': 'epoch_2.pth', 'batch_size': 4},
-            r'total batch size .* is 4, and was 8 when .* the end of an ep',
+            r'total batch size .* is 4, but was 8 when .* the end of an ep',
         ),
     ],
 )

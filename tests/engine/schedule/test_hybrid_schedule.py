@@ -158,7 +158,7 @@ def test_the_stage_is_logged(tiny_data, tmp_path):
         ),
         (
             {'param_scheduler': [dict(type='ConstantLR', factor=1.0)]},
-            r'param_scheduler and HybridSchedule\.stages\[…\]\.param_scheduler are both set',
+            r'param_scheduler and HybridSchedule\.stages\[\.\.\.\]\.param_scheduler are both set',
         ),
         (
             {'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5)},
