@@ -1,4 +1,4 @@
-"""Rows of differing length that lie one after the other in flat arrays."""
+"""Rows of different lengths, concatenated in flat arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def row_and_position(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which row every element belongs to, and which of the row's elements it is.
+    """Row of every element, and its position within the row.
 
     Args:
         lengths: (R,) elements of each row.
@@ -25,7 +25,7 @@ def gather_rows(stop: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.nd
 
     Args:
         stop: (R,) end of each row's elements.
-        chosen: (n,) row indices, in any order; -1: a row without elements.
+        chosen: (n,) row indices, in any order; -1 is a row without elements.
 
     Returns:
         (n,) int64 lengths, and (sum of lengths,) int64 indices of the elements.
@@ -42,7 +42,7 @@ def row_lengths(stop: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def runs_of_rows(lengths: np.ndarray, elements_at_once: int) -> Iterator[tuple[int, int]]:
-    """Cuts rows into runs ``first, last`` of at most so many elements; a row with more is a run of its own."""
+    """Cuts rows into runs ``first, last`` of at most ``elements_at_once`` elements; a longer row is a run of its own."""
     done = np.cumsum(lengths)
     first = 0
     while first < len(lengths):
