@@ -42,7 +42,7 @@ def row_lengths(stop: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def runs_of_rows(lengths: np.ndarray, elements_at_once: int) -> Iterator[tuple[int, int]]:
-    """Cuts rows into runs ``first, last`` of at most ``elements_at_once`` elements; a longer row is a run of its own."""
+    """Cuts rows into runs ``first, last`` of at most ``elements_at_once`` elements; a longer row is its own run."""
     done = np.cumsum(lengths)
     first = 0
     while first < len(lengths):
