@@ -1,4 +1,4 @@
-"""Contact sheets: pictures with their ground truth, and with what a model finds in them."""
+"""Contact sheets: images with their ground truth, and with what a model finds in them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image, ImageOps
 
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization.outlines import Outline, colour_of, draw_outlines, objects_of, sheet, show_picture
+from mmoid.visualization.outlines import Outline, colour_of, draw_outlines, objects_of, sheet, show_image
 
 SAME_PREDICTION = 0.8
 """IoU from which detections share one drawn box."""
 
 
 LARGEST = 900
-"""Pixels of a picture's longer side; drawing more of them takes seconds and shows nothing."""
+"""Pixels of an image's longer side; drawing more of them takes seconds and shows nothing."""
 
 
 def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_iou: float = 0.9) -> Figure:
-    """Pictures with their ground truth: one box an object, all its labels beside it, group-of boxes dashed.
+    """Images with their ground truth: one box an object, all its labels beside it, group-of boxes dashed.
 
     Args:
         store: Must know its image folder.
@@ -31,7 +31,7 @@ def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_
     """
     figure, axes = sheet(_sizes(store, images), 'Ground truth: one box an object, group-of boxes dashed')
     for image, ax in zip(images, axes):
-        show_picture(ax, read_picture(store, image), store.image_id(image), (1, 1))
+        show_image(ax, read_image(store, image), store.image_id(image), (1, 1))
         draw_outlines(ax, ground_truth_outlines(store, image, same_object_iou))
     return figure
 
@@ -39,7 +39,7 @@ def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_
 def draw_predictions(
     store: AnnotationStore, predictions: PredictionStore, images: Sequence[int], score_threshold: float = 0.4
 ) -> Figure:
-    """Pictures with the detections above a score; detections with (nearly) the same box share one.
+    """Images with the detections above a score; detections with (nearly) the same box share one.
 
     Args:
         store: Of the same split; must know its image folder.
@@ -50,7 +50,7 @@ def draw_predictions(
     row_of = {image_id: row for row, image_id in enumerate(predictions.image_ids())}
     figure, axes = sheet(_sizes(store, images), f'Predictions with a score of at least {score_threshold:g}')
     for image, ax in zip(images, axes):
-        show_picture(ax, read_picture(store, image), store.image_id(image), (1, 1))
+        show_image(ax, read_image(store, image), store.image_id(image), (1, 1))
         row = row_of.get(store.image_id(image))
         if row is None:
             continue
@@ -63,7 +63,7 @@ def draw_predictions(
     return figure
 
 
-def read_picture(store: AnnotationStore, image: int) -> np.ndarray:
+def read_image(store: AnnotationStore, image: int) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright, no larger than a sheet can show.
 
     Raises:

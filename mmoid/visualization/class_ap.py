@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mmoid.visualization.figure import short_name
+
 FIRST, SECOND, GAIN, LOSS, QUIET = '#808080', '#2060c0', '#208040', '#d02020', '#b0b0b0'
 MOST_NAMES = 60
 """Classes whose names fit below the figure; of more, only those that changed most are named."""
-
-LONGEST_NAME = 27
-"""Characters of a class name: the longest official one has as many."""
 
 
 def draw_class_ap(
@@ -47,7 +46,7 @@ def draw_class_ap(
         raise ValueError('no class has an AP in both evaluations')
     order = both[np.argsort(-images[both], kind='stable')]
     images, first, second = images[order], first[order], second[order]
-    labels = [_short(class_names[label]) for label in order]
+    labels = [short_name(class_names[label]) for label in order]
     gain, place = second - first, np.arange(len(order))
     window = max(1, len(order) // 20)
 
@@ -135,8 +134,3 @@ def _spread(place: np.ndarray, gap: float, end: float) -> np.ndarray:
     last = end - gap / 2 - slots[::-1]
     moved: np.ndarray = np.minimum(from_left, last)
     return moved
-
-
-def _short(name: str) -> str:
-    short = name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…'
-    return short.replace('$', r'\$')  # a dollar sign would start mathematics

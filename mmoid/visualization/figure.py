@@ -1,21 +1,29 @@
-"""What all figures share."""
+"""Writing figures, and how all figures write class names."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mmoid.utils.atomic import atomic_write
+
+LONGEST_NAME = 27
+"""Characters of a class name in an axis label: the length of the longest official name."""
+
 
 def save(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
-    """Writes a PNG, atomically, and returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
-    try:
+    """Writes a PNG file, atomically, and returns its path."""
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format='png', bbox_inches='tight')
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
+
+
+def plain(text: str) -> str:
+    """Text without mathematics: matplotlib would interpret dollar signs."""
+    return text.replace('$', r'\$')
+
+
+def short_name(name: str) -> str:
+    """A class name for an axis label, cut at :data:`LONGEST_NAME` characters."""
+    return plain(name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…')

@@ -1,4 +1,4 @@
-"""Boxes with lists of labels on a picture, placed so that they can be read; and sheets of such pictures."""
+"""Boxes with lists of labels on a image, placed so that they can be read; and sheets of such images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.patheffects import Normal, Stroke
 from matplotlib.textpath import TextPath
 
 from mmoid.openimages.statistics.objects import object_of_box
+from mmoid.visualization.figure import plain
 
 # Dark enough for white letters, far enough apart to tell neighbours by.
 COLOURS = ('#0072b2', '#c43c00', '#00806a', '#a3338c', '#8a6d00', '#3f51b5', '#b3003c', '#4d7a00', '#6a4fa3', '#00708f')
@@ -25,7 +26,7 @@ LINE_HEIGHT = 1.22 * FONT_SIZE
 PAD = 1.6
 POINTS = 72
 CELL = (4.6, 3.45)
-"""Inches of a picture's place in a sheet."""
+"""Inches of an image's place in a sheet."""
 
 TITLE = 0.24
 """Inches of the line above it."""
@@ -33,10 +34,10 @@ TITLE = 0.24
 
 @dataclass(frozen=True)
 class Outline:
-    """One box on a picture.
+    """One box on a image.
 
     Attributes:
-        box: xmin, ymin, xmax, ymax in the picture's coordinates.
+        box: xmin, ymin, xmax, ymax in the image's coordinates.
         lines: Its labels, one below the other; none for a bare box.
         colour: Of the box and behind the labels.
         dashed: Whether it is a group-of box.
@@ -67,12 +68,12 @@ def objects_of(box: np.ndarray, same_object_iou: float) -> list[np.ndarray]:
 
 
 def sheet(sizes: Sequence[tuple[int, int]], title: str, columns: int = 4) -> tuple[Figure, list[Axes]]:
-    """A figure with one place for each picture, as large as its shape allows, and nothing moved afterwards.
+    """A figure with one place for each image, as large as its shape allows, and nothing moved afterwards.
 
     Args:
-        sizes: Width and height of each picture.
+        sizes: Width and height of each image.
         title: Above all of them.
-        columns: Pictures beside each other.
+        columns: Images beside each other.
     """
     columns = max(1, min(columns, len(sizes)))
     rows = max(1, math.ceil(len(sizes) / columns))
@@ -82,10 +83,10 @@ def sheet(sizes: Sequence[tuple[int, int]], title: str, columns: int = 4) -> tup
     figure = Figure(figsize=(width, height), facecolor='white')
     figure.text(gap / width, 1 - 0.2 / height, title, fontsize=10, va='center')
     axes = []
-    for index, (picture_width, picture_height) in enumerate(sizes):
+    for index, (image_width, image_height) in enumerate(sizes):
         row, column = divmod(index, columns)
-        scale = min(CELL[0] / picture_width, CELL[1] / picture_height)
-        w, h = scale * picture_width, scale * picture_height
+        scale = min(CELL[0] / image_width, CELL[1] / image_height)
+        w, h = scale * image_width, scale * image_height
         left = gap + column * (CELL[0] + gap)
         top = head + row * (CELL[1] + TITLE + gap) + TITLE
         ax = figure.add_axes((left / width, 1 - (top + h) / height, w / width, h / height))
@@ -94,25 +95,25 @@ def sheet(sizes: Sequence[tuple[int, int]], title: str, columns: int = 4) -> tup
     return figure, axes
 
 
-def show_picture(ax: Axes, picture: np.ndarray, title: str, extent: tuple[float, float] | None = None) -> None:
-    """Shows a picture that fills its axes.
+def show_image(ax: Axes, image: np.ndarray, title: str, extent: tuple[float, float] | None = None) -> None:
+    """Shows a image that fills its axes.
 
     Args:
         ax: Of :func:`sheet`.
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         title: One line above it.
         extent: Width and height in the coordinates that boxes will have; None: its pixels.
     """
-    width, height = extent or (picture.shape[1], picture.shape[0])
-    ax.imshow(picture, extent=(0, width, height, 0), aspect='auto', interpolation='antialiased')
+    width, height = extent or (image.shape[1], image.shape[0])
+    ax.imshow(image, extent=(0, width, height, 0), aspect='auto', interpolation='antialiased')
     ax.set_title(title, fontsize=7, loc='left', pad=3, color='#333333')
 
 
 def draw_outlines(ax: Axes, outlines: Sequence[Outline]) -> None:
-    """Draws boxes and their labels; a label stands where it covers other labels least, and within the picture.
+    """Draws boxes and their labels; a label stands where it covers other labels least, and within the image.
 
     Args:
-        ax: Filled by :func:`show_picture`.
+        ax: Filled by :func:`show_image`.
         outlines: Large boxes first, so that none hides another's line; the order of the list decides between equals.
     """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
@@ -133,7 +134,7 @@ def draw_outlines(ax: Axes, outlines: Sequence[Outline]) -> None:
         x, y = _place(corners.ravel(), extent, size, taken)
         taken.append((x, y, x + extent[0], y + extent[1]))
         ax.text(
-            (x + PAD) / scale[0], (y + PAD) / scale[1], '\n'.join(map(_plain, item.lines)), fontsize=FONT_SIZE,
+            (x + PAD) / scale[0], (y + PAD) / scale[1], '\n'.join(map(plain, item.lines)), fontsize=FONT_SIZE,
             color='white', va='top', ha='left', linespacing=1.1, clip_on=True,
             bbox={'facecolor': item.colour, 'edgecolor': 'none', 'boxstyle': f'square,pad={PAD / FONT_SIZE:.3f}',
                   'alpha': 0.85},
@@ -180,8 +181,4 @@ def _common(x: float, y: float, w: float, h: float, other: tuple[float, float, f
 @lru_cache(maxsize=4096)
 def _width(line: str) -> float:
     """Points of one line of a label; a little more than the outlines take, for letters are fitted to pixels."""
-    return 1.08 * float(TextPath((0, 0), _plain(line), size=FONT_SIZE).get_extents().width) if line.strip() else 0.0
-
-
-def _plain(line: str) -> str:
-    return line.replace('$', r'\$')  # a dollar sign would start mathematics
+    return 1.08 * float(TextPath((0, 0), plain(line), size=FONT_SIZE).get_extents().width) if line.strip() else 0.0

@@ -1,12 +1,13 @@
-"""The parts of an HTML page that needs no other file: text, tables, pictures. All text given is escaped."""
+"""The parts of an HTML page that needs no other file: text, tables, images. All text is escaped."""
 
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+
+from mmoid.utils.atomic import atomic_write
 
 STYLE = """
 :root { color-scheme: light dark; --line: #d0d0d0; --quiet: #606060; }
@@ -44,14 +45,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
 
 
-def picture(path: str | Path, description: str) -> str:
+def image(path: str | Path, description: str) -> str:
     """A PNG file, embedded."""
     data = base64.b64encode(Path(path).read_bytes()).decode('ascii')
     return f'<div class="wide"><img src="data:image/png;base64,{data}" alt="{escape(description)}"></div>\n'
 
 
 def folded(title: str, content: str) -> str:
-    """HTML that shows when its title is clicked."""
+    """HTML that is shown when its title is clicked."""
     return f'<details><summary>{escape(title)}</summary>\n{content}</details>\n'
 
 
@@ -62,21 +63,15 @@ def section(title: str, *contents: str) -> str:
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
     """Writes a whole page, atomically, and returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{escape(title)}</h1>\n{body}</body>\n</html>\n'
     )
-    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
-    try:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def _cell(value: object) -> str:

@@ -14,7 +14,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import Progress, no_progress
 from mmoid.visualization import statistics_figures as figures
 from mmoid.visualization.figure import save
-from mmoid.visualization.page import folded, paragraph, picture, section, table, write_page
+from mmoid.visualization.page import folded, image, paragraph, section, table, write_page
 
 PAPER = 'Peng et al., "Large-Scale Object Detection in the Wild from Imbalanced Multi-Labels" (arXiv 2005.08455)'
 TABLE_ROWS = 30
@@ -59,9 +59,9 @@ def write_report(
     paths = _save_all(out, drawn, progress)
     parts = [
         paragraph(
-            f'Made from the store {store.path} by tools/analysis_tools/report_openimages.py. Boxes of one image that overlap with '
-            f'IoU >= {statistics.level.iou_threshold:g} are one object with several labels; group-of boxes are no '
-            f'objects. Figures named here are those of {PAPER}.'
+            f'Made from the store {store.path} by tools/analysis_tools/report_openimages.py. Boxes of one image with '
+            f'IoU >= {statistics.level.iou_threshold:g} are one object with several labels; group-of boxes are not '
+            f'objects. Figure numbers refer to {PAPER}.'
         ),
         table(('what', 'value'), headlines(store, statistics, confusion)),
         _imbalance(store, statistics, paths),
@@ -78,7 +78,7 @@ def write_report(
 def headlines(
     store: AnnotationStore, statistics: Statistics, confusion: Confusion | None = None
 ) -> list[tuple[str, str]]:
-    """What one would tell of a data set first, as (what, value) texts."""
+    """The main figures of a data set, as (what, value) texts."""
     images, expanded = statistics.imbalance.images, statistics.imbalance.expanded_images
     level, sizes, flags = statistics.level, statistics.label_set_sizes, statistics.group_of
     objects = int(sizes.annotated.sum())
@@ -130,7 +130,7 @@ def _imbalance(store: AnnotationStore, statistics: Statistics, paths: dict[str, 
             'random shows a model the frequent classes over and over and the rare ones hardly ever: the reason for '
             'class-aware and soft-balance sampling. An image of a class is also one of its ancestors.'
         ),
-        picture(paths['imbalance'], 'Images of each class, most frequent first'),
+        image(paths['imbalance'], 'Images of each class, most frequent first'),
         folded(f'All {store.num_classes:,} classes', table(header, rows)),
     )
 
@@ -153,7 +153,7 @@ def _label_pairs(store: AnnotationStore, statistics: Statistics, paths: dict[str
             'objects labelled i that also carry j; it is not symmetric. An ordinary softmax would make the two labels '
             'suppress each other; the concurrent softmax does so only to the extent 1 - r_ij.'
         ),
-        picture(paths['label_pairs'], 'Most frequent pairs of labels on one object'),
+        image(paths['label_pairs'], 'Most frequent pairs of labels on one object'),
         table(('class i', 'class j', 'objects with both', 'r_ij', 'r_ji'), top),
         paragraph('How many there are depends on the overlap from which two boxes are taken as one object:'),
         table(('IoU', 'pairs of boxes', 'boxes in them', 'of all boxes', 'pairs of classes'), thresholds),
@@ -172,7 +172,7 @@ def _label_sets(statistics: Statistics, paths: dict[str, Path]) -> str:
             'Objects by the number of their labels: as annotated, and after every label brings its ancestors in the '
             'class hierarchy (every Apple is a Fruit), as the challenge expects it of annotations and predictions.'
         ),
-        picture(paths['label_set_sizes'], 'Objects by number of labels'),
+        image(paths['label_set_sizes'], 'Objects by number of labels'),
         table(('labels', 'objects as annotated', 'with ancestors'), rows),
     )
 
@@ -191,7 +191,7 @@ def _leaf_absence(store: AnnotationStore, statistics: Statistics, paths: dict[st
             'carries no label of a descendant. Most of these are one of the finer things, and nobody said which: a '
             'model that names it is counted wrong.'
         ),
-        picture(paths['leaf_absence'], 'Share of the objects of parent classes without a finer label'),
+        image(paths['leaf_absence'], 'Share of the objects of parent classes without a finer label'),
         table(('class', 'objects', 'without a finer label', 'share'), rows),
     )
 
@@ -208,7 +208,7 @@ def _confusion(store: AnnotationStore, confusion: Confusion, source: str, paths:
             'j is neither among the labels of the object nor an ancestor of one. A detection speaks of one object '
             'only, of one that bears it out if there is any.'
         ),
-        picture(paths['confusion'], 'Most frequent confusions'),
+        image(paths['confusion'], 'Most frequent confusions'),
         table(('annotated', 'predicted', 'objects', 'share of the annotated'), rows),
     )
 
@@ -227,7 +227,7 @@ def _group_of(store: AnnotationStore, statistics: Statistics, paths: dict[str, P
             'box is one; those boxes are counted apart, and taken as single objects elsewhere on this page.'
         ),
         table(('box', 'boxes', 'share'), rows),
-        picture(paths['group_of'], 'Classes with the most group-of boxes'),
+        image(paths['group_of'], 'Classes with the most group-of boxes'),
     )
 
 
@@ -237,11 +237,11 @@ def _sizes(statistics: Statistics, paths: dict[str, Path]) -> str:
         'Sizes and numbers of boxes',
         paragraph(
             "Left: the area of a box as a share of its image. Right: COCO's small (below 32 x 32 pixels), medium and "
-            'large (96 x 96 and above), in pixels of the pictures as the store knows them. Without group-of boxes.'
+            'large (96 x 96 and above), in pixels of the images as the store records them. Without group-of boxes.'
         ),
-        picture(paths['box_sizes'], 'Boxes by area'),
+        image(paths['box_sizes'], 'Boxes by area'),
         paragraph(f'Boxes in one image: {_mean(counts):.1f} on average, at most {len(counts) - 1:,}.'),
-        picture(paths['boxes_per_image'], 'Images by number of boxes'),
+        image(paths['boxes_per_image'], 'Images by number of boxes'),
     )
 
 

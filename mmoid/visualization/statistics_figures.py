@@ -12,11 +12,10 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
 from mmoid.openimages.statistics.store_statistics import BoxSizes, GroupOf, Imbalance, LabelSetSizes, LeafAbsence
+from mmoid.visualization.figure import short_name
 
 FIRST, SECOND, THIRD, QUIET = '#2060c0', '#e08020', '#208040', '#a0a0a0'
 THOUSANDS = FuncFormatter(lambda value, _: f'{value:,.0f}')
-LONGEST_NAME = 27
-"""Characters of a class name in an axis label: the longest official one has as many."""
 
 
 def draw_imbalance(imbalance: Imbalance, coco: np.ndarray | None = None) -> Figure:
@@ -59,7 +58,7 @@ def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count
     ax.barh(place + 0.2, [rates[j, i] for i, j, _ in pairs], 0.38, color=SECOND, label='of the second, also the first')
     for row, (i, j, together) in enumerate(pairs):
         _note(ax, max(rates[i, j], rates[j, i]), row, f'{together:,}')
-    names = [f'{_short(class_names[i])} · {_short(class_names[j])}' for i, j, _ in pairs]
+    names = [f'{short_name(class_names[i])} · {short_name(class_names[j])}' for i, j, _ in pairs]
     if pairs:
         figure.legend(loc='outside upper right', ncols=2)
     return _finish(ax, 'Labels given to one object', names, 'share of the objects (number: objects with both)')
@@ -73,7 +72,7 @@ def draw_confusion(confusion: Confusion, class_names: Sequence[str], count: int 
     ax.barh(np.arange(len(pairs)), [rates[i, j] for i, j, _ in pairs], 0.7, color=THIRD)
     for row, (i, j, objects) in enumerate(pairs):
         _note(ax, rates[i, j], row, f'{objects:,}')
-    names = [f'{_short(class_names[i])} → {_short(class_names[j])}' for i, j, _ in pairs]
+    names = [f'{short_name(class_names[i])} → {short_name(class_names[j])}' for i, j, _ in pairs]
     return _finish(ax, 'Annotated → predicted', names, 'share of the objects annotated so (number: objects)')
 
 
@@ -85,7 +84,7 @@ def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: i
     ax.barh(np.arange(len(most)), absence.share[most], 0.7, color=FIRST)
     for row, k in enumerate(most):
         _note(ax, absence.share[k], row, f'{absence.objects[k]:,}')
-    names = [_short(class_names[label]) for label in absence.label[most]]
+    names = [short_name(class_names[label]) for label in absence.label[most]]
     title = 'Objects of parent classes without a finer label'
     return _finish(ax, title, names, "share of the class's objects (number: all its objects)")
 
@@ -116,7 +115,7 @@ def draw_group_of(group_of: GroupOf, class_names: Sequence[str], count: int = 25
     ax.barh(np.arange(len(most)), group_of.share[most], 0.7, color=SECOND)
     for row, label in enumerate(most):
         _note(ax, group_of.share[label], row, f'{group_of.group[label]:,}')
-    names = [_short(class_names[label]) for label in most]
+    names = [short_name(class_names[label]) for label in most]
     is_unknown = group_of.unknown.any() and not (group_of.single + group_of.group).any()
     empty = 'the annotations do not say' if is_unknown else 'none'
     return _finish(ax, 'Group-of boxes', names, "share of the class's boxes (number: group-of boxes)", empty)
@@ -199,8 +198,3 @@ def _compact(count: int) -> str:
     if count < 10_000:
         return f'{count:,}'
     return f'{count / 1e3:.3g}k' if count < 999_500 else f'{count / 1e6:.3g}M'
-
-
-def _short(name: str) -> str:
-    short = name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…'
-    return short.replace('$', r'\$')  # a dollar sign would start mathematics

@@ -1,4 +1,4 @@
-"""What a model is fed: pictures after the pipeline, with label sets, group-of boxes and ignored boxes."""
+"""What a model is fed: images after the pipeline, with label sets, group-of boxes and ignored boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmoid.visualization.outlines import GREY, Outline, colour_of, draw_outlines, objects_of, sheet, show_picture
+from mmoid.visualization.outlines import GREY, Outline, colour_of, draw_outlines, objects_of, sheet, show_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def draw_training_items(
     """Draws one box an object with its annotated labels, then what the hierarchy adds (↑).
 
     Args:
-        items: The pictures.
+        items: The images.
         class_names: C names.
         title: One line above all.
         same_object_iou: As of the RoI sampler.
@@ -52,7 +52,7 @@ def draw_training_items(
     sizes = [(item.picture.shape[1], item.picture.shape[0]) for item in items]
     figure, axes = sheet(sizes, f'{title}   —   ↑ ancestor, dashed: group-of, grey: ignored', columns=3)
     for item, ax in zip(items, axes):
-        show_picture(ax, item.picture, item.title)
+        show_image(ax, item.picture, item.title)
         draw_outlines(ax, [*_objects(item, class_names, same_object_iou), *_ignored(item, class_names)])
     return figure
 

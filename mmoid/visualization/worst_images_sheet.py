@@ -12,11 +12,11 @@ from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.worst_images import Verdict, judge
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization.boxes import SAME_PREDICTION, outlines_of, read_picture
-from mmoid.visualization.outlines import FALSE, FOUND, GREY, MISSED, Outline, draw_outlines, sheet, show_picture
+from mmoid.visualization.boxes import SAME_PREDICTION, outlines_of, read_image
+from mmoid.visualization.outlines import FALSE, FOUND, GREY, MISSED, Outline, draw_outlines, sheet, show_image
 
 MOST_OTHERS = 8
-"""Detections of other classes that are shown in a picture, the best scored."""
+"""Detections of other classes that are shown in an image, the best scored."""
 
 SAYS = {Verdict.TRUE: (FOUND, ''), Verdict.FALSE: (FALSE, ' false'), Verdict.NOT_COUNTED: (GREY, ' not counted')}
 
@@ -31,7 +31,7 @@ def draw_mistakes(
     score_threshold: float = 0.3,
     iou_threshold: float = 0.5,
 ) -> Figure:
-    """Draws pairs of pictures, ground truth to the left and predictions to the right.
+    """Draws pairs of images, ground truth to the left and predictions to the right.
 
     Of the class: found and missed objects in green and red; true and false detections in green and red, those that do
     not count in grey. Everything else thin and grey. Group-of boxes are dashed.
@@ -57,7 +57,7 @@ def draw_mistakes(
         ours, others = rows[is_ours], rows[~is_ours]
         scores, boxes = predictions.score[ours], predictions.box[ours]
         verdict, found = judge(ground_truth, image, label, scores, boxes, iou_threshold)
-        picture = read_picture(store, image)
+        picture = read_image(store, image)
         _draw_truth(left, picture, store, ground_truth, image, label, found, boxes[verdict == Verdict.NOT_COUNTED])
         _draw_found(right, picture, predictions, ours, verdict, others[:MOST_OTHERS])
     return figure
@@ -87,7 +87,7 @@ def _draw_truth(
     wanted, hit = len(rows), int(is_found.sum())
     verified = truth.verified is None or np.isin(image * truth.num_classes + label, truth.verified)
     note = f'{hit} of {wanted} found' if verified else 'nobody verified the class here'
-    show_picture(ax, picture, f'{store.image_id(image)}   {note}', (1, 1))
+    show_image(ax, picture, f'{store.image_id(image)}   {note}', (1, 1))
     outlines = _others_of(store, image, set(truth.source[rows].tolist()))
     for row, ok in zip(rows, is_found):
         name = store.class_names[store.box_label[truth.source[row]]]  # of a descendant, where it was expanded
@@ -120,7 +120,7 @@ def _draw_found(
     counts = ', '.join(
         f'{(verdict == kind).sum()} {name}' for kind, name in ((Verdict.TRUE, 'true'), (Verdict.FALSE, 'false'))
     )
-    show_picture(ax, picture, f'predictions   {counts}', (1, 1))
+    show_image(ax, picture, f'predictions   {counts}', (1, 1))
     outlines = []
     if len(others):
         texts = [f'{predictions.class_names[predictions.label[k]]} {predictions.score[k]:.2f}' for k in others]

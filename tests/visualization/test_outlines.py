@@ -5,12 +5,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from mmoid.visualization.outlines import FONT_SIZE, GREY, Outline, draw_outlines, objects_of, sheet, show_picture
+from mmoid.visualization.outlines import FONT_SIZE, GREY, Outline, draw_outlines, objects_of, sheet, show_image
 
 
 def drawn(outlines, size=(200, 100)):
     figure, (ax,) = sheet([size], 'title')
-    show_picture(ax, np.zeros((size[1], size[0], 3), np.uint8), 'picture')
+    show_image(ax, np.zeros((size[1], size[0], 3), np.uint8), 'picture')
     draw_outlines(ax, outlines)
     FigureCanvasAgg(figure).draw()
     return ax

@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmoid.utils.atomic import atomic_write
+
 MIB = 1 << 20
 
 
@@ -100,7 +102,5 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
     """Writes the results, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
-    temporary.write_text(json.dumps(results, indent=1) + '\n')
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + '\n')

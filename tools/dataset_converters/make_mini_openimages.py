@@ -1,10 +1,10 @@
-"""A small training and validation set with the class ratios of a large one (Sec. 5.1 of the paper: 115K and 5K images).
+"""Makes a small training and validation set with the class ratios of a large one (Sec. 5.1 of the paper).
 
     python tools/dataset_converters/make_mini_openimages.py data/openimages/train --out data/openimages-mini
 
-Writes DIR/train and DIR/validation, two disjoint parts of the store; the pictures stay where they are. The same store,
-sizes and seed give the same parts. For training with the concurrent softmax make DIR/concurrent_rates.npz next, by
-tools/analysis_tools/concurrent_rates.py from DIR/train.
+Writes DIR/train and DIR/validation, two disjoint parts of the store; the images stay where they are. The same store,
+sizes and seed give the same parts. To train with the concurrent softmax, run tools/analysis_tools/concurrent_rates.py
+on DIR/train next.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.statistics.class_deviation import ClassDeviation, box_deviation, image_deviation
-from mmoid.openimages.statistics.mini_split import split_images
+from mmoid.openimages.statistics.mini_split import ClassDeviation, box_deviation, image_deviation, split_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.subset import require_writable, subset_stores
 
 LEAST_EXPECTED = 100
-"""Percentages are told of classes that are expected so often; of rarer ones they tell of rounding only."""
+"""Relative deviations of rarer classes show only rounding."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +36,7 @@ def parse_args() -> argparse.Namespace:
                         help='images for validation (default: %(default)s); 0 writes no validation store')  # fmt: skip
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
     parser.add_argument('--rarest', type=int, default=10, help='rarest classes to print (default: %(default)s)')
-    parser.add_argument('--overwrite', action='store_true', help='replace stores that are there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
     return parser.parse_args()
 
 
@@ -52,32 +51,26 @@ def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None
 
 
 def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
-    columns = ('', 'class', 'expected', 'got', 'off by', 'share in whole', 'share in part')
-    table = Table(*columns, title='Largest deviations')
+    table = Table('', 'class', 'expected', 'got', 'difference', 'relative', title='Largest deviations')
     for name, images in parts.items():
         for unit, deviation in (
             ('images', image_deviation(store, images)),
-            ('images, ancestors too', image_deviation(store, images, expand_hierarchy=True)),
+            ('images, with descendants', image_deviation(store, images, expand_hierarchy=True)),
             ('boxes', box_deviation(store, images)),
         ):
-            of_all = (deviation.whole.sum(), deviation.part.sum())
-            totals = of_all if unit == 'boxes' else (deviation.whole_images, deviation.part_images)
-            largest = deviation.largest()
-            off = f'{deviation.difference[largest]:+,.2f}'
-            table.add_row(f'{name}: {unit}', *cells_of(store, deviation, largest, off, totals))
-            label = deviation.largest_relative(LEAST_EXPECTED)
-            if label is not None:
-                table.add_row('', *cells_of(store, deviation, label, f'{deviation.relative[label]:+.2%}', totals))
+            frequent = deviation.expected >= LEAST_EXPECTED
+            largest = int(np.abs(deviation.difference).argmax())
+            relative = int(np.where(frequent, np.abs(deviation.relative), 0).argmax())
+            table.add_row(f'{name}: {unit}', *cells_of(store, deviation, largest))
+            table.add_row('', *cells_of(store, deviation, relative))
     Console().print(table)
-    print(f'shares: of all images, or of all boxes; percentages: classes expected at least {LEAST_EXPECTED} times')
+    print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')
 
 
-def cells_of(
-    store: AnnotationStore, deviation: ClassDeviation, label: int, off: str, totals: tuple[int, int]
-) -> tuple[str, ...]:
-    whole, part = deviation.whole[label], deviation.part[label]
-    shares = (f'{100 * count / max(1, total):.4g} %' for count, total in zip((whole, part), totals))
-    return store.class_names[label], f'{deviation.expected[label]:,.2f}', f'{part:,}', off, *shares
+def cells_of(store: AnnotationStore, deviation: ClassDeviation, label: int) -> tuple[str, ...]:
+    expected, got = f'{deviation.expected[label]:,.2f}', f'{deviation.part[label]:,}'
+    difference, relative = f'{deviation.difference[label]:+,.2f}', f'{deviation.relative[label]:+.2%}'
+    return store.class_names[label], expected, got, difference, relative
 
 
 def print_rarest(store: AnnotationStore, parts: Mapping[str, np.ndarray], count: int) -> None:
@@ -98,7 +91,7 @@ def main() -> None:
     try:
         for name, size, least in (('train', args.train, 1), ('validation', args.validation, 0)):
             if size < least:
-                raise AnnotationError(f'--{name}: must be at least {least}, got {size}')
+                raise ValueError(f'--{name}: must be at least {least}, got {size}')
         sizes = {'train': args.train} | ({'validation': args.validation} if args.validation else {})
         store = AnnotationStore(args.store)
         require_writable(store, [out / name for name in sizes], args.overwrite)

@@ -15,7 +15,7 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmoid.engine.schedule.stages import Stage, parse_stages
+from mmoid.engine.schedule.stages import Stage, stages_of_config
 from mmoid.visualization.training_samples import TrainingItem
 
 MARK = 1 << 20
@@ -67,7 +67,7 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
         ValueError: A stage or an epoch that the config does not have.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    chosen = _choose(_stages(cfg), stage, epoch)
+    chosen = _choose(stages_of_config(cfg), stage, epoch)
     loader = copy.deepcopy(cfg.train_dataloader)
     dataset = DATASETS.build(_marked(loader.dataset))
     config = dict(chosen.sampler if chosen is not None and chosen.sampler is not None else loader.sampler)
@@ -89,11 +89,6 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
         sets.same_object_iou if sets is not None else 1.0,
         (_item(dataset[int(index)], sets, len(dataset.metainfo['classes']), to_rgb) for index in sampler),
     )
-
-
-def _stages(cfg: Config) -> tuple[Stage, ...]:
-    hooks = [hook for hook in cfg.get('custom_hooks') or () if str(hook['type']).endswith('HybridSchedule')]
-    return parse_stages(hooks[0]['stages']) if hooks else ()
 
 
 def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> Stage | None:

@@ -1,8 +1,7 @@
 """Confusion: which labels a model gives to the objects of a class (the ratio of Fig. 3a of the paper, by a model).
 
-Where many objects labelled Girl are also, or instead, found as Woman, annotators were no surer than the model: the
-object has both labels implicitly. Rates from annotations (:mod:`mmoid.openimages.statistics.concurrent_rates`) only know the objects
-to which somebody gave both.
+Where many objects labelled Girl are also, or instead, detected as Woman, the object has both labels implicitly. Rates
+from annotations (:mod:`mmoid.openimages.statistics.concurrent_rates`) count only objects with both labels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from scipy.sparse import csr_matrix
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore
-from mmoid.openimages.statistics.objects import group_boxes, overlapping_pairs, single_object_pairs
+from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs, rates_of
+from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
@@ -26,11 +26,11 @@ class Confusion:
 
     Attributes:
         objects: (C,) int64, objects labelled i, on the images that were predicted.
-        predicted: (C, C) int64, objects labelled i on which j is predicted, for whatever reason; the diagonal holds
-            the objects that are found under their own label.
-        confused: (C, C) int64, those of them whose annotation does not bear j out: j is none of the object's labels
-            and, with the hierarchy, no ancestor of one. A finer label than the annotated ones is not borne out either
-            (Fig. 3b). The diagonal is 0.
+        predicted: (C, C) int64, objects labelled i on which j is predicted; the diagonal holds the objects that are
+            detected under their own label.
+        confused: (C, C) int64, those whose annotation does not support j: j is not a label of the object nor, with the
+            hierarchy, an ancestor of one. A finer label than the annotated ones is not supported (Fig. 3b). The
+            diagonal is 0.
     """
 
     objects: np.ndarray
@@ -40,23 +40,18 @@ class Confusion:
     @property
     def rates(self) -> np.ndarray:
         """(C, C) float32 in [0, 1]: c_ij, the share of the objects labelled i that the model confuses with j."""
-        return (self.confused / np.maximum(self.objects, 1)[:, None]).astype(np.float32)
+        return rates_of(self.confused, self.objects)
 
     @property
     def concurrent_rates(self) -> np.ndarray:
-        """(C, C) float32 in [0, 1]: the share of the objects labelled i on which j is predicted, whether annotated
-        too or not; 0 on the diagonal.
-        """
-        rates = (self.predicted / np.maximum(self.objects, 1)[:, None]).astype(np.float32)
+        """(C, C) float32 in [0, 1]: the share of the objects labelled i on which j is predicted; diagonal 0."""
+        rates = rates_of(self.predicted, self.objects)
         np.fill_diagonal(rates, 0)
         return rates
 
     def top_pairs(self, count: int) -> list[tuple[int, int, int]]:
-        """The ``count`` most frequent confusions as (i, j, objects): labelled i, predicted j; most frequent first."""
-        annotated, predicted = np.nonzero(self.confused)
-        objects = self.confused[annotated, predicted]
-        best = np.argsort(-objects, kind='stable')[:count]
-        return [(int(annotated[k]), int(predicted[k]), int(objects[k])) for k in best]
+        """The ``count`` most frequent confusions as (labelled i, predicted j, objects), most frequent first."""
+        return most_frequent_pairs(self.confused, count)
 
 
 def count_confusion(
@@ -68,20 +63,19 @@ def count_confusion(
     same_object_iou: float = 0.9,
     respect_hierarchy: bool = True,
 ) -> Confusion:
-    """Counts what a model says of each annotated object.
+    """Counts what a model predicts on each annotated object.
 
-    An object is a group of boxes of one image (group-of boxes left out) with all their labels, as in
-    :func:`count_concurrence`. A detection speaks of at most one object: among those of its image that have a box
-    which it overlaps with IoU >= ``match_iou``, of one whose labels bear it out if there is any (a Man in front of a
-    Woman is found, not confused), and among equals of the one with the greatest IoU, the first row on a tie.
+    Objects are those of :mod:`mmoid.openimages.statistics.objects`. A detection is assigned to at most one object of
+    its image with a box that it overlaps with IoU >= ``match_iou``: to one whose labels support it if possible (a Man
+    in front of a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
 
     Args:
         store: The annotations.
-        predictions: Of the same classes, on all of the store's images or some; objects of other images do not count.
-        score_threshold: Least score of a detection.
-        match_iou: Least IoU of a detection and a box of the object.
-        same_object_iou: Boxes that overlap at least so much are one object.
-        respect_hierarchy: An ancestor of a label bears a detection out too; False: only the labels themselves.
+        predictions: Of the same classes, on all or some of the store's images; objects of other images do not count.
+        score_threshold: Minimum score of a detection.
+        match_iou: Minimum IoU of a detection and a box of the object.
+        same_object_iou: Boxes with at least this IoU are on one object.
+        respect_hierarchy: Ancestors of a label also support a detection.
 
     Raises:
         AnnotationError: Predictions of other classes, or of images that the store does not hold.
@@ -89,19 +83,18 @@ def count_confusion(
     """
     num_classes = store.num_classes
     class_of, image_of = _class_indices(store, predictions), _image_indices(store, predictions)
-    single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, same_object_iou)
+    object_index = object_of_box(store.box, store.box_stop, store.is_group_of, same_object_iou)
     boxes_of_image = np.diff(store.box_stop, prepend=0)
     was_predicted = np.zeros(store.num_images, dtype=bool)
     was_predicted[image_of] = True
-    single &= np.repeat(was_predicted, boxes_of_image)
-    object_of_box = group_boxes(store.num_boxes, pairs.first, pairs.second).astype(np.int64)
+    single = (object_index >= 0) & np.repeat(was_predicted, boxes_of_image)
 
     # (object, class) as one number, object * C + class.
-    annotated = np.unique(object_of_box[single] * num_classes + store.box_label[single])
-    borne_out = annotated
+    annotated = np.unique(object_index[single] * num_classes + store.box_label[single])
+    supported = annotated
     if respect_hierarchy:
         rows, labels = store.hierarchy.expand_up(annotated % num_classes)
-        borne_out = np.unique(annotated[rows] // num_classes * num_classes + labels)
+        supported = np.unique(annotated[rows] // num_classes * num_classes + labels)
 
     detections = np.flatnonzero(predictions.score >= score_threshold)
     image = image_of[predictions.image_of_detection()[detections]]
@@ -111,19 +104,19 @@ def count_confusion(
     )
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
-    said = object_of_box[box] * num_classes + class_of[predictions.label[detections[detection]]]
-    said = np.unique(said[_best_of_runs(detection, _contains(borne_out, said), iou)])
+    said = object_index[box] * num_classes + class_of[predictions.label[detections[detection]]]
+    said = np.unique(said[_best_of_runs(detection, _contains(supported, said), iou)])
 
-    num_objects = int(object_of_box.max(initial=-1)) + 1
+    num_objects = int(object_index.max(initial=-1)) + 1
     labelled = _incidence(annotated, num_objects, num_classes)
     predicted = labelled.T @ _incidence(said, num_objects, num_classes)
-    confused = labelled.T @ _incidence(said[~_contains(borne_out, said)], num_objects, num_classes)
+    confused = labelled.T @ _incidence(said[~_contains(supported, said)], num_objects, num_classes)
     objects = np.bincount(annotated % num_classes, minlength=num_classes)
     return Confusion(objects=objects, predicted=predicted.toarray(), confused=confused.toarray())
 
 
 def _best_of_runs(run: np.ndarray, preferred: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """One entry of each run of equal numbers: of the preferred, if any is, that of greatest value, first on a tie."""
+    """One entry of each run of equal numbers: a preferred one if possible, of greatest value, the first on a tie."""
     entries = np.arange(len(run))
     for rank in (preferred, value):
         start = _run_starts(run[entries])
@@ -137,7 +130,7 @@ def _run_starts(run: np.ndarray) -> np.ndarray:
 
 
 def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Which keys occur in a sorted array; both are nearly in the same order here, which makes the search quick."""
+    """Which keys occur in a sorted array."""
     if not len(ordered):
         return np.zeros(len(keys), dtype=bool)
     found: np.ndarray = ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
@@ -151,15 +144,16 @@ def _incidence(keys: np.ndarray, num_objects: int, num_classes: int) -> csr_matr
 
 def _class_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:
     """(C,) int64: the store's index of each class of the predictions."""
-    index = {name: i for i, name in enumerate(store.label_names)}
-    odd = sorted(set(store.label_names) ^ set(predictions.label_names))
-    if odd:
-        holder, other = (store, predictions) if odd[0] in index else (predictions, store)
+    different = sorted(set(store.label_names) ^ set(predictions.label_names))
+    if different:
+        holder, other = store.path, predictions.path
+        if different[0] in predictions.label_names:
+            holder, other = other, holder
         raise AnnotationError(
-            f'{predictions.path}: predictions have other classes than {store.path}: {len(odd)} differ, first '
-            f'{odd[0]!r}, which is in {holder.path} and not in {other.path}'
+            f'{predictions.path}: predictions have other classes than {store.path}: {len(different)} differ, first '
+            f'{different[0]!r}, which is in {holder} and not in {other}'
         )
-    return np.array([index[name] for name in predictions.label_names], dtype=np.int64)
+    return store.classes.indices(predictions.label_names, str(predictions.path))
 
 
 def _image_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:

@@ -1,176 +1,168 @@
-"""Disjoint subsets of the images that keep the class ratios, like the mini set of the paper's Sec. 5.1.
+"""Disjoint subsets of the images that keep the class ratios, like the mini set of Sec. 5.1 of the paper.
 
-1. *Strata.* Images are ordered by the rarest class they hold, then by their second rarest, and so on; images with the
-   same classes in random order; images without boxes last.
-2. *Systematic sampling.* For n of N images the order is cut into n cells of N / n neighbours, and each gives one image.
-   So a class gets its share, to within two, of the images in which it is the rarest, whatever comes after.
-3. *Exchange.* Frequent classes ride along with all the strata, and their errors add up. So some cells give another of
-   their images (:mod:`mmoid.openimages.statistics.exchange`), until no such exchange brings the classes' counts closer to their
-   shares.
-
-For iterative stratification, which deals out image by image, see Sechidis, Tsoumakas, Vlahavas, "On the
-Stratification of Multi-Label Data", ECML PKDD 2011.
+Iterative stratification: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
+2011. The label with the fewest images left is dealt out first, to each subset as many images as it still wants of that
+label. All images of a label are dealt out at once, in the order of their other labels. Last, a few images are exchanged
+so that each subset has exactly its size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
-from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.ragged import row_and_position
-from mmoid.openimages.statistics.exchange import pick_one_of_each
 from mmoid.openimages.store.annotation_store import AnnotationStore
-
-UNIT = 256
-"""One image, in the integers that the exchange reckons with."""
-BOX_WEIGHT = 0.2
-"""What the boxes of an ordinary image of a class count for beside the image itself: images come first."""
-CANDIDATES = 500_000
-"""Images that a pass of the exchange looks at; bounds its time and memory."""
-PASSES = 4
 
 
 def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
-    """Draws disjoint subsets in which each class has the share of images and of boxes that it has in the whole.
+    """Draws disjoint subsets in which each class has its share of images, as annotated and with descendants.
 
-    Images are counted for their boxes' classes and for the ancestors of these. Image-level labels have no say.
+    Image-level labels are ignored.
 
     Args:
-        store: What to draw from.
-        sizes: Images of each subset; together at most all.
-        seed: Of everything random here. The same store, sizes and seed give the same subsets.
+        store: The whole.
+        sizes: Number of images of each subset; their sum is at most the number of images.
+        seed: Seed of all random numbers. The same store, sizes and seed give the same subsets.
 
     Returns:
         For each size, so many image indices, ascending.
 
     Raises:
-        AnnotationError: A size or the seed is negative, or the sizes are more than there are images.
+        ValueError: A size or the seed is negative, or there are too few images.
     """
-    counts = boxes_per_image(store.box_stop, store.box_label, store.num_classes)
-    return balanced_subsets(counts, sizes, seed, store.hierarchy.ancestor_matrix)
+    annotated, expanded = (_images_by_class(store, expand) for expand in (False, True))
+    parents = ~store.hierarchy.is_leaf
+    return stratify(hstack([annotated, expanded[:, parents]], format='csr'), sizes, seed)
 
 
-def boxes_per_image(box_stop: np.ndarray, box_label: np.ndarray, num_classes: int) -> csr_matrix:
-    """(N, C) int32: boxes of every class in every image, from (N,) ends of images and (B,) class indices."""
-    ones = np.ones(len(box_label), dtype=np.int32)
-    begin_and_ends = np.concatenate([[0], box_stop])
-    counts = csr_matrix((ones, np.array(box_label), begin_and_ends), shape=(len(box_stop), num_classes))
-    counts.sum_duplicates()
-    return counts
-
-
-def balanced_subsets(
-    counts: csr_matrix, sizes: Sequence[int], seed: int = 0, ancestors: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """:func:`split_images` on arrays.
-
-    Args:
-        counts: (N, C) boxes of every class in every image.
-        sizes: As there.
-        seed: As there.
-        ancestors: (C, C) bool; ``[i, j]`` is True where an image with class i counts as one with class j too.
-    """
-    num_images = counts.shape[0]
-    _require_sizes(sizes, num_images, seed)
-    rng = np.random.default_rng(seed)
-    features = _features(counts, ancestors)
-    total = _sum(features)
-    pool = _order_by_rarity(counts, rng)
-    subsets = []
-    for size in sizes:
-        target = np.rint(total * (size / num_images)).astype(np.int64) if size else total
-        if 2 * size <= len(pool):
-            taken = _sample(features, pool, size, target, rng)
-        else:  # cells need two images or more: choose those that stay behind
-            taken = ~_sample(features, pool, len(pool) - size, _sum(features[pool]) - target, rng)
-        subsets.append(np.sort(pool[taken]))
-        pool = pool[~taken]
-    return subsets
-
-
-def _require_sizes(sizes: Sequence[int], num_images: int, seed: int) -> None:
+def stratify(labels: csr_matrix, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+    """:func:`split_images` on an (N, L) matrix: the stored entries of a row are the labels of an image."""
+    num_images, num_labels = labels.shape
     if seed < 0:
-        raise AnnotationError(f'seed: must be an integer >= 0, got {seed}')
-    for i, size in enumerate(sizes):
-        if size < 0 or size != int(size):
-            raise AnnotationError(f'sizes[{i}]: must be an integer >= 0, got {size}')
+        raise ValueError(f'seed: must be an integer >= 0, got {seed}')
+    if min(sizes, default=0) < 0:
+        raise ValueError(f'sizes: must be integers >= 0, got {list(sizes)}')
     if sum(sizes) > num_images:
-        text = ' + '.join(f'{size:,}' for size in sizes)
-        raise AnnotationError(f'sizes: {text} images were asked for, but there are {num_images:,}; ask for fewer')
+        asked = ' + '.join(f'{size:,}' for size in sizes)
+        raise ValueError(f'sizes: {asked} images were asked for, but there are {num_images:,}; ask for fewer')
+    rng = np.random.default_rng(seed)
+    targets = np.array([*sizes, num_images - sum(sizes)])  # the last subset is the rest
+    left = np.bincount(labels.indices, minlength=num_labels)
+    wanted = np.outer(targets / num_images, left)
+    by_label = labels.tocsc()
+    order = _rank_by_rarity(labels, left, rng)
+    subset = np.full(num_images, -1)
+    dealt = []
+    while left.any():
+        label = int(np.where(left > 0, left, num_images + 1).argmin())
+        images = by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]
+        images = images[subset[images] < 0]
+        images = images[np.argsort(order[images])]
+        subset[images] = _deal(wanted[:, label], len(images), rng)
+        for k in range(len(targets)):
+            taken = np.bincount(labels[images[subset[images] == k]].indices, minlength=num_labels)
+            wanted[k] -= taken
+            left -= taken
+        dealt.append(images)
+    unlabelled = np.flatnonzero(subset < 0)
+    missing = targets - np.bincount(subset[subset >= 0], minlength=len(targets))
+    subset[unlabelled] = _deal(missing.astype(float), len(unlabelled), rng)
+    _exchange(subset, np.concatenate([*dealt, rng.permutation(unlabelled)]), targets)
+    return [np.flatnonzero(subset == k) for k in range(len(sizes))]
 
 
-def _features(counts: csr_matrix, ancestors: np.ndarray | None) -> csr_matrix:
-    """(N, F) int32: what the subsets shall have their share of, a row for each image.
-
-    Columns: images of each class; its boxes, in images of ordinary box count; images without boxes; images of each
-    class that has descendants, counted for these too.
-    """
-    shape, indices, indptr = counts.shape, counts.indices, counts.indptr
-    presence = csr_matrix((np.full(counts.nnz, UNIT, dtype=np.int32), indices, indptr), shape=shape)
-    boxes = np.bincount(indices, weights=counts.data, minlength=shape[1])
-    images = np.bincount(indices, minlength=shape[1])
-    image_per_box = images / np.maximum(boxes, 1)
-    worth = np.rint(UNIT * BOX_WEIGHT * counts.data * image_per_box[indices]).astype(np.int32)
-    empty = csr_matrix(np.where(np.diff(indptr) == 0, UNIT, 0).astype(np.int32)[:, None])
-    blocks = [presence, csr_matrix((worth, indices, indptr), shape=shape), empty]
-    if ancestors is not None and ancestors.any():
-        closure = (ancestors | np.eye(len(ancestors), dtype=bool))[:, ancestors.any(axis=0)]
-        expanded = presence @ csr_matrix(closure.astype(np.int32))
-        expanded.data[:] = UNIT
-        blocks.append(expanded)
-    return hstack(blocks, format='csr')
+def _images_by_class(store: AnnotationStore, expand_hierarchy: bool) -> csr_matrix:
+    """(N, C) matrix with an entry for each class of each image."""
+    images = store.class_images(expand_hierarchy)
+    label = np.repeat(np.arange(store.num_classes), store.class_image_counts(expand_hierarchy))
+    ones = np.ones(len(images), dtype=np.int8)
+    return csr_matrix((ones, (images, label)), shape=(store.num_images, store.num_classes))
 
 
-def _order_by_rarity(counts: csr_matrix, rng: np.random.Generator) -> np.ndarray:
-    """(N,) image indices: by rarest class, then second rarest, ...; ties in random order, no class at all last."""
-    num_images, num_classes = counts.shape
-    images_of_class = np.bincount(counts.indices, minlength=num_classes)
-    rank = np.empty(num_classes, dtype=np.int32)
-    rank[np.argsort(images_of_class, kind='stable')] = np.arange(num_classes)
-    # Sorted in place, hence copies.
-    ranked = csr_matrix((counts.data, rank[counts.indices], counts.indptr), shape=counts.shape, copy=True)
+def _rank_by_rarity(labels: csr_matrix, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(N,) position of each image in the order of its three rarest labels; equal images in random order."""
+    rarity = np.argsort(np.argsort(counts, kind='stable'))
+    ranked = csr_matrix((labels.data, rarity[labels.indices], labels.indptr), shape=labels.shape, copy=True)
     ranked.sort_indices()
-    classes_of_image = np.diff(ranked.indptr)
-    bits = num_classes.bit_length()
-    key = np.zeros(num_images, dtype=np.int64)
-    for level in range(63 // bits):  # as many classes as one integer holds: 7 of 500
-        present = classes_of_image > level
-        digit = np.full(num_images, num_classes)
-        digit[present] = ranked.indices[ranked.indptr[:-1][present] + level]
-        key = (key << bits) | digit
-    shuffled = rng.permutation(num_images)
-    return shuffled[np.argsort(key[shuffled], kind='stable')]
+    first, length = ranked.indptr[:-1], np.diff(ranked.indptr)
+    keys = [np.full(labels.shape[0], labels.shape[1]) for _ in range(3)]
+    for level, key in enumerate(keys):
+        key[length > level] = ranked.indices[first[length > level] + level]
+    order = np.lexsort([rng.random(labels.shape[0]), *keys[::-1]])
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
 
 
-def _sample(
-    features: csr_matrix, pool: np.ndarray, count: int, target: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """(len(pool),) bool: one image of each of ``count`` cells, their features in all close to ``target``."""
-    taken = np.zeros(len(pool), dtype=bool)
-    if count == 0:
-        return taken
-    edge = np.arange(count + 1) * len(pool) // count
-    width = np.diff(edge)
-    place = edge[:-1] + (rng.random() * width).astype(np.int64)
-    for turn in range(PASSES):
-        free: np.ndarray = np.arange(count)
-        if 2 * count > CANDIDATES:
-            free = np.sort(rng.choice(count, CANDIDATES // 2, replace=False))
-        others = np.minimum(width[free] - 1, max(1, CANDIDATES // len(free) - 1))
-        cell, nth = row_and_position(1 + others)
-        # The present image of the cell first, then those that follow it, going round; other ones in each pass.
-        around = np.maximum(width[free] - 1, 1)[cell]
-        step = np.where(nth > 0, 1 + (nth - 1 + turn * others[cell]) % around, 0)
-        begin = edge[free]
-        candidates = begin[cell] + ((place[free] - begin)[cell] + step) % width[free][cell]
-        rest = target - _sum(features[pool[np.delete(place, free)]])
-        place[free] = candidates[pick_one_of_each(features[pool[candidates]], 1 + others, rest)]
-    taken[place] = True
-    return taken
+def _deal(wanted: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) subset of each of ``count`` neighbours, each subset evenly spread and in proportion to what it wants."""
+    share = np.maximum(wanted, 0)
+    share = share if share.any() else np.arange(len(wanted)) == len(wanted) - 1
+    share = share / share.sum()
+    # Systematic sampling of each subset but the rest, which gets what is left.
+    subset = np.full(count, len(share) - 1)
+    for k in range(len(share) - 1):
+        free = np.flatnonzero(subset == len(share) - 1)
+        portion = share[k] / share[k:].sum() if share[k] else 0.0
+        steps = np.floor(rng.random() + portion * np.arange(len(free) + 1))
+        subset[free[np.diff(steps) > 0]] = k
+    return subset
 
 
-def _sum(features: csr_matrix) -> np.ndarray:
-    return np.asarray(features.sum(axis=0, dtype=np.int64)).ravel()
+def _exchange(subset: np.ndarray, dealt: np.ndarray, targets: np.ndarray) -> None:
+    """Moves the images dealt out last, whose labels are frequent, until each subset has its size."""
+    surplus = np.bincount(subset, minlength=len(targets)) - targets
+    for k in np.flatnonzero(surplus[:-1] > 0):
+        subset[dealt[subset[dealt] == k][-surplus[k] :]] = len(targets) - 1
+    for k in np.flatnonzero(surplus[:-1] < 0):
+        subset[dealt[subset[dealt] == len(targets) - 1][surplus[k] :]] = k
+
+
+@dataclass(frozen=True)
+class ClassDeviation:
+    """Counts of each class in the whole and in a part, in images or in boxes.
+
+    Attributes:
+        whole: (C,) int64.
+        part: (C,) int64.
+        fraction: Number of images of the part over that of the whole.
+    """
+
+    whole: np.ndarray
+    part: np.ndarray
+    fraction: float
+
+    @property
+    def expected(self) -> np.ndarray:
+        """(C,) float64: the counts of a part with the ratios of the whole."""
+        return self.whole * self.fraction
+
+    @property
+    def difference(self) -> np.ndarray:
+        """(C,) float64: ``part - expected``."""
+        return self.part - self.expected
+
+    @property
+    def relative(self) -> np.ndarray:
+        """(C,) float64: ``part / expected - 1``; 0 where the whole has none."""
+        expected = self.expected
+        return np.divide(self.part, expected, out=np.ones(len(expected)), where=expected > 0) - 1
+
+
+def image_deviation(store: AnnotationStore, images: np.ndarray, expand_hierarchy: bool = False) -> ClassDeviation:
+    """Compares the number of images with each class in (n,) ``images`` with the whole store."""
+    whole = store.class_image_counts(expand_hierarchy)
+    chosen = np.isin(store.class_images(expand_hierarchy), images)
+    label = np.repeat(np.arange(store.num_classes), whole)
+    part = np.bincount(label[chosen], minlength=store.num_classes)
+    return ClassDeviation(whole, part, len(images) / max(1, store.num_images))
+
+
+def box_deviation(store: AnnotationStore, images: np.ndarray) -> ClassDeviation:
+    """Compares the number of boxes of each class in (n,) ``images`` with the whole store."""
+    chosen = np.isin(store.image_of_box(), images)
+    part = np.bincount(store.box_label[chosen], minlength=store.num_classes)
+    return ClassDeviation(store.class_box_counts, part, len(images) / max(1, store.num_images))

@@ -1,7 +1,4 @@
-"""Statistics of a store: what makes Open Images hard to learn from (Sec. 3 of the paper, Fig. 2 and 3).
-
-All of them are counted over arrays; the full training set (1.74M images, 12.4M boxes) takes seconds.
-"""
+"""Statistics of a store: imbalance, several labels per object, missing labels (Sec. 3 of the paper, Fig. 2 and 3)."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmoid.openimages.boxes import box_area
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_threshold
@@ -20,7 +18,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import Progress, no_progress
 
 SMALLEST_AREA = 1e-6
-"""Lower end of the area histogram, of the image: about a pixel of 1024 x 768. The first bin takes what is below."""
+"""Lower end of the area histogram, as a share of the image: about one pixel. Smaller boxes are in the first bin."""
 
 BINS_PER_DECADE = 8
 COCO_SMALL, COCO_LARGE = 32**2, 96**2
@@ -44,15 +42,15 @@ class Imbalance:
 
 @dataclass(frozen=True)
 class LeafAbsence:
-    """Objects of parent classes that nobody named more finely (Fig. 3b).
+    """Objects of parent classes without a finer label (Fig. 3b).
 
-    An object is of a class if it is labelled with the class or a descendant, so the figures are the same whether the
-    annotations were expanded by the hierarchy or not.
+    An object belongs to a class if it has the label of the class or of a descendant, so the figures do not depend on
+    whether the annotations were expanded by the hierarchy.
 
     Attributes:
         label: (P,) int64, the classes with descendants.
         objects: (P,) int64, the objects of each.
-        without_leaf: (P,) int64, those that carry the class itself and no label of a descendant.
+        without_leaf: (P,) int64, those with the label itself and no label of a descendant.
     """
 
     label: np.ndarray
@@ -68,11 +66,11 @@ class LeafAbsence:
 
 @dataclass(frozen=True)
 class LabelSetSizes:
-    """Objects by how many labels they carry.
+    """Objects by their number of labels.
 
     Attributes:
         annotated: (K,) int64, entry k: objects with k labels, as annotated.
-        expanded: (K,) int64, the same once each label brings its ancestors.
+        expanded: (K,) int64, the same after adding ancestors.
     """
 
     annotated: np.ndarray
@@ -89,14 +87,14 @@ class GroupOf:
 
     @property
     def share(self) -> np.ndarray:
-        """(C,) float64 in [0, 1]: group-of boxes among those that say; 0 where none says."""
+        """(C,) float64 in [0, 1]: group-of boxes among those with a known flag; 0 without any."""
         share: np.ndarray = self.group / np.maximum(self.single + self.group, 1)
         return share
 
 
 @dataclass(frozen=True)
 class BoxSizes:
-    """How large the boxes are; those that are known to be group-of are left out.
+    """Sizes of the boxes, without group-of boxes.
 
     Attributes:
         edges: (K + 1,) float64, areas as shares of the image, in equal steps of the logarithm up to 1.
@@ -111,10 +109,10 @@ class BoxSizes:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Everything that the report shows.
+    """All statistics of the report.
 
     Attributes:
-        level: Objects at the IoU threshold in use; what depends on objects was counted on these.
+        level: Objects at the IoU threshold in use.
         compared: Objects at other thresholds.
         boxes_per_image: (K,) int64, entry k: images with k boxes.
     """
@@ -139,7 +137,7 @@ def measure(
 
     Args:
         store: The annotations.
-        iou_threshold: Boxes of one image that overlap at least so much are one object, in (0, 1].
+        iou_threshold: Boxes of one image with at least this IoU are on one object; in (0, 1].
         compared: Further thresholds, for the count of overlapping boxes only.
         progress: Callback, see :data:`Progress`.
     """
@@ -167,7 +165,7 @@ def imbalance(store: AnnotationStore) -> Imbalance:
 
 
 def head_to_tail(counts: np.ndarray) -> float:
-    """The most frequent class over the rarest that occurs at all; 1 is balance. (C,) counts; 1 if nothing occurs."""
+    """Count of the most frequent class over that of the rarest class with any; 1 if all (C,) counts are 0."""
     present = counts[counts > 0]
     return float(present.max() / present.min()) if len(present) else 1.0
 
@@ -208,8 +206,7 @@ def group_of(store: AnnotationStore) -> GroupOf:
 
 def box_sizes(store: AnnotationStore) -> BoxSizes:
     """Areas of the boxes that are not known to be group-of, as shares of the image and in pixels."""
-    # (B,) columns one after the other: 12.4M boxes take 100 MB each.
-    area = (store.box[:, 2] - store.box[:, 0]) * (store.box[:, 3] - store.box[:, 1])
+    area = box_area(store.box)
     kept = store.is_group_of != 1
     pixels = area * np.repeat(store.width.astype(np.int64) * store.height, np.diff(store.box_stop, prepend=0))
     small, not_large = int((pixels[kept] < COCO_SMALL).sum()), int((pixels[kept] < COCO_LARGE).sum())
