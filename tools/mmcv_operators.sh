@@ -1,7 +1,7 @@
-# A part of setup_env.sh, which sources it: mmcv's compiled operators, from a wheel that serves or from source.
-# It takes from there: root, venv, log, python, device, torch, version; attempt, run, fail, die, say, pip.
+# Sourced by setup_env.sh: installs mmcv with its compiled operators, from a wheel that fits or from source.
+# Uses from there: root, venv, log, python, device, torch, version; attempt, run, fail, die, say, pip.
 
-operators_load() { # prints why not
+operators_load() { # prints the reason if they do not
     "$python" - "$device" 2>&1 <<'PY'
 import importlib.util, pathlib, sys, sysconfig, warnings
 warnings.simplefilter('ignore')  # torch remarks on numpy, which comes later
@@ -22,13 +22,12 @@ install_operators() { # DISTRIBUTION: mmcv, so that mmcv.ops works
     local distribution=$1 requirement reason tag cache
     requirement=$(sed -n "s/^ *'\(${distribution}[>=][^']*\)'.*/\1/p" "$root/pyproject.toml")
     [[ $requirement ]] || die "pyproject.toml does not name $distribution"
-    # Wheels only, first: pip alone would take a newer source release over an older wheel at hand.
+    # Wheels only, first: pip prefers a newer source release to an older wheel.
     if attempt pip install --no-deps --only-binary=:all: "$requirement"; then
         if reason=$(operators_load); then return; fi
         say "      The wheel found does not serve with torch $torch ($device): $reason"
     fi
-    # pip keeps what it builds by source address alone, whatever torch it was built against, or none: hence a cache for
-    # each torch, Python and GPU.
+    # pip caches wheels by source address alone, so use one cache per torch, Python and GPU.
     tag=$("$python" -c 'import sys, torch
 gpus = sorted({"sm%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
 print("-".join(["cp%d%d" % sys.version_info[:2], "torch" + torch.__version__, *gpus]))' 2>>"$log")
@@ -48,7 +47,7 @@ print("-".join(["cp%d%d" % sys.version_info[:2], "torch" + torch.__version__, *g
     reason=$(operators_load) || fail 1 "the operators just compiled do not load: $reason"
 }
 
-can_compile() { # says what is missing now, not after ten minutes
+can_compile() { # fails now, not after ten minutes of compiling
     command -v "${CXX:-c++}" >/dev/null ||
         fail 1 'there is no C++ compiler (Debian and Ubuntu: apt-get install build-essential)'
     "$python" -c 'import pathlib, sys, sysconfig

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bash tools/run_tests.sh [--stack onedl|openmmlab] [--venv FOLDER] [pytest arguments]
-# Sets up, then runs the tests in two processes; `-m slow` for the long ones, `-m ""` for all.
+# Creates the environment and runs the tests in two processes. `-m slow` runs the slow tests, `-m ""` all.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
@@ -13,7 +13,7 @@ while [[ ${1-} == --stack || ${1-} == --venv ]]; do
 done
 bash "$root/tools/setup_env.sh" "${setup[@]}"
 cd "$root"
-# Tests start several processes at a time: one thread each, or they fight for the cores.
+# Tests start several processes at a time, so each gets one thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# Two at a time, a file in one process, in the order of tests/conftest.py: most of the time goes into starting processes.
+# Each file runs in one process, in the order of tests/conftest.py.
 exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes an environment, .venv in the root of the checkout: mmoid, one of the two MMDetection stacks, the development
+# Creates the environment .venv in the root of the checkout: mmoid, one of the two MMDetection stacks, the development
 # tools.
 set -euo pipefail
 
@@ -7,13 +7,13 @@ usage() {
     cat <<'TEXT'
 Usage: bash tools/setup_env.sh [--stack onedl|openmmlab] [--venv FOLDER] [--remake]
 
-Makes .venv in the root of this checkout, or returns at once where it is there and up to date.
+Creates .venv in the root of this checkout, or returns at once if it is up to date.
 
   --stack onedl      the maintained forks (onedl-mmdetection and so on); the default
   --stack openmmlab  the originals (mmdet 3.3, mmcv 2.1, mmengine 0.10)
                      Without --stack an existing .venv keeps the stack it has.
-  --venv FOLDER      another folder than .venv, as for a second stack beside the first
-  --remake           throw the existing .venv away first
+  --venv FOLDER      another folder than .venv, for example for a second stack
+  --remake           delete the existing .venv first
 
 Environment:
   PYTHON          the Python to use, 3.10 to 3.12. Otherwise python3.11, python3.12, python3.10 or python3.
@@ -66,19 +66,19 @@ done
 
 name=${venv#"$root"/}
 python=$venv/bin/python
-state=$venv/mmoid-state # what this .venv is meant to be; written before anything else
-busy=$venv/mmoid-busy   # there while pip may be half-way through a package
-stamp=$venv/mmoid-stamp # what this .venv was finished with; written last
+state=$venv/mmoid-state # the settings of this .venv; written first
+busy=$venv/mmoid-busy   # exists while pip may be in the middle of a package
+stamp=$venv/mmoid-stamp # the settings of a complete .venv; written last
 log=$venv/setup.log
 
-# --- What is wanted, and whether it is there already -----------------------------------------------------------------
+# --- Settings; is the environment up to date? ------------------------------------------------------------------------
 
-recorded() { # NAME: what this .venv is meant to be, as far as it was made by this script
+recorded() { # NAME: prints a setting of the existing .venv
     [[ ! -f $state ]] || sed -n "s/^$1=//p" "$state"
 }
 
-python_version() { # PROGRAM: prints its version, as 3.11; fails unless it runs and can make the environment
-    # A pyenv shim is found for versions that are not active, and Debian's python3 comes without ensurepip.
+python_version() { # PROGRAM: prints its version, as 3.11; fails unless it can create the environment
+    # pyenv has shims for inactive versions, and Debian's python3 comes without ensurepip.
     "$1" -c 'import sys, venv, ensurepip
 print("%d.%d" % sys.version_info[:2])
 sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
@@ -88,7 +88,7 @@ stack=${stack:-$(recorded stack)}
 stack=${stack:-onedl}
 [[ $stack == onedl || $stack == openmmlab ]] || die "--stack is onedl or openmmlab, not '$stack'"
 
-# A .venv stays what it is on a node without a GPU as on one with it: jobs on both may share it.
+# An existing .venv keeps its device: nodes with and without a GPU may share it.
 device=${MMOID_DEVICE-}
 if [[ ! $device && $remake == no ]]; then device=$(recorded device); fi
 if [[ ! $device ]]; then
@@ -107,7 +107,7 @@ else
     version=$(recorded python)
 fi
 
-wanted() { # what decides between mending a .venv and making a new one. The root: environments cannot be moved.
+wanted() { # settings that need a new .venv if they change; also the root, because environments cannot be moved
     printf 'root=%s\nstack=%s\npython=%s\ndevice=%s\ntorch=%s\n' "$root" "$stack" "$version" "$device" "$torch"
 }
 key() {
@@ -123,12 +123,12 @@ if up_to_date; then
     exit 0
 fi
 
-# --- One at a time. Programs that outlive a killed run hold the lock on, so the next run waits for their end ----------
+# --- One run at a time. Child processes of a killed run keep the lock, so the next run waits for them ------------------
 
 mkdir -p "$(dirname "$venv")"
 exec 9>"$venv.lock"
 if command -v flock >/dev/null && ! flock -n 9; then
-    say "Another set-up is at work on $name; waiting for its end."
+    say "Another setup_env.sh is running for $name; waiting until it ends."
     flock 9
     if [[ ! ${PYTHON-} ]]; then version=$(recorded python); fi
     if up_to_date; then
@@ -145,31 +145,31 @@ begin() {
     say "[$step/$steps] $*"
 }
 
-attempt() { # COMMAND...: its output goes into the log; returns its status
+attempt() { # COMMAND...: runs it with its output in the log; returns its status
     printf '\n$ %s\n' "$*" >>"$log"
-    # In a subshell, so that what the trap below says does not go into the log too.
+    # In a subshell, so that the message of the trap below does not go into the log.
     ("$@") >>"$log" 2>&1 </dev/null
 }
 
-run() { # COMMAND...: likewise, and ends the script where it fails
+run() { # COMMAND...: the same, but ends the script if it fails
     local status=0
     attempt "$@" || status=$?
     ((status == 0)) || fail "$status" "$*"
 }
 
 fail() { # STATUS WHAT
-    # A pip that ended by itself leaves whole packages behind; one that was killed (status above 128) may not.
+    # A pip that was killed (status above 128) may leave incomplete packages.
     (($1 > 128)) || rm -f "$busy"
     {
         printf '\nsetup_env.sh: failed with status %s: %s\n' "$1" "$2"
         say 'The last lines of the log:'
         tail -n 25 "$log" | sed 's/^/    /'
         say "The whole log: $log"
-        say 'Once the cause is gone, the same command goes on from here.'
+        say 'Solve the problem and run the same command again; it continues from here.'
     } >&2
     exit 1
 }
-trap 'printf "\nsetup_env.sh: interrupted; the same command starts afresh.\n" >&2; exit 130' INT
+trap 'printf "\nsetup_env.sh: interrupted; the same command starts again.\n" >&2; exit 130' INT
 
 pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
 
@@ -192,7 +192,7 @@ make_venv() {
     begin "Python $version environment in $venv"
     mkdir -p "$venv"
     touch "$busy"
-    # The state and the mark stay while the rest goes, so that a run killed here is recognised.
+    # Keep these two files, so that a run killed here is recognised.
     find "$venv/" -mindepth 1 -maxdepth 1 ! -name mmoid-state ! -name mmoid-busy -exec rm -rf -- {} +
     wanted >"$state"
     run "$interpreter" -m venv "$venv"
@@ -213,11 +213,11 @@ install_torch() {
             fail 1 "no $spec for Python $version, neither in PIP_FIND_LINKS nor from download.pytorch.org"
     fi
     run pip install "$spec"
-    # From here on nothing may change torch: the operators are compiled against it.
+    # Keep this torch from now on: the operators are compiled against it.
     printf 'torch==%s\n' "$("$python" -c 'import torch; print(torch.__version__)' 2>>"$log")" >"$venv/constraints.txt"
 }
 
-mend_opencv() { # opencv-python wants libGL, which a machine without a screen need not have; the headless build does not
+mend_opencv() { # opencv-python needs libGL, which a machine without a screen may lack; the headless build does not
     local opencv
     if attempt "$python" -c 'import cv2'; then return; fi
     opencv=$("$python" -c 'import importlib.metadata as m; print(m.version("opencv-python"))' 2>>"$log") || return 0
@@ -228,7 +228,7 @@ mend_opencv() { # opencv-python wants libGL, which a machine without a screen ne
 # --- Work ------------------------------------------------------------------------------------------------------------
 
 if [[ -e $venv && ! -f $state && $(ls -A "$venv") ]]; then
-    die "$venv exists, but this script did not make it. To move it away: mv '$venv' '$venv.old'"
+    die "$venv exists, but this script did not create it. To move it away: mv '$venv' '$venv.old'"
 fi
 if [[ $remake == no && -f $state && $(<"$state") == "$(wanted)" && ! -e $busy ]] && "$python" -c '' 2>/dev/null; then
     begin "Python $version environment in $venv (there already)"
@@ -258,7 +258,7 @@ mend_opencv
 begin 'Check'
 if ! "$python" "$root/tools/misc/check_env.py"; then
     rm -f "$busy"
-    die 'the environment is not usable yet: see the problems above'
+    die 'the environment has the problems above'
 fi
 rm -f "$busy"
 key >"$stamp"

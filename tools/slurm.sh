@@ -7,7 +7,7 @@ read -r -a srun_args <<<"${SRUN_ARGS:-}"
 python=$here/../.venv/bin/python
 [ -x "$python" ] || python=python
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
-# Jobs that share a machine must not meet at one port.
+# Jobs on one machine need different ports.
 export MASTER_PORT=${MASTER_PORT:-$((20000 + RANDOM % 10000))}
 
 status=0
@@ -15,6 +15,6 @@ srun -p "$partition" --job-name="$job_name" --gres=gpu:"$gpus_per_node" --ntasks
     --ntasks-per-node="$gpus_per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${srun_args[@]}" \
     "$python" -u "$here/${program[0]}" "${program[@]:1}" --launcher slurm "$@" || status=$?
 if [ "$status" -ne 0 ]; then
-    echo "mmoid: srun ended with status $status; which rank failed, and of what, stands above$after" >&2
+    echo "mmoid: srun ended with status $status; see above which rank failed$after" >&2
 fi
 exit "$status"

@@ -11,7 +11,7 @@ fi
 partition=$1
 job_name=$2
 program=(train.py "$3" --work-dir "$4")
-after='; once the cause is gone, --resume goes on from the newest checkpoint'
+after='; --resume resumes from the newest checkpoint'
 shift 4
 here=$(dirname "$(readlink -f "$0")")
 source "$here/slurm.sh"
