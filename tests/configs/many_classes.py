@@ -1,4 +1,4 @@
-"""A prepared data root with as many classes as asked for: noise in the pictures, labels by lot."""
+"""A prepared data root with as many classes as asked for: noise in the images, labels by lot."""
 
 import json
 
