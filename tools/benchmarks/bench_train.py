@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bench_losses
 import measure
 import numpy as np
 import torch
@@ -112,6 +111,26 @@ def make_stock(model: Any) -> None:
     model.train_cfg.rcnn.sampler.type = 'RandomSampler'
 
 
+def part_clock(model: Any, device: str) -> list[float]:
+    """Returns a list to which the RoI sampler and the head's losses append their seconds."""
+    spent: list[float] = []
+
+    def timed(work: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if device == 'cuda':
+                torch.cuda.synchronize()
+            seconds, result = measure.stopwatch(lambda: work(*args, **kwargs))
+            spent.append(seconds)
+            return result
+
+        return run
+
+    head, sampler = model.roi_head.bbox_head, model.roi_head.bbox_sampler
+    head.loss_and_target = timed(head.loss_and_target)
+    sampler.sample = timed(sampler.sample)
+    return spent
+
+
 def iteration_clock(warm_up: int, part: list[float], cuda: bool) -> Any:
     """A hook that takes the time of iterations, of waiting for data, and what ``part`` gathers; none of the first."""
     from mmengine.hooks import Hook
@@ -154,7 +173,7 @@ def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
         make_stock(cfg.model)
     runner = Runner.from_cfg(cfg)
     cuda = torch.cuda.is_available()
-    clock = bench_losses.part_clock(runner.model, 'cuda' if cuda else 'cpu')
+    clock = part_clock(runner.model, 'cuda' if cuda else 'cpu')
     hook = iteration_clock(settings['warm_up'], clock, cuda)
     runner.register_hook(hook, 'VERY_LOW')
     runner.train()
