@@ -1,18 +1,16 @@
-"""The official metric from arrays, beside mmdet's OpenImagesMetric and hotcoco on the same boxes.
+"""Compares the official metric with mmdet's OpenImagesMetric on the same arrays.
 
-    python tools/benchmarks/bench_metric.py            # minutes, mostly of mmdet; hotcoco too where it is installed
+    python tools/benchmarks/bench_metric.py            # minutes, mostly for mmdet
     python tools/benchmarks/bench_metric.py --images 500 --large-images 0
 
-Annotations have the challenge's proportions; 60 % of the detections lie about an annotated box. All coordinates are
-whole pixels of 1024, which float32 holds exactly, so that rounding excuses no difference. The other two get their input
-as the official rules want it, prepared outside the time that is measured: boxes and labels expanded by the hierarchy,
-mmdet the key `is_group_of` and the image-level labels, hotcoco only detections of verified classes.
+Annotations have the challenge's proportions; 60 % of the detections lie near an annotated box. Coordinates are whole
+pixels of 1024, which float32 holds exactly. mmdet's input is repaired first, outside the measured time: expanded boxes
+and labels, the key `is_group_of`, and image-level labels.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,15 +28,15 @@ DETECTIONS = ('image', 'label', 'score', 'box')
 BOXES = ('image', 'label', 'box', 'is_group_of')
 LABELS = ('label_image', 'label_class', 'label_confidence')
 SAME = 1e-6
-"""Largest difference of an AP that counts as none: mmdet sums in float32."""
+"""Differences of an AP below this count as equal: mmdet sums in float32."""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, default=5000, help='of the comparison (default: %(default)s)')
     parser.add_argument('--per-image', type=int, default=100, help='detections of each (default: %(default)s)')
-    parser.add_argument('--large-images', type=int, default=41_620,
-                        help='as many as the validation set has; 0: none (default: %(default)s)')  # fmt: skip
+    large = 'images of a large case of mmoid alone; 0: none (default: %(default)s)'
+    parser.add_argument('--large-images', type=int, default=41_620, help=large)
     parser.add_argument('--large-per-image', type=int, default=300, help='detections of each (default: %(default)s)')
     parser.add_argument('--folder', type=Path, help='where the generated arrays go; deleted at the end if not given')
     out = Path('work_dirs/benchmarks/metric.json')
@@ -61,11 +59,16 @@ def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> di
     image = np.sort(rng.integers(0, num_images, num_boxes))
     label = frequent_first[rng.choice(NUM_CLASSES, num_boxes, p=share)]
     box = random_boxes(rng, num_boxes)
-    np.savez(
-        Path(folder) / 'truth.npz', image=image, label=label, box=box,
-        is_group_of=rng.random(num_boxes) < GROUP_OF_SHARE, label_image=rng.integers(0, num_images, num_labels),
-        label_class=rng.integers(0, NUM_CLASSES, num_labels), label_confidence=(rng.random(num_labels) < 0.3) * 1.0,
-    )  # fmt: skip
+    truth = {
+        'image': image,
+        'label': label,
+        'box': box,
+        'is_group_of': rng.random(num_boxes) < GROUP_OF_SHARE,
+        'label_image': rng.integers(0, num_images, num_labels),
+        'label_class': rng.integers(0, NUM_CLASSES, num_labels),
+        'label_confidence': (rng.random(num_labels) < 0.3) * 1.0,
+    }
+    np.savez(Path(folder) / 'truth.npz', **truth)
     rows, expanded = hierarchy().expand_up(label)
     first = np.searchsorted(image[rows], np.arange(num_images))
     count = np.searchsorted(image[rows], np.arange(num_images), side='right') - first
@@ -78,7 +81,7 @@ def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> di
     columns = {
         'image': of,
         'label': np.where(near, expanded[source], rng.integers(0, NUM_CLASSES, len(of))),
-        # All different: the order of equal scores is nobody's fault.
+        # All different, since the order of equal scores is not defined.
         'score': (1 + rng.permutation(len(of))) / (1 + len(of)),
         'box': np.where(near[:, None], found, random_boxes(rng, len(of))),
     }
@@ -99,7 +102,8 @@ def read_case(folder: str) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.metric.average_precision import average_precision, count_positives, match_detections
+    from mmoid.openimages.metric.average_precision import average_precision, count_positives
+    from mmoid.openimages.metric.matching import match_detections
 
     truth, detections = read_case(folder)
     graph = hierarchy()
@@ -109,15 +113,13 @@ def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
     averaging, ap = measure.stopwatch(lambda: average_precision(matches, count_positives(ground_truth)))
     peak = measure.peak_memory_of_this_process()
     seconds = {'ground truth': prepare, 'matching': matching, 'AP': averaging}
-    return {
-        'seconds': sum(seconds.values()), 'parts': seconds, 'ap': ap.tolist(), 'mAP': float(np.nanmean(ap)),
-        'before_mib': before, 'peak_mib': peak,
-    }  # fmt: skip
+    figures = {'seconds': sum(seconds.values()), 'parts': seconds, 'before_mib': before, 'peak_mib': peak}
+    return figures | {'ap': ap.tolist(), 'mAP': float(np.nanmean(ap))}
 
 
 def build(truth: Any, num_images: int, graph: Any) -> Any:
     """The expanded ground truth."""
-    from mmoid.openimages.metric.average_precision import GroundTruth
+    from mmoid.openimages.metric.ground_truth import GroundTruth
 
     columns = {name: truth[name] for name in (*BOXES, *LABELS)}
     return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **columns, hierarchy=graph)
@@ -149,19 +151,17 @@ def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
     found_rows = rows_of_images(detections['image'], num_images)
     samples = []
     for rows, found, verified in zip(truth_rows, found_rows, verified_classes(ground_truth)):
+        columns = (ground_truth.label[rows], ground_truth.box[rows], ground_truth.is_group_of[rows])
         instances = [
-            {'bbox_label': int(ground_truth.label[k]), 'bbox': ground_truth.box[k].tolist(),
-             'is_group_of': bool(ground_truth.is_group_of[k])}
-            for k in rows
-        ]  # fmt: skip
+            {'bbox_label': label, 'bbox': box, 'is_group_of': group}
+            for label, box, group in zip(*(column.tolist() for column in columns))
+        ]
         columns = {'bboxes': 'box', 'scores': 'score', 'labels': 'label'}
         predicted = {name: torch.from_numpy(detections[column][found]) for name, column in columns.items()}
         samples.append({'instances': instances, 'image_level_labels': verified, 'pred_instances': predicted})
     metric = OpenImagesMetric(get_supercategory=False)  # expanded above, each ancestor once
-    metric.dataset_meta = {
-        'classes': full_size.label_names(), 'dataset_type': 'oid_challenge',
-        'RELATION_MATRIX': np.eye(NUM_CLASSES, dtype=bool),
-    }  # fmt: skip
+    relation = np.eye(NUM_CLASSES, dtype=bool)
+    metric.dataset_meta = dict(classes=full_size.label_names(), dataset_type='oid_challenge', RELATION_MATRIX=relation)
 
     def evaluate() -> list[dict]:
         for start in range(0, len(samples), 8):
@@ -177,65 +177,22 @@ def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
     return {'seconds': seconds, 'ap': ap, 'mAP': float(np.nanmean(ap))}
 
 
-def hotcoco_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
-    import hotcoco
-
-    truth, detections = read_case(folder)
-    ground_truth = build(truth, num_images, hierarchy())
-    kept = np.isin(detections['image'] * NUM_CLASSES + detections['label'], ground_truth.verified)
-    names = full_size.label_names()
-    annotations = [
-        {'id': k + 1, 'image_id': int(ground_truth.image[k]) + 1, 'category_id': int(ground_truth.label[k]) + 1,
-         'bbox': box, 'area': box[2] * box[3], 'iscrowd': 0, 'is_group_of': bool(ground_truth.is_group_of[k])}
-        for k, box in enumerate(to_coco(ground_truth.box).tolist())
-    ]  # fmt: skip
-    dataset = {
-        'images': [{'id': k + 1, 'width': PIXELS, 'height': PIXELS} for k in range(num_images)],
-        'categories': [{'id': k + 1, 'name': name} for k, name in enumerate(names)],
-        'annotations': annotations,
-    }
-
-    def evaluate() -> tuple[float, dict[str, Any]]:
-        rows = [detections['image'][kept] + 1, to_coco(detections['box'][kept]), detections['score'][kept],
-                detections['label'][kept] + 1]  # fmt: skip
-        coco = hotcoco.COCO(dataset)
-        found = coco.load_res(np.column_stack(rows))
-        evaluation = hotcoco.COCOeval(coco, found, 'bbox', oid_style=True)
-        return measure.stopwatch(evaluation.run)[0], evaluation.results(per_class=True)['per_class']
-
-    seconds, (alone, classes) = measure.stopwatch(evaluate)
-    ap = [classes.get(name, np.nan) for name in names]
-    ap = [float(one['AP'] if isinstance(one, dict) else one) for one in ap]
-    ap = [np.nan if one < 0 else one for one in ap]
-    return {'seconds': seconds, 'evaluation_alone_seconds': alone, 'ap': ap, 'mAP': float(np.nanmean(ap))}
-
-
-def to_coco(box: np.ndarray) -> np.ndarray:
-    """Corners to corner and size."""
-    return np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
-
-
 def largest_difference(one: list[float], other: list[float]) -> float:
     """Over the classes; infinite where only one of the two has an AP."""
     a, b = np.array(one), np.array(other)
     return float('inf') if (np.isnan(a) != np.isnan(b)).any() else float(np.nanmax(np.abs(a - b)))
 
 
-def run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def run(folder: str, args: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    small = str(folder)
-    figures['case'] = measure.in_fresh_process(write_case, small, args.images, args.per_image)
-    figures['mmoid'] = measure.in_fresh_process(ours, small, args.images)
-    figures['mmdet'] = measure.in_fresh_process(mmdet_metric, small, args.images)
-    if importlib.util.find_spec('hotcoco'):
-        figures['hotcoco'] = measure.in_fresh_process(hotcoco_metric, small, args.images)
-    for name in ('mmdet', 'hotcoco'):
-        if name in figures:
-            difference = largest_difference(figures['mmoid']['ap'], figures[name]['ap'])
-            figures[name] |= {'largest_difference': difference, 'equal': difference < SAME}
+    figures['case'] = measure.in_fresh_process(write_case, folder, args.images, args.per_image)
+    figures['mmoid'] = measure.in_fresh_process(ours, folder, args.images)
+    figures['mmdet'] = measure.in_fresh_process(mmdet_metric, folder, args.images)
+    difference = largest_difference(figures['mmoid']['ap'], figures['mmdet']['ap'])
+    figures['mmdet'] |= {'largest_difference': difference, 'equal': difference < SAME}
     if args.large_images:
-        figures['large_case'] = measure.in_fresh_process(write_case, small, args.large_images, args.large_per_image)
-        figures['large'] = measure.in_fresh_process(ours, small, args.large_images)
+        measure.in_fresh_process(write_case, folder, args.large_images, args.large_per_image)
+        figures['large'] = measure.in_fresh_process(ours, folder, args.large_images)
     for one in figures.values():
         one.pop('ap', None)
     return figures
@@ -244,29 +201,25 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     args = parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        figures = run(Path(folder), args)
-    rows = []
-    for name in ('mmoid', 'mmdet', 'hotcoco'):
-        if name not in figures:
-            rows.append((name, 'not installed', '', ''))
-            continue
-        one = figures[name]
-        same = 'equal' if one.get('equal') else f'differ by {one.get("largest_difference", 0):.2g}'
-        rows.append((name, f'{one["seconds"]:.2f} s', f'{one["mAP"]:.6f}', '' if name == 'mmoid' else same))
-    title = (
-        f'{args.images:,} images x {args.per_image} detections, {figures["case"]["expanded_boxes"]:,} expanded boxes'
-    )
+        figures = run(folder, args)
+    difference = f'differs by {figures["mmdet"]["largest_difference"]:.2g} at most'
+    rows = [
+        (
+            name,
+            f'{figures[name]["seconds"]:.2f} s',
+            f'{figures[name]["mAP"]:.6f}',
+            difference if name == 'mmdet' else '',
+        )
+        for name in ('mmoid', 'mmdet')
+    ]
+    boxes = figures['case']['expanded_boxes']
+    title = f'{args.images:,} images x {args.per_image} detections, {boxes:,} expanded boxes'
     measure.show(title, ('', 'time', 'mAP', 'AP of each class'), rows)
     if args.large_images:
         one = figures['large']
-        count = args.large_images * args.large_per_image / (args.images * args.per_image)
-        factor = one['seconds'] / figures['mmoid']['seconds']
-        measure.show(
-            f'{args.large_images:,} images x {args.large_per_image} detections',
-            ('', 'time', 'detections x', 'time x', 'inputs in memory', 'peak memory'),
-            [('mmoid', f'{one["seconds"]:.1f} s', f'{count:.1f}', f'{factor:.1f}', f'{one["before_mib"]:,.0f} MiB',
-              f'{one["peak_mib"]:,.0f} MiB')],
-        )  # fmt: skip
+        row = ('mmoid', f'{one["seconds"]:.1f} s', f'{one["before_mib"]:,.0f} MiB', f'{one["peak_mib"]:,.0f} MiB')
+        title = f'{args.large_images:,} images x {args.large_per_image} detections'
+        measure.show(title, ('', 'time', 'inputs in memory', 'peak memory'), [row])
     settings = {name: value for name, value in vars(args).items() if name not in ('folder', 'out')}
     measure.write_json(args.out, {'machine': measure.machine(), **settings, **figures})
     print(args.out)
