@@ -110,11 +110,11 @@ class BalancedDraws:
     def _positions(self, label: int, first: int, count: int) -> np.ndarray:
         """(count,) images of a class: its draws number ``first`` to ``first + count - 1``."""
         size = int(self.image_counts[label])
-        length = size * max(1, DRAWS_AT_ONCE // size)  # several permutations of a small class share one generator
-        blocks = range(first // length, (first + count - 1) // length + 1)
-        in_order = np.arange(length).reshape(-1, size) % size
+        walks = max(1, DRAWS_AT_ONCE // size)  # permutations of a small class that share one generator
+        blocks = range(first // (walks * size), (first + count - 1) // (walks * size) + 1)
+        in_order = np.broadcast_to(np.arange(size), (walks, size))
         drawn = [np.random.default_rng([self.seed, label, block]).permuted(in_order, axis=1) for block in blocks]
-        return np.concatenate(drawn, axis=None)[first % length :][:count]
+        return np.concatenate(drawn, axis=None)[first % (walks * size) :][:count]
 
     @cached_property
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
