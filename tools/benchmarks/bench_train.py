@@ -1,12 +1,11 @@
-"""A real training, pictures read and all: iterations/s, memory, shares of data and loss; beside mmdet's softmax.
+"""Speed and memory of a real training, and the shares of data loading and loss, compared with mmdet's softmax.
 
     python tools/benchmarks/bench_train.py                                   # R-50, 800 x 1333: for a GPU
     python tools/benchmarks/bench_train.py --scale 320 192 --batch 2 --iterations 10 --warm-up 2     # CPU
 
-mmengine's Runner trains a config on generated pictures, from scratch. The other detector is the same one with mmdet's
-own box head, RoI sampler and cross-entropy. Each is trained in processes of its own, in turn, without and (on CUDA, for
-mmengine and mmcv have it only there) with AMP. *Data* is what the loop waits for the loader; *loss* is what goes from
-the sampled RoIs to the losses of the box head, forward.
+mmengine's Runner trains a config on generated images, from scratch. The baseline is the same detector with mmdet's own
+box head, RoI sampler and cross-entropy. Each runs in its own process, alternating, without and (on CUDA) with AMP.
+*Data* is the time waiting for the loader; *loss* is the forward time from the sampled RoIs to the box-head losses.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 BASES = ('models/label-set_faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
 KINDS = ('stock softmax', 'concurrent softmax')
 IMAGE_SIZE = 1024
-"""Pixels of the longer side of Open Images' pictures."""
+"""Pixels of the longer side of images in Open Images."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,19 +33,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT (default: R-50-FPN)')
     parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), metavar=('LONGER', 'SHORTER'),
                         help='pixels (default: 1333 800)')  # fmt: skip
-    parser.add_argument('--batch', type=int, default=2, help='pictures (default: %(default)s)')
+    parser.add_argument('--batch', type=int, default=2, help='images per iteration (default: %(default)s)')
     parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
     parser.add_argument('--iterations', type=int, default=200, help='that count (default: %(default)s)')
     parser.add_argument('--warm-up', type=int, default=20, help='iterations before them (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=2, help='of each detector, in turn (default: %(default)s)')
-    parser.add_argument('--images', type=int, default=64, help='generated pictures (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=64, help='generated images (default: %(default)s)')
     parser.add_argument('--classes', type=int, default=40, help='of the generated world (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks/train.json'), help='figures, as JSON')
     return parser.parse_args()
 
 
 def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, Any]:
-    """A data root of generated pictures; how many classes it has."""
+    """A data root of generated images; how many classes it has."""
     from mmoid.openimages.readers.official_csv import convert
     from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
     from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -73,9 +72,7 @@ def load(settings: dict[str, Any]) -> Any:
 
     os.environ.update(MMOID_DATA_ROOT=settings['data'], MMOID_NUM_CLASSES=str(settings['classes']))
     if settings['config'] is None:
-        text = f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}\n'
-        cfg = Config.fromstring(text, '.py')
-        cfg.model.roi_head.bbox_head.loss_cls.type = 'ConcurrentSoftmaxLoss'
+        cfg = Config.fromstring(f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}', '.py')
     else:
         cfg = Config.fromfile(settings['config'])
     cfg.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
