@@ -32,8 +32,13 @@ def no_progress(what: str, done: int, total: int) -> None:
 def progress_bars() -> Iterator[Progress]:
     """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error."""
     bars: dict[str, TaskID] = {}
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with ProgressBars(*columns, console=Console(stderr=True)) as progress:
 
         def update(what: str, done: int, total: int) -> None:

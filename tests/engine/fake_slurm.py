@@ -37,8 +37,9 @@ def srun(arguments: list[str]) -> int:
     variables = dict(SLURM_JOB_ID='7', SLURM_NTASKS=str(args.ntasks), SLURM_NODELIST=f'node[1-{nodes}]')
     tasks = []
     for task in range(args.ntasks):
-        own = dict(SLURM_PROCID=task, SLURM_LOCALID=task % args.ntasks_per_node,
-                   SLURM_NODEID=task // args.ntasks_per_node)  # fmt: skip
+        own = dict(
+            SLURM_PROCID=task, SLURM_LOCALID=task % args.ntasks_per_node, SLURM_NODEID=task // args.ntasks_per_node
+        )
         env = {**os.environ, **variables, **{name: str(value) for name, value in own.items()}}
         tasks.append(subprocess.Popen(args.command, env=env))
     while not (failed := [task for task in tasks if task.poll()]) and None in [task.poll() for task in tasks]:

@@ -15,8 +15,20 @@ from typing import Any
 import measure
 import numpy as np
 
-SCALARS = ('lr', 'momentum', 'data_time', 'time', 'grad_norm', 'loss', 'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls',
-           'loss_bbox', 'acc', 'stage')  # fmt: skip
+SCALARS = (
+    'lr',
+    'momentum',
+    'data_time',
+    'time',
+    'grad_norm',
+    'loss',
+    'loss_rpn_cls',
+    'loss_rpn_bbox',
+    'loss_cls',
+    'loss_bbox',
+    'acc',
+    'stage',
+)
 ITERATIONS = (10_000, 100_000, 1_000_000)
 ROUNDS = 50
 AIM = 1.0

@@ -31,8 +31,14 @@ IMAGE_SIZE = 1024
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT (default: R-50-FPN)')
-    parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), metavar=('LONGER', 'SHORTER'),
-                        help='pixels (default: 1333 800)')  # fmt: skip
+    parser.add_argument(
+        '--scale',
+        type=int,
+        nargs=2,
+        default=(1333, 800),
+        metavar=('LONGER', 'SHORTER'),
+        help='pixels (default: 1333 800)',
+    )
     parser.add_argument('--batch', type=int, default=2, help='images per iteration (default: %(default)s)')
     parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
     parser.add_argument('--iterations', type=int, default=200, help='that count (default: %(default)s)')
@@ -79,8 +85,9 @@ def load(settings: dict[str, Any]) -> Any:
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg.pop(key, None)
     loader = cfg.train_dataloader
-    loader.update(batch_size=settings['batch'], num_workers=settings['workers'],
-                  persistent_workers=settings['workers'] > 0)  # fmt: skip
+    loader.update(
+        batch_size=settings['batch'], num_workers=settings['workers'], persistent_workers=settings['workers'] > 0
+    )
     loader.sampler = dict(type='InfiniteSampler', shuffle=True)
     loader.pop('batch_sampler', None)
     for transform in loader.dataset.pipeline:
@@ -206,11 +213,18 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]], args: argparse.Namespace, device: str) -> None:
     stock = {row['amp']: row['iteration_seconds'] for row in rows if row['kind'] == KINDS[0]}
     table = [
-        (row['kind'], 'AMP' if row['amp'] else 'fp32', f'{row["iterations_per_second"]:,.2f}',
-         f'{1e3 * row["iteration_seconds"]:,.0f}', f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
-         f'{row["peak_mib"]:,.0f}', f'{row["data_share"]:.1%}', f'{row["loss_share"]:.2%}')
+        (
+            row['kind'],
+            'AMP' if row['amp'] else 'fp32',
+            f'{row["iterations_per_second"]:,.2f}',
+            f'{1e3 * row["iteration_seconds"]:,.0f}',
+            f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
+            f'{row["peak_mib"]:,.0f}',
+            f'{row["data_share"]:.1%}',
+            f'{row["loss_share"]:.2%}',
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     title = f'{name}, {rows[0]["classes"]} classes, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}'
     columns = ('', '', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data', 'loss')

@@ -29,9 +29,12 @@ def test_rates_in_another_order_than_the_data_are_refused_before_the_first_itera
     save_rates(tmp_path / 'turned.npz', rates[np.ix_(turned, turned)], tuple(names[i] for i in turned))
     loss = 'model.roi_head.bbox_head.loss_cls'
     run = runner(
-        monkeypatch, tiny_data, tmp_path, len(names),
+        monkeypatch,
+        tiny_data,
+        tmp_path,
+        len(names),
         **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
-    )  # fmt: skip
+    )
     with pytest.raises(
         AnnotationError, match=r'classes of model\..*bbox_head differ from.* in names or order: class 0 is'
     ):
@@ -73,5 +76,7 @@ def test_a_validation_set_in_another_order_is_refused_before_the_first_iteration
         'model.roi_head.bbox_head.loss_cls.hierarchy': None,
     }
     run = runner(monkeypatch, tiny_data, tmp_path, len(lines), **options)
-    with pytest.raises(AnnotationError, match=r'training set differ from those of the validation set in names or order: class 0'):
+    with pytest.raises(
+        AnnotationError, match=r'training set differ from those of the validation set in names or order: class 0'
+    ):
         run.train()

@@ -170,9 +170,14 @@ def test_a_checkpoint_contains_the_settings_of_the_run(ended):
     assert (meta['epoch'], meta['iter']) == (2, 16)
     assert meta['stage'] == dict(index=1, name='soft balance')
     assert meta['run'] == dict(
-        world_size=1, batch_size=8, total_batch_size=8, images=43, iterations_per_epoch=6, seed=0,
+        world_size=1,
+        batch_size=8,
+        total_batch_size=8,
+        images=43,
+        iterations_per_epoch=6,
+        seed=0,
         sampler='SoftBalanceClassAwareSampler',
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,15 @@ def run_for_long(data_root, work_dir, epochs, ranks, workers, persistent):
     """
     stages = [dict((NATURAL, BALANCED)[k % 2], name=f'stage {k}', epochs=n) for k, n in enumerate(epochs)]
     cfg = resume_run.config(
-        data_root, work_dir, stages=stages, num_workers=workers, batch_size=2, hooks=[dict(type='Footprint')],
-        launcher='pytorch', **{'default_hooks.checkpoint.iter_interval': 10},
-    )  # fmt: skip
+        data_root,
+        work_dir,
+        stages=stages,
+        num_workers=workers,
+        batch_size=2,
+        hooks=[dict(type='Footprint')],
+        launcher='pytorch',
+        **{'default_hooks.checkpoint.iter_interval': 10},
+    )
     cfg.train_dataloader.persistent_workers = persistent
     cfg.custom_imports = dict(imports=['mmoid.registry', 'resume_run', 'footprint_hook'])
     cfg.dump(str(work_dir / 'run.py'))
@@ -88,8 +94,10 @@ def test_histories_of_logged_scalars_are_bounded(tiny_data, tmp_path):
 
 
 def test_longer_windows_get_what_they_need(tiny_data, tmp_path):
-    custom = [dict(data_src='loss', method_name='mean', window_size=window, log_name=f'loss_{window}')
-              for window in ('epoch', 17)]  # fmt: skip
+    custom = [
+        dict(data_src='loss', method_name='mean', window_size=window, log_name=f'loss_{window}')
+        for window in ('epoch', 17)
+    ]
     custom.append(dict(data_src='lr', method_name='max', window_size='global'))
     options = {'log_processor': dict(window_size=4, custom_cfg=custom)}
     scalars = train_with(tiny_data, tmp_path, dict(type='LogHistoryHook', max_length=2), **options)

@@ -28,8 +28,13 @@ def launch(processes, options, check=True):
     if processes > 1:
         options['launcher'] = 'pytorch'
         command = [
-            sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script
-        ]  # fmt: skip
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            f'--nproc_per_node={processes}',
+            script,
+        ]
     return subprocess.run(
         [*command, json.dumps(options)], cwd=ROOT, check=check, capture_output=True, text=True, timeout=300
     )
@@ -169,15 +174,18 @@ def test_the_stage_is_logged(tiny_data, tmp_path):
             r'sampler\.balance \(λ\) must be >= 0, got -1',
         ),
         (
-            {'stages': [
-                dict(epochs=1),
-                dict(epochs=1, sampler=dict(type='SoftBalanceClassAwareSampler', samples_per_epoch=8))]},
+            {
+                'stages': [
+                    dict(epochs=1),
+                    dict(epochs=1, sampler=dict(type='SoftBalanceClassAwareSampler', samples_per_epoch=8)),
+                ]
+            },
             r'stages\[1\]\.sampler gives 8 samples an epoch on this rank, train_dataloader\.sampler gives \d+',
         ),
         ({'stages': [dict(epochs=0)]}, r'stages\[0\]\.epochs must be an integer of at least 1, got 0'),
         ({'stages': [dict(epochs=1, lr=3)]}, r"stages\[0\] has the unknown key 'lr'; known are name, epochs"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_plan_is_told_before_the_first_iteration(tiny_data, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         runner(tiny_data, tmp_path, **options).train()
@@ -204,8 +212,9 @@ def test_stages_without_schedulers_leave_the_runs_own_alone(tiny_data, tmp_path)
 
 def test_the_schedule_of_the_paper():
     step = dict(type='MultiStepLR', milestones=[4, 6], gamma=0.1)
-    stages = parse_stages([dict(epochs=14, param_scheduler=dict(step, milestones=[8, 11])),
-                           dict(epochs=7, param_scheduler=step)])  # fmt: skip
+    stages = parse_stages(
+        [dict(epochs=14, param_scheduler=dict(step, milestones=[8, 11])), dict(epochs=7, param_scheduler=step)]
+    )
     assert schedule(stages, epoch_length=100) == [
         dict(type='MultiStepLR', milestones=[8, 11], gamma=0.1, begin=0, end=14),
         dict(type='StageRestartLR', begin=1400, end=1401, by_epoch=False),

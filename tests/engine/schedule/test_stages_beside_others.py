@@ -50,8 +50,16 @@ def test_stages_are_seen_in_tensorboard(tiny_data, tmp_path):
     events = event_accumulator.EventAccumulator(str(Path(run.log_dir, 'vis_data')))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars('stage')] == [
-        (2, 1), (4, 1), (6, 1), (8, 2), (10, 2), (12, 2), (14, 3), (16, 3), (18, 3)
-    ]  # fmt: skip
+        (2, 1),
+        (4, 1),
+        (6, 1),
+        (8, 2),
+        (10, 2),
+        (12, 2),
+        (14, 3),
+        (16, 3),
+        (18, 3),
+    ]
     assert {'lr', 'loss', 'mean/score'} <= set(events.Tags()['scalars'])
 
 
