@@ -139,4 +139,4 @@ def test_the_tool_draws_the_worst_classes_first(predicted, tmp_path):
     printed = ''.join(line.split('│')[-2].strip() for line in done.stdout.splitlines() if '│' in line)
     assert all(name in printed for name in sheets), 'none is cut, whatever the width of the terminal'
     done = run('show_predictions', *out, '--class', 'Nothing')
-    assert done.returncode == 1 and f'error: --class Nothing: is no class of {store.path}' in done.stderr
+    assert done.returncode == 1 and f"error: --class: 'Nothing' is not a class of {store.path}" in done.stderr

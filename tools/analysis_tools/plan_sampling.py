@@ -1,10 +1,10 @@
 """What soft-balance sampling would show of a prepared set, by λ and epochs, before a GPU hour is spent.
 
-    python tools/analysis_tools/plan_sampling.py data/openimages/train --balance 0 0.5 0.7 1 --epochs 7 --out work_dirs/plan
+    python tools/analysis_tools/plan_sampling.py data/openimages/train --balance 0 0.7 1 --epochs 7 --out work_dirs/plan
 
 Prints how often images of frequent, middling and rare classes are seen, and which share of images and boxes never is.
 --out takes these figures for every class (classes.csv) and a figure (sampling.png). All are expectations, exact ones;
---count makes the sampler's own draws and counts them. How the figures come about: mmoid/openimages/coverage.py.
+--count makes the sampler's own draws and counts them. How the figures come about: mmoid/openimages/sampling/coverage.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, count_sampling, head_middle_tail, plan_sampling
+from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, head_middle_tail, plan_sampling
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import progress_bars
@@ -49,10 +49,9 @@ def parse_args() -> argparse.Namespace:
 
 def make_plans(args: argparse.Namespace, lists: ImageLists) -> list[SamplingPlan]:
     options = dict(epochs=args.epochs, samples_per_epoch=args.samples_per_epoch)
-    if not args.count:
-        return [plan_sampling(lists, balance, **options) for balance in args.balance]
+    seed = args.seed if args.count else None
     with progress_bars() as progress:
-        return [count_sampling(lists, b, **options, seed=args.seed, progress=progress) for b in args.balance]
+        return [plan_sampling(lists, b, **options, seed=seed, progress=progress) for b in args.balance]
 
 
 def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:

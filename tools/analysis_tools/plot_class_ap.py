@@ -62,7 +62,7 @@ def main() -> None:
     names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
     try:
         if args.top < 1:
-            raise AnnotationError(f'--top: must be at least 1, got {args.top}')
+            raise ValueError(f'--top: must be at least 1, got {args.top}')
         store = AnnotationStore(args.store)
         first, second = ap_of(args.first, store), ap_of(args.second, store)
         images = store.class_image_counts(expand_hierarchy=not args.annotated)

@@ -61,10 +61,7 @@ def chosen_classes(name: str | None, store: AnnotationStore, ap: np.ndarray, num
     if name is None:
         order = np.argsort(ap, kind='stable')  # NaN, without ground truth, comes last
         return order[~np.isnan(ap[order])][:number].tolist()
-    for names in (store.class_names, store.label_names):
-        if name in names:
-            return [names.index(name)]
-    raise AnnotationError(f'--class {name}: is no class of {store.path}')
+    return store.classes.indices([name], '--class').tolist()
 
 
 def main() -> None:
