@@ -15,7 +15,7 @@ from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.synthetic.folder import write_dataset
-from mmoid.synthetic.scenes import WorldConfig
+from mmoid.synthetic.world import WorldConfig
 
 LONGEST_FIRST = ('tests/tools', 'tests/engine', 'tests/evaluation')
 

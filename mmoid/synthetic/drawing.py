@@ -10,10 +10,10 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmoid.synthetic.scenes import Scene, SceneObject
-from mmoid.synthetic.shapes import Placement, hole, outline, placed
+from mmoid.synthetic.scenes import OUTLINES, Placement, Scene, SceneObject
 
 _FINER = 3  # everything with edges is drawn so many times larger, then averaged
+_HOLES = {'Ring': 0.55, 'Frame': 0.58}  # size of the hole in the middle, relative to the shape
 _STRIPE = 0.3  # widths of the pattern relative to the radius, so that small objects keep it readable
 _DOT_RADIUS = 0.17
 _DOTS = np.array([(x, y) for x in (-1.0, -0.5, 0.0, 0.5, 1.0) for y in (-1.0, -0.5, 0.0, 0.5, 1.0)])
@@ -23,17 +23,17 @@ _DOT_DARKER = 0.82
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """Draws an image; a pure function of the scene.
+    """Draws an image; the same scene gives the same pixels.
 
-    The random numbers go into background and noise alone: a scene without one of its objects gives the same pixels
-    everywhere else.
+    Background and noise do not depend on the objects: without one of them, all other pixels stay the same.
     """
     rng = np.random.default_rng(scene.pixel_seed)
-    canvas = _background(rng, scene.width, scene.height)
+    width, height = scene.size
+    canvas = _background(rng, width, height)
     for item in scene.objects:
         for placement in item.placements:
             _draw_object(canvas, item, placement)
-    noise = rng.standard_normal((scene.height, scene.width, 3), dtype=np.float32) * rng.uniform(2.0, 7.0)
+    noise = rng.standard_normal((height, width, 3), dtype=np.float32) * rng.uniform(2.0, 7.0)
     return Image.fromarray(np.clip(np.asarray(canvas) + noise, 0, 255).astype(np.uint8))
 
 
@@ -63,7 +63,7 @@ def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
         kind = rng.integers(3)
         if kind == 0:
             ends = centre + rng.uniform(-0.5, 0.5, size=(2, 2)) * longer
-            pen.line([*ends.ravel().tolist()], fill=paint, width=int(rng.integers(2, 5)) * longer // 320)
+            pen.line(ends.ravel().tolist(), fill=paint, width=int(rng.integers(2, 5)) * longer // 320)
         elif kind == 1:
             half = rng.uniform(0.02, 0.16, size=2) * longer
             pen.ellipse([*(centre - half).tolist(), *(centre + half).tolist()], fill=paint)
@@ -77,8 +77,9 @@ def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def _draw_object(canvas: Image.Image, item: SceneObject, placement: Placement) -> None:
-    """Draws one shape on a finer tile of its own and pastes it where it belongs, cut off at the image's edge."""
-    points = placed(outline(item.look.shape), placement)
+    """Draws one shape on a finer tile of its own and pastes the tile; what is outside the image is cut off."""
+    kind, outline = item.kind, OUTLINES[item.kind.shape]
+    points = placement.place(outline)
     corner = np.floor(points.min(axis=0)).astype(int) - 1
     size = np.ceil(points.max(axis=0)).astype(int) + 1 - corner
     tile_size = (size * _FINER).tolist()
@@ -89,20 +90,19 @@ def _draw_object(canvas: Image.Image, item: SceneObject, placement: Placement) -
     mask = Image.new('L', tile_size, 0)
     pen = ImageDraw.Draw(mask)
     pen.polygon(on_tile(points), fill=255)
-    inner = hole(item.look.shape)
-    if inner is not None:
-        pen.polygon(on_tile(placed(inner, placement)), fill=0)
+    if kind.shape in _HOLES:
+        pen.polygon(on_tile(placement.place(outline * _HOLES[kind.shape])), fill=0)
 
-    paint = Image.new('RGB', tile_size, item.paint)
+    paint = Image.new('RGB', tile_size, item.colour)
     pen = ImageDraw.Draw(paint)
-    if item.look.pattern == 'striped':
-        light = tuple(round(value + _STRIPE_LIGHTER * (255 - value)) for value in item.paint)
+    if kind.pattern == 'striped':
+        light = tuple(round(value + _STRIPE_LIGHTER * (255 - value)) for value in item.colour)
         for start in np.arange(-1 + _STRIPE / 2, 1, 2 * _STRIPE):
             stripe = np.array([(start, -1), (start + _STRIPE, -1), (start + _STRIPE, 1), (start, 1)])
-            pen.polygon(on_tile(placed(stripe, placement)), fill=light)
-    elif item.look.pattern == 'dotted':
-        dark = tuple(round(value - _DOT_DARKER * value) for value in item.paint)
+            pen.polygon(on_tile(placement.place(stripe)), fill=light)
+    elif kind.pattern == 'dotted':
+        dark = tuple(round(value - _DOT_DARKER * value) for value in item.colour)
         reach = _DOT_RADIUS * placement.radius
-        for dot in placed(_DOTS, placement):
+        for dot in placement.place(_DOTS):
             pen.ellipse(on_tile(np.stack([dot - reach, dot + reach])), fill=dark)
     canvas.paste(paint.reduce(_FINER), tuple(corner.tolist()), mask.reduce(_FINER))

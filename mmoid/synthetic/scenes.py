@@ -1,9 +1,8 @@
-"""A synthetic data set in the official Open Images formats: what is in each image, and what the annotators write.
+"""What is in each synthetic image, and what the annotators write about it.
 
-Every image has a small truth (objects with a look and a place) and annotations with the faults of the real ones:
-several labels on one object, coin-toss labels, parent classes only, group-of boxes, unverified classes. Boxes and
-labels are not expanded to ancestors, as in the official files. The classes come from ``synthetic_world.py``, pixels
-from ``synthetic_drawing.py``, files from ``synthetic_folder.py``. Nothing here needs Pillow.
+The annotations have the faults of the real ones: several labels on one object, labels picked at random, parent classes
+only, group-of boxes, classes that were not verified. Boxes and labels are not expanded to ancestors, as in the
+official files. Lengths are pixels; pixel (0, 0) covers [0, 1] x [0, 1], y points down.
 """
 
 from __future__ import annotations
@@ -16,114 +15,121 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmoid.synthetic.shapes import Box, Placement, area, common_area, outline, placed, rotated, visible_box, whole_box
-from mmoid.synthetic.world import COLOURS, Look, World, WorldConfig, build_world
-
-__all__ = ['BoxRow', 'LabelRow', 'Scene', 'SceneObject', 'World', 'WorldConfig', 'build_world', 'compose_image']
+from mmoid.openimages.boxes import box_area, intersection_area
+from mmoid.synthetic.world import COLOURS, Kind, World
 
 SPLITS = ('train', 'validation')
-GROUP_SIZES = (5, 9)
 _PLACEMENT_TRIES = 40
-_VISIBLE_PART = 0.75  # of an object's box lies inside the image
-# For an image with a longer side of 160 px; grows with the image.
-_REFERENCE_SIZE = 160
-_DIAMETERS = (16.0, 70.0)
-_GROUP_DIAMETERS = (12.0, 18.0)
-# A second label's box: per edge, in pixels and relative to the side. The latter keeps the IoU above 0.92.
+_MIN_VISIBLE = 0.75  # of an object's box is inside the image
+_DIAMETERS = (16.0, 70.0)  # in an image with a longer side of 160 px
+_GROUP_DIAMETERS = (12.0, 18.0)  # of a cluster's members
+# How far a second annotator's edge is off: in pixels, and as a part of the side, which keeps the IoU above 0.92.
 _JITTER_PIXELS = 1.0
 _JITTER_PART = 0.02
 
-Size = tuple[int, int]  # width, height in pixels
+
+def _ellipse(height: float) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack([np.cos(angle), height * np.sin(angle)], axis=1)
 
 
-class BoxRow(NamedTuple):
-    """A row of ``*-detection-bbox.csv``; coordinates in [0, 1], rounded to 6 decimals as in the file."""
-
-    image_id: str
-    label_name: str
-    x_min: float
-    x_max: float
-    y_min: float
-    y_max: float
-    is_group_of: int
+def _centred(points: list[tuple[float, float]] | np.ndarray) -> np.ndarray:
+    array = np.asarray(points, dtype=float)
+    array -= (array.min(axis=0) + array.max(axis=0)) / 2
+    array /= np.linalg.norm(array, axis=1).max()
+    return array
 
 
-class LabelRow(NamedTuple):
-    """A row of ``*-detection-human-imagelabels.csv``; confidence 1 = present, 0 = verified to be absent."""
+def _star() -> np.ndarray:
+    angle = np.arange(10) * np.pi / 5
+    radius = np.where(np.arange(10) % 2, 0.45, 1.0)
+    return _centred(np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1))
 
-    image_id: str
-    label_name: str
-    confidence: int
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    return _centred(np.stack([x, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))], axis=1))
+
+
+def _crescent() -> np.ndarray:
+    """The unit disc without a disc of radius 0.8 about (0.45, 0); they meet at (0.625, +-0.78)."""
+    tip = np.array([0.625, math.sqrt(1 - 0.625**2)])
+    outer_tip, bite_tip = math.atan2(tip[1], tip[0]), math.atan2(tip[1], tip[0] - 0.45)
+    outer = np.linspace(outer_tip, 2 * np.pi - outer_tip, 32)
+    bite = np.linspace(2 * np.pi - bite_tip, bite_tip, 32)[1:-1]
+    outer_points = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+    return _centred(np.concatenate([outer_points, np.stack([0.45 + 0.8 * np.cos(bite), 0.8 * np.sin(bite)], axis=1)]))
+
+
+_SQUARE = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
+_CROSS = [(1, 0.34), (1, -0.34), (0.34, -0.34), (0.34, -1), (-0.34, -1), (-0.34, -0.34)]
+_ARROW = [(1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3), (-1.0, -0.3), (0.1, -0.3), (0.1, -0.8)]
+OUTLINES = {  # (P, 2) closed polygons; the farthest point has distance 1 from the origin
+    'Circle': _ellipse(1.0),
+    'Square': _centred(_SQUARE),
+    'Star': _star(),
+    'Ring': _ellipse(1.0),
+    'Triangle': _centred([(0.0, -1.0), (0.87, 0.5), (-0.87, 0.5)]),
+    'Cross': _centred([*_CROSS, *((-x, -y) for x, y in _CROSS)]),
+    'Heart': _heart(),
+    'Bar': _centred([(-1.0, -0.32), (1.0, -0.32), (1.0, 0.32), (-1.0, 0.32)]),
+    'Crescent': _crescent(),
+    'Frame': _centred(_SQUARE),
+    'Arrow': _centred(_ARROW),
+    'Oval': _ellipse(0.55),
+}
+
+
+class Placement(NamedTuple):
+    """Centre and radius of a shape's bounding circle in pixels, its rotation in radians."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """(P, 2) points of a shape at their place in the image."""
+        return _rotated(points * self.radius, self.angle) + (self.x, self.y)
+
+
+def _rotated(points: np.ndarray, angle: float) -> np.ndarray:
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned: np.ndarray = points @ np.array([[cos, sin], [-sin, cos]])
+    return turned
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object, or one tight cluster of objects of the same look.
+    """One object, or a tight cluster of objects of the same look under one IsGroupOf box."""
 
-    Attributes:
-        look: Shape, colour and pattern.
-        placements: One, or several for a cluster.
-        paint: RGB of the colour under this object's light.
-        box: Tight around the part inside the image, pixels.
-        true_labels: Leaf classes (indices) that it really is.
-        visible_labels: Leaf classes that stand for the look; for a coin toss both, though one of them is true.
-        labels: What the annotator would write: leaf labels or one ancestor, before unverified classes are dropped.
-    """
-
-    look: Look
-    placements: tuple[Placement, ...]
-    paint: tuple[int, int, int]
-    box: Box
-    true_labels: tuple[int, ...]
-    visible_labels: tuple[int, ...]
-    labels: tuple[int, ...]
+    kind: Kind
+    placements: tuple[Placement, ...]  # several for a cluster
+    colour: tuple[int, int, int]  # RGB, under this object's light
+    box: tuple[float, float, float, float]  # xmin, ymin, xmax, ymax; tight around the part inside the image
+    labels: tuple[int, ...]  # leaf classes or one ancestor, before unverified classes are dropped
 
     @property
     def is_group(self) -> bool:
-        """Whether one IsGroupOf box stands for all placements."""
         return len(self.placements) > 1
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image before it is drawn. Later objects lie on top.
-
-    Attributes:
-        image_id: 16 hex digits.
-        split: ``'train'`` or ``'validation'``.
-        width: Pixels.
-        height: Pixels.
-        objects: What is to be seen.
-        unverified: Class indices that are present and would have been labelled, but are not annotated here.
-        boxes: Annotation rows.
-        image_labels: Image-level label rows.
-        pixel_seed: Seed of background, clutter and noise.
-    """
+    """An image before it is drawn, with its annotations."""
 
     image_id: str
-    split: str
-    width: int
-    height: int
-    objects: tuple[SceneObject, ...]
-    unverified: frozenset[int]
-    boxes: tuple[BoxRow, ...]
-    image_labels: tuple[LabelRow, ...]
+    size: tuple[int, int]  # width and height
     pixel_seed: tuple[int, ...]
+    objects: tuple[SceneObject, ...]  # later ones are on top
+    boxes: tuple[tuple[int, tuple[float, ...], bool], ...]  # class; xmin, ymin, xmax, ymax in [0, 1]; IsGroupOf
+    present: tuple[int, ...]  # classes verified to be in the image
+    absent: tuple[int, ...]  # classes verified not to be
 
 
 def compose_image(world: World, split: str, index: int) -> Scene:
-    """Composes one image; a pure function of the config, the split and the index.
-
-    Args:
-        world: The classes.
-        split: ``'train'`` or ``'validation'``.
-        index: Number of the image in its split, from 0.
-
-    Raises:
-        ValueError: An unknown split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f'split: must be one of {SPLITS}, got {split!r}')
+    """Composes image number ``index`` of a split; the same arguments give the same scene."""
     config = world.config
     seed = (config.seed, SPLITS.index(split), index)
     rng = np.random.default_rng((*seed, 0))
@@ -135,48 +141,47 @@ def compose_image(world: World, split: str, index: int) -> Scene:
     count = 0 if is_empty else 1 + int(rng.poisson(config.objects_per_image - 1))
     objects: list[SceneObject] = []
     for _ in range(count):
-        new = _compose_object(rng, world, size, [other.box for other in objects])
-        if new is not None:
-            objects.append(new)
+        objects += _compose_object(rng, world, size, objects)
 
-    given = sorted({label for item in objects for label in item.labels})
-    unverified = frozenset(label for label in given if rng.random() < config.unverified_rate)
-    boxes = tuple(row for item in objects for row in _box_rows(rng, world, image_id, item, unverified, size))
-    image_labels = [LabelRow(image_id, world.label_names[label], 1) for label in given if label not in unverified]
-    # The official files name every image, so there is at least one row.
-    for label in _draw_negatives(rng, world, objects, at_least=0 if image_labels else 1):
-        image_labels.append(LabelRow(image_id, world.label_names[label], 0))
-    return Scene(image_id, split, *size, tuple(objects), unverified, boxes, tuple(image_labels), pixel_seed=(*seed, 1))
+    labels = sorted({label for item in objects for label in item.labels})
+    verified = [label for label in labels if rng.random() >= config.unverified_rate]
+    boxes = []
+    for item in objects:
+        for position, label in enumerate(item.labels):
+            box = np.array(item.box)
+            if position > 0 and rng.random() < 0.5:  # a second annotator's box, otherwise a copy of the first one's
+                sides = np.tile(box[2:] - box[:2], 2)
+                box += rng.uniform(-1, 1, size=4) * np.minimum(_JITTER_PIXELS, _JITTER_PART * sides)
+            if label in verified:
+                boxes.append((label, tuple(np.clip(box / np.tile(size, 2), 0, 1).tolist()), item.is_group))
+
+    absent_count = int(rng.poisson(config.negatives_per_image))
+    if config.negatives_per_image > 0 and not verified:
+        absent_count = max(absent_count, 1)  # the official files name every image, so there is at least one row
+    visible = {label for item in objects for label in item.kind.labels}
+    visible |= {int(above) for label in visible for above in world.hierarchy.ancestors(label)}
+    absent = rng.permutation([label for label in range(len(world.names)) if label not in visible])[:absent_count]
+    return Scene(
+        image_id, size, (*seed, 1), tuple(objects), tuple(boxes), tuple(verified), tuple(sorted(absent.tolist()))
+    )
 
 
-def _compose_object(rng: np.random.Generator, world: World, size: Size, taken: Sequence[Box]) -> SceneObject | None:
-    """Draws look, labels and place; None where the image has no room left."""
+def _compose_object(
+    rng: np.random.Generator, world: World, size: tuple[int, int], others: Sequence[SceneObject]
+) -> list[SceneObject]:
+    """Draws look, labels and place of one object; none where the image has no room left."""
     config = world.config
-    kind = world.kinds[_pick(rng, [kind.share for kind in world.kinds])]
-    labels = kind.label_sets[_pick(rng, kind.probabilities)]
-    true_labels = labels if kind.coin_toss else kind.labels
+    kind = world.kinds[rng.choice(len(world.kinds), p=[kind.share for kind in world.kinds])]
+    labels = kind.label_sets[rng.choice(len(kind.label_sets), p=kind.probabilities)]
     if rng.random() < config.parent_only_rate:
         ancestors = sorted({int(above) for label in labels for above in world.hierarchy.ancestors(label)})
         labels = (ancestors[int(rng.integers(len(ancestors)))],)
     is_group = rng.random() < config.group_of_rate
     light = rng.uniform(0.7, 1.1) * rng.uniform(0.94, 1.06, size=3)
-    red, green, blue = np.minimum(255, light * COLOURS[kind.look.colour]).astype(int).tolist()
-    found = _find_place(rng, config, kind.look.shape, is_group, size, taken)
-    if found is None:
-        return None
-    placements, box = found
-    return SceneObject(kind.look, placements, (red, green, blue), box, true_labels, kind.labels, labels)
+    red, green, blue = np.minimum(255, light * COLOURS[kind.colour]).astype(int).tolist()
 
-
-def _pick(rng: np.random.Generator, probabilities: Sequence[float]) -> int:
-    return min(int(np.searchsorted(np.cumsum(probabilities), rng.random(), side='right')), len(probabilities) - 1)
-
-
-def _find_place(
-    rng: np.random.Generator, config: WorldConfig, shape: str, is_group: bool, size: Size, taken: Sequence[Box]
-) -> tuple[tuple[Placement, ...], Box] | None:
-    """Tries random places until one is well inside the image and covers no other object too much."""
-    zoom = config.image_size / _REFERENCE_SIZE
+    zoom = config.image_size / 160
+    taken = np.array([other.box for other in others]).reshape(-1, 4)
     for _ in range(_PLACEMENT_TRIES):
         x, y = rng.uniform((0, 0), size).tolist()
         if is_group:
@@ -184,55 +189,44 @@ def _find_place(
         else:
             radius = zoom * math.exp(rng.uniform(*np.log(_DIAMETERS))) / 2
             placements = (Placement(x, y, radius, rng.uniform(0, 2 * math.pi)),)
-        points = np.concatenate([placed(outline(shape), placement) for placement in placements])
-        box = whole = whole_box(points)
-        if whole[0] < 0 or whole[1] < 0 or whole[2] > size[0] or whole[3] > size[1]:
-            if is_group:
-                continue  # all members of a cluster are to be seen
-            box = visible_box(points, *size)
-            if area(box) < _VISIBLE_PART * area(whole):
-                continue
-        if all(common_area(box, other) <= config.max_overlap * min(area(box), area(other)) for other in taken):
-            return placements, box
-    return None
+        points = np.concatenate([placement.place(OUTLINES[kind.shape]) for placement in placements])
+        whole = np.concatenate([points.min(axis=0), points.max(axis=0)])
+        is_cut = bool((whole[:2] < 0).any() or (whole[2:] > size).any())
+        box = visible_box(points, size) if is_cut else whole
+        if box_area(box) < _MIN_VISIBLE * box_area(whole) or (is_cut and is_group):
+            continue
+        allowed = config.max_overlap * np.minimum(box_area(box), box_area(taken))
+        if (intersection_area(box, taken) <= allowed).all():
+            return [SceneObject(kind, placements, (red, green, blue), tuple(box.tolist()), labels)]
+    return []
 
 
 def _cluster(rng: np.random.Generator, x: float, y: float, radius: float) -> tuple[Placement, ...]:
-    """A jittered, rotated grid whose members just about touch."""
-    count = int(rng.integers(GROUP_SIZES[0], GROUP_SIZES[1] + 1))
+    """5 to 9 members in a jittered, rotated grid; they just about touch."""
+    count = int(rng.integers(5, 10))
     columns = math.ceil(math.sqrt(count))
     cells = np.stack(np.divmod(np.arange(count), columns), axis=1)[:, ::-1].astype(float)
     cells += rng.uniform(-0.12, 0.12, size=cells.shape)
     cells -= cells.mean(axis=0)
-    centres = rotated(cells * 1.9 * radius, rng.uniform(0, 2 * math.pi)) + (x, y)
+    centres = _rotated(cells * 1.9 * radius, rng.uniform(0, 2 * math.pi)) + (x, y)
     angles = rng.uniform(0, 2 * math.pi, size=count).tolist()
     return tuple(Placement(x, y, radius, angle) for (x, y), angle in zip(centres.tolist(), angles, strict=True))
 
 
-def _box_rows(
-    rng: np.random.Generator, world: World, image_id: str, item: SceneObject, unverified: frozenset[int], size: Size
-) -> list[BoxRow]:
-    """One row per label; a second label repeats the box, half of the time as a second annotator would draw it."""
-    rows = []
-    for position, label in enumerate(item.labels):
-        box = np.array(item.box)
-        if position > 0 and rng.random() < 0.5:
-            sides = np.tile(box[2:] - box[:2], 2)
-            box += rng.uniform(-1, 1, size=4) * np.minimum(_JITTER_PIXELS, _JITTER_PART * sides)
-        x_min, y_min, x_max, y_max = np.round(np.clip(box / np.tile(size, 2), 0, 1), 6).tolist()
-        if label not in unverified:
-            name = world.label_names[label]
-            rows.append(BoxRow(image_id, name, x_min, x_max, y_min, y_max, int(item.is_group)))
-    return rows
+def visible_box(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The tight box of the part of a (P, 2) polygon inside the image; zeros if there is none.
 
-
-def _draw_negatives(rng: np.random.Generator, world: World, objects: Sequence[SceneObject], at_least: int) -> list[int]:
-    """Classes verified to be absent: neither a label of a visible look nor an ancestor of one."""
-    config = world.config
-    count = int(rng.poisson(config.negatives_per_image))
-    if config.negatives_per_image > 0:
-        count = max(count, at_least)
-    visible = {label for item in objects for label in item.visible_labels}
-    visible |= {int(above) for label in visible for above in world.hierarchy.ancestors(label)}
-    absent = [label for label in range(len(world.label_names)) if label not in visible]
-    return sorted(rng.permutation(absent)[:count].tolist())
+    The polygon's edges are cut at the image's border (Liang-Barsky). Cutting the box instead would be too loose: the
+    widest part may be the one outside.
+    """
+    delta = np.roll(points, -1, axis=0) - points
+    delta = np.where(np.abs(delta) < 1e-9, 1e-9, delta)
+    crossings = np.stack([-points / delta, (size - points) / delta])
+    enter = np.clip(crossings.min(axis=0).max(axis=1), 0, None)
+    leave = np.clip(crossings.max(axis=0).min(axis=1), None, 1)
+    inside = enter <= leave
+    if not inside.any():
+        return np.zeros(4)
+    ends = np.concatenate([(points + part[:, None] * delta)[inside] for part in (enter, leave)])
+    ends = np.clip(ends, 0, size)
+    return np.concatenate([ends.min(axis=0), ends.max(axis=0)])

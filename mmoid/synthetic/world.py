@@ -1,45 +1,37 @@
-"""The classes of the synthetic data set: knobs, looks, hierarchy, and how often each class is seen.
+"""The classes of the synthetic data set: knobs, looks, hierarchy and frequencies.
 
-A look is shape x colour x pattern; what a detector can tell apart is looks. Mostly one leaf class stands for one look,
-but two leaves may share one: either both are true of it ("wheel" and "tyre": a multi-label pair), or the annotator
-tosses a coin (a confusable pair).
+A look is a shape, a colour and a pattern; a detector can tell looks apart and nothing else. Most leaf classes have a
+look of their own. Two leaves may share one: either both are true ("wheel" and "tyre", a multi-label pair), or the
+annotator picks one of them at random (a confusable pair).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from mmoid.openimages.hierarchy import ClassHierarchy
 
-ROOT = '/m/0synroot'
-
-
-class Shape(NamedTuple):
-    """A family of looks: classes above it, and what a second class of the same look is called."""
-
-    parents: tuple[str, ...]
-    alias: str
-
-
-# Distinct under any rotation even at 16 px. The first ones are used first.
+# Distinct under any rotation even at 16 px: the name of a second class of the same look, and the parents. Worlds with
+# few classes use the first ones.
 SHAPES = {
-    'Circle': Shape(('Round shape',), 'disc'),
-    'Square': Shape(('Polygon',), 'tile'),
-    'Star': Shape(('Symbol',), 'badge'),
-    'Ring': Shape(('Round shape', 'Hollow shape'), 'hoop'),
-    'Triangle': Shape(('Polygon',), 'wedge'),
-    'Cross': Shape(('Symbol',), 'plus'),
-    'Heart': Shape(('Symbol',), 'valentine'),
-    'Bar': Shape(('Polygon',), 'stick'),
-    'Crescent': Shape(('Round shape',), 'moon'),
-    'Frame': Shape(('Polygon', 'Hollow shape'), 'window'),
-    'Arrow': Shape(('Symbol',), 'pointer'),
-    'Oval': Shape(('Round shape',), 'egg'),
+    'Circle': ('disc', 'Round shape'),
+    'Square': ('tile', 'Polygon'),
+    'Star': ('badge', 'Symbol'),
+    'Ring': ('hoop', 'Round shape', 'Hollow shape'),
+    'Triangle': ('wedge', 'Polygon'),
+    'Cross': ('plus', 'Symbol'),
+    'Heart': ('valentine', 'Symbol'),
+    'Bar': ('stick', 'Polygon'),
+    'Crescent': ('moon', 'Round shape'),
+    'Frame': ('window', 'Polygon', 'Hollow shape'),
+    'Arrow': ('pointer', 'Symbol'),
+    'Oval': ('egg', 'Round shape'),
 }
 # Saturated hues 60 degrees apart; the backgrounds are grey.
 COLOURS = {
@@ -51,9 +43,8 @@ COLOURS = {
     'magenta': (220, 45, 200),
 }
 PATTERNS = ('plain', 'striped', 'dotted')
-ALIAS_PARENT = 'Toy'
 MAX_LOOKS = len(SHAPES) * len(COLOURS) * len(PATTERNS)
-_LEAVES_PER_SHAPE = 3  # as long as the shapes last
+_LOOKS_PER_SHAPE = 3  # as long as the shapes last
 
 
 def _knob(default: float, low: float, high: float, help: str) -> Any:
@@ -62,27 +53,28 @@ def _knob(default: float, low: float, high: float, help: str) -> Any:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """Everything that decides what the data set holds. Same config (and numpy, Pillow), same bytes.
+    """The knobs of a data set. The same knobs give the same files, with the same numpy and Pillow.
 
-    Each field carries its meaning and allowed range in its metadata (``tools/dataset_converters/make_synthetic_openimages.py --help``
-    prints them). A rate, count of pairs or ``negatives_per_image`` of 0 switches that effect off.
+    Each field has its range and help text in its metadata; ``make_synthetic_openimages.py --help`` prints them.
+    0 switches an effect off.
 
     Raises:
-        ValueError: A knob of the wrong type or out of range, or knobs that do not go together.
+        ValueError: A knob has the wrong type or is out of range, or two knobs exclude each other.
     """
 
     num_train: int = _knob(1500, 1, 10_000_000, 'training images')
     num_validation: int = _knob(300, 0, 10_000_000, 'validation images')
     image_size: int = _knob(160, 96, 1024, 'longer side in pixels; the shorter one is 0.65 to 1 of it')
-    num_classes: int = _knob(20, 4, 400, 'leaf classes; their parents come on top')
+    num_classes: int = _knob(20, 4, 400, 'leaf classes; their parents are added')
     imbalance: float = _knob(50.0, 1, 1e6, 'expected images of the most frequent leaf class / of the rarest, geometric')
     objects_per_image: float = _knob(4.0, 1, 12, 'mean number of objects in an image that is not empty')
-    empty_rate: float = _knob(0.03, 0, 0.9, 'images without objects; they still get negative labels')
+    empty_rate: float = _knob(0.03, 0, 0.9, 'images without objects; they still have negative labels')
     multi_label_rate: float = _knob(0.3, 0, 1, 'leaf classes that share their look with another true leaf class')
     both_labels_rate: float = _knob(
         0.6, 0, 1, 'objects of such a look with both labels, the others have one (at most the ratio of frequencies)'
     )
-    confusable_pairs: int = _knob(1, 0, 200, 'pairs of leaf classes with one look, labelled by the toss of a coin')
+    confusable_pairs: int = _knob(1, 0, 200, 'pairs of leaf classes with one look, of which annotators pick one')
+    confusion_bias: float = _knob(0.5, 0.5, 0.99, 'probability of the first class of a confusable pair')
     parent_only_rate: float = _knob(0.05, 0, 0.9, 'objects labelled with an ancestor class only')
     group_of_rate: float = _knob(0.04, 0, 1, 'objects that are a cluster of 5 to 9 under one IsGroupOf box')
     unverified_rate: float = _knob(0.05, 0, 0.9, 'classes present in an image but not annotated there at all')
@@ -93,9 +85,10 @@ class WorldConfig:
     def __post_init__(self) -> None:
         for knob in fields(self):
             value, low, high = getattr(self, knob.name), knob.metadata['low'], knob.metadata['high']
-            kinds = (int,) if isinstance(knob.default, int) else (int, float)
+            is_integer = isinstance(knob.default, int)
+            kinds = int if is_integer else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-                kind = 'an integer' if kinds == (int,) else 'a number'
+                kind = 'an integer' if is_integer else 'a number'
                 raise ValueError(f'{knob.name}: must be {kind} in [{low}, {high}], got {value!r}')
         pairs = self.multi_label_pairs + self.confusable_pairs
         if 2 * pairs > self.num_classes - 2:
@@ -105,7 +98,7 @@ class WorldConfig:
             )
         if self.num_classes - pairs > MAX_LOOKS:
             raise ValueError(
-                f'num_classes={self.num_classes} needs {self.num_classes - pairs} looks, {MAX_LOOKS} can be drawn'
+                f'num_classes={self.num_classes} needs {self.num_classes - pairs} looks, there are {MAX_LOOKS}'
             )
 
     @property
@@ -114,56 +107,22 @@ class WorldConfig:
         return round(self.multi_label_rate * self.num_classes / 2)
 
 
-class Look(NamedTuple):
-    """What can be seen: keys of ``SHAPES`` and ``COLOURS``, one of ``PATTERNS``."""
-
-    shape: str
-    colour: str
-    pattern: str
-
-    @property
-    def colour_words(self) -> str:
-        """'red' or 'striped red'."""
-        return self.colour if self.pattern == 'plain' else f'{self.pattern} {self.colour}'
-
-
 @dataclass(frozen=True)
 class Kind:
-    """A look with the leaf classes that stand for it.
+    """A look with the one or two leaf classes that share it."""
 
-    Attributes:
-        look: The look.
-        share: Probability that an object has this look.
-        label_sets: Leaf labels (class indices) that the annotator may give, before any parent-only object.
-        probabilities: Of each label set; they sum to 1.
-        coin_toss: True where only one of the labels is true, whichever was given.
-    """
-
-    look: Look
-    share: float
-    label_sets: tuple[tuple[int, ...], ...]
-    probabilities: tuple[float, ...]
-    coin_toss: bool
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """All leaf classes that stand for the look, ascending."""
-        return tuple(sorted({label for labels in self.label_sets for label in labels}))
+    shape: str  # keys of SHAPES and COLOURS, one of PATTERNS
+    colour: str
+    pattern: str
+    labels: tuple[int, ...]  # class indices, the more frequent one first
+    share: float  # probability that an object has this look
+    label_sets: tuple[tuple[int, ...], ...]  # what annotators may give
+    probabilities: tuple[float, ...]  # of the label sets
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """The classes and looks that :func:`build_world` made.
-
-    Attributes:
-        config: The knobs.
-        label_names: MIDs; position is class index.
-        names: Human names, unique, by class index.
-        tree: The hierarchy as the official JSON nests it.
-        hierarchy: The same as :class:`ClassHierarchy` over ``label_names``.
-        kinds: All looks that occur.
-        leaf_labels: Class indices of the leaves, most frequent first.
-    """
+    """Classes (a MID, a unique display name), their hierarchy, and the looks from the most to the least frequent."""
 
     config: WorldConfig
     label_names: tuple[str, ...]
@@ -171,129 +130,114 @@ class World:
     tree: dict[str, Any]
     hierarchy: ClassHierarchy
     kinds: tuple[Kind, ...]
-    leaf_labels: tuple[int, ...]
 
 
+@cache
 def build_world(config: WorldConfig) -> World:
     """Makes classes, hierarchy and frequencies; the same for every ``config.seed``."""
-    ranks, coin_tosses = _ranks_of_kinds(config)
+    ranks, confusable = _classes_per_look(config)
     looks = _choose_looks(len(ranks))
+    leaf_names: list[list[str]] = []  # of each look
     parents: dict[str, tuple[str, ...]] = {}  # of every class name
-    leaf_names = [''] * config.num_classes
-    for look, members, coin_toss in zip(looks, ranks, coin_tosses, strict=True):
-        name = f'{look.colour_words} {look.shape.lower()}'
-        above = (look.shape,) if look.pattern == 'plain' else (look.shape, f'{look.pattern.capitalize()} thing')
-        leaf_names[members[0]] = name.capitalize()
-        parents[name.capitalize()] = above
-        if len(members) == 2:
-            # Two true labels of one object have different parents: else each parent got two boxes per object.
-            alias = f'Replica {name}' if coin_toss else f'{look.colour_words} {SHAPES[look.shape].alias}'.capitalize()
-            leaf_names[members[1]] = alias
-            parents[alias] = above if coin_toss else (ALIAS_PARENT,)
-        parents[look.shape] = SHAPES[look.shape].parents
-    for name in {above for names in parents.values() for above in names} - set(parents):
-        parents[name] = ()
+    for (shape, colour, pattern), members, is_confusable in zip(looks, ranks, confusable, strict=True):
+        second_name, *parents_of_shape = SHAPES[shape]
+        adjective = colour if pattern == 'plain' else f'{pattern} {colour}'
+        above = (shape,) if pattern == 'plain' else (shape, f'{pattern.capitalize()} thing')
+        new = {f'{adjective} {shape.lower()}'.capitalize(): above}
+        if is_confusable:
+            new[f'Replica {adjective} {shape.lower()}'] = above
+        elif len(members) == 2:
+            # Two true labels of one object have different parents: otherwise the parent had two boxes per object.
+            new[f'{adjective} {second_name}'.capitalize()] = ('Toy',)
+        leaf_names.append(list(new))
+        parents |= {**new, shape: tuple(parents_of_shape)}
+    for top in {above for names in parents.values() for above in names} - set(parents):
+        parents[top] = ()
 
     names = tuple(sorted(parents))
-    index = {name: i for i, name in enumerate(names)}
     label_names = tuple(f'/m/0syn{i:02d}' for i in range(len(names)))
-    tree = {'LabelName': ROOT, 'Subcategory': _subtree((), parents, dict(zip(names, label_names, strict=True)))}
-    leaf_labels = tuple(index[name] for name in leaf_names)
-    kinds = tuple(
-        Kind(look, share, tuple(tuple(leaf_labels[rank] for rank in members) for members in sets), odds, coin_toss)
-        for look, coin_toss, (share, sets, odds) in zip(looks, coin_tosses, _label_odds(config), strict=True)
-    )
-    return World(config, label_names, names, tree, ClassHierarchy(tree, label_names), kinds, leaf_labels)
+    tree = {'LabelName': '/m/0synroot', 'Subcategory': _subtree('', parents, dict(zip(names, label_names)))}
+    kinds = []
+    frequencies = _frequencies(config, ranks, confusable)
+    for look, own_names, is_confusable, (share, odds) in zip(looks, leaf_names, confusable, frequencies, strict=True):
+        labels = tuple(names.index(name) for name in own_names)
+        one_each = tuple((label,) for label in labels)
+        sets = (labels, *one_each) if len(labels) == 2 and not is_confusable else one_each
+        kinds.append(Kind(*look, labels, share, sets, odds))
+    return World(config, label_names, names, tree, ClassHierarchy(tree, label_names), tuple(kinds))
 
 
-def _subtree(above: tuple[str, ...], parents: dict[str, tuple[str, ...]], mids: dict[str, str]) -> list[dict[str, Any]]:
-    """Entries below the last class of ``above``; a class with two parents is written below both, with its subtree."""
+def _subtree(above: str, parents: dict[str, tuple[str, ...]], mids: dict[str, str]) -> list[dict[str, Any]]:
+    """Entries below a class ('' is the root); a class of two parents is written below both, with its subtree."""
     entries: list[dict[str, Any]] = []
     for name in sorted(parents):
-        if above[-1] in parents[name] if above else not parents[name]:
-            below = _subtree((*above, name), parents, mids)
+        if above in (parents[name] or ('',)):
+            below = _subtree(name, parents, mids)
             entries.append({'LabelName': mids[name], 'Subcategory': below} if below else {'LabelName': mids[name]})
     return entries
 
 
-def _choose_looks(count: int) -> list[Look]:
-    """Few shapes with several colours and patterns each, in an order that mixes all three."""
-    shapes = list(SHAPES)[: min(len(SHAPES), max(4, math.ceil(count / _LEAVES_PER_SHAPE)))]
+def _choose_looks(count: int) -> list[tuple[str, str, str]]:
+    """Shape, colour and pattern of each look: few shapes, several colours and patterns each, well mixed."""
+    shapes = list(SHAPES)[: max(4, math.ceil(count / _LOOKS_PER_SHAPE))]
     colours = list(COLOURS)
     looks = []
     for i in range(count):
         variant, shape = divmod(i, len(shapes))
-        variant += 7 * shape  # else all first looks would have the same colour; 7 mixes the patterns too
+        variant += 7 * shape  # otherwise all first looks had the same colour; 7 mixes the patterns too
         step = variant % len(colours)
         pattern = PATTERNS[(step + variant // len(colours)) % len(PATTERNS)]
-        looks.append(Look(shapes[shape], colours[step], pattern))
-    order = np.random.default_rng(0).permutation(count)  # frequency must not go along with the shape
+        looks.append((shapes[shape], colours[step], pattern))
+    order = np.random.default_rng(0).permutation(count)  # frequency must not depend on the shape
     return [looks[i] for i in order]
 
 
-def _ranks_of_kinds(config: WorldConfig) -> tuple[list[tuple[int, ...]], list[bool]]:
-    """Frequency ranks (0 = most frequent) that share a look, and whether by coin toss.
+def _classes_per_look(config: WorldConfig) -> tuple[list[list[int]], list[bool]]:
+    """The frequency ranks (0 is the most frequent) of the classes of each look, and which looks are confusable.
 
-    Pairs have neighbouring ranks, spread over the profile, and leave its two ends alone.
+    The two classes of a pair have neighbouring ranks. The pairs are spread over all but the first and the last rank.
     """
     pairs = config.multi_label_pairs + config.confusable_pairs
-    room = config.num_classes - 2
-    starts = {1 + i * room // pairs: i for i in range(pairs)}
-    tossed = {(2 * i + 1) * pairs // (2 * config.confusable_pairs) for i in range(config.confusable_pairs)}
-    ranks: list[tuple[int, ...]] = []
-    coin_tosses = []
-    rank = 0
-    while rank < config.num_classes:
-        ranks.append((rank, rank + 1) if rank in starts else (rank,))
-        coin_tosses.append(starts.get(rank, -1) in tossed)
-        rank += len(ranks[-1])
-    return ranks, coin_tosses
+    starts = {1 + i * (config.num_classes - 2) // pairs: i for i in range(pairs)}
+    confusable_pairs = {(2 * i + 1) * pairs // (2 * config.confusable_pairs) for i in range(config.confusable_pairs)}
+    firsts = [rank for rank in range(config.num_classes) if rank - 1 not in starts]
+    ranks = [[rank, rank + 1] if rank in starts else [rank] for rank in firsts]
+    return ranks, [starts.get(rank, -1) in confusable_pairs for rank in firsts]
 
 
-def _label_odds(config: WorldConfig) -> list[tuple[float, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
-    """Per look: its share of the objects, the label sets (of ranks) and their probabilities.
+def _frequencies(
+    config: WorldConfig, ranks: list[list[int]], confusable: list[bool]
+) -> list[tuple[float, tuple[float, ...]]]:
+    """Each look's share of the objects, and the probabilities of its label sets.
 
     ``imbalance`` is about images, and an image with three red circles counts once. So the expected images are fixed
-    first, then turned into shares of objects: with 1 + Poisson(m - 1) objects, an image shows a label that a share v
+    first and then turned into shares of objects: with 1 + Poisson(m - 1) objects, an image shows a label that a share v
     of the objects carries with probability ``1 - (1 - v) exp(-(m - 1) v)``.
     """
-    ranks, coin_tosses = _ranks_of_kinds(config)
     profile = config.imbalance ** (-np.arange(config.num_classes) / (config.num_classes - 1))
-    for members, coin_toss in zip(ranks, coin_tosses, strict=True):
-        if coin_toss:  # a fair coin makes both equally frequent
-            profile[list(members)] = math.sqrt(profile[members[0]] * profile[members[1]])
+    bias = (config.confusion_bias, 1 - config.confusion_bias)
+    for members, is_confusable in zip(ranks, confusable, strict=True):
+        if is_confusable:
+            profile[members] = 2 * math.sqrt(profile[members[0]] * profile[members[1]]) * np.array(bias)
     shares = np.linspace(0, 1, 20_001)
     seen = shares * (1 - config.parent_only_rate)
     presence = 1 - (1 - seen) * np.exp(-(config.objects_per_image - 1) * seen)
 
-    def odds_at(scale: float) -> list[tuple[float, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
+    def at_scale(scale: float) -> list[tuple[float, tuple[float, ...]]]:
         label_shares = np.interp(scale * profile, presence, shares)
-        return [
-            _kind_odds(members, label_shares[list(members)], toss, config.both_labels_rate)
-            for members, toss in zip(ranks, coin_tosses, strict=True)
-        ]
+        found: list[tuple[float, tuple[float, ...]]] = []
+        for members, is_confusable in zip(ranks, confusable, strict=True):
+            share = float(label_shares[members].sum())
+            if len(members) == 1:
+                found.append((share, (1.0,)))
+            elif is_confusable:
+                found.append((share, bias))
+            else:
+                first, second = label_shares[members].tolist()
+                both = min(config.both_labels_rate, second / first)
+                share /= 1 + both
+                found.append((share, (both, first / share - both, max(0.0, second / share - both))))
+        return found
 
-    scale = _increasing_root(lambda scale: sum(odds[0] for odds in odds_at(scale)) - 1, 0, float(presence[-1]))
-    odds = odds_at(scale)
-    total = sum(share for share, _, _ in odds)  # 1 up to the bisection
-    return [(share / total, sets, probabilities) for share, sets, probabilities in odds]
-
-
-def _kind_odds(
-    ranks: tuple[int, ...], label_shares: np.ndarray, coin_toss: bool, both_labels_rate: float
-) -> tuple[float, tuple[tuple[int, ...], ...], tuple[float, ...]]:
-    if len(ranks) == 1:
-        return float(label_shares[0]), (ranks,), (1.0,)
-    first, second = (float(share) for share in label_shares)
-    if coin_toss:
-        return first + second, (ranks[:1], ranks[1:]), (0.5, 0.5)
-    both = min(both_labels_rate, second / first)
-    share = (first + second) / (1 + both)
-    return share, (ranks, ranks[:1], ranks[1:]), (both, first / share - both, max(0.0, second / share - both))
-
-
-def _increasing_root(function: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) < 0 else (low, middle)
-    return high
+    scale = brentq(lambda scale: sum(share for share, _ in at_scale(scale)) - 1, 1e-9, presence[-1])
+    return at_scale(scale)

@@ -9,16 +9,14 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.synthetic.folder import write_dataset
-from mmoid.synthetic.scenes import WorldConfig
+from mmoid.synthetic.world import WorldConfig
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools/dataset_converters/make_synthetic_openimages.py'
@@ -62,10 +60,12 @@ def test_files_have_the_official_columns_and_describe_the_images(dataset: Path) 
             assert row['IsGroupOf'] in '01' and len(row['XMin']) == 8
     with Image.open(next((dataset / 'images/train').iterdir())) as image:
         assert max(image.size) == 96
-    found = json.loads((dataset / 'world.json').read_text())
+    found = json.loads((dataset / 'metadata.json').read_text())
     assert found['options'] == dataclasses.asdict(SMALL)
-    boxes_of = Counter(row['LabelName'] for row in read_csv(dataset / 'annotations/train-detection-bbox.csv'))
-    assert all(entry['train']['boxes'] == boxes_of[entry['label_name']] for entry in found['classes'])
+    assert found['classes'] == names
+    given = {label for look in found['looks'] for labels in look['label_sets'] for label in labels}
+    assert len(given) == SMALL.num_classes
+    assert all(sum(look['probabilities']) == pytest.approx(1) for look in found['looks'])
 
 
 def test_hierarchy_is_a_dag_of_depth_three(dataset: Path) -> None:
@@ -97,17 +97,17 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path) -> None:
     assert not write_dataset(out, config)
     assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
     other = dataclasses.replace(config, imbalance=7.0)
-    with pytest.raises(AnnotationError, match=r'made with imbalance=50.0 \(now 7.0\); .* --overwrite'):
+    with pytest.raises(ValueError, match=r'made with imbalance=50.0 \(now 7.0\); .* --overwrite'):
         write_dataset(out, other)
     assert write_dataset(out, other, overwrite=True)
-    assert json.loads((out / 'world.json').read_text())['options']['imbalance'] == 7.0
+    assert json.loads((out / 'metadata.json').read_text())['options']['imbalance'] == 7.0
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / 'photographs.txt').write_text('dear')
     for overwrite in (False, True):
-        with pytest.raises(AnnotationError, match='empty it, or give another'):
+        with pytest.raises(ValueError, match='metadata.json|was not written by'):
             write_dataset(tmp_path, SMALL, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ['photographs.txt']
 

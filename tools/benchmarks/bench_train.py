@@ -56,7 +56,7 @@ def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, 
     from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
     from mmoid.openimages.store.annotation_store import AnnotationStore
     from mmoid.synthetic.folder import write_dataset
-    from mmoid.synthetic.scenes import WorldConfig
+    from mmoid.synthetic.world import WorldConfig
 
     write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
     for split in ('train', 'validation'):

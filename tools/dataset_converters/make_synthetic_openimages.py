@@ -14,7 +14,7 @@ import sys
 from dataclasses import fields
 
 from mmoid.synthetic.folder import write_dataset
-from mmoid.synthetic.scenes import WorldConfig
+from mmoid.synthetic.world import WorldConfig
 from mmoid.utils.progress import progress_bars
 
 
