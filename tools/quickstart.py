@@ -117,7 +117,7 @@ def draw() -> None:
 
 STEPS: dict[str, tuple[Callable[[], None], Callable[[], Path]]] = {
     # What a step does, and the last file that it leaves.
-    'make data': (make_data, lambda: DATA / 'world.json'),
+    'make data': (make_data, lambda: DATA / 'metadata.json'),
     'prepare': (prepare, lambda: DATA / 'concurrent_rates.npz'),
     'train': (train, last_checkpoint),
     'test': (test, lambda: WORK / 'predictions'),

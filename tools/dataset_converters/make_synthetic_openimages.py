@@ -1,8 +1,8 @@
 """Makes a synthetic detection data set in the official Open Images challenge formats.
 
-    python tools/dataset_converters/make_synthetic_openimages.py --out data/synthetic --num-train 1500 --num-validation 300
+    python tools/dataset_converters/make_synthetic_openimages.py --out data/synthetic --num-train 1500
 
-1,800 images take about 6 s on two cores. The same options always give the same files; a second run with them does
+1,800 images take about 6 s on two idle cores. The same options give the same files; a second run with them does
 nothing.
 """
 
@@ -20,8 +20,8 @@ from mmoid.utils.progress import progress_bars
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, help='folder to make')
-    parser.add_argument('--overwrite', action='store_true', help='replace a data set that this tool made with --out')
+    parser.add_argument('--out', required=True, help='new folder')
+    parser.add_argument('--overwrite', action='store_true', help='replace a data set that this tool made')
     parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: %(default)s)')
     for knob in fields(WorldConfig):
         low, high = knob.metadata['low'], knob.metadata['high']
@@ -40,12 +40,12 @@ def main() -> None:
         config = WorldConfig(**{knob.name: getattr(args, knob.name) for knob in fields(WorldConfig)})
         with progress_bars() as progress:
             written = write_dataset(args.out, config, args.workers, args.overwrite, progress)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     if written:
         print(f'{args.out}: {config.num_train} training and {config.num_validation} validation images written')
     else:
-        print(f'{args.out}: is complete with these options already, nothing to do')
+        print(f'{args.out}: is complete with these options, nothing to do')
 
 
 if __name__ == '__main__':
