@@ -1,7 +1,9 @@
-"""The whole way on a generated world: data, two-stage training, test, pictures (after tools/setup_env.sh).
+"""Runs the paper's method on a generated data set: data, two-stage training, test, figures.
 
-Everything goes to data/synthetic and work_dirs/quickstart. A step that is done is not done again; a training that was
-interrupted goes on.
+    bash tools/quickstart.sh
+
+Writes to data/synthetic and work_dirs/quickstart. Run it again to resume: finished steps are skipped, and an
+interrupted training continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 import mmoid
-from mmoid.engine.schedule.stages import Stage, parse_stages
+from mmoid.engine.schedule.stages import Stage, stages_of_config
 from mmoid.openimages.metric.average_precision import count_positives
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.atomic import atomic_write
 from mmoid.utils.environment import installed_stack
 from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
 
@@ -38,141 +40,127 @@ WORLD = ('--num-train', '1200', '--num-classes', '24', '--imbalance', '100', '--
 console = Console()
 
 
-def tool(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, f'tools/{name}.py', *map(str, arguments)]
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True)
+def run(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True)
 
 
 def make_data() -> None:
-    run(*tool('dataset_converters/make_synthetic_openimages', '--out', DATA, *WORLD))
+    run(sys.executable, 'tools/dataset_converters/make_synthetic_openimages.py', '--out', DATA, *WORLD)
 
 
 def prepare() -> None:
+    files = DATA / 'annotations'
+    classes = ('--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json')
     for split in ('train', 'validation'):
-        files = DATA / 'annotations'
-        run(*tool(
-            'dataset_converters/prepare_openimages', '--out', DATA / split, '--overwrite',
-            '--boxes', files / f'{split}-detection-bbox.csv',
-            '--labels', files / f'{split}-detection-human-imagelabels.csv',
-            '--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json',
-            '--images', DATA / 'images' / split,
-        ))  # fmt: skip
-    run(*tool('analysis_tools/concurrent_rates', DATA / 'train', '--out', DATA / 'concurrent_rates.npz'))
+        boxes = ('--boxes', files / f'{split}-detection-bbox.csv')
+        labels = ('--labels', files / f'{split}-detection-human-imagelabels.csv')
+        source = (*boxes, *labels, *classes, '--images', DATA / 'images' / split)
+        run(
+            sys.executable,
+            'tools/dataset_converters/prepare_openimages.py',
+            *source,
+            '--out',
+            DATA / split,
+            '--overwrite',
+        )
+    rates = DATA / 'concurrent_rates.npz'
+    run(sys.executable, 'tools/analysis_tools/concurrent_rates.py', DATA / 'train', '--out', rates)
 
 
-def processes() -> int:
-    """Two; on a machine with one GPU a single one, which nccl could not share."""
+def num_processes() -> int:
+    """Two processes, but one on a machine with a single GPU: NCCL does not share a GPU."""
     return min(2, torch.cuda.device_count()) if torch.cuda.is_available() else 2
 
 
 def train() -> None:
-    count = processes()
-    batch = ('--cfg-options', 'train_dataloader.batch_size=8') if count == 1 else ()
+    batch = ('--cfg-options', 'train_dataloader.batch_size=8') if num_processes() == 1 else ()
     resume = ('--resume',) if (WORK / 'last_checkpoint').exists() else ()
-    run('bash', 'tools/dist_train.sh', CONFIG, str(count), '--work-dir', str(WORK), *resume, *batch)
+    run('bash', 'tools/dist_train.sh', CONFIG, num_processes(), '--work-dir', WORK, *resume, *batch)
+
+
+def test() -> None:
+    outputs = ('--work-dir', WORK / 'test', '--out', WORK / 'predictions')
+    run('bash', 'tools/dist_test.sh', CONFIG, last_checkpoint(), num_processes(), *outputs)
+
+
+def stages() -> tuple[Stage, ...]:
+    return stages_of_config(Config.fromfile(CONFIG, import_custom_modules=False))
 
 
 def last_checkpoint() -> Path:
     return WORK / f'epoch_{stages()[-1].stop}.pth'
 
 
-def test() -> None:
-    command = ('bash', 'tools/dist_test.sh', CONFIG, str(last_checkpoint()), str(processes()))
-    run(*command, '--work-dir', str(WORK / 'test'), '--out', str(WORK / 'predictions'))
-
-
-def stages() -> tuple[Stage, ...]:
-    (hook,) = Config.fromfile(CONFIG, import_custom_modules=False).custom_hooks
-    return parse_stages(hook.stages)
-
-
-def scalars(folder: Path) -> list[dict]:
-    """Lines that mmengine logged, of all runs (a resumed training has several), oldest first."""
-    files = sorted(folder.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+def training_log() -> tuple[list[dict], dict[int, float]]:
+    """Logged training lines and the mAP after each epoch, over all runs (a resumed training has several)."""
+    files = sorted(WORK.glob('*/vis_data/scalars.json'))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    mean_ap = {line['step']: line['openimages/mAP'] for line in lines if 'openimages/mAP' in line}
+    return [line for line in lines if 'loss' in line], mean_ap
 
 
 def draw() -> None:
-    lines = scalars(WORK)
-    validated = {line['step']: line['openimages/mAP'] for line in lines if 'openimages/mAP' in line}
-    training = [line for line in lines if 'loss' in line]
+    training, mean_ap = training_log()
     first_step = {line['epoch']: line['step'] for line in reversed(training)}
     epoch_length = first_step[2] - first_step[1]
-    save(
-        draw_training(
-            list(validated), list(validated.values()),
-            [line['step'] / epoch_length for line in training],
-            [line['loss'] for line in training], [line['lr'] for line in training],
-            [(stage.name, stage.start, stage.stop) for stage in stages()],
-        ),
-        WORK / 'pictures' / 'training.png',
-    )  # fmt: skip
-    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), WORK / 'pictures' / 'ground_truth.png')
+    times = [line['step'] / epoch_length for line in training]
+    losses, lrs = ([line[name] for line in training] for name in ('loss', 'lr'))
+    bands = [(stage.name, stage.start, stage.stop) for stage in stages()]
+    pictures = WORK / 'pictures'
+    save(draw_training(list(mean_ap), list(mean_ap.values()), times, losses, lrs, bands), pictures / 'training.png')
+    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), pictures / 'ground_truth.png')
     store, predictions = AnnotationStore(DATA / 'validation'), PredictionStore(WORK / 'predictions')
-    save(draw_predictions(store, predictions, range(12)), WORK / 'pictures' / 'predictions.png')
+    save(draw_predictions(store, predictions, range(12)), pictures / 'predictions.png')
 
 
-STEPS: dict[str, tuple[Callable[[], None], Callable[[], Path]]] = {
-    # What a step does, and the last file that it leaves.
-    'make data': (make_data, lambda: DATA / 'metadata.json'),
-    'prepare': (prepare, lambda: DATA / 'concurrent_rates.npz'),
-    'train': (train, last_checkpoint),
-    'test': (test, lambda: WORK / 'predictions'),
-    'draw': (draw, lambda: WORK / 'pictures' / 'predictions.png'),
-}
-
-
-def do_once(name: str, done: dict[str, bool], seconds: dict[str, float]) -> None:
-    """Does a step unless it is done and its result still there; adds up the time of interrupted tries."""
-    work, result = STEPS[name]
-    if done.get(name) and result().exists():
-        console.print(f'[bold]{name}[/]: done already, in {seconds[name]:.0f} s')
-        return
-    console.rule(f'[bold]{name}')
-    start = time.monotonic()
-    try:
-        work()
-        done[name] = True
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
-        write_json(WORK / 'steps.json', {'done': done, 'seconds': seconds})
+def run_steps() -> dict[str, float]:
+    """Runs the steps that are not done or whose last output is gone; returns the seconds of each, retries included."""
+    steps = {
+        'make data': (make_data, DATA / 'metadata.json'),
+        'prepare': (prepare, DATA / 'concurrent_rates.npz'),
+        'train': (train, last_checkpoint()),
+        'test': (test, WORK / 'predictions'),
+        'draw': (draw, WORK / 'pictures' / 'predictions.png'),
+    }
+    record = WORK / 'steps.json'
+    state = json.loads(record.read_text()) if record.exists() else {'done': {}, 'seconds': {}}
+    done, seconds = state['done'], state['seconds']
+    for name, (step, output) in steps.items():
+        if done.get(name) and output.exists():
+            console.print(f'[bold]{name}[/]: already done, took {seconds[name]:.0f} s')
+            continue
+        console.rule(f'[bold]{name}')
+        start = time.monotonic()
+        try:
+            step()
+            done[name] = True
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
+            write_json(record, state)
+    return {name: round(seconds[name], 1) for name in steps}
 
 
 def write_json(path: Path, value: dict) -> None:
-    temporary = path.with_suffix('.writing')
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
-
-
-def protocol(num_images: int) -> str:
-    store = AnnotationStore(DATA / 'validation')
-    metric = mmoid.OpenImagesChallengeMetric(str(store.path))
-    metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
-    positives = count_positives(metric.ground_truth)
-    return metric.describe(num_images, int((positives > 0).sum()))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1))
 
 
 def summarise(seconds: dict[str, float]) -> dict:
-    validated = {line['step']: line['openimages/mAP'] for line in scalars(WORK) if 'openimages/mAP' in line}
-    results = sorted((WORK / 'test').glob('*/*.json'))
-    spent = {name: round(seconds[name], 1) for name in STEPS}
+    store = AnnotationStore(DATA / 'validation')
+    metric = mmoid.OpenImagesChallengeMetric(str(store.path))
+    metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
+    num_evaluated = int((count_positives(metric.ground_truth) > 0).sum())
+    mean_ap = training_log()[1]
+    versions = {'mmoid': mmoid.__version__, 'python': platform.python_version(), 'torch': torch.__version__}
     return {
-        'mAP': {stage.name: validated[stage.stop] for stage in stages()},
-        'test_mAP': json.loads(results[-1].read_text())['openimages/mAP'],
-        'protocol': protocol(AnnotationStore(DATA / 'validation').num_images),
-        'seconds': {**spent, 'total': round(sum(spent.values()), 1)},
+        'mAP': {stage.name: mean_ap[stage.stop] for stage in stages()},
+        'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
+        'protocol': metric.describe(store.num_images, num_evaluated),
+        'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'config': CONFIG,
         'checkpoint': str(last_checkpoint()),
         'pictures': sorted(str(path) for path in (WORK / 'pictures').glob('*.png')),
-        'versions': {
-            'mmoid': mmoid.__version__,
-            'python': platform.python_version(),
-            'torch': torch.__version__,
-            **installed_stack(),
-        },
+        'versions': {**versions, **installed_stack()},
     }
 
 
@@ -182,30 +170,27 @@ def show(summary: dict) -> None:
         sampler = (stage.sampler or {}).get('type', '')
         table.add_row(stage.name, f'{stage.start + 1}-{stage.stop}', sampler, f'{summary["mAP"][stage.name]:.3f}')
     console.print(table)
-    console.print(f'Tested: mAP {summary["test_mAP"]:.3f} ({summary["protocol"]})')
+    console.print(f'Test: mAP {summary["test_mAP"]:.3f} ({summary["protocol"]})')
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
     for path in summary['pictures']:
-        console.print(f'Picture: {path}')
+        console.print(f'Figure: {path}')
     console.print(f'Checkpoint: {summary["checkpoint"]}   Summary: {WORK / "summary.json"}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--fresh', action='store_true', help='throw the earlier run away first')
+    parser.add_argument('--fresh', action='store_true', help='delete the previous run first')
     args = parser.parse_args()
     os.chdir(ROOT)
     if args.fresh:
         shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    file = WORK / 'steps.json'
-    steps = json.loads(file.read_text()) if file.exists() else {'done': {}, 'seconds': {}}
     try:
-        for name in STEPS:
-            do_once(name, steps['done'], steps['seconds'])
+        seconds = run_steps()
     except subprocess.CalledProcessError as error:
-        sys.exit(f'error: the step failed with code {error.returncode}: {" ".join(map(str, error.cmd))}\n'
-                 'See above; run the quickstart again to go on from here.')  # fmt: skip
-    summary = summarise(steps['seconds'])
+        command = ' '.join(error.cmd)
+        sys.exit(f'error: exit status {error.returncode}: {command}\nSee above; run the quickstart again to resume.')
+    summary = summarise(seconds)
     write_json(WORK / 'summary.json', summary)
     show(summary)
 

@@ -124,7 +124,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_works(tmp_pat
     process.wait()
     assert list(tmp_path.rglob('*.jpg')) and not out.exists()
     command[5:] = ['3', '--num-validation', '1', '--workers', '1']
-    for said in ('3 training and 1 validation images written', 'nothing to do'):
+    for said in ('wrote 3 training and 1 validation images', 'nothing to do'):
         assert said in subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert [path.name for path in tmp_path.iterdir()] == ['data']
     assert len(list(out.rglob('*.jpg'))) == 4

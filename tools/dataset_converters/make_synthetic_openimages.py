@@ -2,8 +2,8 @@
 
     python tools/dataset_converters/make_synthetic_openimages.py --out data/synthetic --num-train 1500
 
-1,800 images take about 6 s on two idle cores. The same options give the same files; a second run with them does
-nothing.
+1,800 images take about 6 s on two idle cores. The same options give the same files, and a folder that already has them
+is left as it is.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from mmoid.utils.progress import progress_bars
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', required=True, help='new folder')
-    parser.add_argument('--overwrite', action='store_true', help='replace a data set that this tool made')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes (default: %(default)s)')
+    parser.add_argument('--out', required=True, help='output folder')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing data set of this tool')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='worker processes (default: %(default)s)'
+    )
     for knob in fields(WorldConfig):
         low, high = knob.metadata['low'], knob.metadata['high']
         parser.add_argument(
@@ -43,9 +45,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     if written:
-        print(f'{args.out}: {config.num_train} training and {config.num_validation} validation images written')
+        print(f'{args.out}: wrote {config.num_train} training and {config.num_validation} validation images')
     else:
-        print(f'{args.out}: is complete with these options, nothing to do')
+        print(f'{args.out}: already complete with these options, nothing to do')
 
 
 if __name__ == '__main__':

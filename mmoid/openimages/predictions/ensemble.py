@@ -11,13 +11,12 @@ import csv
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ from mmoid.openimages.predictions.prediction_store import PredictionStore, write
 from mmoid.openimages.predictions.shards import Bound, PredictionShards, open_shards
 from mmoid.openimages.ragged import row_lengths
 from mmoid.openimages.readers.csv_files import open_text
+from mmoid.utils.processes import end_with_parent
 from mmoid.utils.progress import Progress, no_progress
 
 IMAGES_PER_SHARD = 128
@@ -417,17 +417,9 @@ _job: tuple[MatchedSets, Sequence[PredictionStore], Fusion, PredictionShards]
 def _start_worker(sets: MatchedSets, fusion: Fusion, shards: PredictionShards) -> None:
     """Opens the sets once in each worker."""
     global _job
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     _job = (sets, [PredictionStore(path) for path in sets.paths], fusion, shards)
 
 
 def _work(bound: Bound) -> int:
     return _write_shard(*_job, bound)
-
-
-def _exit_with_parent() -> None:
-    """Ends a worker whose parent was killed. It would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
