@@ -96,6 +96,7 @@ def random_store(path, rng, num_images=40, num_classes=7, num_boxes=150, num_lab
     }
     classes = ClassNames(tuple(names), tuple(f'Class {i} "{name}"' for i, name in enumerate(names)))
     content = Content(pa.table(images), boxes, labels, classes, tree, Summary())
+    path.mkdir()
     write_store(path, content, {'sources': [], 'image_folder': None})
     return AnnotationStore(path)
 

@@ -203,7 +203,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         label = self.data_list.new_label[self.store.box_label[rows[trains]]]
         stop, items = image_lists(item[trains], label, self.hierarchy.num_classes)
         if expand_hierarchy:
-            stop, items = expand_image_lists(stop, items, self.hierarchy, len(self.data_list))
+            stop, items = expand_image_lists(stop, items, self.hierarchy)
         return stop, items
 
     def _all_boxes_train(self) -> bool:

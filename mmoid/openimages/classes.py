@@ -79,13 +79,11 @@ class ClassNames:
         Returns:
             (R,) int32; -1 for a MID that is not a class.
         """
-        known = pa.array(self.label_names, pa.string())
         column = mids.combine_chunks() if isinstance(mids, pa.ChunkedArray) else mids
-        if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
-            return np.empty(0, dtype=np.int32)
         if not pa.types.is_dictionary(column.type):
-            return _positions(column, known)
-        return _positions(column.dictionary, known)[column.indices.to_numpy()]
+            column = column.dictionary_encode()
+        found = pc.index_in(column.dictionary, pa.array(self.label_names, pa.string())).fill_null(-1)
+        return found.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
 
     def unknown(self, name: str, where: str, remedy: str = '') -> AnnotationError:
         """The error for a name that is not a class. ``where`` names the file and line, or the config key."""
@@ -119,7 +117,3 @@ def require_unique(label_names: Sequence[str], where: str | Callable[[int], str]
             place = where if isinstance(where, str) else where(i)
             raise AnnotationError(f'{place}: class {name!r} occurs twice; a class is identified by its MID')
         seen.add(name)
-
-
-def _positions(names: pa.Array, known: pa.Array) -> np.ndarray:
-    return pc.index_in(names, known).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)

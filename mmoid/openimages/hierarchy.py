@@ -16,7 +16,7 @@ import numpy as np
 
 from mmoid.openimages.classes import require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.ragged import row_and_position
+from mmoid.openimages.ragged import gather_rows
 
 
 class ClassHierarchy:
@@ -31,6 +31,7 @@ class ClassHierarchy:
     Attributes:
         label_names (tuple[str, ...]): C names, position is class index.
         ancestor_matrix (np.ndarray): (C, C) bool; ``[i, j]`` is True where j is an ancestor of i. No class is its own.
+        depth (np.ndarray): (C,) int; edges on the longest path from the root, 1 for classes right below it.
 
     Raises:
         AnnotationError: A class that the tree lacks or that occurs twice, a malformed or cyclic tree.
@@ -62,7 +63,7 @@ class ClassHierarchy:
         pairs = [(i, index[above]) for name, i in index.items() for above in ancestors[name] if above in index]
         self.ancestor_matrix: np.ndarray = np.zeros((len(index), len(index)), dtype=bool)
         self.ancestor_matrix[tuple(np.array(pairs, dtype=np.intp).reshape(-1, 2).T)] = True
-        self._depth = np.array([depth[name] for name in self.label_names], dtype=np.int64)
+        self.depth = np.array([depth[name] for name in self.label_names], dtype=np.int64)
 
     @classmethod
     def from_json(cls, path: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
@@ -78,11 +79,6 @@ class ClassHierarchy:
     def is_leaf(self) -> np.ndarray:
         """(C,) bool: classes without descendants among the classes."""
         return np.logical_not(self.ancestor_matrix.any(axis=0))
-
-    @property
-    def depth(self) -> np.ndarray:
-        """(C,) int: edges on the longest path from the root, 1 for classes right below it."""
-        return self._depth
 
     def ancestors(self, label: int) -> np.ndarray:
         """Class indices of all ancestors of one class, ascending, each once."""
@@ -138,13 +134,6 @@ def _parents(tree: dict, source: str) -> dict[str, set[str]]:
 
 
 def _expand(labels: np.ndarray, related: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    labels = np.asarray(labels, dtype=np.int64)
-    counts = related.sum(axis=1)
-    targets = np.nonzero(related)[1]  # row-major: the related classes of class 0, then of class 1, ...
-    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    sizes = 1 + counts[labels]
-    rows, within = row_and_position(sizes)
-    expanded = labels[rows]
-    copies = within > 0
-    expanded[copies] = targets[starts[expanded[copies]] + within[copies] - 1]
-    return rows, expanded
+    members = [np.append(label, np.flatnonzero(row)) for label, row in enumerate(related)]
+    counts, chosen = gather_rows(np.cumsum([len(part) for part in members]), labels)
+    return np.repeat(np.arange(len(labels)), counts), np.concatenate(members)[chosen]

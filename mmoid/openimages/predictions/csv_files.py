@@ -26,11 +26,11 @@ from mmoid.openimages.predictions.prediction_store import Predictions, Predictio
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     TEXT,
-    first_bad_row,
     line_of_row,
     number_rows,
     read_columns,
     read_header,
+    unreadable,
 )
 
 _BLOCK_BYTES = 8 << 20
@@ -159,7 +159,7 @@ def _read_submission(path: str | Path, image_column: str, class_column: _ClassCo
                 parts.append((batch[image_column], counts, label, score, box))
             first += len(batch)
     except (OSError, pa.ArrowInvalid) as error:
-        raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
+        raise unreadable(path, types, error) from error
     all_ids, *columns = zip(*parts)
     ids = pa.concat_arrays(all_ids)
     distinct, number = number_rows(pa.chunked_array([ids]))

@@ -9,9 +9,8 @@ else, such as ``segmentation``, is ignored.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
 from mmoid.openimages.readers.csv_files import UNKNOWN
+from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.writing import Content, Rows, Summary, write_converted
 from mmoid.utils.progress import Progress, no_progress
@@ -141,12 +141,10 @@ def import_coco(
     del document  # Python objects, far larger than the arrays
     progress('reading', 1, 1)
     if images is not None:
-        if not Path(images).is_dir():
-            raise AnnotationError(f'{images}: no such image folder')
-        exists = pc.is_in(table['file_name'], pa.array(_files_below(str(images)), pa.string())).to_numpy()
+        exists = pc.is_in(table['file_name'], pa.array(files_below(images), pa.string())).to_numpy()
         content = content.with_files(exists, images, missing_images)
     progress('writing', 0, 1)
-    summary = write_converted(out, content, (annotations, hierarchy), images, overwrite)
+    summary = write_converted(Path(out), content, (annotations, hierarchy), images, overwrite)
     progress('writing', 1, 1)
     return summary
 
@@ -263,11 +261,3 @@ def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray
             if (value := getattr(row, key)) is not None:
                 flag[i] = value
     return flag
-
-
-def _files_below(folder: str) -> Iterator[str]:
-    """Paths of all files below a folder, with ``/``, as COCO files write them."""
-    for directory, _, names in os.walk(folder, followlinks=True):
-        below = os.path.relpath(directory, folder)
-        for name in names:
-            yield name if below == '.' else f'{below}/{name}'.replace(os.sep, '/')

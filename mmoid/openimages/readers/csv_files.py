@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -136,15 +138,10 @@ def read_columns(
             fault = 'twice the column' if name in header else 'no column'
             raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
     types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
-    convert_options = pa_csv.ConvertOptions(
-        column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
-    )
     try:
-        table = pa_csv.read_csv(path, pa_csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert_options)
-    except pa.ArrowInvalid as error:
-        raise AnnotationError(first_bad_row(path, types) or f'{path}: {error}') from error
-    except OSError as error:  # a truncated gzip file
-        raise AnnotationError(f'{path}: cannot be read to the end ({error})') from error
+        table = _read_table(path, types)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise unreadable(path, types, error) from error
     for name in types:
         if table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py()
@@ -188,30 +185,25 @@ def line_of_row(path: str | Path, row: int) -> int:
     """Line number, from 1, of data row ``row``, from 0. Scans the file: for error messages only."""
     with open_text(path) as stream:
         reader = csv.reader(stream)
-        found = -1  # the header
-        for fields in reader:
-            found += bool(fields)  # Arrow skips blank lines too
-            if found > row:
-                return reader.line_num
-    raise IndexError(f'{path} has fewer than {row + 1} rows')
+        lines = (reader.line_num for fields in reader if fields)  # Arrow skips blank lines too
+        return next(islice(lines, row + 1, None))  # the first is the header
 
 
-def first_bad_row(path: str | Path, types: dict[str, pa.DataType]) -> str | None:
-    """Says which row Arrow refused: it does not tell the line, so the file is read again, slowly."""
-    with open_text(path) as stream:
-        reader = csv.reader(stream)
-        header = next(reader)
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                return f'{path}:{reader.line_num}: has {len(fields)} fields, the header has {len(header)}'
-            for name, text in zip(header, fields):
-                if text and name in types and (expected := _expected(types[name], text)):
-                    return f'{path}:{reader.line_num}: {name} = {text!r} is not {expected}'
-    return None
+def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception) -> AnnotationError:
+    """The error for a file that Arrow refuses, with the line. Reads the file again: Arrow counts rows in one thread."""
+    try:
+        _read_table(path, types, use_threads=False)
+    except (OSError, pa.ArrowInvalid) as again:
+        found = re.fullmatch(r'(?:CSV parse error|In CSV column #(\d+)): Row #(\d+): (.*)', str(again), re.DOTALL)
+        if found:
+            column, row, fault = found.groups()
+            name = '' if column is None else f'{read_header(path)[int(column)]}: '
+            return AnnotationError(f'{path}:{line_of_row(path, int(row) - 2)}: {name}{fault}')
+    return AnnotationError(f'{path}: cannot be read ({error})')
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Numbers the distinct values of a string column in the order in which they first occur.
+    """Numbers the distinct values of a column in the order in which they first occur.
 
     Args:
         values: (R,) strings. Runs of one value, as the official files have them, are looked up once.
@@ -220,28 +212,21 @@ def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
         The distinct values, and (R,) int32: which of them each row holds.
     """
     column = values.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # no rows, no chunk
-        column = pa.array([], pa.string())
     changes = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[len(column) > 0], changes]))
     runs = column.take(pa.array(starts)).dictionary_encode()
     return runs.dictionary, np.repeat(runs.indices.to_numpy(), np.diff(starts, append=len(column)))
 
 
+def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bool = True) -> pa.Table:
+    read_options = pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=use_threads)
+    convert_options = pa_csv.ConvertOptions(
+        column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
+    )
+    return pa_csv.read_csv(path, read_options, convert_options=convert_options)
+
+
 def _is_between(column: pa.ChunkedArray, low: float, high: float) -> np.ndarray:
     values = column.to_numpy()
     between: np.ndarray = (values >= low) & (values <= high)  # not NaN
     return between
-
-
-def _expected(dtype: pa.DataType, text: str) -> str | None:
-    """What ``text`` should be but is not; None if it is of the type."""
-    if pa.types.is_dictionary(dtype) or pa.types.is_string(dtype):
-        return None
-    is_integer = pa.types.is_integer(dtype)
-    try:
-        pa.scalar(int(text) if is_integer else float(text), dtype)  # also refuses what does not fit
-    except ValueError:  # ArrowInvalid is one
-        limits = np.iinfo(dtype.to_pandas_dtype()) if is_integer else None
-        return f'a whole number from {limits.min} to {limits.max}' if limits else 'a number'
-    return None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,6 +18,19 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png')
 _CHUNK = 512
 
 
+def files_below(folder: str | Path) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, with ``/``.
+
+    Raises:
+        AnnotationError: No such folder.
+    """
+    if not Path(folder).is_dir():
+        raise AnnotationError(f'{folder}: no such image folder')
+    for directory, _, names in os.walk(folder, followlinks=True):
+        below = Path(os.path.relpath(directory, folder)).as_posix()
+        yield from names if below == '.' else (f'{below}/{name}' for name in names)
+
+
 def find_images(folder: str | Path) -> dict[str, str]:
     """Finds images below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
 
@@ -28,17 +40,11 @@ def find_images(folder: str | Path) -> dict[str, str]:
     Raises:
         AnnotationError: No such folder, or two files of one image id.
     """
-    if not Path(folder).is_dir():
-        raise AnnotationError(f'{folder}: no such image folder')
     found: dict[str, str] = {}
-    for directory, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            image_id, extension = os.path.splitext(name)
-            if extension.lower() in EXTENSIONS:
-                file_name = os.path.relpath(os.path.join(directory, name), folder)
-                if found.setdefault(image_id, file_name) != file_name:
-                    both = f'{found[image_id]} and {file_name}'
-                    raise AnnotationError(f'{folder}: image {image_id!r} is there twice: {both}')
+    for path in files_below(folder):
+        image_id, extension = os.path.splitext(path.rpartition('/')[2])
+        if extension.lower() in EXTENSIONS and found.setdefault(image_id, path) != path:
+            raise AnnotationError(f'{folder}: image {image_id!r} is there twice: {found[image_id]} and {path}')
     return found
 
 
@@ -58,24 +64,19 @@ def read_sizes(
     Raises:
         AnnotationError: A file that is not a readable image.
     """
-    chunks = [file_names[i : i + _CHUNK] for i in range(0, len(file_names), _CHUNK)]
-    read = partial(_sizes_of_chunk, str(folder))
-    workers = min(os.cpu_count() or 1, len(chunks))
-    sizes: list[tuple[int, int]] = []
-    if workers <= 1:
-        sizes = [size for chunk in chunks for size in read(chunk)]
-    else:
-        # Not fork: Arrow's threads do not survive it.
-        with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
-            for part in pool.map(read, chunks):
-                sizes += part
-                progress('reading image sizes', len(sizes), len(file_names))
-    table = np.array(sizes, dtype=np.int32).reshape(-1, 2)
+    paths = [os.path.join(folder, name) for name in file_names]
+    table: np.ndarray = np.empty((len(paths), 2), dtype=np.int32)
+    if len(paths) <= _CHUNK:
+        table[:] = [_size(path) for path in paths]
+        return table[:, 0], table[:, 1]
+    # Not fork: Arrow's threads do not survive it.
+    with ProcessPoolExecutor(mp_context=get_context('spawn')) as pool:
+        for row, size in enumerate(pool.map(_size, paths, chunksize=_CHUNK)):
+            table[row] = size
+            if row % _CHUNK == 0:
+                progress('reading image sizes', row, len(paths))
+    progress('reading image sizes', len(paths), len(paths))
     return table[:, 0], table[:, 1]
-
-
-def _sizes_of_chunk(folder: str, file_names: Sequence[str]) -> list[tuple[int, int]]:
-    return [_size(os.path.join(folder, name)) for name in file_names]
 
 
 def _size(path: str) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def convert(
     sized = content.images.append_column('width', pa.array(width)).append_column('height', pa.array(height))
     sources = (boxes, classes, hierarchy, image_labels, image_sizes)
     progress('writing', 0, 1)
-    summary = write_converted(out, replace(content, images=sized), sources, images, overwrite)
+    summary = write_converted(Path(out), replace(content, images=sized), sources, images, overwrite)
     progress('writing', 1, 1)
     return summary
 

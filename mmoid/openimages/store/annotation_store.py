@@ -31,13 +31,6 @@ from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, re
 FORMAT = 'mmoid-annotations'
 VERSION = 1
 TABLES = ('classes', 'images', 'boxes', 'labels', 'class_images', 'class_images_expanded')
-STOPS = (
-    ('images', 'box_stop', 'boxes'),
-    ('images', 'label_stop', 'labels'),
-    ('classes', 'image_stop', 'class_images'),
-    ('classes', 'expanded_image_stop', 'class_images_expanded'),
-)
-"""Columns whose last value is the number of rows of another file."""
 
 
 class AnnotationStore:
@@ -48,6 +41,18 @@ class AnnotationStore:
     Args:
         path: Folder written by ``tools/dataset_converters/prepare_openimages.py``, for example.
 
+    Attributes:
+        width (np.ndarray): (N,) int32, pixels. Like all columns, a view into the mapped file.
+        height (np.ndarray): (N,) int32, pixels.
+        box_stop (np.ndarray): (N,) int64; end of each image's slice of the box columns.
+        label_stop (np.ndarray): (N,) int64; end of each image's slice of the image-level label columns.
+        box (np.ndarray): (B, 4) float64; xmin, ymin, xmax, ymax as fractions of the image size.
+        box_label (np.ndarray): (B,) int32 class index.
+        is_group_of (np.ndarray): (B,) int8; 1, 0 or -1 (unknown).
+        image_label (np.ndarray): (L,) int32 class index of image-level labels.
+        image_label_confidence (np.ndarray): (L,) float32; 1 verified present, 0 verified absent.
+        class_box_counts (np.ndarray): (C,) int64 boxes, as annotated.
+
     Raises:
         AnnotationError: No folder, not a store, incomplete, or of another format version.
     """
@@ -56,7 +61,21 @@ class AnnotationStore:
         self.path = Path(path)
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
         self._tables = map_tables(self.path, TABLES)
-        self._require_whole()
+        images, boxes, labels = (self._tables[name] for name in ('images', 'boxes', 'labels'))
+        self.width = column(images, 'width')
+        self.height = column(images, 'height')
+        self.box_stop = column(images, 'box_stop')
+        self.label_stop = column(images, 'label_stop')
+        self.box = column(boxes, 'box')
+        self.box_label = column(boxes, 'label')
+        self.is_group_of = column(boxes, 'IsGroupOf')
+        self.image_label = column(labels, 'label')
+        self.image_label_confidence = column(labels, 'confidence')
+        self.class_box_counts = column(self._tables['classes'], 'box_count')
+        self._require_stops('images', 'box_stop', 'boxes')
+        self._require_stops('images', 'label_stop', 'labels')
+        self._require_stops('classes', 'image_stop', 'class_images')
+        self._require_stops('classes', 'expanded_image_stop', 'class_images_expanded')
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return AnnotationStore, (self.path,)
@@ -106,58 +125,9 @@ class AnnotationStore:
         folder = self.metadata['image_folder']
         return None if folder is None else self.path / folder  # an absolute folder wins over self.path
 
-    # Columns, each a zero-copy view into the mapped file.
-
-    @cached_property
-    def width(self) -> np.ndarray:
-        """(N,) int32, pixels."""
-        return self._column('images', 'width')
-
-    @cached_property
-    def height(self) -> np.ndarray:
-        """(N,) int32, pixels."""
-        return self._column('images', 'height')
-
-    @cached_property
-    def box_stop(self) -> np.ndarray:
-        """(N,) int64: end of each image's slice of the box columns."""
-        return self._column('images', 'box_stop')
-
-    @cached_property
-    def label_stop(self) -> np.ndarray:
-        """(N,) int64: end of each image's slice of the image-level label columns."""
-        return self._column('images', 'label_stop')
-
-    @cached_property
-    def box(self) -> np.ndarray:
-        """(B, 4) float64: xmin, ymin, xmax, ymax as fractions of the image size."""
-        return self._column('boxes', 'box')
-
-    @cached_property
-    def box_label(self) -> np.ndarray:
-        """(B,) int32 class index."""
-        return self._column('boxes', 'label')
-
     def flag(self, name: str) -> np.ndarray:
         """(B,) int8: 1, 0 or -1 (unknown) of one of the official flags, such as ``IsGroupOf``."""
-        return self._column('boxes', name)
-
-    @cached_property
-    def is_group_of(self) -> np.ndarray:
-        """(B,) int8: 1, 0 or -1 (unknown)."""
-        return self.flag('IsGroupOf')
-
-    @cached_property
-    def image_label(self) -> np.ndarray:
-        """(L,) int32 class index of image-level labels."""
-        return self._column('labels', 'label')
-
-    @cached_property
-    def image_label_confidence(self) -> np.ndarray:
-        """(L,) float32: 1 verified present, 0 verified absent."""
-        return self._column('labels', 'confidence')
-
-    # Access by image and by class.
+        return column(self._tables['boxes'], name)
 
     def image_id(self, image: int) -> str:
         """The ImageID of an image index."""
@@ -187,11 +157,6 @@ class AnnotationStore:
         """(L,) int64 image index of every image-level label; computed, not mapped."""
         return np.repeat(np.arange(self.num_images), np.diff(self.label_stop, prepend=0))
 
-    @cached_property
-    def class_box_counts(self) -> np.ndarray:
-        """(C,) int64 boxes, as annotated."""
-        return self._column('classes', 'box_count')
-
     def class_image_counts(self, expand_hierarchy: bool = True) -> np.ndarray:
         """(C,) int64: n_i, the number of images with class i (Eq. 6), counting for ancestors too if expanded."""
         return np.diff(self._class_image_stop(expand_hierarchy), prepend=0)
@@ -202,24 +167,20 @@ class AnnotationStore:
 
     def class_images(self, expand_hierarchy: bool = True) -> np.ndarray:
         """(sum of n_i,) int32: :meth:`images_of_class` of all classes, one after the other."""
-        return self._column('class_images_expanded' if expand_hierarchy else 'class_images', 'image')
+        return column(self._tables['class_images_expanded' if expand_hierarchy else 'class_images'], 'image')
 
     def _class_image_stop(self, expand_hierarchy: bool) -> np.ndarray:
-        return self._column('classes', 'expanded_image_stop' if expand_hierarchy else 'image_stop')
+        return column(self._tables['classes'], 'expanded_image_stop' if expand_hierarchy else 'image_stop')
 
-    def _column(self, table: str, name: str) -> np.ndarray:
-        return column(self._tables[table], name)
-
-    def _require_whole(self) -> None:
-        """Raises unless the files are of one store."""
-        for owner, stop, table in STOPS:
-            stops, rows = self._column(owner, stop), self._tables[table].num_rows
-            expected = int(stops[-1]) if len(stops) else 0
-            if rows != expected:
-                raise AnnotationError(
-                    f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {expected:,}; the files '
-                    f'are of different stores; make {self.path} again'
-                )
+    def _require_stops(self, owner: str, stop: str, table: str) -> None:
+        """Raises unless two files are of one store: the last stop is the number of rows of the other file."""
+        stops, rows = column(self._tables[owner], stop), self._tables[table].num_rows
+        expected = int(stops[-1]) if len(stops) else 0
+        if rows != expected:
+            raise AnnotationError(
+                f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {expected:,}; the files '
+                f'are of different stores; make {self.path} again'
+            )
 
 
 def _slice(stops: np.ndarray, row: int) -> slice:

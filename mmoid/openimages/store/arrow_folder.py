@@ -23,31 +23,6 @@ from mmoid.utils.atomic import locked, remove_abandoned
 METADATA = 'metadata.json'
 
 
-def write_folder(
-    path: str | Path,
-    tables: Mapping[str, pa.Table],
-    format_name: str,
-    version: int,
-    metadata: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Writes the folder atomically.
-
-    Args:
-        path: The new folder.
-        tables: By file name, without ``.arrow``.
-        format_name: Checked by :func:`read_metadata`.
-        version: Of the format.
-        metadata: JSON values for ``metadata.json``.
-        overwrite: Replace such a folder. Nothing else is ever replaced.
-
-    Raises:
-        OSError: The path may not be replaced or cannot be written.
-    """
-    with write_together([path], overwrite) as (temporary,):
-        write_tables(temporary, tables, format_name, version, metadata)
-
-
 def write_tables(
     folder: Path, tables: Mapping[str, pa.Table], format_name: str, version: int, metadata: Mapping[str, Any]
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_together
-from mmoid.openimages.store.writing import Content, Rows, Summary, write_store
+from mmoid.openimages.store.writing import Content, Rows, Summary, image_folder_entry, write_store
 
 
 def subset_stores(
@@ -32,21 +31,19 @@ def subset_stores(
         What was read, written and left out for each part.
 
     Raises:
-        ValueError: Images that the parent does not have, an image twice, or none; a path inside or above the parent.
+        ValueError: A path inside or above the parent.
         OSError: A folder that may not be replaced.
     """
     require_writable(parent, list(parts), overwrite)
-    contents = [_content(parent, _require_images(parent, images)) for images in parts.values()]
+    contents = [_content(parent, np.sort(images)) for images in parts.values()]
     origin = {'parent': parent.path.resolve().name, 'parent_images': parent.num_images, **made_by}
     if 'subset' in parent.metadata:
         origin['parent_subset'] = parent.metadata['subset']
     with write_together(list(parts), overwrite) as temporary:
         for path, content, folder in zip(parts, contents, temporary):
-            metadata = {
-                'sources': parent.metadata['sources'],
-                'subset': origin,
-                'image_folder': _image_folder(parent, path),
-            }
+            images, root = parent.image_folder, parent.path.resolve().parent
+            entry = None if images is None else image_folder_entry(images, path, root)
+            metadata = {'sources': parent.metadata['sources'], 'subset': origin, 'image_folder': entry}
             write_store(folder, content, metadata)
     return [content.summary for content in contents]
 
@@ -58,15 +55,6 @@ def require_writable(parent: AnnotationStore, paths: Sequence[Path], overwrite: 
         if (new := Path(path).resolve()).is_relative_to(home) or home.is_relative_to(new):
             raise ValueError(f'{path}: overlaps the store {parent.path}, which is read; give another --out')
         require_replaceable(path, overwrite)
-
-
-def _require_images(parent: AnnotationStore, images: np.ndarray) -> np.ndarray:
-    rows = np.unique(images)
-    if not len(rows) or rows[0] < 0 or rows[-1] >= parent.num_images:
-        raise ValueError(f'images: expects at least one index, each in [0, {parent.num_images}), got {images}')
-    if len(rows) < len(images):
-        raise ValueError('images: expects each image once')
-    return rows
 
 
 def _content(parent: AnnotationStore, images: np.ndarray) -> Content:
@@ -84,15 +72,3 @@ def _content(parent: AnnotationStore, images: np.ndarray) -> Content:
     summary.drop('image-level labels of images of other subsets or none', left_out)
     table = map_tables(parent.path, ('images',))['images'].take(images)
     return Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary)
-
-
-def _image_folder(parent: AnnotationStore, out: Path) -> str | None:
-    """Relative if the images and the new store move together, which is when both are below one parent folder."""
-    if parent.image_folder is None:
-        return None
-    images, home = parent.image_folder.resolve(), out.resolve()
-    beside_parent = parent.path.resolve().parent
-    together = images.is_relative_to(home.parent) or (
-        images.is_relative_to(beside_parent) and home.is_relative_to(beside_parent)
-    )
-    return os.path.relpath(images, home) if together else str(images)

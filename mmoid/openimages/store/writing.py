@@ -17,7 +17,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import FORMAT, VERSION, AnnotationStore
-from mmoid.openimages.store.arrow_folder import write_folder
+from mmoid.openimages.store.arrow_folder import write_tables, write_together
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Content:
         box_label = boxes.label.astype(np.int32, copy=False)
         hierarchy = ClassHierarchy(self.tree, self.classes.label_names, self.classes.source)
         stop, images = image_lists(boxes.image, box_label, num_classes)
-        expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy, num_images)
+        expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy)
         box_count = np.bincount(box_label, minlength=num_classes)
         class_columns = {
             'label_name': self.classes.label_names,
@@ -164,49 +164,46 @@ class Content:
         }
 
 
-def write_store(
-    path: str | Path,
-    content: Content,
-    metadata: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Writes a store, atomically.
+def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> None:
+    """Writes a store into an existing folder.
 
     Args:
-        path: The new folder.
+        folder: One that :func:`write_together` gives.
         content: What it holds.
         metadata: JSON values: ``sources``, ``image_folder`` and what else is to be kept.
-        overwrite: Replace a store that is there. Nothing else is ever replaced.
     """
     tables = content.tables()
     metadata = {'hierarchy': content.tree, 'summary': asdict(content.summary), **metadata}
-    write_folder(path, tables, FORMAT, VERSION, metadata, overwrite)
+    write_tables(folder, tables, FORMAT, VERSION, metadata)
 
 
 def write_converted(
-    path: str | Path,
-    content: Content,
-    sources: Iterable[str | Path | None],
-    images: str | Path | None,
-    overwrite: bool,
+    path: Path, content: Content, sources: Iterable[str | Path | None], images: str | Path | None, overwrite: bool
 ) -> Summary:
-    """Writes the store of converted files, with the fingerprints of these, and opens it once.
+    """Writes the store of converted files and opens it once.
 
     Args:
         path: The new folder.
         content: What it holds.
-        sources: The files; None is passed over.
-        images: Folder of the images. It is stored as a relative path if it is beside the store: they move together.
+        sources: The files, to record their fingerprints; None is passed over.
+        images: Folder of the images.
         overwrite: Replace a store that is there.
     """
-    folder = None
-    if images is not None:
-        home, absolute = Path(path).resolve(), Path(images).resolve()
-        folder = os.path.relpath(absolute, home) if absolute.is_relative_to(home.parent) else str(absolute)
-    fingerprints = [fingerprint(source) for source in sources if source is not None]
-    write_store(path, content, {'sources': fingerprints, 'image_folder': folder}, overwrite)
+    metadata = {
+        'sources': [fingerprint(source) for source in sources if source is not None],
+        'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
+    }
+    with write_together([path], overwrite) as (folder,):
+        write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use
     return content.summary
+
+
+def image_folder_entry(images: Path, store: Path, root: Path) -> str:
+    """Path of the image folder for ``metadata.json``: relative if both are below ``root``, since they move together."""
+    images, store = images.resolve(), store.resolve()
+    together = images.is_relative_to(root) and store.is_relative_to(root)
+    return os.path.relpath(images, store) if together else str(images)
 
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
@@ -242,19 +239,14 @@ def image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tuple
 
 
 def expand_image_lists(
-    stop: np.ndarray, images: np.ndarray, hierarchy: ClassHierarchy, num_images: int
+    stop: np.ndarray, images: np.ndarray, hierarchy: ClassHierarchy
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lists of :func:`image_lists` with every box counted for its ancestors too."""
     own = np.split(images, stop[:-1])
     lists = []
-    for label, is_leaf in enumerate(hierarchy.is_leaf):
-        if is_leaf:
-            lists.append(own[label])
-            continue
-        holds: np.ndarray = np.zeros(num_images, dtype=bool)
-        for member in (label, *hierarchy.descendants(label)):
-            holds[own[member]] = True
-        lists.append(np.flatnonzero(holds).astype(np.int32))
+    for label in range(hierarchy.num_classes):
+        descendants = [own[below] for below in hierarchy.descendants(label)]
+        lists.append(np.unique(np.concatenate([own[label], *descendants])) if descendants else own[label])
     return np.cumsum([len(part) for part in lists]), np.concatenate(lists)
 
 

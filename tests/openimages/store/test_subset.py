@@ -109,20 +109,6 @@ def test_a_subset_elsewhere_finds_its_images_wherever_it_moves(tmp_path, data):
     assert (part.image_folder / part.file_name(1)).exists()
 
 
-@pytest.mark.parametrize(
-    ('images', 'message'),
-    [
-        ([], 'images: expects at least one index'),
-        ([4, 2, 4], 'images: expects each image once'),
-        ([3, 60], r'images: expects .* in \[0, 60\), got \[ 3 60\]'),
-    ],
-)
-def test_bad_images_are_an_error(tmp_path, parent, images, message):
-    with pytest.raises(ValueError, match=message):
-        write_subset(parent, images, tmp_path / 'part')
-    assert not (tmp_path / 'part').exists()
-
-
 @pytest.mark.parametrize('out', ['store', '.', 'store/train'])
 def test_the_parent_is_never_replaced(tmp_path, parent, out):
     with pytest.raises(ValueError, match='which is read; give another --out'):
