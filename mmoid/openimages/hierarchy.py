@@ -24,8 +24,7 @@ class ClassHierarchy:
 
     Args:
         tree: The nested hierarchy, ``{'LabelName': ..., 'Subcategory': [...], 'Part': [...]}``.
-        label_names: C MIDs by class index. They may be a part of the tree: ancestry through a node that is not a
-            class is kept.
+        label_names: C MIDs by class index. Ancestry through a node that is not a class is kept.
         source: File of the tree, for error messages.
 
     Attributes:
@@ -108,16 +107,16 @@ class ClassHierarchy:
 def load_tree(path: str | Path) -> dict:
     """Reads a hierarchy JSON."""
     try:
-        tree = json.loads(Path(path).read_text())
+        tree: dict = json.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read as a hierarchy JSON ({error})') from error
-    if not isinstance(tree, dict) or 'LabelName' not in tree:
-        raise AnnotationError(f"{path}: the top level of a hierarchy must be an object with 'LabelName'")
     return tree
 
 
 def _parents(tree: dict, source: str) -> dict[str, set[str]]:
     """Parents of everything below the root; the root is not a class and not a parent."""
+    if not isinstance(tree, dict) or 'LabelName' not in tree:
+        raise AnnotationError(f"{source}: expected an object with 'LabelName' at the top level")
     parents: dict[str, set[str]] = {}
     stack = [tree]
     while stack:

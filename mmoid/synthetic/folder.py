@@ -10,7 +10,7 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from mmoid.openimages.store.arrow_folder import read_metadata, write_tables, write_together
+from mmoid.openimages.store.arrow_folder import read_metadata, write_folder, write_tables
 from mmoid.synthetic.drawing import draw_scene
 from mmoid.synthetic.scenes import SPLITS, Scene, compose_image
 from mmoid.synthetic.world import WorldConfig, build_world
@@ -58,7 +58,7 @@ def write_dataset(
             raise ValueError(
                 f'{out}: was made with {", ".join(changes)}; give the same options, another folder, or --overwrite'
             )
-    with write_together([out], overwrite) as (folder,):
+    with write_folder(out, overwrite) as folder:
         _write_files(folder, config, workers, progress)
     return True
 

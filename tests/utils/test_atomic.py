@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from mmoid.openimages.store.arrow_folder import write_together
+from mmoid.openimages.store.arrow_folder import write_folder
 from mmoid.utils.atomic import atomic_write
 
 WRITERS = {
     'folder': """
-        with write_together([{path!r}], overwrite=True) as (temporary,):
+        with write_folder({path!r}, overwrite=True) as temporary:
             (temporary / 'metadata.json').write_text('x' * 1000)
             pause()""",
     'file': """
@@ -21,7 +21,7 @@ WRITERS = {
 }
 PROGRAM = """
 import sys
-from mmoid.openimages.store.arrow_folder import write_together
+from mmoid.openimages.store.arrow_folder import write_folder
 from mmoid.utils.atomic import atomic_write
 
 def pause():
@@ -34,7 +34,7 @@ if True:{writer}
 
 def write(kind, path):
     if kind == 'folder':
-        with write_together([path], overwrite=True) as (temporary,):
+        with write_folder(path, overwrite=True) as temporary:
             (temporary / 'metadata.json').write_text('whole')
     else:
         with atomic_write(path) as temporary:

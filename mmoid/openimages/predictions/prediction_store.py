@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mmoid.openimages.store.arrow_folder import column, map_tables, read_metadata, write_tables, write_together
+from mmoid.openimages.store.arrow_folder import column, map_tables, read_metadata, write_folder, write_tables
 
 FORMAT = 'mmoid-predictions'
 VERSION = 1
@@ -120,7 +120,7 @@ def write_predictions(
         label_names: MIDs by class index.
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
-        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_together`.
+        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_folder`.
     """
     images = {'image_id': pa.array(image_ids, pa.string()), 'detection_stop': _stops([detections_per_image])}
     columns = {
@@ -128,7 +128,7 @@ def write_predictions(
         'score': pa.array(np.asarray(score, dtype=np.float32)),
         'box': pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1)),
     }
-    with write_together([path], overwrite, scratch) as (folder,):
+    with write_folder(path, overwrite, scratch) as folder:
         _write(folder, images, columns, label_names, class_names)
 
 
@@ -151,12 +151,12 @@ def join_predictions(
         label_names: MIDs by class index.
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
-        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_together`.
+        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_folder`.
 
     Returns:
         The number of detections.
     """
-    with write_together([path], overwrite, scratch) as (folder,):
+    with write_folder(path, overwrite, scratch) as folder:
         files = {name: folder / name for name in ('label', 'score', 'box')}
         ids: list[str] = []
         counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]

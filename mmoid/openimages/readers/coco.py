@@ -1,10 +1,8 @@
 """COCO JSON file -> AnnotationStore.
 
-From the object-detection format (https://cocodataset.org/#format-data) are read: ``categories`` (``id``, ``name``),
-``images`` (``id``, ``file_name``, ``width``, ``height``) and ``annotations`` (``image_id``, ``category_id``, ``bbox``,
-``iscrowd``). Ids are numbers or strings. Also read, if there, is what is customary for Open Images: ``freebase_id`` or
-``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of annotations. Everything
-else, such as ``segmentation``, is ignored.
+Reads the object-detection format (https://cocodataset.org/#format-data) and the customary keys of Open Images in it:
+``freebase_id`` or ``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of
+annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is ignored.
 """
 
 from __future__ import annotations
@@ -91,7 +89,7 @@ class _Document(msgspec.Struct):
     categories: Annotated[list[_Category], msgspec.Meta(min_length=1)]
     images: list[_Image]
     annotations: list[_Annotation]
-    info: Any = None
+    info: dict[str, Any] | None = None
 
 
 def import_coco(
@@ -107,15 +105,14 @@ def import_coco(
     """Writes an :class:`AnnotationStore` of one COCO JSON file.
 
     Classes come in the order of ``categories``; a class is its ``freebase_id``, else its ``mid``, else its name.
-    ``iscrowd`` becomes ``IsGroupOf``. Boxes are cut at the edges of the image. Boxes without area are dropped. The
-    summary counts both.
+    Boxes are cut at the edges of the image, and dropped if they have no area. The summary counts both.
 
     Args:
         out: The store's folder.
         annotations: The file.
         images: Folder that the ``file_name`` of images starts from, to record it and to look for the files.
-        hierarchy: Hierarchy JSON over the classes. Without it, the one in the file if :func:`export_coco` wrote it;
-            else no class has ancestors. ``supercategory`` is not used.
+        hierarchy: Hierarchy JSON over the classes. Without it, the one that :func:`export_coco` writes into the file;
+            else no class has ancestors.
         missing_images: Images that are not in the folder: raise, or drop them.
         overwrite: Replace a store that is there.
         progress: Callback.
@@ -128,9 +125,16 @@ def import_coco(
     path = Path(annotations)
     progress('reading', 0, 1)
     document = _decode(path)
-    classes = _classes(path, document.categories)
-    tree = load_tree(hierarchy) if hierarchy is not None else _tree(path, document.info, classes)
-    ClassHierarchy(tree, classes.label_names, str(hierarchy or f'{path}: info.{HIERARCHY_KEY}'))  # fail now
+    mids = tuple(category.freebase_id or category.mid or category.name for category in document.categories)
+    require_unique(mids, lambda i: f'{path}: categories[{i}]')
+    classes = ClassNames(mids, tuple(category.name for category in document.categories), str(path))
+    if hierarchy is not None:
+        tree, source = load_tree(hierarchy), str(hierarchy)
+    elif document.info and HIERARCHY_KEY in document.info:
+        tree, source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
+    else:
+        tree, source = {'LabelName': 'root', 'Subcategory': [{'LabelName': name} for name in mids]}, str(path)
+    ClassHierarchy(tree, mids, source)  # fail now
     category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)
@@ -158,21 +162,6 @@ def _decode(path: Path) -> _Document:
         raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}') from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
-
-
-def _classes(path: Path, categories: Sequence[_Category]) -> ClassNames:
-    mids = tuple(category.freebase_id or category.mid or category.name for category in categories)
-    require_unique(mids, lambda i: f'{path}: categories[{i}]')
-    return ClassNames(mids, tuple(category.name for category in categories), str(path))
-
-
-def _tree(path: Path, info: Any, classes: ClassNames) -> dict:
-    if not isinstance(info, dict) or HIERARCHY_KEY not in info:
-        return {'LabelName': 'root', 'Subcategory': [{'LabelName': name} for name in classes.label_names]}
-    tree = info[HIERARCHY_KEY]
-    if not isinstance(tree, dict) or 'LabelName' not in tree:
-        raise AnnotationError(f"{path}: info.{HIERARCHY_KEY}: expected an object with 'LabelName'")
-    return tree
 
 
 def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
@@ -250,7 +239,7 @@ def _boxes(
     summary.drop('boxes without area', (~solid).sum())
     summary.drop('boxes outside the image', (solid & ~keep).sum())
     summary.drop('parts of boxes outside the image', (keep & cut).sum())
-    return Rows(image, label, {'box': box, **flags}).where(keep)
+    return Rows(image, label, {'box': box, **flags}).take(keep)
 
 
 def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:

@@ -127,7 +127,7 @@ def _without_other_classes(content: Content) -> Content:
         return content
     summary.drop('boxes of other classes', (boxes.label < 0).sum())
     summary.drop('image-level labels of other classes', (labels.label < 0).sum())
-    boxes, labels = boxes.where(boxes.label >= 0), labels.where(labels.label >= 0)
+    boxes, labels = boxes.take(boxes.label >= 0), labels.take(labels.label >= 0)
     keep: np.ndarray = np.zeros(len(content.images), dtype=bool)
     keep[boxes.image] = keep[labels.image] = True
     summary.drop('images with rows of other classes only', (~keep).sum())

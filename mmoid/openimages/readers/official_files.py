@@ -1,17 +1,14 @@
 """The official files of Open Images: a table of what Google publishes, and a download that resumes and verifies.
 
-Sources: https://storage.googleapis.com/openimages/web/download_v7.html and the challenge pages of 2018
-(https://storage.googleapis.com/openimages/web/challenge.html) and 2019
-(https://storage.googleapis.com/openimages/web/challenge2019_downloads.html). V7 serves a file from the folder of the
-version that last changed it. Google publishes no checksums, but its server sends an MD5 with each file. The SHA-256
-sums and exact sizes of 2019 are those that TensorFlow Datasets records
+Sources: https://storage.googleapis.com/openimages/web/download_v7.html, challenge.html (2018) and
+challenge2019_downloads.html there. V7 serves a file from the folder of the version that last changed it. Google
+publishes no checksums, but its server sends an MD5. TensorFlow Datasets records the SHA-256 sums and sizes of 2019
 (``tensorflow_datasets/datasets/open_images_challenge2019_detection/checksums.tsv``).
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import subprocess
 import sys
@@ -19,6 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mmoid.openimages.store.writing import file_digest
 
 BASE_URL = 'https://storage.googleapis.com/openimages'
 SPLITS = ('train', 'validation', 'test')
@@ -149,18 +148,15 @@ def bytes_there(path: Path) -> int:
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> str:
-    """Downloads a file with ``curl``, or what is missing of it, and verifies it.
-
-    The bytes are in ``NAME.part`` until then. A file that is there is not downloaded again.
+    """Downloads a file with ``curl``, or what is missing of it, and verifies it. An existing file is only verified.
 
     Args:
-        url: Address. curl takes proxies from the environment.
-        path: The new file. Its folder is made.
+        url: Address.
+        path: The new file.
         sha256: Expected SHA-256, hexadecimal. Without it, the MD5 that the server sends is compared.
 
     Returns:
-        What the file was verified by: ``SHA-256``, ``MD5 of the server``, ``size``, or ``nothing`` for a file that was
-        there and has no known SHA-256.
+        What the file was verified by: ``SHA-256``, ``MD5 of the server``, ``size`` or ``nothing``.
 
     Raises:
         OSError: The server does not send the file, or the file has another checksum or size.
@@ -188,7 +184,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> str:
 
 
 def _ask_server(url: str) -> tuple[int | None, str | None]:
-    """Size and MD5 (hexadecimal) that the server tells; None where it does not."""
+    """Size and MD5 (hexadecimal) that the server sends, or None."""
     command = [*_CURL, '--silent', '--show-error', '--head', '--retry', str(RETRIES), '--', url]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -220,9 +216,6 @@ def _fetch(url: str, part: Path, size: int | None) -> None:
 
 
 def _require_digest(path: Path, algorithm: str, expected: str, complaint: str) -> None:
-    digest = hashlib.new(algorithm)
-    with open(path, 'rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise OSError(f'{complaint}: its {algorithm.upper()} is {digest.hexdigest()}, expected {expected}')
+    found = file_digest(path, algorithm)
+    if found != expected:
+        raise OSError(f'{complaint}: its {algorithm.upper()} is {found}, expected {expected}')

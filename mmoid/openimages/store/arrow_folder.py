@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +34,38 @@ def write_tables(
 
 
 @contextmanager
-def write_together(
-    paths: Sequence[str | Path], overwrite: bool = False, scratch: str | Path | None = None
-) -> Iterator[list[Path]]:
-    """Gives an empty folder for each path and renames them when the block succeeds, all of them or none.
+def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path | None = None) -> Iterator[Path]:
+    """Gives an empty folder and renames it to ``path`` when the block succeeds.
 
-    Folders that killed processes left of the same paths are removed, unless ``scratch`` is given.
+    Folders that killed processes left of the same path are removed, unless ``scratch`` is given.
 
     Args:
-        paths: The new folders.
-        overwrite: Replace folders that mmoid wrote.
-        scratch: Where the folders are until then, on the same file system; beside their paths if None. It is not
-            searched for abandoned folders, because it may hold thousands.
+        path: The new folder.
+        overwrite: Replace a folder that mmoid wrote.
+        scratch: Where the folder is until then, on the same file system; beside ``path`` if None. It is not searched
+            for abandoned folders, because it may hold thousands.
 
     Raises:
-        OSError: A path may not be replaced or cannot be written.
+        OSError: The path may not be replaced or cannot be written.
     """
-    new = [Path(path) for path in paths]
-    temporary = [Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}' for path in new]
-    for path in new:
-        require_replaceable(path, overwrite)
+    path = Path(path)
+    require_replaceable(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if scratch is None:
+        remove_abandoned(path.parent, f'.{glob.escape(path.name)}.writing-*')
+    temporary = Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}'
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id
+    temporary.mkdir()
     try:
-        with ExitStack() as locks:
-            for path, folder in zip(new, temporary):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if scratch is None:
-                    remove_abandoned(folder.parent, f'.{glob.escape(path.name)}.writing-*')
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                locks.enter_context(locked(folder))
+        with locked(temporary):
             yield temporary
-            _take_names(temporary, new)
+            old = path.with_name(f'.{path.name}.old-{os.getpid()}')
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
-        for folder in temporary:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
@@ -134,27 +132,6 @@ def _view(values: pa.Array) -> np.ndarray:
     dtype = np.dtype(values.type.to_pandas_dtype())
     start = values.offset * dtype.itemsize
     return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start)
-
-
-def _take_names(temporary: Sequence[Path], paths: Sequence[Path]) -> None:
-    renamed: list[tuple[Path, Path]] = []
-
-    def rename(source: Path, target: Path) -> None:
-        source.rename(target)
-        renamed.append((source, target))
-
-    old = [path.with_name(f'.{path.name}.old-{os.getpid()}') for path in paths]
-    try:
-        for folder, path, before in zip(temporary, paths, old):
-            if path.exists():
-                rename(path, before)
-            rename(folder, path)
-    except BaseException:
-        for source, target in reversed(renamed):
-            target.rename(source)
-        raise
-    for before in old:
-        shutil.rmtree(before, ignore_errors=True)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

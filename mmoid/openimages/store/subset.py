@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import numpy as np
 from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_together
+from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_folder
 from mmoid.openimages.store.writing import Content, Rows, Summary, image_folder_entry, write_store
 
 
 def subset_stores(
     parent: AnnotationStore, parts: Mapping[Path, np.ndarray], made_by: Mapping[str, Any], overwrite: bool = False
 ) -> list[Summary]:
-    """Writes a store for each part, all of them or none. All classes are kept.
+    """Writes a store for each part. All classes are kept. If one fails, none is made.
 
     Args:
         parent: The store of the images.
@@ -39,12 +40,12 @@ def subset_stores(
     origin = {'parent': parent.path.resolve().name, 'parent_images': parent.num_images, **made_by}
     if 'subset' in parent.metadata:
         origin['parent_subset'] = parent.metadata['subset']
-    with write_together(list(parts), overwrite) as temporary:
-        for path, content, folder in zip(parts, contents, temporary):
+    with ExitStack() as stack:
+        for path, content in zip(parts, contents):
             images, root = parent.image_folder, parent.path.resolve().parent
             entry = None if images is None else image_folder_entry(images, path, root)
             metadata = {'sources': parent.metadata['sources'], 'subset': origin, 'image_folder': entry}
-            write_store(folder, content, metadata)
+            write_store(stack.enter_context(write_folder(path, overwrite)), content, metadata)
     return [content.summary for content in contents]
 
 

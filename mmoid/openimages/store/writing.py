@@ -17,7 +17,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import FORMAT, VERSION, AnnotationStore
-from mmoid.openimages.store.arrow_folder import write_tables, write_together
+from mmoid.openimages.store.arrow_folder import write_folder, write_tables
 
 
 @dataclass
@@ -53,16 +53,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.label)
 
-    def where(self, keep: np.ndarray) -> Rows:
-        """The rows with ``keep`` (R,) bool."""
-        columns = {name: values[keep] for name, values in self.columns.items()}
-        return Rows(self.image[keep], self.label[keep], columns)
+    def take(self, rows: np.ndarray) -> Rows:
+        """Some rows: (R,) bool, or indices."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Rows(self.image[rows], self.label[rows], columns)
 
     def sorted_by_image(self) -> Rows:
         """The rows of each image together, in their order."""
-        if (self.image[1:] >= self.image[:-1]).all():
-            return self
-        return self.where(np.argsort(self.image, kind='stable'))
+        return self if (np.diff(self.image) >= 0).all() else self.take(np.argsort(self.image, kind='stable'))
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Content:
     def with_images(self, keep: np.ndarray) -> Content:
         """The images with ``keep`` (N,) bool, and their rows, with new image indices."""
         new_index = np.cumsum(keep, dtype=np.int32) - 1
-        boxes, labels = (rows.where(keep[rows.image]) for rows in (self.boxes, self.labels))
+        boxes, labels = (rows.take(keep[rows.image]) for rows in (self.boxes, self.labels))
         return replace(
             self,
             images=self.images.filter(pa.array(keep)),
@@ -98,19 +96,8 @@ class Content:
         )
 
     def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: Literal['error', 'drop']) -> Content:
-        """The images with a file.
-
-        Args:
-            exists: (N,) bool.
-            folder: Of the images, for the error message.
-            missing_images: Raise if an image has no file, or drop and count such images.
-
-        Raises:
-            AnnotationError: An image has no file.
-        """
-        if exists.all():
-            return self
-        if missing_images == 'error':
+        """The images with ``exists`` (N,) bool. If one has no file in ``folder``: raises, or drops and counts it."""
+        if missing_images == 'error' and not exists.all():
             first = self.images['image_id'][int(np.argmin(exists))].as_py()
             raise AnnotationError(
                 f'{folder}: has no file of {int((~exists).sum())} of the {len(exists)} images, first {first!r}; '
@@ -122,10 +109,10 @@ class Content:
         return self.with_images(exists)
 
     def tables(self) -> dict[str, pa.Table]:
-        """The tables that :mod:`mmoid.openimages.store.annotation_store` describes, by name. Completes the summary."""
+        """The tables of a store by name. Completes the summary."""
         num_images, num_classes = len(self.images), len(self.classes)
         boxes, labels = self.boxes.sorted_by_image(), self.labels.sorted_by_image()
-        box_label = boxes.label.astype(np.int32, copy=False)
+        box_label = boxes.label.astype(np.int32)
         hierarchy = ClassHierarchy(self.tree, self.classes.label_names, self.classes.source)
         stop, images = image_lists(boxes.image, box_label, num_classes)
         expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy)
@@ -167,10 +154,7 @@ class Content:
 def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> None:
     """Writes a store into an existing folder.
 
-    Args:
-        folder: One that :func:`write_together` gives.
-        content: What it holds.
-        metadata: JSON values: ``sources``, ``image_folder`` and what else is to be kept.
+    ``metadata`` holds JSON values: ``sources``, ``image_folder`` and what else is to be kept.
     """
     tables = content.tables()
     metadata = {'hierarchy': content.tree, 'summary': asdict(content.summary), **metadata}
@@ -180,20 +164,12 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
 def write_converted(
     path: Path, content: Content, sources: Iterable[str | Path | None], images: str | Path | None, overwrite: bool
 ) -> Summary:
-    """Writes the store of converted files and opens it once.
-
-    Args:
-        path: The new folder.
-        content: What it holds.
-        sources: The files, to record their fingerprints; None is passed over.
-        images: Folder of the images.
-        overwrite: Replace a store that is there.
-    """
+    """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once."""
     metadata = {
         'sources': [fingerprint(source) for source in sources if source is not None],
         'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
     }
-    with write_together([path], overwrite) as (folder,):
+    with write_folder(path, overwrite) as folder:
         write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use
     return content.summary
@@ -208,26 +184,28 @@ def image_folder_entry(images: Path, store: Path, root: Path) -> str:
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
     """Name, size, time and SHA-256 of a source file, as a store records them."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
     status = os.stat(path)
     return {
         'name': Path(path).name,
         'bytes': status.st_size,
         'modified_ns': status.st_mtime_ns,
-        'sha256': digest.hexdigest(),
+        'sha256': file_digest(path, 'sha256'),
     }
+
+
+def file_digest(path: str | Path, algorithm: str) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.new(algorithm)
+    with open(path, 'rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def image_lists(image: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of each class, ascending, each once: (C,) ends, and the lists one after the other, int32.
 
-    Args:
-        image: (B,) image of each box, ascending.
-        label: (B,) class of each box.
-        num_classes: C.
+    ``image`` and ``label`` are those of B boxes, ordered by image.
     """
     # A stable sort of 16-bit keys is a radix sort: linear, ten times faster than sorting (class, image) pairs.
     keys = label.astype(np.int16) if num_classes <= np.iinfo(np.int16).max else label
