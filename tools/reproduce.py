@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -278,28 +279,53 @@ def readings(data: Path, predictions: PredictionStore) -> dict[str, dict]:
         'ancestors': (rows, label),
         'ancestors, NMS': (rows[kept], label[kept]),
     }
-    return {way: evaluate(data, predictions, image, *chosen) for way, chosen in ways.items()}
+    splits, ids = (data / 'train', data / 'validation'), predictions.image_ids()
+    results = {}
+    for way, (rows, label) in ways.items():
+        order = np.argsort(image[rows], kind='stable')
+        rows, label = rows[order], label[order]
+        detections = image[rows], label, predictions.score[rows], predictions.box[rows]
+        results[way] = average_precision(*splits, ids, *detections)
+    return results
 
 
-def evaluate(data: Path, predictions: PredictionStore, image: np.ndarray, rows: np.ndarray, label: np.ndarray) -> dict:
-    metric = OpenImagesChallengeMetric(str(data / 'validation'), train_ann_file=str(data / 'train'))
-    metric.dataset_meta = dict(classes=predictions.class_names, label_names=predictions.label_names)
-    prefix = WORK / f'evaluation-{threading.get_ident()}'
-    metric.outfile_prefix = str(prefix)
-    order = np.argsort(image[rows], kind='stable')
-    rows, label = rows[order], label[order]
-    stop = np.searchsorted(image[rows], np.arange(predictions.num_images + 1))
-    for i, image_id in enumerate(predictions.image_ids()):
-        part = slice(stop[i], stop[i + 1])
-        found = InstanceData(
-            bboxes=torch.from_numpy(predictions.box[rows[part]]),
-            scores=torch.from_numpy(predictions.score[rows[part]].astype(np.float64)),
-            labels=torch.from_numpy(label[part].astype(np.int64)),
-        )
-        metric.process({}, [dict(img_id=image_id, ori_shape=(1, 1), pred_instances=found)])
-    figures = metric.evaluate(predictions.num_images)
+def average_precision(
+    train: Path | str,
+    validation: Path | str,
+    image_ids: list[str],
+    image: np.ndarray,
+    label: np.ndarray,
+    score: np.ndarray,
+    box: np.ndarray,
+) -> dict:
+    """The metric's figures and the AP of every class.
+
+    Args:
+        train: Store of the training split.
+        validation: Store of the images evaluated.
+        image_ids: N ImageIDs.
+        image: (D,) index of the image of each detection, ascending.
+        label: (D,) class indices.
+        score: (D,).
+        box: (D, 4) as fractions of the image size.
+    """
+    metric = OpenImagesChallengeMetric(str(validation), train_ann_file=str(train))
+    store = AnnotationStore(validation)
+    metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
+    stop = np.searchsorted(image, np.arange(len(image_ids) + 1))
+    with TemporaryDirectory() as folder:
+        metric.outfile_prefix = f'{folder}/figures'
+        for i, image_id in enumerate(image_ids):
+            part = slice(stop[i], stop[i + 1])
+            found = InstanceData(
+                bboxes=torch.from_numpy(box[part].astype(np.float64)),
+                scores=torch.from_numpy(score[part].astype(np.float64)),
+                labels=torch.from_numpy(label[part].astype(np.int64)),
+            )
+            metric.process({}, [dict(img_id=image_id, ori_shape=(1, 1), pred_instances=found)])
+        figures = metric.evaluate(len(image_ids))
+        ap = json.loads(Path(f'{folder}/figures.json').read_text())['AP']
     scalars = {name.removeprefix('openimages/'): round(float(value), 5) for name, value in figures.items()}
-    ap = json.loads(Path(f'{prefix}.json').read_text())['AP']
     return {**scalars, 'AP': ap}
 
 
