@@ -57,6 +57,7 @@ class Method:
         lr: Learning rate.
         loss_weight: Factor of the loss.
         clip: Largest norm of the gradients, or None.
+        foreground: Factor of the losses of rows that are not background.
     """
 
     loss: str = 'softmax'
@@ -69,10 +70,13 @@ class Method:
     lr: float = 0.02
     loss_weight: float = 1.0
     clip: float | None = 10.0
+    foreground: float = 1.0
 
 
 METHODS = (
     Method(),
+    Method(foreground=4.0),
+    Method('concurrent', ancestors=True, foreground=0.25),
     Method('concurrent'),
     Method('concurrent', rates='pairs'),
     Method('concurrent', rates='none'),
@@ -263,7 +267,9 @@ def train(data: Data, method: Method, seed: int) -> nn.Module | None:
             rows = np.concatenate([positive, negative])
             batch.append((image['features'][rows], *data.targets(image, rows)))
         features, label, sets = (torch.cat(part) for part in zip(*batch))
-        loss = row_losses(data, method, rates, head(features.float()), label, sets).mean() * method.loss_weight
+        losses = row_losses(data, method, rates, head(features.float()), label, sets)
+        losses = torch.where(sets[:, -1], losses, losses * method.foreground)
+        loss = losses.mean() * method.loss_weight
         if not loss.isfinite():
             return None
         optimizer.zero_grad()
