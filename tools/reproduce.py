@@ -64,7 +64,7 @@ EPOCHS = 3  # stands for the paper's 7
 LEARNING_RATES = (0.01, 0.02, 0.04)
 LR_SEED = 1000  # of the learning rate's choice only; the seeds of results start at 0
 ACTIVATIONS = ('SoftmaxLoss', 'ConcurrentSoftmaxLoss')
-CONFUSION_THRESHOLD = 0.3
+SURE = 0.15  # a rate above it, annotated or of confusions, becomes 1 in 'pairs'
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Method:
         paper: The paper's mAP in percent, or None.
         loss: Type of ``loss_cls``.
         ancestors: Whether label sets hold the ancestors of the annotated labels.
-        rates: ``annotations``, ``both`` (and the confusions of the start's model), or ``none``.
+        rates: ``annotations``, or ``pairs``: 1 where they or the confusions of the start's model are sure.
         hierarchy_rate: r_ij of a class and its ancestor.
         balance: λ of the sampler, or None for the images in sequence.
         effective_number: β of class weights, or None.
@@ -128,7 +128,7 @@ TABLES: dict[int, tuple[Method, ...]] = {
         Method('soft balance, 20+7', 67.09, balance=0.7, start='non-balance, 20'),
         Method('concurrent softmax, soft balance, 20+7', 68.23, CONCURRENT, balance=0.7, start='non-balance, 20'),
         Method(
-            'the same, rates of annotations and confusions', None, CONCURRENT, rates='both', balance=0.7,
+            'the same, rates of pairs', None, CONCURRENT, rates='pairs', balance=0.7,
             start='non-balance, 20',
         ),
     ),
@@ -240,12 +240,15 @@ def predict(cell: Cell, data: Path, loss: str, split: str, rates: Path, checkpoi
 
 
 def rates_of(cell: Cell, data: Path, start: Cell | None) -> Path:
-    """Rates from the annotations; with ``both`` at least min(c_ij, c_ji) of the confusions of the start's model."""
+    """Rates from the annotations; with ``pairs`` 1 where max(r_ij, min(c_ij, c_ji)) is above ``SURE``, else 0.
+
+    c_ij are the confusions of the start's model on the training images.
+    """
     annotations = data / 'annotations.npz'
     if cell.method.rates == 'annotations':
         return annotations
     assert start is not None, 'rates of confusions need a method to start from'
-    out = cell.folder / 'both.npz'
+    out = cell.folder / 'pairs.npz'
     if not out.exists():
         predictions = predict(start, data, 'SoftmaxLoss', 'train', annotations, last_checkpoint(start))
         confused = cell.folder / 'confusions.npz'
@@ -256,7 +259,7 @@ def rates_of(cell: Cell, data: Path, start: Cell | None) -> Path:
         rates, names = load_rates(annotations)
         confusions, _ = load_rates(confused)
         mutual = np.minimum(confusions, confusions.T)
-        save_rates(out, np.maximum(rates, np.where(mutual > CONFUSION_THRESHOLD, mutual, 0)), names)
+        save_rates(out, (np.maximum(rates, mutual) > SURE).astype(np.float32), names)
     return out
 
 
