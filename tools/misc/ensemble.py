@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, inputs: Path) -> dict[str, int]:
         hierarchy = load_tree(args.hierarchy)
     with progress_bars() as progress:
         sets = match_sets(
-            open_sets(args.predictions, inputs, classes, progress),
+            open_sets(args.predictions, inputs, classes),
             weights=args.weights,
             class_weights=None if args.class_weights is None else read_class_weights(args.class_weights),
             missing=args.missing,

@@ -11,7 +11,7 @@ A row for each image, as the challenge takes them, with ``{Label Confidence XMin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -36,8 +36,8 @@ from mmoid.openimages.readers.csv_files import (
 _BLOCK_BYTES = 8 << 20
 """Read at a time. A row must fit: some 130,000 detections of one image."""
 
-_Columns: TypeAlias = tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Ids (N,), counts (N,), label (D,), score (D,), box (D, 4)."""
+_Columns: TypeAlias = tuple[pa.ChunkedArray, np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]
+"""Of the R rows of a file: ids (R,), number of detections (R,); of all detections: MIDs (D,), score (D,), box (D, 4)."""
 
 
 def open_predictions(
@@ -63,25 +63,33 @@ def read_predictions(
     """
     header = read_header(path)
     image_column = image_column_of(path, header)
-    column = _ClassColumn(path, classes, drop=other_classes == 'drop')
     if 'PredictionString' in header:
-        ids, counts, label, score, box = _read_submission(path, image_column, column)
+        ids, counts, mids, score, box = _read_strings(path, image_column)
     elif 'LabelName' in header:
-        ids, counts, label, score, box = _read_rows(path, image_column, column)
+        ids, counts, mids, score, box = _read_rows(path, image_column)
     else:
         expected = "'LabelName', 'Score', 'XMin', ... or 'PredictionString'"
         raise AnnotationError(f'{path}:1: expected the columns {expected}; it has {", ".join(header)}')
+    classes = classes or ClassNames(tuple(mids.dictionary.to_pylist()))
+    label = classes.find(mids)
     known = label >= 0
-    if not known.all():
-        image = np.repeat(np.arange(len(counts)), counts)
-        counts = np.bincount(image[known], minlength=len(counts))
-        label, score, box = label[known], score[known], box[known]
+    if other_classes == 'error' and not known.all():
+        k = int(np.argmin(known))
+        line = line_of_row(path, _row_of_detection(counts, k))
+        remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
+        raise classes.unknown(mids[k].as_py(), f'{path}:{line}', remedy)
+    distinct, image_of_row = number_rows(ids)
+    image = np.repeat(image_of_row, counts)[known]
+    label, score, box = label[known], score[known], box[known]
+    if (np.diff(image_of_row) < 0).any():
+        order = np.argsort(image, kind='stable')
+        label, score, box = label[order], score[order], box[order]
     return Predictions(
         path=Path(path),
-        label_names=column.classes.label_names,
-        class_names=column.classes.display_names,
-        ids=ids,
-        detection_stop=np.cumsum(counts),
+        label_names=classes.label_names,
+        class_names=classes.display_names,
+        ids=distinct,
+        detection_stop=np.cumsum(np.bincount(image, minlength=len(distinct))),
         label=label,
         score=score,
         box=box,
@@ -103,87 +111,46 @@ def image_column_of(path: str | Path, header: Sequence[str]) -> str:
     raise AnnotationError(f'{path}:1: has no column ImageID or ImageId; it has {", ".join(header)}')
 
 
-class _ClassColumn:
-    """Class indices of MIDs in a file. Without given classes each new MID gets the next index."""
-
-    def __init__(self, path: str | Path, classes: ClassNames | None, drop: bool) -> None:
-        self.path = path
-        self.classes = classes or ClassNames(())
-        self._grows, self._drop = classes is None, drop
-
-    def find(self, mids: pa.DictionaryArray, row_of: np.ndarray) -> np.ndarray:
-        """(d,) int32 class indices; -1: to be dropped. ``row_of`` (d,) are the rows of the file, for errors."""
-        if self._grows:
-            self.classes = ClassNames(tuple(dict.fromkeys((*self.classes.label_names, *mids.dictionary.to_pylist()))))
-        label = self.classes.find(mids)
-        if not self._drop and (label < 0).any():
-            k = int(np.argmax(label < 0))
-            where = f'{self.path}:{line_of_row(self.path, int(row_of[k]))}'
-            remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
-            raise self.classes.unknown(mids[k].as_py(), where, remedy)
-        return label
-
-
-def _read_rows(path: str | Path, image_column: str, class_column: _ClassColumn) -> _Columns:
+def _read_rows(path: str | Path, image_column: str) -> _Columns:
     types = {image_column: pa.string(), 'LabelName': TEXT, **dict.fromkeys(('Score', *COORDINATES), pa.float64())}
     table = read_columns(path, types)
     score = table['Score'].to_numpy()
     box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
-    fault = _first_fault(score, box)
-    if fault:
-        raise AnnotationError(f'{path}:{line_of_row(path, fault[0])}: {fault[1]}')
-    names = table['LabelName'].combine_chunks() if len(table) else pa.array([], pa.string()).dictionary_encode()
-    label = class_column.find(names, np.arange(len(table)))
-    ids, image = number_rows(table[image_column])
-    counts = np.bincount(image, minlength=len(ids))
-    order = np.argsort(image, kind='stable')
-    return ids, counts, label[order], score[order], box[order]
+    _require_plausible(score, box, lambda k: f'{path}:{line_of_row(path, k)}')
+    mids = pa.chunked_array([pa.array([], TEXT), *table['LabelName'].chunks]).combine_chunks()
+    return table[image_column], np.ones(len(table), dtype=np.int64), mids, score, box
 
 
-def _read_submission(path: str | Path, image_column: str, class_column: _ClassColumn) -> _Columns:
+def _read_strings(path: str | Path, image_column: str) -> _Columns:
     """Reads and parses a file block by block, so that its text never lies in memory as a whole."""
     types = {image_column: pa.string(), 'PredictionString': pa.string()}
-    empty = (pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0), np.empty((0, 4)))
-    parts: list[_Columns] = [empty]
+    read_options = pa_csv.ReadOptions(block_size=_BLOCK_BYTES)
+    convert_options = pa_csv.ConvertOptions(column_types=types, include_columns=list(types))
+    empty = (pa.array([], pa.string()), np.empty(0, np.int64), pa.array([], TEXT), np.empty(0), np.empty((0, 4)))
+    parts = [empty]
     first = 0
     try:
-        reader = pa_csv.open_csv(
-            path,
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
-            convert_options=pa_csv.ConvertOptions(column_types=types, include_columns=list(types)),
-        )
-        for batch in reader:
-            if len(batch):
-                counts, names, score, box = _parse_strings(path, first, batch['PredictionString'])
-                label = class_column.find(names.dictionary_encode(), first + np.repeat(np.arange(len(batch)), counts))
-                parts.append((batch[image_column], counts, label, score, box))
+        for batch in pa_csv.open_csv(path, read_options, convert_options=convert_options):
+            parts.append((batch[image_column], *_parse_strings(path, first, batch['PredictionString'])))
             first += len(batch)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
-    all_ids, *columns = zip(*parts)
-    ids = pa.concat_arrays(all_ids)
-    distinct, number = number_rows(pa.chunked_array([ids]))
-    if len(distinct) < len(ids):
-        row = int(np.argmax(number != np.arange(len(number))))
+    ids, counts, mids, score, box = zip(*parts)
+    all_ids = pa.chunked_array(ids)
+    number = number_rows(all_ids)[1]
+    repeated = number != np.arange(len(number))
+    if repeated.any():
+        row = int(np.argmax(repeated))
         line, before = line_of_row(path, row), line_of_row(path, int(number[row]))
-        raise AnnotationError(f'{path}:{line}: image {ids[row].as_py()!r} is already on line {before}')
-    counts, label, score, box = (np.concatenate(column) for column in columns)
-    return ids, counts, label, score, box
+        raise AnnotationError(f'{path}:{line}: image {all_ids[row].as_py()!r} is already on line {before}')
+    all_mids = pa.chunked_array(mids).combine_chunks()
+    return all_ids, np.concatenate(counts), all_mids, np.concatenate(score), np.concatenate(box)
 
 
 def _parse_strings(
     path: str | Path, first: int, texts: pa.Array
-) -> tuple[np.ndarray, pa.Array, np.ndarray, np.ndarray]:
-    """Parses some PredictionStrings.
-
-    Args:
-        path: The file, for errors.
-        first: Row of the first text in the file, from 0.
-        texts: (n,) strings.
-
-    Returns:
-        (n,) counts, (d,) MIDs, (d,) scores, (d, 4) boxes.
-    """
+) -> tuple[np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]:
+    """Counts (n,), MIDs (d,), scores (d,) and boxes (d, 4) of n PredictionStrings; ``first`` is the row of the first."""
     texts = pc.ascii_trim_whitespace(texts)
     # '' would split into one empty word, null splits into none.
     words = pc.ascii_split_whitespace(pc.if_else(pc.equal(texts, ''), pa.scalar(None, pa.string()), texts))
@@ -196,10 +163,10 @@ def _parse_strings(
         )
     counts = lengths // 6
 
-    def error(detection: int, fault: str) -> AnnotationError:
-        row = int(np.searchsorted(np.cumsum(counts), detection, side='right'))
+    def place_of(detection: int) -> str:
+        row = _row_of_detection(counts, detection)
         nth = detection - int(counts[:row].sum()) + 1
-        return AnnotationError(f'{path}:{line_of_row(path, first + row)}: detection {nth}: {fault}')
+        return f'{path}:{line_of_row(path, first + row)}: detection {nth}'
 
     flat = words.flatten()
     start = np.arange(0, len(flat), 6)
@@ -210,27 +177,30 @@ def _parse_strings(
             numbers[:, k] = pc.cast(column, pa.float64())
         except pa.ArrowInvalid:
             detection, text = next((i, text) for i, text in enumerate(column.to_pylist()) if not _is_number(text))
-            raise error(detection, f'{name} = {text!r} is not a number') from None
+            raise AnnotationError(f'{place_of(detection)}: {name} = {text!r} is not a number') from None
     score, box = numbers[:, 0], numbers[:, 1:]
-    fault = _first_fault(score, box)
-    if fault:
-        raise error(*fault)
-    return counts, flat.take(pa.array(start)), score, box
+    _require_plausible(score, box, place_of)
+    return counts, flat.take(pa.array(start)).dictionary_encode(), score, box
 
 
-def _first_fault(score: np.ndarray, box: np.ndarray) -> tuple[int, str] | None:
-    """The first detection that cannot be meant, and what is wrong with it."""
+def _row_of_detection(counts: np.ndarray, detection: int) -> int:
+    return int(np.searchsorted(np.cumsum(counts), detection, side='right'))
+
+
+def _require_plausible(score: np.ndarray, box: np.ndarray, place_of: Callable[[int], str]) -> None:
+    """Raises for the first score that is not finite, or the first box in pixels."""
     finite = np.isfinite(score)
     if not finite.all():
         k = int(np.argmin(finite))
-        return k, f'Score = {score[k]:g} must be a finite number'
+        raise AnnotationError(f'{place_of(k)}: Score = {score[k]:g} must be a finite number')
     # Models put corners a little outside the image. Anything farther is pixels.
     near = (box >= -1) & (box <= 2)
     if not near.all():
         k, side = divmod(int(np.argmin(near)), 4)
         value = f'{COORDINATES[side]} = {box[k, side]:g}'
-        return k, f'{value} is far outside [0, 1]; coordinates are fractions of the image size'
-    return None
+        raise AnnotationError(
+            f'{place_of(k)}: {value} is far outside [0, 1]; coordinates are fractions of the image size'
+        )
 
 
 def _is_number(text: str) -> bool:

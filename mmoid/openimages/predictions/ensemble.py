@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,6 @@ from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.fusion import Fusion, fuse
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.predictions.shards import Bound, PredictionShards, open_shards
-from mmoid.openimages.ragged import row_lengths
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.utils.processes import end_with_parent
 from mmoid.utils.progress import Progress, no_progress
@@ -43,38 +41,33 @@ IMAGES_PER_SHARD = 128
 
 @dataclass(frozen=True, eq=False)
 class MatchedSets:
-    """M sets of predictions under common image and class indices. Pickles without the predictions themselves.
+    """M sets of predictions under common image and class indices.
 
     Attributes:
-        paths: M folders.
+        stores: M sets.
         image_ids: N ids of the result.
         classes: The C classes of the result.
         image: (M, N) int64 index of an image in each set; -1: the model was not run on it, and has no vote there.
         label: M arrays (K_m,) int64: class of the result for each class of the set.
-        weights: (M, G) float64, the distinct columns of weights; 0: no vote.
-        weights_of_class: (C,) int64 column of each class.
+        weights: (M, C) float64; 0: no vote.
         scales: Whether weights were given; without them scores are not scaled.
-        hierarchy: Over the classes of the result.
+        hierarchy: Over the classes of the result, to add ancestors; None: without.
         expand: When ancestors are added: to the detections of each model, or to the result.
     """
 
-    paths: tuple[Path, ...]
+    stores: Sequence[PredictionStore]
     image_ids: tuple[str, ...]
     classes: ClassNames
     image: np.ndarray
     label: tuple[np.ndarray, ...]
     weights: np.ndarray
-    weights_of_class: np.ndarray
     scales: bool
     hierarchy: ClassHierarchy | None
     expand: Literal['before', 'after'] | None
 
 
 def open_sets(
-    paths: Sequence[str | Path],
-    inputs: str | Path,
-    classes: ClassNames | None = None,
-    progress: Progress = no_progress,
+    paths: Sequence[str | Path], inputs: str | Path, classes: ClassNames | None = None
 ) -> list[PredictionStore]:
     """Opens the sets. CSV files are converted to folders, which all processes can map.
 
@@ -82,12 +75,10 @@ def open_sets(
         paths: Folders or CSV files.
         inputs: Folder of the converted files. One that was converted before is not converted again.
         classes: Classes of the CSV files; None: those that each file names.
-        progress: Progress in sets.
     """
     names = None if classes is None else [classes.label_names, classes.display_names]
     stores = []
-    for done, path in enumerate(map(Path, paths)):
-        progress('opening sets', done, len(paths))
+    for path in map(Path, paths):
         folder = path
         if path.is_file():
             folder = Path(inputs) / _digest([_identity(path), names])
@@ -104,7 +95,6 @@ def open_sets(
                     class_names=table.class_names,
                 )
         stores.append(PredictionStore(folder))
-    progress('opening sets', len(paths), len(paths))
     return stores
 
 
@@ -117,18 +107,13 @@ def read_class_weights(path: str | Path) -> dict[str, list[float]]:
         AnnotationError: A file that cannot be parsed, a class that occurs twice.
     """
     try:
-        if str(path).endswith('.json'):
-            rows = list(json.loads(Path(path).read_text()).items())
-        else:
-            with open_text(path) as stream:
-                header, *lines = [row for row in csv.reader(stream) if row] or [[]]
-            if header[:1] != ['LabelName']:
-                raise AnnotationError(f"{path}:1: expected 'LabelName' and a column for each set, got {header}")
-            rows = [(line[0], line[1:]) for line in lines]
+        with open_text(path) as stream:
+            if str(path).endswith('.json'):
+                rows = list(json.load(stream).items())
+            else:
+                rows = [(row[0], row[1:]) for row in csv.reader(stream) if row and row[0] != 'LabelName']
         weights = {mid: [float(value) for value in values] for mid, values in rows}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, AnnotationError):
-            raise
         raise AnnotationError(f'{path}: cannot be read as class weights ({error})') from error
     if len(weights) < len(rows):
         raise AnnotationError(f'{path}: a class occurs twice')
@@ -160,10 +145,8 @@ def match_sets(
 
     Raises:
         AnnotationError: Images missing, a weight for an unknown class.
-        ValueError: No sets, weights out of range, no hierarchy for ``expand``.
+        ValueError: Weights out of range, no hierarchy for ``expand``.
     """
-    if not stores:
-        raise ValueError('predictions: at least one set is needed')
     names = {mid: name for store in stores[::-1] for mid, name in zip(store.label_names, store.class_names)}
     mids = tuple(dict.fromkeys(mid for store in stores for mid in store.label_names))
     classes = ClassNames(mids, tuple(names[mid] for mid in mids), 'the sets')
@@ -182,20 +165,9 @@ def match_sets(
     if not weight.any(axis=0).all():
         mid = mids[int(np.argmin(weight.any(axis=0)))]
         raise ValueError(f'class_weights[{mid!r}]: is above 0 only for sets that do not have this class')
-    columns, weights_of_class = np.unique(weight, axis=1, return_inverse=True)
     image_ids, image = _match_images(stores, missing)
-    return MatchedSets(
-        paths=tuple(store.path for store in stores),
-        image_ids=image_ids,
-        classes=classes,
-        image=image,
-        label=label,
-        weights=columns,
-        weights_of_class=weights_of_class.reshape(-1),
-        scales=weights is not None or class_weights is not None,
-        hierarchy=graph,
-        expand=expand,
-    )
+    scales = weights is not None or class_weights is not None
+    return MatchedSets(stores, image_ids, classes, image, label, weight, scales, graph, expand)
 
 
 def _match_images(stores: Sequence[PredictionStore], missing: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -230,54 +202,48 @@ def _weight_matrix(
     matrix = np.repeat(general[:, None], len(classes), axis=1)
     for mid, values in (class_weights or {}).items():
         column = np.asarray(values, dtype=np.float64)
-        valid = column.shape == (count,) and (np.isfinite(column) & (column >= 0)).all() and column.any()
-        if not valid:
+        if column.shape != (count,) or not (np.isfinite(column) & (column >= 0)).all() or not column.any():
             expected = f'{count} values of at least 0, one for each set, not all 0'
             raise ValueError(f'class_weights[{mid!r}]: expects {expected}, got {column.tolist()}')
         matrix[:, classes.indices([mid], 'class_weights')[0]] = column
     return matrix
 
 
-def fuse_image(
-    sets: MatchedSets, stores: Sequence[PredictionStore], fusion: Fusion, image: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fuses one image.
-
-    Args:
-        sets: The matched sets.
-        stores: Their predictions.
-        fusion: Settings.
-        image: Image index of the result.
-
-    Returns:
-        Boxes, scores and class indices, the best score first.
-    """
-    models = []
-    for store, own, label_of in zip(stores, sets.image[:, image].tolist(), sets.label):
+def fuse_image(sets: MatchedSets, fusion: Fusion, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fuses one image of the result. Returns boxes, scores and class indices, the best score first."""
+    found = []
+    for store, own, label_of in zip(sets.stores, sets.image[:, image], sets.label):
         rows = slice(store.detection_stop[own - 1] if own > 0 else 0, store.detection_stop[own] if own >= 0 else 0)
         box, score, label = np.clip(store.box[rows], 0, 1), store.score[rows], label_of[store.label[rows]]
         used = fusion.usable(score, box)
         box, score, label = box[used], score[used], label[used]
-        if sets.expand == 'before' and sets.hierarchy is not None:
-            source, label = add_ancestors(
-                sets.hierarchy, np.zeros(len(label)), label, score, box, nms_iou=fusion.iou_threshold
-            )
-            box, score = box[source], score[source]
-        models.append((box, score, label))
+        if sets.expand == 'before':
+            box, score, label = _with_ancestors(sets, fusion, box, score, label)
+        found.append((box, score, label))
     # Classes with the same weights are fused together.
-    columns = [sets.weights_of_class[label] for _, _, label in models]
+    present = np.unique(np.concatenate([label for _, _, label in found]))
+    weights, group_of_class = np.unique(sets.weights[:, present], axis=1, return_inverse=True)
     parts = []
-    for column in np.unique(np.concatenate(columns)):
-        weight = sets.weights[:, column]
+    for group, weight in enumerate(weights.T):
+        chosen = present[group_of_class.reshape(-1) == group]
         voters = np.flatnonzero((sets.image[:, image] >= 0) & (weight > 0))
-        boxes, scores, labels = ([models[m][j][columns[m] == column] for m in voters] for j in range(3))
+        rows_of = [np.isin(found[m][2], chosen) for m in voters]
+        boxes, scores, labels = ([found[m][k][rows] for m, rows in zip(voters, rows_of)] for k in range(3))
         parts.append(fuse(fusion, boxes, scores, labels, weight[voters].tolist() if sets.scales else None))
     box, score, label = map(np.concatenate, zip(*parts)) if parts else fuse(fusion, (), (), ())
-    if sets.expand == 'after' and sets.hierarchy is not None:
-        source, label = add_ancestors(sets.hierarchy, np.zeros(len(label)), label, score, box, fusion.iou_threshold)
-        box, score = box[source], score[source]
+    if sets.expand == 'after':
+        box, score, label = _with_ancestors(sets, fusion, box, score, label)
     best = np.argsort(-score, kind='stable')[: fusion.max_per_image]
     return box[best], score[best], label[best]
+
+
+def _with_ancestors(
+    sets: MatchedSets, fusion: Fusion, box: np.ndarray, score: np.ndarray, label: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert sets.hierarchy is not None
+    image = np.zeros(len(label), dtype=np.int64)
+    rows, label = add_ancestors(sets.hierarchy, image, label, score, box, fusion.iou_threshold)
+    return box[rows], score[rows], label
 
 
 def run_ensemble(
@@ -293,8 +259,8 @@ def run_ensemble(
 ) -> dict[str, int]:
     """Fuses all images into a PredictionStore.
 
-    Finished shards lie in ``<out>.parts`` until the end. A killed run resumes from them when it is started again with
-    the same sets and settings. Neither that nor the number of workers changes a byte of the result.
+    A killed run resumes when it is started again with the same sets and settings (:class:`PredictionShards`). Neither
+    that nor the number of workers changes a byte of the result.
 
     Args:
         sets: The matched sets.
@@ -315,13 +281,15 @@ def run_ensemble(
         ChildProcessError: A worker was killed.
     """
     num_images = len(sets.image_ids)
-    detections_in = sum(
-        int(row_lengths(PredictionStore(path).detection_stop, image).sum())
-        for path, image in zip(sets.paths, sets.image)
-    )
+    ancestors = None if sets.hierarchy is None else sets.hierarchy.ancestor_matrix.tolist()
+    matched = [sets.image_ids, sets.image.tolist(), sets.classes.label_names, sets.weights.tolist(), sets.scales]
     shards = open_shards(
         out,
-        _plan(sets, fusion),
+        {
+            'sets': [_identity(store.path / 'detections.arrow') for store in sets.stores],
+            'images, classes or weights': _digest([matched, sets.expand, ancestors]),
+            'fusion': asdict(fusion),
+        },
         run='an ensemble',
         num_images=num_images,
         images_per_shard=images_per_shard,
@@ -335,29 +303,8 @@ def run_ensemble(
     for count in _fuse_shards(sets, fusion, shards, todo, num_workers or os.cpu_count() or 1):
         done += count
         progress('fusing images', done, num_images)
-    detections_out = shards.join(sets.classes.label_names, sets.classes.display_names, overwrite)
-    return {
-        'sets': len(sets.paths),
-        'classes': len(sets.classes),
-        'images': num_images,
-        'images done by an earlier run': resumed,
-        'detections of all sets': detections_in,
-        'detections fused': detections_out,
-    }
-
-
-def _plan(sets: MatchedSets, fusion: Fusion) -> dict[str, Any]:
-    """Everything that the shards depend on."""
-    ancestors = None if sets.hierarchy is None else sets.hierarchy.ancestor_matrix.tolist()
-    return {
-        'sets': [_identity(path / 'detections.arrow') for path in sets.paths],
-        'images': _digest([sets.image_ids, sets.image.tolist()]),
-        'classes': list(sets.classes.label_names),
-        'weights': [sets.weights.tolist(), sets.weights_of_class.tolist(), sets.scales],
-        'ancestors': _digest([sets.expand, ancestors]),
-        'fusion': asdict(fusion),
-        'ensemble_boxes': version('ensemble-boxes'),
-    }
+    fused = shards.join(sets.classes.label_names, sets.classes.display_names, overwrite)
+    return {'images': num_images, 'images done by an earlier run': resumed, 'detections fused': fused}
 
 
 def _identity(file: Path) -> list[Any]:
@@ -375,12 +322,10 @@ def _fuse_shards(
     """Writes the shards. Yields the number of images of each finished one."""
     num_workers = min(num_workers, len(todo))
     if num_workers <= 1:
-        stores = [PredictionStore(path) for path in sets.paths]
-        yield from (_write_shard(sets, stores, fusion, shards, bound) for bound in todo)
+        yield from (_write_shard(sets, fusion, shards, bound) for bound in todo)
         return
     # Not fork: the caller may have threads (Arrow's pool), which do not survive one.
-    arguments = (sets, fusion, shards)
-    with ProcessPoolExecutor(num_workers, get_context('spawn'), _start_worker, arguments) as pool:
+    with ProcessPoolExecutor(num_workers, get_context('spawn'), _start_worker, (sets, fusion, shards)) as pool:
         try:
             for future in as_completed([pool.submit(_work, bound) for bound in todo]):
                 yield future.result()
@@ -393,10 +338,8 @@ def _fuse_shards(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write_shard(
-    sets: MatchedSets, stores: Sequence[PredictionStore], fusion: Fusion, shards: PredictionShards, bound: Bound
-) -> int:
-    found = [fuse_image(sets, stores, fusion, image) for image in range(*bound)]
+def _write_shard(sets: MatchedSets, fusion: Fusion, shards: PredictionShards, bound: Bound) -> int:
+    found = [fuse_image(sets, fusion, image) for image in range(*bound)]
     box, score, label = map(np.concatenate, zip(*found))
     shards.write(
         bound,
@@ -411,14 +354,14 @@ def _write_shard(
     return len(found)
 
 
-_job: tuple[MatchedSets, Sequence[PredictionStore], Fusion, PredictionShards]
+_job: tuple[MatchedSets, Fusion, PredictionShards]
 
 
-def _start_worker(sets: MatchedSets, fusion: Fusion, shards: PredictionShards) -> None:
-    """Opens the sets once in each worker."""
+def _start_worker(*job: Any) -> None:
+    """Receives the sets once for each worker, not with each shard."""
     global _job
     end_with_parent()
-    _job = (sets, [PredictionStore(path) for path in sets.paths], fusion, shards)
+    _job = job
 
 
 def _work(bound: Bound) -> int:

@@ -94,6 +94,9 @@ class PredictionStore(Predictions):
             box=column(tables['detections'], 'box'),
         )
 
+    def __reduce__(self) -> tuple[type[PredictionStore], tuple[Path]]:
+        return PredictionStore, (self.path,)
+
 
 def write_predictions(
     path: str | Path,
