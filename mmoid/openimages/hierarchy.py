@@ -42,17 +42,13 @@ class ClassHierarchy:
         require_unique(self.label_names, 'classes')
         unknown = sorted(set(self.label_names) - set(parents))
         if unknown:
-            raise AnnotationError(
-                f'{source}: lacks {len(unknown)} of the {self.num_classes} classes, first {unknown[0]!r}; '
-                'give the hierarchy file of these classes'
-            )
+            count = f'{len(unknown)} of the {self.num_classes} classes'
+            raise AnnotationError(f'{source}: lacks {count}, first {unknown[0]!r}; give the file of these classes')
         try:
             parents_first = list(TopologicalSorter(parents).static_order())
         except CycleError as error:
             name = error.args[1][0]
-            raise AnnotationError(
-                f'{source}: {name!r} is its own ancestor; the hierarchy must not have cycles'
-            ) from error
+            raise AnnotationError(f'{source}: {name!r} is its own ancestor, a cycle') from error
         ancestors: dict[str, set[str]] = {}
         depth: dict[str, int] = {}
         for name in parents_first:

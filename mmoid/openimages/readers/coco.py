@@ -39,11 +39,8 @@ FLAG_KEYS = {
 IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0}
 """Confidence by the key of an image that lists its classes."""
 
-HIERARCHY_KEY = 'class_hierarchy'
-"""Key within ``info`` for the class hierarchy, in the form of the official JSON."""
-
-ROUNDING = 0.01
-"""Pixels by which a box may leave its image without being counted as cut: files round to two decimals."""
+HIERARCHY_KEY = 'class_hierarchy'  # within ``info``, in the form of the official JSON
+ROUNDING = 0.01  # pixels by which a box may leave its image without being counted as cut: files round to two decimals
 
 _Id = int | str
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -190,7 +187,7 @@ def _image_ids(path: Path, images: Sequence[_Image]) -> list[str]:
     given = [image.openimages_id for image in images if image.openimages_id is not None]
     if given:
         if len(given) < len(images):
-            i = next(i for i, image in enumerate(images) if image.openimages_id is None)
+            i = [image.openimages_id for image in images].index(None)
             raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
         _positions(given, f'{path}: images', 'openimages_id')
         return given

@@ -24,11 +24,8 @@ def export_coco(
 ) -> None:
     """Writes a COCO JSON file that pycocotools and mmdet's ``CocoDataset`` load, one image or annotation on a line.
 
-    Image, category and annotation ids count from 1 in the order of the store. ``bbox`` is in pixels, with all digits.
-    ``iscrowd`` is 1 for group-of boxes. :func:`import_coco` makes the same store from the file, except for the order
-    of an image's labels (those present first) and boxes without area, which pycocotools cannot match. For this the
-    file has ``class_hierarchy`` in ``info``, ``freebase_id`` of categories, ``openimages_id`` of images, and the flags
-    of annotations that are known. ``is_group_of`` is always there, -1 if unknown, because ``iscrowd`` must be 0 or 1.
+    Ids count from 1 in the order of the store. ``iscrowd`` is 1 for group-of boxes. :func:`import_coco` makes the same
+    store from the file, except for the order of an image's labels and for boxes without area.
 
     Args:
         store: The annotations.
@@ -71,8 +68,7 @@ def _require_certain_labels(store: AnnotationStore) -> None:
         image = store.image_id(int(np.searchsorted(store.label_stop, row, side='right')))
         raise AnnotationError(
             f'{store.path}: image-level label {store.label_names[store.image_label[row]]!r} of image {image!r} has '
-            f'confidence {confidence[row]:g}; {" and ".join(IMAGE_LABEL_KEYS)} of COCO files stand for 1 and 0 only. '
-            'Make the store from human-verified labels, or without labels'
+            f'confidence {confidence[row]:g}; a COCO file can hold 1 and 0 only. Make the store without these labels'
         )
 
 

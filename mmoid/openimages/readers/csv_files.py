@@ -26,12 +26,8 @@ from mmoid.openimages.errors import AnnotationError
 
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
 FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
-UNKNOWN = -1
-"""Value of a flag that the file does not give. The official files write -1 too."""
-
-TEXT = pa.dictionary(pa.int32(), pa.string())
-"""Type of a column with few distinct values."""
-
+UNKNOWN = -1  # value of a flag that the file does not give; the official files write -1 too
+TEXT = pa.dictionary(pa.int32(), pa.string())  # type of a column with few distinct values
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
@@ -122,12 +118,7 @@ def read_image_sizes(path: str | Path) -> pa.Table:
 def read_columns(
     path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
 ) -> pa.Table:
-    """Reads some columns of a CSV file.
-
-    Args:
-        path: The file, .csv or .csv.gz.
-        required: Types of columns that must be there.
-        optional: Types of columns that are read if they are there.
+    """Reads some columns of a CSV file, with their types; ``optional`` ones if they are there.
 
     Raises:
         AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
@@ -203,14 +194,12 @@ def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Numbers the distinct values of a column in the order in which they first occur.
-
-    Args:
-        values: (R,) strings. Runs of one value, as the official files have them, are looked up once.
+    """Numbers the distinct values of (R,) strings in the order in which they first occur.
 
     Returns:
         The distinct values, and (R,) int32: which of them each row holds.
     """
+    # The official files have runs of one image: each is looked up once.
     column = values.combine_chunks()
     changes = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[len(column) > 0], changes]))

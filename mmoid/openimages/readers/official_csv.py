@@ -54,8 +54,8 @@ def convert(
         images: Image folder. Needed unless ``image_sizes`` is given.
         image_sizes: CSV of image sizes; without it they are read from the headers of the image files.
         missing_images: Annotated images without a file: raise, or drop them.
-        other_classes: Rows of classes that ``classes`` does not have, and images with no other row: raise, or drop
-            them. The complete image-level label files of V4-V7 name 20,000 classes that have no boxes.
+        other_classes: Rows of other classes, and images with no other row: raise, or drop them. The complete
+            image-level label files of V4-V7 name 20,000 classes.
         overwrite: Replace a store that is there.
         progress: Callback.
 

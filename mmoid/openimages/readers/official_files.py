@@ -69,15 +69,9 @@ dcba144d2230d01ace9f2b1ef1b54df65e29f855356ed51cfc4f6e10300d7d8b label500-hierar
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """One published file.
+    """One published file, ``path`` below :data:`BASE_URL`. ``split`` is None if one file serves all splits.
 
-    Attributes:
-        release: ``v7`` (600 classes; it has the boxes of V4 to V6 too), ``challenge-2019`` or ``challenge-2018``.
-        kind: One of :data:`KINDS`. ``labels`` are the human-verified image-level labels of the boxable classes.
-        split: One of :data:`SPLITS`; None if one file serves all.
-        path: Below :data:`BASE_URL`.
-        num_bytes: Its size, exact if ``sha256`` is known, else rounded; None if unknown.
-        sha256: Hexadecimal; None if unknown.
+    ``num_bytes`` is exact if ``sha256`` is known, else rounded. Both may be None.
     """
 
     release: str
@@ -89,7 +83,7 @@ class OfficialFile:
 
     @property
     def name(self) -> str:
-        """Its name on disk."""
+        """File name on disk."""
         return self.path.rpartition('/')[2]
 
     def url(self, mirror: str | None = None) -> str:

@@ -80,9 +80,6 @@ class AnnotationStore:
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return AnnotationStore, (self.path,)
 
-    def __repr__(self) -> str:
-        return f'AnnotationStore({str(self.path)!r}: {self.num_images} images, {self.num_boxes} boxes)'
-
     @property
     def num_images(self) -> int:
         """N, images without boxes included."""
@@ -121,7 +118,7 @@ class AnnotationStore:
 
     @property
     def image_folder(self) -> Path | None:
-        """Where the images lay when the store was made; None if that was not said."""
+        """Where the images were when the store was made; None if unknown."""
         folder = self.metadata['image_folder']
         return None if folder is None else self.path / folder  # an absolute folder wins over self.path
 

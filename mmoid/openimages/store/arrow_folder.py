@@ -37,13 +37,11 @@ def write_tables(
 def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path | None = None) -> Iterator[Path]:
     """Gives an empty folder and renames it to ``path`` when the block succeeds.
 
-    Folders that killed processes left of the same path are removed, unless ``scratch`` is given.
-
     Args:
-        path: The new folder.
+        path: The new folder. Folders that killed processes left of it are removed, unless ``scratch`` is given.
         overwrite: Replace a folder that mmoid wrote.
-        scratch: Where the folder is until then, on the same file system; beside ``path`` if None. It is not searched
-            for abandoned folders, because it may hold thousands.
+        scratch: Where the folder is until then, on the same file system; beside ``path`` if None. It may hold
+            thousands of other folders.
 
     Raises:
         OSError: The path may not be replaced or cannot be written.
@@ -69,10 +67,7 @@ def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path 
 
 
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
-    """Raises OSError unless ``path`` can be written: it is free, empty, or one of our folders and ``overwrite`` is set.
-
-    Call it before long work.
-    """
+    """Raises OSError unless ``path`` is free, empty, or one of our folders and ``overwrite`` is set."""
     path = Path(path)
     home = next(folder for folder in path.absolute().parents if folder.exists())
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
@@ -86,11 +81,7 @@ def require_replaceable(path: str | Path, overwrite: bool) -> None:
 
 
 def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> dict[str, Any]:
-    """Reads ``metadata.json``.
-
-    Raises:
-        AnnotationError: No such folder, incomplete, or of another format or version.
-    """
+    """Reads ``metadata.json``. Raises an AnnotationError unless it is of this format and version."""
     if not path.is_dir():
         raise AnnotationError(f'{path}: no such folder; {made_by} makes it')
     try:

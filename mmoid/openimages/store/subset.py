@@ -24,12 +24,11 @@ def subset_stores(
     Args:
         parent: The store of the images.
         parts: Folder of each new store, and its images: (n,) indices, each once. They keep the order of the parent.
-        made_by: JSON values that say how the images were chosen. ``metadata.json`` has them as ``subset``, with the
-            name and number of images of the parent, and the ``subset`` of the parent.
+        made_by: JSON values that say how the images were chosen, for ``subset`` in ``metadata.json``.
         overwrite: Replace stores that are there; never the parent.
 
     Returns:
-        What was read, written and left out for each part.
+        A summary of each part.
 
     Raises:
         ValueError: A path inside or above the parent.

@@ -65,13 +65,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Content:
-    """What a store is made of.
+    """What a store is made of; see :class:`AnnotationStore` for types and units.
 
     Attributes:
-        images: N rows: ``image_id``, ``file_name`` (below the image folder), ``width`` and ``height`` (pixels).
-        boxes: With the columns ``box`` ((B, 4) float64: xmin, ymin, xmax, ymax as fractions of the image size) and
-            the five flags (int8: 1, 0 or -1 unknown).
-        labels: With the column ``confidence`` (float32).
+        images: N rows: ``image_id``, ``file_name``, ``width`` and ``height``.
+        boxes: With the columns ``box`` and the five flags.
+        labels: With the column ``confidence``.
         classes: The C classes.
         tree: The class hierarchy, as :class:`ClassHierarchy` takes it.
         summary: Counts what is read and dropped.
@@ -117,35 +116,29 @@ class Content:
         stop, images = image_lists(boxes.image, box_label, num_classes)
         expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy)
         box_count = np.bincount(box_label, minlength=num_classes)
-        class_columns = {
-            'label_name': self.classes.label_names,
-            'class_name': self.classes.display_names,
-            'box_count': box_count,
-            'image_stop': stop,
-            'expanded_image_stop': expanded_stop,
-        }
-        image_columns = {
-            'image_id': self.images['image_id'],
-            'file_name': self.images['file_name'],
-            'width': self.images['width'].cast(pa.int32()),
-            'height': self.images['height'].cast(pa.int32()),
-            'box_stop': _stops(boxes.image, num_images),
-            'label_stop': _stops(labels.image, num_images),
-        }
         corners = pa.FixedSizeListArray.from_arrays(pa.array(boxes.columns['box'].reshape(-1)), 4)
         flags = {name: boxes.columns[name] for name in FLAGS}
-        label_columns = {'label': labels.label.astype(np.int32), 'confidence': labels.columns['confidence']}
         summary = self.summary
         summary.images, summary.boxes, summary.image_labels = num_images, len(boxes), len(labels)
         summary.images_without_boxes = int((np.bincount(boxes.image, minlength=num_images) == 0).sum())
         summary.group_of_boxes = int((flags['IsGroupOf'] == 1).sum())
         summary.boxes_of_unknown_group_of = int((flags['IsGroupOf'] == -1).sum())
         summary.classes, summary.classes_with_boxes = num_classes, int((box_count > 0).sum())
+        classes = {
+            'label_name': self.classes.label_names,
+            'class_name': self.classes.display_names,
+            'box_count': box_count,
+            'image_stop': stop,
+            'expanded_image_stop': expanded_stop,
+        }
+        sizes = {name: self.images[name].cast(pa.int32()) for name in ('width', 'height')}
+        stops = {'box_stop': _stops(boxes.image, num_images), 'label_stop': _stops(labels.image, num_images)}
+        names = {name: self.images[name] for name in ('image_id', 'file_name')}
         return {
-            'classes': pa.table(class_columns),
-            'images': pa.table(image_columns),
+            'classes': pa.table(classes),
+            'images': pa.table({**names, **sizes, **stops}),
             'boxes': pa.table({'label': box_label, 'box': corners, **flags}),
-            'labels': pa.table(label_columns),
+            'labels': pa.table({'label': labels.label.astype(np.int32), **labels.columns}),
             'class_images': pa.table({'image': images}),
             'class_images_expanded': pa.table({'image': expanded_images}),
         }
