@@ -55,10 +55,11 @@ def objects_of(rows, same_object_iou):
     for index, (image, _, box, group) in enumerate(rows):
         if group == 1:
             continue
-        touched = [
-            members for members in objects
-            if any(rows[k][0] == image and iou(rows[k][2], box) >= same_object_iou for k in members)
-        ]  # fmt: skip
+
+        def touches(members, image=image, box=box):
+            return any(rows[k][0] == image and iou(rows[k][2], box) >= same_object_iou for k in members)
+
+        touched = [members for members in objects if touches(members)]
         objects = [members for members in objects if members not in touched] + [[*sum(touched, []), index]]
     return objects
 

@@ -14,13 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FileServer(ThreadingHTTPServer):
     """Serves ``content`` at every path, or what ``files`` holds.
 
-    Attributes:
-        cuts: The next answers end after so many bytes of the body.
-        asked: (path, first byte) of each GET.
-        sends_md5: Whether answers have an ``x-goog-hash`` header.
+    The next answers end after ``cuts`` bytes. ``asked`` has the path and first byte of each GET.
     """
-
-    daemon_threads = True
 
     def __init__(self, content: bytes, files: dict[str, bytes] | None) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
@@ -33,7 +28,7 @@ class FileServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f'http://127.0.0.1:{self.server_port}'
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, *args: object) -> None:
         """Clients that close the connection are not errors here."""
 
 

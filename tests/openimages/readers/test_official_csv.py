@@ -1,7 +1,6 @@
 """Official CSV files -> AnnotationStore, and the errors for bad files."""
 
 import gzip
-import os
 import pickle
 import subprocess
 import sys
@@ -49,26 +48,19 @@ def test_official_files_become_a_store(store):
     assert [summary[name] for name in ('boxes', 'group_of_boxes', 'boxes_of_unknown_group_of')] == [5, 1, 1]
 
 
-def test_images_may_be_in_sub_folders_and_the_data_root_may_move(tmp_path):
+def test_images_may_be_in_sub_folders_or_rotated_and_the_data_root_may_move(tmp_path):
     files = write_files(tmp_path / 'data')
-    images = tmp_path / 'data' / 'images'
-    (images / 'train_0').mkdir()
-    (images / 'b1.jpg').rename(images / 'train_0' / 'b1.jpg')
+    (tmp_path / 'data/images/train_0').mkdir()
+    (tmp_path / 'data/images/b1.jpg').rename(tmp_path / 'data/images/train_0/b1.jpg')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (30, 20)).save(tmp_path / 'data/images/c2.jpg', exif=exif)
     convert(tmp_path / 'data' / 'store', **files)
     (tmp_path / 'data').rename(tmp_path / 'moved')
     store = AnnotationStore(tmp_path / 'moved' / 'store')
-    assert store.file_name(0) == os.path.join('train_0', 'b1.jpg')
+    assert store.file_name(0) == 'train_0/b1.jpg'
     assert (store.image_folder / store.file_name(0)).exists()
-
-
-def test_a_rotated_image_has_the_size_that_the_loader_gives_it(tmp_path):
-    files = write_files(tmp_path / 'official')
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new('RGB', (30, 20)).save(tmp_path / 'official' / 'images' / 'c2.jpg', exif=exif)
-    convert(tmp_path / 'store', **files)
-    store = AnnotationStore(tmp_path / 'store')
-    assert (store.width[2], store.height[2]) == (20, 30)
+    assert (store.width[2], store.height[2]) == (20, 30)  # as the loader turns it
 
 
 def test_sizes_from_a_csv_need_no_image_files(tmp_path):
@@ -115,9 +107,7 @@ def test_missing_image_files_are_an_error_or_dropped_and_counted(tmp_path):
         'image-level labels of images without a file': 2,
     }
     store = AnnotationStore(tmp_path / 'store')
-    assert store.image_ids() == ['a0', 'c2', 'd3']
-    assert store.image_of_box().tolist() == [0, 1]
-    assert store.image_of_label().tolist() == [2]
+    assert (store.image_of_box().tolist(), store.image_of_label().tolist()) == ([0, 1], [2])
 
 
 def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
@@ -141,7 +131,7 @@ def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
     assert store.image_of_label().tolist() == [3]
 
 
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('seed', range(4))
 def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
     rng = np.random.default_rng(seed)
     num_rows, num_images = int(rng.integers(0, 80)), 9
@@ -179,7 +169,6 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
     ('old', 'new', 'message'),
     [
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,1.25,', r'boxes\.csv:6: XMin = 1\.25 is outside \[0, 1\]'),
-        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,-0.1,', r'boxes\.csv:6: XMin = -0\.1 is outside \[0, 1\]'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,0.8,', r'boxes\.csv:6: XMin = 0\.8 is greater than XMax = 0\.75'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,left,', r"boxes\.csv:6: XMin: .* invalid value 'left'"),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,,', r'boxes\.csv:6: XMin is empty'),
@@ -190,7 +179,6 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
         ('XMax', 'XMin', r"boxes\.csv:1: has twice the column 'XMin'; it has ImageID, LabelName, XMin, XMin"),
         ('0.9,-1', '0.9,2', r'boxes\.csv:5: IsGroupOf = 2 must be 1, 0 or -1'),
         ('XMin', 'Left', r"boxes\.csv:1: has no column 'XMin'; it has ImageID, LabelName, Left"),
-        (BOXES, '', r'boxes\.csv: is empty'),
     ],
 )
 def test_an_error_names_the_file_and_the_line(tmp_path, old, new, message):
@@ -199,14 +187,6 @@ def test_an_error_names_the_file_and_the_line(tmp_path, old, new, message):
     with pytest.raises(AnnotationError, match=message):
         convert(tmp_path / 'store', **files)
     assert not list(tmp_path.glob('*store*'))
-
-
-def test_a_class_that_is_not_in_the_hierarchy_is_an_error(tmp_path):
-    files = write_files(tmp_path / 'official')
-    with open(files['classes'], 'a') as stream:
-        stream.write('/m/pear,Pear\n')
-    with pytest.raises(AnnotationError, match=r"hierarchy\.json: lacks 1 of the 6 classes, first '/m/pear'"):
-        convert(tmp_path / 'store', **files)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +217,10 @@ def test_gzip_and_labels(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(AnnotationError, match=r'boxes\.csv\.gz: cannot be read'):
         read_boxes(packed)
+    (tmp_path / 'empty.csv').touch()
     (tmp_path / 'labels.csv').write_text('ImageID,Source,LabelName,Confidence\nx,verification,/m/a,1.5\n')
+    with pytest.raises(AnnotationError, match=r'empty\.csv: is empty'):
+        read_boxes(tmp_path / 'empty.csv')
     with pytest.raises(AnnotationError, match=r'labels\.csv:2: Confidence = 1\.5 is outside'):
         read_image_labels(tmp_path / 'labels.csv')
 
@@ -251,8 +234,6 @@ def test_a_failed_conversion_leaves_the_store_as_it_was(tmp_path):
     write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
     with pytest.raises(AnnotationError, match='outside'):
         convert(tmp_path / 'store', **files, overwrite=True)
-    with pytest.raises(AnnotationError, match=r'nowhere\.csv: cannot be read'):
-        convert(tmp_path / 'store', **{**files, 'boxes': tmp_path / 'nowhere.csv'}, overwrite=True)
     assert (tmp_path / 'store' / 'metadata.json').read_bytes() == before
 
 
@@ -277,9 +258,6 @@ def test_a_store_of_another_version_or_with_a_damaged_file_says_how_to_make_it_a
         (store.path / 'boxes.arrow').write_bytes(part)
         with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged .*; make .*store again'):
             AnnotationStore(store.path)
-    (store.path / 'boxes.arrow').unlink()
-    with pytest.raises(AnnotationError, match=r'boxes\.arrow: is missing or damaged'):
-        AnnotationStore(store.path)
     metadata = (store.path / 'metadata.json').read_text().replace('"version": 1', '"version": 0')
     (store.path / 'metadata.json').write_text(metadata)
     with pytest.raises(AnnotationError, match=r'format version is 0, .*; make it again with .*prepare_openimages\.py'):

@@ -8,25 +8,8 @@ from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store import subset
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.subset import require_writable, subset_stores
-from tests.official_files import LABEL_NAMES, write_files
-
-
-def write_random_store(folder, seed=0, num_images=60):
-    """A store of random rows: boxes and image-level labels out of order, unknown flags, images without boxes."""
-    rng = np.random.default_rng(seed)
-    boxes = ['ImageID,LabelName,XMin,XMax,YMin,YMax,' + ','.join(FLAGS)]
-    for _ in range(4 * num_images):
-        x, y = np.sort(rng.random(2)), np.sort(rng.random(2))
-        flags = ','.join(str(flag) for flag in rng.integers(-1, 2, len(FLAGS)))
-        image, name = rng.integers(num_images // 2), rng.choice(LABEL_NAMES[:4])
-        boxes.append(f'i{image},{name},{x[0]},{x[1]},{y[0]},{y[1]},{flags}')
-    labels = ['ImageID,LabelName,Confidence']
-    labels += [f'i{image},{rng.choice(LABEL_NAMES)},{rng.integers(2)}' for image in rng.permutation(num_images)]
-    sizes = [f'i{image},{rng.integers(1, 999)},{rng.integers(1, 999)}' for image in range(num_images)]
-    files = write_files(folder / 'official', '\n'.join(boxes), '\n'.join(labels), pictures=False)
-    (folder / 'sizes.csv').write_text('\n'.join(['image_id,width,height', *sizes]))
-    convert(folder / 'store', **(files | {'images': None}), image_sizes=folder / 'sizes.csv')
-    return AnnotationStore(folder / 'store')
+from tests.coco_documents import random_store
+from tests.official_files import write_files
 
 
 def write_subset(parent, images, out, made_by=None, overwrite=False):
@@ -37,35 +20,22 @@ def write_subset(parent, images, out, made_by=None, overwrite=False):
 def image_of(store, image):
     """All that a store knows of one image."""
     boxes, labels = store.boxes_of_image(image), store.labels_of_image(image)
-    return {
-        'id': store.image_id(image),
-        'file': store.file_name(image),
-        'size': (store.width[image], store.height[image]),
-        'boxes': store.box[boxes].tolist(),
-        'label': store.box_label[boxes].tolist(),
-        'flags': [store.flag(name)[boxes].tolist() for name in FLAGS],
-        'image_label': store.image_label[labels].tolist(),
-        'confidence': store.image_label_confidence[labels].tolist(),
-    }
+    columns = [store.box, store.box_label, *(store.flag(name) for name in FLAGS)]
+    label_columns = [store.image_label, store.image_label_confidence]
+    return [
+        (store.image_id(image), store.file_name(image), store.width[image], store.height[image]),
+        [column[boxes].tolist() for column in columns],
+        [column[labels].tolist() for column in label_columns],
+    ]
 
 
 @pytest.fixture()
 def parent(tmp_path):
-    return write_random_store(tmp_path)
+    return random_store(tmp_path / 'store', np.random.default_rng(0), num_images=60)
 
 
-@pytest.fixture()
-def data(tmp_path):
-    """A data root with images: DATA/images and the store DATA/train."""
-    files = write_files(tmp_path / 'data')
-    convert(tmp_path / 'data' / 'train', **files)
-    return tmp_path / 'data'
-
-
-@pytest.mark.parametrize('seed', range(2))
-def test_images_and_class_lists_are_those_of_the_parent(tmp_path, seed):
-    parent = write_random_store(tmp_path, seed)
-    images = np.random.default_rng(seed).choice(parent.num_images, 25, replace=False)
+def test_images_and_class_lists_are_those_of_the_parent(tmp_path, parent):
+    images = np.random.default_rng(0).choice(parent.num_images, 25, replace=False)
     part, summary = write_subset(parent, images, tmp_path / 'part')
     assert part.num_images == summary.images == 25
     images = np.sort(images)
@@ -84,27 +54,20 @@ def test_the_metadata_name_the_parent_and_its_parent(tmp_path, parent):
     assert half.metadata['sources'] == parent.metadata['sources']
     made = {'parent': 'store', 'parent_images': 60, 'seed': 3, 'sizes': {'half': 30}}
     assert half.metadata['subset'] == made
-    summary = half.metadata['summary']
-    assert (summary['images'], summary['boxes'], summary['box_rows']) == (30, half.num_boxes, parent.num_boxes)
-    assert summary['dropped']['images of other subsets or none'] == 30
     less, _ = write_subset(half, np.arange(10), tmp_path / 'less', {'seed': 4})
     assert less.metadata['subset'] == {'parent': 'half', 'parent_images': 30, 'seed': 4, 'parent_subset': made}
 
 
-@pytest.mark.parametrize('out', ['data/validation', 'data/mini/deep/train'])
-def test_a_subset_below_the_data_root_moves_with_it(tmp_path, data, out):
-    write_subset(AnnotationStore(data / 'train'), [0, 2], tmp_path / out)
-    data.rename(tmp_path / 'moved')
-    part = AnnotationStore(tmp_path / out.replace('data', 'moved', 1))
+@pytest.mark.parametrize(
+    ('out', 'moves'), [('data/validation', 'data'), ('data/mini/deep/train', 'data'), ('mini/train', 'mini')]
+)
+def test_a_subset_finds_its_images_when_the_data_root_or_it_alone_moves(tmp_path, out, moves):
+    convert(tmp_path / 'data' / 'train', **write_files(tmp_path / 'data'))
+    write_subset(AnnotationStore(tmp_path / 'data' / 'train'), [0, 2], tmp_path / out)
+    (tmp_path / 'far').mkdir()
+    (tmp_path / moves).rename(tmp_path / 'far' / moves)
+    part = AnnotationStore(tmp_path / 'far' / out)
     assert [(part.image_folder / part.file_name(i)).exists() for i in range(2)] == [True, True]
-
-
-def test_a_subset_elsewhere_finds_its_images_wherever_it_moves(tmp_path, data):
-    write_subset(AnnotationStore(data / 'train'), [0, 2], tmp_path / 'mini' / 'train')
-    (tmp_path / 'far' / 'away').mkdir(parents=True)
-    (tmp_path / 'mini').rename(tmp_path / 'far' / 'away' / 'mini')
-    part = AnnotationStore(tmp_path / 'far' / 'away' / 'mini' / 'train')
-    assert (part.image_folder / part.file_name(1)).exists()
 
 
 @pytest.mark.parametrize('out', ['store', '.', 'store/train'])
@@ -114,11 +77,7 @@ def test_the_parent_is_never_replaced(tmp_path, parent, out):
     assert AnnotationStore(parent.path).num_images == 60
 
 
-def test_only_a_store_is_replaced_and_only_with_overwrite(tmp_path, parent):
-    write_subset(parent, np.arange(3), tmp_path / 'part')
-    with pytest.raises(FileExistsError, match='exists already; give --overwrite'):
-        write_subset(parent, np.arange(4), tmp_path / 'part')
-    assert write_subset(parent, np.arange(4), tmp_path / 'part', overwrite=True)[0].num_images == 4
+def test_every_folder_is_checked_before_the_work(tmp_path, parent):
     (tmp_path / 'notes').mkdir()
     (tmp_path / 'notes' / 'thesis.txt').write_text('years of work')
     with pytest.raises(FileExistsError, match='was not written by mmoid'):
