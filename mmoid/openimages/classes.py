@@ -20,8 +20,7 @@ class ClassNames:
 
     Args:
         label_names: (C,) MIDs such as ``/m/01g317``.
-        display_names: (C,) names such as ``Person``; the MIDs if empty. A name that occurs twice (Bench and Mouse do)
-            gets its MID appended, so that names are unique too.
+        display_names: (C,) names such as ``Person``; the MIDs if empty. A name that occurs twice gets its MID appended.
         source: File or config key that the classes come from, for error messages.
 
     Raises:
@@ -52,17 +51,10 @@ class ClassNames:
         return len(self.label_names)
 
     def indices(self, names: Iterable[str], where: str) -> np.ndarray:
-        """Class indices of MIDs or display names.
-
-        Args:
-            names: K MIDs or display names. A MID wins over an equal display name.
-            where: File or config key that gives the names, for error messages.
-
-        Returns:
-            (K,) int64.
+        """(K,) int64 indices of K MIDs or display names. A MID wins over an equal display name.
 
         Raises:
-            AnnotationError: A name that is not a class.
+            AnnotationError: A name that is not a class. The message begins with ``where``, a file or config key.
         """
         names = list(names)
         for name in names:
@@ -71,14 +63,7 @@ class ClassNames:
         return np.array([self._index[name] for name in names], dtype=np.int64)
 
     def find(self, mids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """Class indices of a column of MIDs.
-
-        Args:
-            mids: (R,) strings, or a dictionary of strings.
-
-        Returns:
-            (R,) int32; -1 for a MID that is not a class.
-        """
+        """(R,) int32 indices of a column of MIDs, strings or a dictionary of strings; -1 if not a class."""
         column = mids.combine_chunks() if isinstance(mids, pa.ChunkedArray) else mids
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
@@ -102,14 +87,9 @@ class ClassNames:
 
 
 def require_unique(label_names: Sequence[str], where: str | Callable[[int], str]) -> None:
-    """Raises for the first MID that occurs twice.
+    """Raises an AnnotationError for the first MID that occurs twice.
 
-    Args:
-        label_names: MIDs.
-        where: File or config key, or a function from the position of a MID to its place, such as the file and line.
-
-    Raises:
-        AnnotationError: With the place of the second occurrence.
+    ``where`` is the file or config key, or a function from the position of a MID to its file and line.
     """
     seen: set[str] = set()
     for i, name in enumerate(label_names):

@@ -84,19 +84,18 @@ class ClassHierarchy:
         return np.flatnonzero(self.ancestor_matrix[:, label])
 
     def expand_up(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Follows every label with its ancestors.
+        """Puts the ancestors of every label right after it, duplicates included.
 
         Args:
             labels: (N,) class indices.
 
         Returns:
-            ``rows`` and ``labels``, both (M,): entry ``labels[k]`` comes from input row ``rows[k]``. Rows keep their
-            order, each label is right before its ancestors. Nothing is deduplicated.
+            ``rows`` and ``labels``, both (M,): entry ``labels[k]`` comes from input row ``rows[k]``, ascending.
         """
         return _expand(labels, self.ancestor_matrix)
 
     def expand_down(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Follows every label with its descendants; see :meth:`expand_up`."""
+        """Puts the descendants of every label right after it; see :meth:`expand_up`."""
         return _expand(labels, self.ancestor_matrix.T)
 
 

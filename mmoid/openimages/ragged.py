@@ -8,14 +8,7 @@ import numpy as np
 
 
 def row_and_position(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row of every element, and its position within the row.
-
-    Args:
-        lengths: (R,) elements of each row.
-
-    Returns:
-        Two (sum of lengths,) int64 arrays: row index, and position from 0 within the row.
-    """
+    """Row of every element, and its position from 0 within the row, both int64. ``lengths`` is (R,)."""
     row = np.repeat(np.arange(len(lengths)), lengths)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 

@@ -40,7 +40,12 @@ def export_coco(
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise FileExistsError(f'{out}: exists already; give --overwrite to replace it, or another --out')
-    _require_certain_labels(store)
+    certain = np.isin(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values()))
+    if not certain.all():
+        value = store.image_label_confidence[~certain][0]
+        raise AnnotationError(
+            f'{store.path}: an image-level label has confidence {value:g}; COCO files hold 1 and 0 only'
+        )
     info = {'description': 'Open Images annotations, written by mmoid', HIERARCHY_KEY: store.metadata['hierarchy']}
     names = enumerate(zip(store.class_names, store.label_names), 1)
     categories = [{'id': i, 'name': name, 'freebase_id': mid} for i, (name, mid) in names]
@@ -58,18 +63,6 @@ def export_coco(
             stream.write((b',\n' if first else b'\n') + b',\n'.join(map(encode, _annotations(store, first, last))))
             progress('writing annotations', last, store.num_boxes)
         stream.write(b'\n]}\n')
-
-
-def _require_certain_labels(store: AnnotationStore) -> None:
-    confidence = store.image_label_confidence
-    certain = (confidence == 0) | (confidence == 1)
-    if not certain.all():
-        row = int(np.argmin(certain))
-        image = store.image_id(int(np.searchsorted(store.label_stop, row, side='right')))
-        raise AnnotationError(
-            f'{store.path}: image-level label {store.label_names[store.image_label[row]]!r} of image {image!r} has '
-            f'confidence {confidence[row]:g}; a COCO file can hold 1 and 0 only. Make the store without these labels'
-        )
 
 
 def _images(store: AnnotationStore, first: int, last: int) -> Iterator[dict[str, Any]]:

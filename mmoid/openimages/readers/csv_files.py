@@ -39,8 +39,7 @@ def read_boxes(path: str | Path) -> pa.Table:
         the five flags (int8: 1, 0 or -1 unknown), in file order.
 
     Raises:
-        AnnotationError: A column missing, a row that does not parse, a coordinate outside [0, 1], XMin > XMax or
-            YMin > YMax, a flag other than -1, 0, 1.
+        AnnotationError: A row that is not of this form. The message names the line.
     """
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
     table = read_columns(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
@@ -68,11 +67,7 @@ def read_image_labels(path: str | Path) -> pa.Table:
 
 
 def read_classes(path: str | Path) -> ClassNames:
-    """Reads ``MID,name`` rows, with or without a header (``LabelName,DisplayName``). Their order gives class indices.
-
-    Raises:
-        AnnotationError: A row of another form, a MID that occurs twice, by line; a file without classes.
-    """
+    """Reads ``MID,name`` rows, with or without a header. Their order gives class indices."""
     rows: list[tuple[str, str, int]] = []
     with open_text(path) as stream:
         for fields in (reader := csv.reader(stream)):
@@ -91,11 +86,7 @@ def read_classes(path: str | Path) -> ClassNames:
 
 
 def read_image_sizes(path: str | Path) -> pa.Table:
-    """Reads image sizes: an image id, a width and a height column under any of their usual names.
-
-    Returns:
-        Columns ``image_id`` (string), ``width`` and ``height`` (int32, pixels, at least 1).
-    """
+    """Reads ``image_id``, ``width`` and ``height`` (int32, pixels), columns under any of their usual names."""
     header = read_header(path)
     spellings = {
         'image_id': ('image_id', 'ImageID', 'ImageId'),

@@ -122,15 +122,15 @@ def _require_known(label: np.ndarray, table: pa.Table, path: str | Path, classes
 
 
 def _without_other_classes(content: Content) -> Content:
-    boxes, labels, summary = content.boxes, content.labels, content.summary
-    if (boxes.label >= 0).all() and (labels.label >= 0).all():
+    known_boxes, known_labels = content.boxes.label >= 0, content.labels.label >= 0
+    if known_boxes.all() and known_labels.all():
         return content
-    summary.drop('boxes of other classes', (boxes.label < 0).sum())
-    summary.drop('image-level labels of other classes', (labels.label < 0).sum())
-    boxes, labels = boxes.take(boxes.label >= 0), labels.take(labels.label >= 0)
+    boxes, labels = content.boxes.take(known_boxes), content.labels.take(known_labels)
     keep: np.ndarray = np.zeros(len(content.images), dtype=bool)
     keep[boxes.image] = keep[labels.image] = True
-    summary.drop('images with rows of other classes only', (~keep).sum())
+    content.summary.drop('boxes of other classes', (~known_boxes).sum())
+    content.summary.drop('image-level labels of other classes', (~known_labels).sum())
+    content.summary.drop('images with rows of other classes only', (~keep).sum())
     return replace(content, boxes=boxes, labels=labels).with_images(keep)
 
 

@@ -131,7 +131,7 @@ class AnnotationStore:
         return self._tables['images']['image_id'][image].as_py()
 
     def image_ids(self) -> list[str]:
-        """All ids. Makes N Python strings: not for the training path."""
+        """All ids, as N Python strings: not for training."""
         return self._tables['images']['image_id'].to_pylist()
 
     def file_name(self, image: int) -> str:

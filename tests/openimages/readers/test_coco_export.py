@@ -55,10 +55,7 @@ def test_mmdet_reads_the_same_items_from_the_export(tmp_path):
 
 def test_a_label_that_is_neither_present_nor_absent_is_not_exported(tmp_path):
     store = random_store(tmp_path / 'store', np.random.default_rng(0), confidences=(0, 1, 0.5))
-    with pytest.raises(
-        AnnotationError,
-        match=r"store: image-level label '/m/.*' of image '.*' has confidence 0\.5; a COCO file",
-    ):
+    with pytest.raises(AnnotationError, match=r'store: an image-level label has confidence 0\.5; COCO files'):
         export_coco(store, tmp_path / 'export.json')
     assert not list(tmp_path.glob('*export*'))
 
