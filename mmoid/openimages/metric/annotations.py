@@ -50,12 +50,6 @@ class Annotations:
     label_class: np.ndarray
     label_confidence: np.ndarray
 
-    def require_hierarchy(self, purpose: str) -> ClassHierarchy:
-        """The hierarchy, or a ValueError that names the purpose."""
-        if self.hierarchy is None:
-            raise ValueError(f'hierarchy: is needed for {purpose}; give the hierarchy JSON of these classes')
-        return self.hierarchy
-
 
 def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | None = None) -> Annotations:
     """Annotations of a prepared split.

@@ -111,10 +111,9 @@ class Evaluator:
     train_images: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol.is_challenge:
-            self.annotations.require_hierarchy('the challenge protocol')
-        if self.protocol.expand_detections:
-            self.annotations.require_hierarchy('expanding detections')
+        if self.annotations.hierarchy is None and (self.protocol.is_challenge or self.protocol.expand_detections):
+            purpose = 'the challenge protocol' if self.protocol.is_challenge else 'expanding detections'
+            raise ValueError(f'hierarchy: is needed for {purpose}; give the hierarchy JSON of these classes')
 
     @cached_property
     def ground_truth(self) -> GroundTruth:

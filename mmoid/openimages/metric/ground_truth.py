@@ -6,7 +6,6 @@ which detections are matched to boxes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -83,22 +82,15 @@ class GroundTruth:
             verified_only: Ignore detections of classes that are not verified in their image.
 
         Raises:
-            ValueError: Arrays of different lengths, an index out of range, a box with swapped corners or a value that
-                is not finite, a group-of flag other than 0 and 1.
+            ValueError: An index out of range.
         """
-        if hierarchy is not None and hierarchy.num_classes != num_classes:
-            raise ValueError(f'hierarchy: expects {num_classes} classes, got {hierarchy.num_classes}')
         image = index_column('image', image, num_images)
-        label = index_column('label', label, num_classes, len(image))
-        box = float_array('box', box, (len(image), 4))
-        upright = np.isfinite(box).all(axis=1) & (box[:, :2] <= box[:, 2:]).all(axis=1)
-        require_rows('box', box, upright, 'finite xmin <= xmax and ymin <= ymax')
-        group = float_array('is_group_of', is_group_of, image.shape)
-        require_rows('is_group_of', group, (group == 0) | (group == 1), '0 or 1')
+        label = index_column('label', label, num_classes)
+        box = np.asarray(box, dtype=np.float64).reshape(-1, 4)
+        group = np.asarray(is_group_of, dtype=bool)
         label_image = index_column('label_image', label_image, num_images)
-        label_class = index_column('label_class', label_class, num_classes, len(label_image))
-        confidence = float_array('label_confidence', label_confidence, label_image.shape)
-        require_rows('label_confidence', confidence, confidence >= 0, '0 (absent) or above 0 (present)')
+        label_class = index_column('label_class', label_class, num_classes)
+        confidence = np.asarray(label_confidence, dtype=np.float64)
 
         source = np.arange(len(image))
         if hierarchy is not None:
@@ -113,7 +105,7 @@ class GroundTruth:
         if verified_only:
             keys = [image * num_classes + label, label_image * num_classes + label_class]
             verified = np.unique(np.concatenate(keys))
-        return cls(num_images, num_classes, image, label, box, group.astype(bool), source, verified)
+        return cls(num_images, num_classes, image, label, box, group, source, verified)
 
     @cached_property
     def single_boxes(self) -> KeyedBoxes:
@@ -132,26 +124,10 @@ class GroundTruth:
         return KeyedBoxes(key[order], self.box[rows[order]], rows[order])
 
 
-def index_column(name: str, values: Any, bound: int, length: int | None = None) -> np.ndarray:
-    """Values as (N,) int64, each in [0, bound). Raises ValueError for anything else."""
-    array = np.asarray(values)
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f'{name}: expects integers, got {array.dtype}')
-    array = array.astype(np.int64, copy=False)
-    if array.ndim != 1 or len(array) != (len(array) if length is None else length):
-        expected = 'one dimension' if length is None else f'shape ({length},)'
-        raise ValueError(f'{name}: expects {expected}, got shape {array.shape}')
+def index_column(name: str, values: Any, bound: int) -> np.ndarray:
+    """Values as (N,) int64. Raises a ValueError if one is not in [0, bound)."""
+    array = np.asarray(values).astype(np.int64, copy=False)
     require_rows(name, array, (array >= 0) & (array < bound), f'0 <= index < {bound}')
-    return array
-
-
-def float_array(name: str, values: Any, shape: Sequence[int]) -> np.ndarray:
-    """Values as float64 of this shape; an empty list fits any shape without rows. Raises ValueError otherwise."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape == (0,):
-        array = array.reshape(0, *shape[1:])
-    if array.shape != tuple(shape):
-        raise ValueError(f'{name}: expects shape {tuple(shape)}, got {array.shape}')
     return array
 
 

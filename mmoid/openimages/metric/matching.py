@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmoid.openimages.boxes import box_area, box_iou, has_area, intersection_area
-from mmoid.openimages.metric.ground_truth import GroundTruth, KeyedBoxes, float_array, index_column, require_rows
+from mmoid.openimages.metric.ground_truth import GroundTruth, KeyedBoxes, index_column, require_rows
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
 
 PAIRS_AT_ONCE = 1 << 16
@@ -82,19 +82,13 @@ def match_detections(
         max_detections: Best-scored detections kept per image and class.
 
     Raises:
-        ValueError: Arrays of different lengths, an index out of range, a NaN score, an argument out of range.
+        ValueError: An index out of range, a NaN score.
     """
-    if not 0 < iou_threshold <= 1:
-        raise ValueError(f'iou_threshold: expects 0 < value <= 1, got {iou_threshold}')
-    if max_detections < 1:
-        raise ValueError(f'max_detections: expects at least 1, got {max_detections}')
-    if not 0 <= group_of_weight < np.inf:
-        raise ValueError(f'group_of_weight: expects a finite value >= 0, got {group_of_weight}')
     image = index_column('image', image, ground_truth.num_images)
-    label = index_column('label', label, ground_truth.num_classes, len(image))
-    score = float_array('score', score, image.shape)
+    label = index_column('label', label, ground_truth.num_classes)
+    score = np.asarray(score, dtype=np.float64)
     require_rows('score', score, ~np.isnan(score), 'a number')
-    box = float_array('box', box, (len(image), 4))
+    box = np.asarray(box, dtype=np.float64).reshape(-1, 4)
 
     key = image * ground_truth.num_classes + label
     by_image = np.argsort(image, kind='stable')

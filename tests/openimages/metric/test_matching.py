@@ -73,13 +73,7 @@ def test_max_detections_keeps_the_best_of_each_image_and_class():
     [
         (dict(image=[1]), r'image\[0\]: expects 0 <= index < 1, got 1'),
         (dict(label=[3]), r'label\[0\]: expects 0 <= index < 3, got 3'),
-        (dict(label=[[0]]), r'label: expects shape \(1,\), got shape \(1, 1\)'),
-        (dict(score=[0.1, 0.2]), r'score: expects shape \(1,\), got \(2,\)'),
         (dict(score=[np.nan]), r'score\[0\]: expects a number, got nan'),
-        (dict(box=[LEFT[:3]]), r'box: expects shape \(1, 4\), got \(1, 3\)'),
-        (dict(iou_threshold=0), 'iou_threshold: expects 0 < value <= 1, got 0'),
-        (dict(group_of_weight=-1), 'group_of_weight: expects a finite value >= 0, got -1'),
-        (dict(max_detections=0), 'max_detections: expects at least 1, got 0'),
     ],
 )
 def test_bad_arguments_are_errors(change, message):
