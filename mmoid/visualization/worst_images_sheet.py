@@ -1,4 +1,4 @@
-"""Ground truth and predictions side by side, for one class: what was found, missed and made up."""
+"""Ground truth and predictions side by side, for one class: what was found, missed and wrongly detected."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmoid.openimages.boxes import box_area, intersection_area
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.worst_images import Verdict, judge
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization.boxes import SAME_PREDICTION, outlines_of, read_image
-from mmoid.visualization.outlines import FALSE, FOUND, GREY, MISSED, Outline, draw_outlines, sheet, show_image
+from mmoid.visualization.label_sets import (
+    GREY,
+    SAME_OBJECT,
+    SAME_PREDICTION,
+    detections,
+    draw_box,
+    in_pixels,
+    objects_of,
+    read_image,
+    sheet,
+    show_image,
+    texts_of,
+)
 
-MOST_OTHERS = 8
-"""Detections of other classes that are shown in an image, the best scored."""
-
-SAYS = {Verdict.TRUE: (FOUND, ''), Verdict.FALSE: (FALSE, ' false'), Verdict.NOT_COUNTED: (GREY, ' not counted')}
+GREEN, RED = '#1a8a3c', '#c62828'
+VERDICTS = {Verdict.TRUE: (GREEN, ''), Verdict.FALSE: (RED, ' false'), Verdict.NOT_COUNTED: (GREY, ' not counted')}
+MAX_OTHERS = 8
+"""Boxes of other classes that are drawn on an image."""
 
 
 def draw_mistakes(
@@ -31,50 +43,46 @@ def draw_mistakes(
     score_threshold: float = 0.3,
     iou_threshold: float = 0.5,
 ) -> Figure:
-    """Draws pairs of images, ground truth to the left and predictions to the right.
+    """Draws pairs of images, ground truth on the left and predictions on the right.
 
-    Of the class: found and missed objects in green and red; true and false detections in green and red, those that do
-    not count in grey. Everything else thin and grey. Group-of boxes are dashed.
+    Found objects and true detections are green, missed objects and false detections red. Detections that do not count
+    are grey, boxes of other classes thin and grey. Group-of boxes are dashed.
 
     Args:
         store: Of the evaluated split; must know its image folder.
-        ground_truth: Made of it by the rules of a protocol.
+        ground_truth: Built from it by the rules of a protocol.
         predictions: Of the store's classes.
         label: Class index.
-        images: Image indices, two pairs a row.
-        title: One line above all.
-        score_threshold: Detections below it are taken for not there.
+        images: Image indices, two pairs per row.
+        title: Above all images.
+        score_threshold: Detections with a lower score are left out.
         iou_threshold: As of the metric.
     """
-    sizes = [(int(store.width[image]), int(store.height[image])) for image in images for _ in range(2)]
-    figure, axes = sheet(sizes, title)
+    figure, axes = sheet(2 * len(images), title)
     row_of = {image_id: row for row, image_id in enumerate(predictions.image_ids())}
-    for index, image in enumerate(images):
-        left, right = axes[2 * index : 2 * index + 2]
-        rows = _rows(predictions, row_of.get(store.image_id(image)))
-        rows = rows[predictions.score[rows] >= score_threshold]
+    for image, left, right in zip(images, axes[::2], axes[1::2]):
+        pixels = read_image(store, image)
+        rows = detections(predictions, row_of.get(store.image_id(image)), score_threshold)
         is_ours = predictions.label[rows] == label
-        ours, others = rows[is_ours], rows[~is_ours]
-        scores, boxes = predictions.score[ours], predictions.box[ours]
-        verdict, found = judge(ground_truth, image, label, scores, boxes, iou_threshold)
-        picture = read_image(store, image)
-        _draw_truth(left, picture, store, ground_truth, image, label, found, boxes[verdict == Verdict.NOT_COUNTED])
-        _draw_found(right, picture, predictions, ours, verdict, others[:MOST_OTHERS])
+        ours, others = rows[is_ours], rows[~is_ours][:MAX_OTHERS]
+        box, score = predictions.box[ours], predictions.score[ours]
+        verdict, found = judge(ground_truth, image, label, score, box, iou_threshold)
+
+        counts = [int((verdict == kind).sum()) for kind in (Verdict.TRUE, Verdict.FALSE)]
+        show_image(right, pixels, f'predictions   {counts[0]} true, {counts[1]} false')
+        _draw_others(right, in_pixels(predictions.box[others], pixels), texts_of(predictions, others), SAME_PREDICTION)
+        for corners, kind, value in zip(in_pixels(box, pixels), verdict, score):
+            colour, note = VERDICTS[Verdict(kind)]
+            draw_box(right, corners, [f'{value:.2f}{note}'], colour)
+
+        absorbed = box[verdict == Verdict.NOT_COUNTED]
+        _draw_truth(left, pixels, store, ground_truth, image, label, found, absorbed)
     return figure
-
-
-def _rows(predictions: PredictionStore, row: int | None) -> np.ndarray:
-    """Detections of an image, best score first."""
-    if row is None:
-        return np.empty(0, dtype=np.int64)
-    start = int(predictions.detection_stop[row - 1]) if row else 0
-    rows = np.arange(start, int(predictions.detection_stop[row]))
-    return rows[np.argsort(-predictions.score[rows], kind='stable')]
 
 
 def _draw_truth(
     ax: Axes,
-    picture: np.ndarray,
+    pixels: np.ndarray,
     store: AnnotationStore,
     truth: GroundTruth,
     image: int,
@@ -82,64 +90,30 @@ def _draw_truth(
     found: np.ndarray,
     absorbed: np.ndarray,
 ) -> None:
+    """Draws the ground truth; ``found`` are its rows, ``absorbed`` (A, 4) detections that may be in a group."""
     rows = np.flatnonzero((truth.image == image) & (truth.label == label))
-    is_found = np.where(truth.is_group_of[rows], _covers(truth.box[rows], absorbed), np.isin(rows, found))
-    wanted, hit = len(rows), int(is_found.sum())
+    is_found = np.where(truth.is_group_of[rows], _holds_some(truth.box[rows], absorbed), np.isin(rows, found))
     verified = truth.verified is None or np.isin(image * truth.num_classes + label, truth.verified)
-    note = f'{hit} of {wanted} found' if verified else 'nobody verified the class here'
-    show_image(ax, picture, f'{store.image_id(image)}   {note}', (1, 1))
-    outlines = _others_of(store, image, set(truth.source[rows].tolist()))
-    for row, ok in zip(rows, is_found):
-        name = store.class_names[store.box_label[truth.source[row]]]  # of a descendant, where it was expanded
-        x_min, y_min, x_max, y_max = map(float, truth.box[row])
-        words = [] if name == store.class_names[label] else [name]  # the title names the class
+    note = f'{is_found.sum()} of {len(rows)} found' if verified else 'class not verified here'
+    show_image(ax, pixels, f'{store.image_id(image)}   {note}')
+
+    all_rows = np.arange(store.num_boxes)[store.boxes_of_image(image)]
+    others = np.setdiff1d(all_rows, truth.source[rows])[:MAX_OTHERS]
+    texts = [store.class_names[k] for k in store.box_label[others]]
+    _draw_others(ax, in_pixels(store.box[others], pixels), texts, SAME_OBJECT)
+    for row, corners, ok in zip(rows, in_pixels(truth.box[rows], pixels), is_found):
+        annotated = store.box_label[truth.source[row]]  # a descendant, where the ground truth was expanded
+        words = [] if annotated == label else [store.class_names[annotated]]
         words += [] if ok else ['missed']
-        lines = (', '.join(words),) if words else ()
-        colour = FOUND if ok else MISSED
-        outlines.append(Outline((x_min, y_min, x_max, y_max), lines, colour, bool(truth.is_group_of[row])))
-    draw_outlines(ax, outlines)
+        draw_box(ax, corners, words, GREEN if ok else RED, truth.is_group_of[row])
 
 
-def _others_of(store: AnnotationStore, image: int, shown: set[int]) -> list[Outline]:
-    """Boxes of other classes, where they are few enough to be read."""
-    rows = np.arange(store.num_boxes)[store.boxes_of_image(image)]
-    rows = np.array([row for row in rows if row not in shown][:MOST_OTHERS], dtype=np.int64)
-    texts = [store.class_names[label] for label in store.box_label[rows]]
-    thin = outlines_of(store.box[rows], store.box_label[rows], texts, 0.9, colour=GREY)
-    return [Outline(item.box, item.lines, GREY, item.dashed, 0.5) for item in thin]
+def _draw_others(ax: Axes, box: np.ndarray, texts: Sequence[str], same_object_iou: float) -> None:
+    for rows in objects_of(box, same_object_iou):
+        draw_box(ax, box[rows[0]], [texts[k] for k in rows], GREY, line_width=0.8)
 
 
-def _draw_found(
-    ax: Axes,
-    picture: np.ndarray,
-    predictions: PredictionStore,
-    rows: np.ndarray,
-    verdict: np.ndarray,
-    others: np.ndarray,
-) -> None:
-    counts = ', '.join(
-        f'{(verdict == kind).sum()} {name}' for kind, name in ((Verdict.TRUE, 'true'), (Verdict.FALSE, 'false'))
-    )
-    show_image(ax, picture, f'predictions   {counts}', (1, 1))
-    outlines = []
-    if len(others):
-        texts = [f'{predictions.class_names[predictions.label[k]]} {predictions.score[k]:.2f}' for k in others]
-        found = outlines_of(predictions.box[others], predictions.label[others], texts, SAME_PREDICTION, colour=GREY)
-        outlines = [Outline(item.box, item.lines, GREY, False, 0.5) for item in found]
-    for row, kind in zip(rows, verdict):
-        colour, says = SAYS[Verdict(kind)]
-        x_min, y_min, x_max, y_max = map(float, predictions.box[row])
-        outlines.append(Outline((x_min, y_min, x_max, y_max), (f'{predictions.score[row]:.2f}{says}',), colour))
-    draw_outlines(ax, outlines)
-
-
-def _covers(group: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(G,) bool: which groups hold at least half of some detection's area, by which a group is found."""
-    if not len(box):
-        return np.zeros(len(group), dtype=bool)
-    low = np.maximum(group[:, None, :2], box[None, :, :2])
-    high = np.minimum(group[:, None, 2:], box[None, :, 2:])
-    inside = np.maximum(high - low, 0).prod(axis=2)
-    area = (box[:, 2:] - box[:, :2]).prod(axis=1)
-    held: np.ndarray = (inside >= 0.5 * area).any(axis=1)
-    return held
+def _holds_some(group: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(G,) bool: group-of boxes that contain at least half of the area of one of the (B, 4) detections."""
+    held: np.ndarray = intersection_area(group[:, None], box[None]) >= 0.5 * box_area(box)
+    return np.any(held, axis=1)

@@ -1,4 +1,4 @@
-"""tools/analysis_tools/browse_dataset.py and tools/analysis_tools/show_predictions.py, and what they draw."""
+"""browse_dataset and show_predictions, and what they draw."""
 
 import os
 import subprocess
@@ -18,18 +18,17 @@ from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_mistakes, draw_training_items
-from mmoid.visualization.outlines import FALSE, FOUND, GREY, MISSED
+from mmoid.visualization.label_sets import GREY
+from mmoid.visualization.worst_images_sheet import GREEN, RED
 from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
 
 
-def run(name, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(tool_path(name)), *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-        timeout=400, env={**os.environ, **environment},
-    )  # fmt: skip
+def run(name, *arguments):
+    command = [sys.executable, str(tool_path(name)), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=400, env=os.environ)
 
 
 @pytest.fixture
@@ -40,16 +39,15 @@ def cfg(tiny_data, monkeypatch):
     return Config.fromfile(CONFIG)
 
 
-def test_items_are_what_the_stages_sampler_and_pipeline_give(cfg, tiny_data):
+def test_items_are_what_the_sampler_and_the_pipeline_of_the_stage_give(cfg, tiny_data):
     store = AnnotationStore(tiny_data / 'train')
     fed = stage_items(cfg, 'soft balance')
     assert (fed.sampler, fed.epoch, fed.stage.name) == ('SoftBalanceClassAwareSampler', 3, 'soft balance')
     index = {name: i for i, name in enumerate(store.image_ids())}
     ancestors = store.hierarchy.ancestor_matrix
     for item in islice(fed.items, 12):
-        image = index[item.title.split()[0]]
-        rows = store.boxes_of_image(image)
-        assert max(item.picture.shape) == 160, 'resized by the pipeline'
+        rows = store.boxes_of_image(index[item.title.split()[0]])
+        assert max(item.image.shape) == 160, 'resized by the pipeline'
         assert item.label.tolist() == store.box_label[rows].tolist()
         assert item.group_of.tolist() == (store.is_group_of[rows] == 1).tolist()
         for label, label_set in zip(item.label, item.label_set):
@@ -61,43 +59,37 @@ def test_items_are_what_the_stages_sampler_and_pipeline_give(cfg, tiny_data):
 def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg):
     cfg.train_dataloader.dataset.group_of = 'ignore'
     fed = stage_items(cfg)
-    items = list(islice(fed.items, 40))
-    with_group = next(item for item in items if len(item.ignored_box))
-    assert with_group.ignored_group_of.all() and not with_group.group_of.any()
-    (ax,) = draw_training_items([with_group], fed.class_names, 'title', fed.same_object_iou).axes
+    item = next(item for item in islice(fed.items, 40) if item.ignored.any())
+    assert (item.group_of == item.ignored).all() and not item.ignored.all()
+    (ax,) = draw_training_items([item], fed.class_names, 'title', fed.same_object_iou).axes
     dashed = [patch for patch in ax.patches if patch.get_linestyle() != 'solid']
-    assert len(dashed) == len(with_group.ignored_box) and {to_hex(p.get_edgecolor()) for p in dashed} == {GREY}
+    assert len(dashed) == item.ignored.sum() and {to_hex(p.get_edgecolor()) for p in dashed} == {GREY}
     texts = '\n'.join(text.get_text() for text in ax.texts)
     assert 'ignored' in texts and '↑ ' in texts
 
 
-def test_a_flag_that_nobody_knows_marks_no_box():
+def test_an_unknown_group_of_flag_marks_no_box():
     results = dict(instances=[{'is_group_of': flag} for flag in (1, 0, -1)] + [{}], gt_bboxes_labels=np.arange(4))
     assert MarkGroupOf()(results)['gt_bboxes_labels'].tolist() == [MARK, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ('stage', 'epoch', 'told'),
-    [('third', None, 'the config has the stages 1 (natural), 2 (soft balance)'),
-     ('1', 4, "stage 'natural' has epochs 0 to 2")],
-)  # fmt: skip
-def test_a_stage_that_is_not_there_is_told(cfg, stage, epoch, told):
-    with pytest.raises(ValueError) as error:
-        stage_items(cfg, stage, epoch)
-    assert told in str(error.value)
+def test_an_unknown_stage_or_epoch_is_an_error(cfg):
+    with pytest.raises(ValueError, match=r'the config has the stages 1 \(natural\), 2 \(soft balance\)'):
+        stage_items(cfg, 'third')
+    with pytest.raises(ValueError, match="stage 'natural' has epochs 0 to 2"):
+        stage_items(cfg, '1', 4)
 
 
-def test_browsing_writes_sheets(cfg, tmp_path):
+def test_browse_dataset_writes_sheets(cfg, tmp_path):
     done = run('browse_dataset', CONFIG, '--stage', 2, '--number', 10, '--out', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'soft-balance-epoch3-000.png', 'soft-balance-epoch3-001.png'
-    ]  # fmt: skip
+    sheets = {path.name for path in tmp_path.iterdir()}
+    assert sheets == {'soft-balance-epoch3-000.png', 'soft-balance-epoch3-001.png'}
 
 
 @pytest.fixture
 def predicted(tiny_data, tmp_path):
-    """Every second box of the first six images, one box that is not there, nothing on the others."""
+    """Every second box of the first six images, one false box in each, nothing in the others."""
     store = AnnotationStore(tiny_data / 'validation')
     label, score, box, counts = [], [], [], []
     for image in range(6):
@@ -107,10 +99,15 @@ def predicted(tiny_data, tmp_path):
         box += [*store.box[rows[::2]], [0.0, 0.0, 0.02, 0.02]]
         counts.append(len(rows[::2]) + 1)
     write_predictions(
-        tmp_path / 'predictions', image_ids=store.image_ids()[:6], detections_per_image=np.array(counts),
-        label=np.array(label), score=np.array(score), box=np.array(box), label_names=store.label_names,
+        tmp_path / 'predictions',
+        image_ids=store.image_ids()[:6],
+        detections_per_image=np.array(counts),
+        label=np.array(label),
+        score=np.array(score),
+        box=np.array(box),
+        label_names=store.label_names,
         class_names=store.class_names,
-    )  # fmt: skip
+    )
     return store, PredictionStore(tmp_path / 'predictions')
 
 
@@ -121,15 +118,15 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted):
     left, right = draw_mistakes(store, truth, predictions, label, [0], 'title').axes
     wanted = int(((truth.image == 0) & (truth.label == label)).sum())
     colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
-    assert colours.count(FOUND) + colours.count(MISSED) == wanted and colours.count(FOUND) >= 1
-    assert FALSE in [to_hex(patch.get_edgecolor()) for patch in right.patches]
+    assert colours.count(GREEN) + colours.count(RED) == wanted and colours.count(GREEN) >= 1
+    assert RED in [to_hex(patch.get_edgecolor()) for patch in right.patches]
     assert any(text.get_text() == '0.60 false' for text in right.texts)
     left, right = draw_mistakes(store, truth, predictions, label, [0], 'title', score_threshold=0.95).axes
     colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
-    assert (colours.count(FOUND), colours.count(MISSED)) == (0, wanted) and not right.patches
+    assert (colours.count(GREEN), colours.count(RED)) == (0, wanted) and not right.patches
 
 
-def test_the_tool_draws_the_worst_classes_first(predicted, tmp_path):
+def test_show_predictions_draws_the_worst_classes_first(predicted, tmp_path):
     store, predictions = predicted
     out = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'out')
     done = run('show_predictions', *out, '--classes', 2, '--number', 2)
@@ -137,6 +134,6 @@ def test_the_tool_draws_the_worst_classes_first(predicted, tmp_path):
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert [name[:4] for name in sheets] == ['000-', '001-']
     printed = ''.join(line.split('│')[-2].strip() for line in done.stdout.splitlines() if '│' in line)
-    assert all(name in printed for name in sheets), 'none is cut, whatever the width of the terminal'
+    assert all(name in printed for name in sheets), 'names are not cut'
     done = run('show_predictions', *out, '--class', 'Nothing')
     assert done.returncode == 1 and f"error: --class: 'Nothing' is not a class of {store.path}" in done.stderr

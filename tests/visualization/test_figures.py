@@ -1,50 +1,156 @@
-"""The figures, drawn from real data."""
+"""The charts show the numbers that they are given."""
 
 import numpy as np
-from PIL import Image
+import pytest
 
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
+from mmoid.openimages.statistics.concurrent_rates import Concurrence
+from mmoid.openimages.statistics.confusion import Confusion
+from mmoid.openimages.statistics.store_statistics import GroupOf, Imbalance, LabelSetSizes, LeafAbsence
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
+from mmoid.visualization import (
+    draw_boxes_per_image,
+    draw_class_ap,
+    draw_confusion,
+    draw_group_of,
+    draw_imbalance,
+    draw_label_pairs,
+    draw_label_set_sizes,
+    draw_leaf_absence,
+    draw_sampling_plans,
+    draw_training,
+    save,
+)
 
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
-def test_one_box_is_drawn_for_an_object_with_all_its_labels(tiny_data, tmp_path):
+def heights(ax):
+    return [patch.get_height() for patch in ax.patches]
+
+
+def rows_of(figure):
+    ax = figure.axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    return names, [bar.get_width() for bar in ax.patches], texts(ax)
+
+
+def test_imbalance_is_drawn_by_falling_number_of_images():
+    counts = np.array([3, 0, 20, 7])
+    ax = draw_imbalance(Imbalance(counts, counts, counts * 2), coco=np.array([5, 9])).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[20, 7, 3], [40, 14, 6], [9, 5]]
+    assert ax.get_yscale() == 'log'
+    assert '3 classes, 20 to 3' in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_label_pairs_are_drawn_with_both_rates_and_their_objects():
+    together = np.array([[0, 1, 2], [1, 0, 0], [2, 0, 0]])
+    figure = draw_label_pairs(Concurrence(np.array([4, 1, 8]), together), ['a', 'b', 'c'])
+    assert rows_of(figure) == (['a · c', 'a · b'], [0.5, 0.25, 0.25, 1.0], ['2', '1'])
+
+
+def test_confusions_are_drawn_from_annotated_to_predicted():
+    counts = np.array([[0, 0], [3, 0]])
+    figure = draw_confusion(Confusion(np.array([1, 4]), counts, counts), ['a', 'b'])
+    assert rows_of(figure) == (['b → a'], [0.75], ['3'])
+
+
+def test_parents_and_groups_are_drawn_by_falling_number():
+    absence = LeafAbsence(np.array([0, 2, 1]), np.array([4, 10, 0]), np.array([1, 5, 0]))
+    assert rows_of(draw_leaf_absence(absence, ['a', 'b', 'c'])) == (['c', 'a'], [0.5, 0.25], ['10', '4'])
+    groups = GroupOf(np.array([9, 5, 3]), np.array([1, 0, 3]), np.array([0, 5, 0]))
+    assert rows_of(draw_group_of(groups, ['a', 'b', 'c'])) == (['c', 'a'], [0.5, 0.1], ['3', '1'])
+
+
+def test_empty_figures_say_why(tmp_path):
+    zero, some = np.zeros(2, dtype=int), np.array([0, 5])
+    figure = draw_label_pairs(Concurrence(zero, np.zeros((2, 2), dtype=int)), ['a', 'b'])
+    assert rows_of(figure)[1:] == ([], ['none'])
+    assert save(figure, tmp_path / 'none.png').exists()
+    assert rows_of(draw_group_of(GroupOf(zero, zero, some), ['a', 'b']))[2] == ['the annotations do not say']
+    assert rows_of(draw_group_of(GroupOf(some, zero, zero), ['a', 'b']))[2] == ['none']
+
+
+def test_long_names_are_cut_and_dollar_signs_are_not_mathematics(tmp_path):
+    names = ['A name that is far too long for an axis', '$x_']
+    figure = draw_label_pairs(Concurrence(np.ones(2, dtype=int), np.array([[0, 1], [1, 0]])), names)
+    assert rows_of(figure)[0] == [r'A name that is far too lon… · \$x_']
+    assert save(figure, tmp_path / 'names.png').exists()
+
+
+def test_label_sets_are_drawn_before_and_after_expansion():
+    ax = draw_label_set_sizes(LabelSetSizes(np.array([0, 12345, 2]), np.array([0, 0, 7, 5]))).axes[0]
+    assert heights(ax) == [12345, 2, 7, 5]
+    assert texts(ax) == ['12,345', '2', '7', '5']
+
+
+def test_images_are_drawn_by_their_number_of_boxes():
+    ax = draw_boxes_per_image(np.array([4, 0, 7])).axes[0]
+    (steps,) = ax.patches
+    assert steps.get_data().values.tolist() == [4, 0, 7]
+    assert steps.get_data().edges.tolist() == [-0.5, 0.5, 1.5, 2.5]
+    assert ax.get_yscale() == 'log' and ax.get_ylim()[1] > 7
+
+
+def test_ap_is_drawn_from_frequent_to_rare_classes_without_those_that_have_none(tmp_path):
+    images = np.array([5, 1000, 0, 70, 70])
+    first = np.array([0.5, 0.4, 0.3, np.nan, 0.2])
+    second = np.array([0.6, 0.3, 0.3, 0.9, 0.5])
+    figure = draw_class_ap(images, first, second, ['a', 'b', '$c', 'd', 'e'], ('one', 'two'))
+    counts, upper, lower = figure.axes
+    assert heights(counts) == [1000, 70, 5, 0]
+    assert [line.get_ydata().tolist() for line in upper.lines] == [[0.4, 0.2, 0.5, 0.3], [0.3, 0.5, 0.6, 0.3]]
+    assert heights(lower) == pytest.approx([-0.1, 0.3, 0.1, 0])
+    assert [label.get_text() for label in lower.get_xticklabels()] == ['b', 'e', 'a', r'\$c']
+    assert 'mAP 0.3500 (one), 0.4250 (two); 2 gain, 1 lose' in counts.get_title(loc='left')
+    assert save(figure, tmp_path / 'ap.png').exists()
+    with pytest.raises(ValueError, match='no class has an AP in both evaluations'):
+        draw_class_ap(images[:2], np.array([np.nan, 1]), np.array([1, np.nan]), ['a', 'b'])
+
+
+def test_with_many_classes_means_are_drawn_and_the_largest_changes_named(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.permutation(np.arange(1, 501))
+    first = rng.uniform(0.2, 0.7, 500)
+    second = first + rng.normal(0.02, 0.05, 500)
+    figure = draw_class_ap(images, first, second, [f'class {k}' for k in range(500)], top=4)
+    _, upper, lower = figure.axes
+    order = np.argsort(-images)
+    means = upper.lines[1].get_ydata()
+    assert means[250] == pytest.approx(first[order][250 - 12 : 250 + 13].mean())
+    assert means[0] == pytest.approx(first[order][:13].mean())
+    by_gain = np.argsort(second - first)
+    assert {text.strip().rsplit(' ', 1)[0] for text in texts(lower)} == {
+        f'class {k}' for k in [*by_gain[:4], *by_gain[-4:]]
+    }
+    assert save(figure, tmp_path / 'ap.png').exists()
+
+
+@pytest.mark.parametrize('epochs', [1, 4])
+def test_each_sampling_plan_has_its_curves_and_bars(tiny_data, epochs):
     store = AnnotationStore(tiny_data / 'train')
-    figure = draw_annotations(store, range(12))
-    for image, ax in enumerate(figure.axes):
-        labels = [store.class_names[label] for label in store.box_label[store.boxes_of_image(image)]]
-        assert sorted(name for text in texts(ax) for name in text.split('\n')) == sorted(labels)
-        assert len(ax.patches) == len(texts(ax)) <= len(labels)
-    with Image.open(save(figure, tmp_path / 'sheet.png')) as picture:
-        assert picture.size[0] > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ['sheet.png']
+    plans = [plan_sampling(ImageLists.of_store(store), balance, epochs) for balance in (0, 0.7, 1)]
+    drawn, seen, neglected, unseen, totals = draw_sampling_plans(plans).axes
+    order = np.argsort(-store.class_image_counts(), kind='stable')
+    order = order[store.class_image_counts()[order] > 0]
+    for ax, of_plan in (
+        (drawn, lambda plan: plan.one_epoch.drawn),
+        (seen, lambda plan: plan.all_epochs.seen),
+        (neglected, lambda plan: plan.one_epoch.neglected),
+        (unseen, lambda plan: plan.all_epochs.unseen),
+    ):
+        curves = {line.get_label(): line.get_ydata() for line in ax.lines}
+        for plan in plans:
+            assert np.allclose(curves[f'λ = {plan.balance:g}'], of_plan(plan)[order])
+    assert len(totals.patches) == 3 * (4 if epochs > 1 else 2)
+    assert f'{plans[2].all_epochs.images_unseen:.1%}' in texts(totals)
 
 
-def test_predictions_above_the_threshold_are_drawn_on_their_image(tiny_data, tmp_path):
-    store = AnnotationStore(tiny_data / 'validation')
-    write_predictions(
-        tmp_path / 'predictions',
-        image_ids=[store.image_id(1)],
-        detections_per_image=np.array([3]),
-        label=np.array([0, 1, 2]),
-        score=np.array([0.9, 0.8, 0.1]),
-        box=np.array([[0.1, 0.1, 0.5, 0.5], [0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]),
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    figure = draw_predictions(store, PredictionStore(tmp_path / 'predictions'), [0, 1])
-    first, second = figure.axes[:2]
-    assert texts(first) == []
-    assert texts(second) == [f'{store.class_names[0]} 0.90\n{store.class_names[1]} 0.80']
-
-
-def test_the_course_of_a_training(tmp_path):
+def test_the_training_curve_shows_map_and_stages(tmp_path):
     figure = draw_training([1, 2], [0.2, 0.5], [0.5, 1.5], [3.0, 2.0], [0.01, 0.001], [('a', 0, 1), ('b', 1, 2)])
     top = figure.axes[0]
     assert [line.get_ydata().tolist() for line in top.lines] == [[0.2, 0.5]]
     assert {'a', 'b', '0.200', '0.500'} <= set(texts(top))
-    assert save(figure, tmp_path / 'sub' / 'training.png').exists()
+    assert save(figure, tmp_path / 'new' / 'training.png').exists()

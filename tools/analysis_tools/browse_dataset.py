@@ -1,9 +1,9 @@
-"""Draws what a config feeds to its model: pictures after the pipeline, in the order of a stage's sampler.
+"""Draws what a config feeds to its model: images after the pipeline, in the order of a stage's sampler.
 
     python tools/analysis_tools/browse_dataset.py CONFIG --stage 2 --number 24 --out work_dirs/browse
 
-One box an object, with the labels that a proposal on it learns: as annotated, then what the hierarchy adds. Group-of
-boxes are dashed, ignored ones grey. Nine pictures a sheet.
+Each object has one box, with the labels that a proposal on it learns: annotated labels, then the ancestors that the
+hierarchy adds. Group-of boxes are dashed, ignored boxes grey. A sheet has nine images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--stage', help='name of a stage, or its number from 1 (default: the first)')
     parser.add_argument('--epoch', type=int, help='of the run, from 0 (default: the first of the stage)')
-    parser.add_argument('--number', type=int, default=18, help='pictures (default: %(default)s)')
+    parser.add_argument('--number', type=int, default=18, help='images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
     args = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     try:
         fed = stage_items(cfg, args.stage, args.epoch)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     name = f'{fed.stage.name}, ' if fed.stage else ''
     title, paths = f'{name}{fed.sampler}, epoch {fed.epoch}', []

@@ -5,7 +5,8 @@
 Make them from the store that you train on: their order of classes is the order of that store. With --predictions they
 say instead how often a model gives j to an object annotated i; those of the same split's store:
 
-    python tools/analysis_tools/concurrent_rates.py data/openimages/validation --predictions work_dirs/predictions --out rates.npz
+    python tools/analysis_tools/concurrent_rates.py data/openimages/validation --predictions work_dirs/predictions \
+        --out rates.npz
 """
 
 from __future__ import annotations
@@ -30,16 +31,25 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=…)')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    parser.add_argument('--compare-iou', type=float, nargs='*', default=[0.9, 0.8, 0.7, 0.5], metavar='IOU',
-                        help='thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison')  # fmt: skip
+    parser.add_argument(
+        '--compare-iou',
+        type=float,
+        nargs='*',
+        default=[0.9, 0.8, 0.7, 0.5],
+        metavar='IOU',
+        help='thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison',
+    )
     parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
     model = parser.add_argument_group('rates from predictions')
     model.add_argument('--predictions', help='folder made by tools/test.py --out; write rates from these')
     model.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
     model.add_argument('--match-iou', type=float, default=0.5, help='least IoU of a detection and an object (0.5)')
-    model.add_argument('--count', choices=('confused', 'all'), default='confused',
-                       help='labels predicted that the annotation does not bear out (default), or all labels '
-                            'predicted beside i')  # fmt: skip
+    model.add_argument(
+        '--count',
+        choices=('confused', 'all'),
+        default='confused',
+        help='labels predicted that the annotation does not bear out (default), or all labels predicted beside i',
+    )
     model.add_argument('--flat', action='store_true', help='count ancestors of annotated labels as confused too')
     return parser.parse_args()
 

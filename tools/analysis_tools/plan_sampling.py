@@ -1,10 +1,10 @@
-"""What soft-balance sampling would show of a prepared set, by λ and epochs, before a GPU hour is spent.
+"""What soft-balance sampling shows of a data set, by λ and number of epochs, without training.
 
     python tools/analysis_tools/plan_sampling.py data/openimages/train --balance 0 0.7 1 --epochs 7 --out work_dirs/plan
 
-Prints how often images of frequent, middling and rare classes are seen, and which share of images and boxes never is.
---out takes these figures for every class (classes.csv) and a figure (sampling.png). All are expectations, exact ones;
---count makes the sampler's own draws and counts them. How the figures come about: mmoid/openimages/sampling/coverage.py.
+Prints how often images of head, middle and tail classes are seen, and which share of images and boxes is never seen.
+--out writes these numbers for every class (classes.csv) and a figure (sampling.png). The numbers are exact
+expectations; --count draws with the sampler and counts instead. Formulas: mmoid/openimages/sampling/coverage.py.
 """
 
 from __future__ import annotations
@@ -24,25 +24,35 @@ from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, head_mi
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import progress_bars
-from mmoid.visualization.figure import save
-from mmoid.visualization.sampling import draw_sampling_plans
+from mmoid.visualization import draw_sampling_plans, save
 
-COLUMNS = ('balance', 'label_name', 'class_name', 'images', 'draws_per_epoch', 'drawn_per_epoch',
-           'not_drawn_in_one_epoch', 'seen_in_one_epoch', 'unseen_in_one_epoch', 'seen_in_all_epochs',
-           'unseen_in_all_epochs')  # fmt: skip
+COLUMNS = (
+    'balance label_name class_name images draws_per_epoch drawn_per_epoch not_drawn_in_one_epoch seen_in_one_epoch '
+    'unseen_in_one_epoch seen_in_all_epochs unseen_in_all_epochs'
+).split()
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument('--balance', type=float, nargs='+', default=[0, 0.3, 0.5, 0.7, 1.0], metavar='λ',
-                        help='values to compare (0 0.3 0.5 0.7 1): 0 as they occur, 1 all classes alike')  # fmt: skip
+    parser.add_argument(
+        '--balance',
+        type=float,
+        nargs='+',
+        default=[0, 0.3, 0.5, 0.7, 1.0],
+        metavar='λ',
+        help='values to compare (0 0.3 0.5 0.7 1): 0 as they occur, 1 all classes alike',
+    )
     parser.add_argument('--epochs', type=int, default=7, help='epochs of soft-balance sampling (7)')
     parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (as many as images with boxes)')
     parser.add_argument('--no-expand', action='store_true', help='do not count images for ancestors of their classes')
     parser.add_argument('--count', action='store_true', help='make the real draws and count them')
-    parser.add_argument('--seed', type=int, default=0, help=(
-        'of the real draws: randomness.seed of the config, plus the epochs before the stage (0)'))  # fmt: skip
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help=('of the real draws: randomness.seed of the config, plus the epochs before the stage (0)'),
+    )
     parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
     return parser.parse_args()
 
@@ -60,16 +70,27 @@ def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
     order = np.concatenate(parts)
     head, rarest = (f'{store.class_names[label]} ({counts[label]:,})' for label in (order[0], order[-1]))
     epochs = f'{plans[0].epochs} epochs'
-    times = Table('λ', 'head', 'middle', 'tail', 'least', 'most',
-                  title=f'Times an image of a class is seen in {epochs}')  # fmt: skip
-    drawn = Table('λ', f'{head}:\nnot drawn', f'{rarest}:\ntimes drawn', 'least\ntimes', 'most\ntimes',
-                  title='Drawn for the class itself, in one epoch')  # fmt: skip
-    unseen = Table('λ', 'images,\none epoch', f'images,\n{epochs}', 'boxes,\none epoch', f'boxes,\n{epochs}',
-                   title='Never seen')  # fmt: skip
+    times = Table(
+        'λ', 'head', 'middle', 'tail', 'least', 'most', title=f'Times an image of a class is seen in {epochs}'
+    )
+    drawn = Table(
+        'λ',
+        f'{head}:\nnot drawn',
+        f'{rarest}:\ntimes drawn',
+        'least\ntimes',
+        'most\ntimes',
+        title='Drawn for the class itself, in one epoch',
+    )
+    unseen = Table(
+        'λ', 'images,\none epoch', f'images,\n{epochs}', 'boxes,\none epoch', f'boxes,\n{epochs}', title='Never seen'
+    )
     for plan in plans:
         name, one, whole = f'{plan.balance:g}', plan.one_epoch, plan.all_epochs
-        figures = [*(whole.seen[part].mean() if len(part) else 0 for part in parts),
-                   whole.seen[order].min(), whole.seen[order].max()]  # fmt: skip
+        figures = [
+            *(whole.seen[part].mean() if len(part) else 0 for part in parts),
+            whole.seen[order].min(),
+            whole.seen[order].max(),
+        ]
         times.add_row(name, *map(number, figures))
         figures = [one.drawn[order[-1]], one.drawn[order].min(), one.drawn[order].max()]
         drawn.add_row(name, f'{one.neglected[order[0]]:.2%}', *map(number, figures))
@@ -106,7 +127,7 @@ def main() -> None:
     try:
         store = AnnotationStore(args.store)
         plans = make_plans(args, ImageLists.of_store(store, not args.no_expand))
-    except (AnnotationError, ValueError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print_plans(plans, store)
     if args.out is not None:

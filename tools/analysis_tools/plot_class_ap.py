@@ -1,10 +1,10 @@
-"""AP of each class in two evaluations, from the most to the least frequent class (after Fig. 5 of the paper).
+"""AP of each class in two evaluations, from the most to the least frequent class (Fig. 5 of the paper).
 
-    python tools/analysis_tools/plot_class_ap.py baseline.json ours.json --store data/openimages/train --out class_ap.png \
-        --names baseline 'soft balance'
+    python tools/analysis_tools/plot_class_ap.py baseline.json ours.json --store data/openimages/train \
+        --out class_ap.png --names baseline 'soft balance'
 
-The evaluations: what tools/analysis_tools/evaluate_predictions.py --out writes. The store: the training split, for how many images
-hold each class.
+The evaluations are files of tools/analysis_tools/evaluate_predictions.py --out. The store is the training split; it
+says how many images each class has.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('first', help='JSON of the first evaluation')
     parser.add_argument('second', help='JSON of the second')
-    parser.add_argument(
-        '--store', required=True, help='training split, folder made by tools/dataset_converters/prepare_openimages.py'
-    )
+    parser.add_argument('--store', required=True, help='store of the training split')
     parser.add_argument('--out', required=True, help='the figure, a PNG')
     parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
-    parser.add_argument('--annotated', action='store_true',
-                        help='count images by the boxes as annotated; default: counted for ancestors too')  # fmt: skip
+    parser.add_argument('--annotated', action='store_true', help='do not count images for ancestors of their classes')
     parser.add_argument('--top', type=int, default=6, help='classes named for most gain and for most loss (6)')
     return parser.parse_args()
 
@@ -49,7 +46,7 @@ def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
 
 
 def difference_in_rules(first: str, second: str) -> str | None:
-    """What makes the two figures no fair comparison."""
+    """The first rule in which two evaluations differ, in words; None: they can be compared."""
     one, other = (json.loads(Path(path).read_text()) for path in (first, second))
     for rule in RULES:
         if one.get(rule) != other.get(rule):
@@ -67,11 +64,11 @@ def main() -> None:
         first, second = ap_of(args.first, store), ap_of(args.second, store)
         images = store.class_image_counts(expand_hierarchy=not args.annotated)
         figure = draw_class_ap(images, first, second, store.class_names, names, args.top)
-    except (AnnotationError, ValueError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     different = difference_in_rules(args.first, args.second)
     if different:
-        print(f'warning: the two were not made by the same rules: {different}', file=sys.stderr)
+        print(f'warning: the evaluations do not have the same rules: {different}', file=sys.stderr)
     both = ~np.isnan(first) & ~np.isnan(second)
     print(f'{both.sum()} classes, mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})')
     print(save(figure, args.out))

@@ -19,7 +19,7 @@ from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import coco_image_counts, measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import progress_bars
-from mmoid.visualization.report import headlines, write_report
+from mmoid.visualization import headlines, write_report
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,10 +1,10 @@
-"""Draws predictions beside ground truth: the worst classes first, and of each the images with the worst mistakes.
+"""Draws predictions beside ground truth: the classes with the lowest AP, and their images with the worst mistakes.
 
-    python tools/analysis_tools/show_predictions.py --store data/openimages/validation --predictions work_dirs/mine/predictions \
-        --out work_dirs/mine/mistakes
+    python tools/analysis_tools/show_predictions.py --store data/openimages/validation \
+        --predictions work_dirs/mine/predictions --out work_dirs/mine/mistakes
 
-One sheet a class. What counts against an image is the number of missed objects and the scores of false positives, by
-the rules of the challenge metric, of the detections from --score up. --class draws one class, by name or MID.
+One sheet per class. The mistakes of an image are its missed objects plus the scores of its false positives, by the
+rules of the challenge metric. Detections below --score are not counted. --class draws one class, by name or MID.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def main() -> None:
                     save(figure, args.out / file, dpi=130)
                 table.add_row(name, f'{ap[label]:.4f}', *counts, file)
                 progress('drawing', rank + 1, len(labels))
-    except (AnnotationError, ValueError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""The pictures that a config feeds to its model, in the order of a stage's sampler; for looking at them."""
+"""The images that a config feeds to its model, in the order of a stage's sampler, to look at them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from mmdet.registry import DATA_SAMPLERS, DATASETS, TASK_UTILS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from torch.nn.functional import one_hot
 
 from mmoid.engine.schedule.stages import Stage, stages_of_config
-from mmoid.visualization.training_samples import TrainingItem
+from mmoid.visualization.label_sets import TrainingItem
 
 MARK = 1 << 20
-"""Added to the label of a group-of box, which then passes through every transform with it."""
+"""Added to the label of a group-of box, so that the flag passes through every transform."""
 
 
 class MarkGroupOf:
-    """Transform that adds ``MARK`` to the labels of group-of boxes; stands right after ``LoadAnnotations``.
+    """Transform after ``LoadAnnotations`` that adds ``MARK`` to the labels of group-of boxes.
 
-    No key of mmdet's for this flag passes through crops and mixing.
+    mmdet has no key for this flag that passes through crops and mixing.
     """
 
     def __call__(self, results: dict) -> dict:
@@ -39,12 +40,12 @@ class StageItems:
     """What one stage of a config feeds.
 
     Attributes:
-        stage: None where the config has no stages.
+        stage: None if the config has no stages.
         sampler: Name of the sampler's type.
         epoch: Of the run, from 0.
         class_names: C names.
         same_object_iou: As of the RoI sampler.
-        items: The pictures, made as they are asked for.
+        items: The images, loaded one by one.
     """
 
     stage: Stage | None
@@ -60,35 +61,30 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
 
     Args:
         cfg: A config.
-        stage: Its name or number (from 1); None: the first.
+        stage: Name or number (from 1); None: the first.
         epoch: Of the run, from 0; None: the first of the stage.
 
     Raises:
-        ValueError: A stage or an epoch that the config does not have.
+        ValueError: The config does not have this stage or epoch.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     chosen = _choose(stages_of_config(cfg), stage, epoch)
+    start, config = (chosen.start, chosen.sampler) if chosen else (0, None)
     loader = copy.deepcopy(cfg.train_dataloader)
     dataset = DATASETS.build(_marked(loader.dataset))
-    config = dict(chosen.sampler if chosen is not None and chosen.sampler is not None else loader.sampler)
     seed = cfg.get('randomness', {}).get('seed') or 0
-    sampler = DATA_SAMPLERS.build(config, default_args=dict(dataset=dataset, seed=seed))
-    if chosen is not None and hasattr(sampler, 'begin_at'):
-        sampler.begin_at(chosen.start)
-    first = chosen.start if chosen is not None else 0
-    epoch = first if epoch is None else epoch
+    sampler = DATA_SAMPLERS.build(dict(config or loader.sampler), default_args=dict(dataset=dataset, seed=seed))
+    epoch = start if epoch is None else epoch
+    if hasattr(sampler, 'begin_at'):
+        sampler.begin_at(start)
     if hasattr(sampler, 'set_epoch'):
         sampler.set_epoch(epoch)
-    sets = _label_set_sampler(cfg, len(dataset.metainfo['classes']))
+    classes = tuple(dataset.metainfo['classes'])
+    sets = _label_set_sampler(cfg, len(classes))
     to_rgb = bool((cfg.model.get('data_preprocessor') or {}).get('bgr_to_rgb', False))
-    return StageItems(
-        chosen,
-        type(sampler).__name__,
-        epoch,
-        tuple(dataset.metainfo['classes']),
-        sets.same_object_iou if sets is not None else 1.0,
-        (_item(dataset[int(index)], sets, len(dataset.metainfo['classes']), to_rgb) for index in sampler),
-    )
+    same_object_iou = sets.same_object_iou if sets is not None else 1.0
+    items = (_item(dataset[int(index)], sets, len(classes), to_rgb) for index in sampler)
+    return StageItems(chosen, type(sampler).__name__, epoch, classes, same_object_iou, items)
 
 
 def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> Stage | None:
@@ -107,7 +103,7 @@ def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> S
 
 
 def _marked(node: Any) -> Any:
-    """The config of a data set, of wrapped ones too, with :class:`MarkGroupOf` in its pipelines."""
+    """The config of a data set, wrapped ones included, with :class:`MarkGroupOf` in its pipelines."""
     if isinstance(node, dict):
         return {key: _marked(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
@@ -134,19 +130,21 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
 
 def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> TrainingItem:
     sample = data['data_samples']
-    truth, ignored = sample.gt_instances, sample.ignored_instances
-    box, label = get_box_tensor(truth.bboxes).float(), truth.labels % MARK
-    label_set = torch.nn.functional.one_hot(label, num_classes) if sets is None else sets.label_sets(box, label)
-    picture = data['inputs'].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
+    parts = (sample.gt_instances, sample.ignored_instances)
+    box = torch.cat([get_box_tensor(part.bboxes).float() for part in parts])
+    marked = torch.cat([part.labels for part in parts])
+    label, learned = marked % MARK, len(sample.gt_instances)
+    label_set = one_hot(label, num_classes)
+    if sets is not None:
+        label_set[:learned] = sets.label_sets(box[:learned], label[:learned])
+    image = data['inputs'].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
     name = sample.metainfo.get('img_id', sample.metainfo.get('img_path', ''))
     return TrainingItem(
-        title=f'{name}   {picture.shape[1]} x {picture.shape[0]}',
-        picture=picture[..., ::-1] if to_rgb else picture,
+        title=f'{name}   {image.shape[1]} x {image.shape[0]}',
+        image=image[..., ::-1] if to_rgb else image,
         box=box.numpy(),
         label=label.numpy(),
         label_set=label_set.bool().numpy(),
-        group_of=(truth.labels >= MARK).numpy(),
-        ignored_box=get_box_tensor(ignored.bboxes).float().numpy(),
-        ignored_label=(ignored.labels % MARK).numpy(),
-        ignored_group_of=(ignored.labels >= MARK).numpy(),
+        group_of=(marked >= MARK).numpy(),
+        ignored=np.arange(len(label)) >= learned,
     )

@@ -1,0 +1,398 @@
+"""Charts: statistics of a data set (Fig. 2 and 3), sampling plans, AP by class (Fig. 5), the course of a training.
+
+Each function draws one figure. :func:`save` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+
+from mmoid.openimages.sampling.coverage import SamplingPlan
+from mmoid.openimages.statistics.concurrent_rates import Concurrence
+from mmoid.openimages.statistics.confusion import Confusion
+from mmoid.openimages.statistics.store_statistics import BoxSizes, GroupOf, Imbalance, LabelSetSizes, LeafAbsence
+from mmoid.utils.atomic import atomic_write
+
+BLUE, ORANGE, GREEN, RED, GREY = '#2060c0', '#e08020', '#208040', '#d02020', '#909090'
+THOUSANDS, TIMES = '{x:,.0f}', '{x:,.10g}×'
+BY_FREQUENCY = 'class, most frequent first'
+LONGEST_NAME = 27
+"""Characters of a class name in an axis label: the length of the longest official name."""
+
+MAX_NAMES = 60
+"""Class names that fit below a figure."""
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
+    """Writes a PNG file atomically and returns its path."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format='png', bbox_inches='tight')
+    return Path(path)
+
+
+def plain(text: str) -> str:
+    """Text with escaped dollar signs, which matplotlib would read as mathematics."""
+    return text.replace('$', r'\$')
+
+
+def short_name(name: str) -> str:
+    """A class name for an axis label, cut at :data:`LONGEST_NAME` characters."""
+    return plain(name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…')
+
+
+def draw_imbalance(imbalance: Imbalance, coco: np.ndarray | None = None) -> Figure:
+    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2).
+
+    Args:
+        imbalance: Of the store.
+        coco: (K,) images per class of another data set, to compare with.
+    """
+    figure, ax = _chart('Images of each class', BY_FREQUENCY, 'images with the class')
+    curves = [
+        (imbalance.images, 'as annotated', BLUE),
+        (imbalance.expanded_images, 'counted for ancestors too', ORANGE),
+    ]
+    if coco is not None:
+        curves.append((coco, 'COCO', GREY))
+    for counts, name, colour in curves:
+        present = np.sort(counts[counts > 0])[::-1]
+        span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'
+        label = f'{name} ({len(present)} classes, {span})'
+        ax.plot(np.arange(1, len(present) + 1), present, color=colour, label=label, lw=2)
+    ax.set_yscale('log')
+    ax.yaxis.set_major_formatter(THOUSANDS)
+    ax.legend(loc='upper right')
+    return figure
+
+
+def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count: int = 20) -> Figure:
+    """The most frequent pairs of labels on one object, with both rates (Fig. 3a)."""
+    pairs, rates = concurrence.top_pairs(count), concurrence.rates
+    return _draw_shares(
+        'Labels given to one object',
+        'share of the objects (number: objects with both)',
+        [f'{short_name(class_names[i])} · {short_name(class_names[j])}' for i, j, _ in pairs],
+        {
+            'of the first, also the second': np.array([rates[i, j] for i, j, _ in pairs]),
+            'of the second, also the first': np.array([rates[j, i] for i, j, _ in pairs]),
+        },
+        [objects for *_, objects in pairs],
+    )
+
+
+def draw_confusion(confusion: Confusion, class_names: Sequence[str], count: int = 20) -> Figure:
+    """The labels that a model most often gives to objects annotated otherwise (Fig. 3a, from predictions)."""
+    pairs, rates = confusion.top_pairs(count), confusion.rates
+    return _draw_shares(
+        'Annotated → predicted',
+        'share of the objects annotated so (number: objects)',
+        [f'{short_name(class_names[i])} → {short_name(class_names[j])}' for i, j, _ in pairs],
+        {'': np.array([rates[i, j] for i, j, _ in pairs])},
+        [objects for *_, objects in pairs],
+    )
+
+
+def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: int = 25) -> Figure:
+    """Share of the objects of a parent class that have no finer label (Fig. 3b), classes with most objects first."""
+    most = _largest(absence.objects, count)
+    return _draw_shares(
+        'Objects of parent classes without a finer label',
+        "share of the class's objects (number: all its objects)",
+        [short_name(class_names[label]) for label in absence.label[most]],
+        {'': absence.share[most]},
+        absence.objects[most],
+    )
+
+
+def draw_group_of(group_of: GroupOf, class_names: Sequence[str], count: int = 25) -> Figure:
+    """Classes with the most group-of boxes, by the share of their boxes that are group-of."""
+    most = _largest(group_of.group, count)
+    unknown = group_of.unknown.any() and not (group_of.single + group_of.group).any()
+    return _draw_shares(
+        'Group-of boxes',
+        "share of the class's boxes (number: group-of boxes)",
+        [short_name(class_names[label]) for label in most],
+        {'': group_of.share[most]},
+        group_of.group[most],
+        'the annotations do not say' if unknown else 'none',
+    )
+
+
+def draw_label_set_sizes(sizes: LabelSetSizes) -> Figure:
+    """Objects by how many labels they have, before and after ancestors are added."""
+    figure, ax = _chart('Labels of one object', 'labels', 'objects')
+    for counts, shift, colour, name in (
+        (sizes.annotated, -0.2, BLUE, 'as annotated'),
+        (sizes.expanded, 0.2, ORANGE, 'with ancestors'),
+    ):
+        size = np.flatnonzero(counts)
+        bars = ax.bar(size + shift, counts[size], 0.4, color=colour, label=name)
+        ax.bar_label(bars, [f'{count:,}' for count in counts[size]], fontsize=7, padding=2)
+    _log_counts(ax)
+    ax.set_xticks(np.arange(1, max(len(sizes.annotated), len(sizes.expanded))))
+    ax.legend(loc='upper right')
+    return figure
+
+
+def draw_box_sizes(sizes: BoxSizes) -> Figure:
+    """Boxes by their area, as shares of the image."""
+    small, medium, large = (f'{count / max(1, sum(sizes.coco)):.1%}' for count in sizes.coco)
+    title = f"Size of boxes (COCO's sizes in pixels: {small} small, {medium} medium, {large} large)"
+    figure, ax = _chart(title, 'area, of the image', 'boxes')
+    ax.stairs(sizes.boxes, sizes.edges, fill=True, color=BLUE)
+    ax.set_xscale('log')
+    ax.xaxis.set_major_formatter(lambda share, _: f'{100 * share:g}%')
+    ax.yaxis.set_major_formatter(THOUSANDS)
+    return figure
+
+
+def draw_boxes_per_image(images: np.ndarray) -> Figure:
+    """Images by how many boxes they have; (K,) counts, entry k: images with k boxes."""
+    figure, ax = _chart('Boxes of one image', 'boxes', 'images')
+    ax.stairs(images, np.arange(len(images) + 1) - 0.5, baseline=0.5, fill=True, color=BLUE)
+    _log_counts(ax)
+    return figure
+
+
+def draw_sampling_plans(plans: Sequence[SamplingPlan]) -> Figure:
+    """How often the images of each class are drawn and seen, how many never are, and the totals.
+
+    Left: one epoch, by the draws for each class alone, as Sec. 3 of the paper counts. Right: all epochs, where an image
+    counts as seen for whichever of its classes it was drawn.
+
+    Args:
+        plans: One for each λ, of the same data set, epochs and draws.
+    """
+    figure = Figure(figsize=(11, 11), layout='constrained')
+    grid = figure.add_gridspec(3, 2)
+    drawn, seen, neglected, unseen = (figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1))
+    counts = plans[0].one_epoch.image_counts
+    order = _largest(counts, len(counts))
+    rank = np.arange(1, len(order) + 1)
+    for plan, colour in zip(plans, colormaps['viridis'](np.linspace(0, 0.88, len(plans)))):
+        for ax, of_class, style in (
+            (drawn, plan.one_epoch.drawn, '-'),
+            (seen, plan.all_epochs.seen, '.'),
+            (neglected, plan.one_epoch.neglected, '-'),
+            (unseen, plan.all_epochs.unseen, '.'),
+        ):
+            ax.plot(rank, of_class[order], style, color=colour, lw=2, ms=4, label=f'λ = {plan.balance:g}')
+    epochs = 'one epoch' if plans[0].epochs == 1 else f'{plans[0].epochs} epochs'
+    for ax, title in (
+        (drawn, 'Times an image is drawn for the class, in one epoch'),
+        (seen, f'Times an image of the class is seen, in {epochs}'),
+        (neglected, 'Images of the class not drawn for it, in one epoch'),
+        (unseen, f'Images of the class never seen, in {epochs}'),
+    ):
+        _finish(ax, title, BY_FREQUENCY)
+    for ax, in_sequence in ((drawn, 1), (seen, plans[0].epochs)):
+        ax.axhline(in_sequence, color=GREY, lw=1, ls='--', label='images in sequence')
+        ax.set_yscale('log')
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(TIMES)
+        ax.yaxis.set_minor_formatter('')
+        ax.legend(fontsize=8)
+    for ax in (neglected, unseen):
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    _draw_totals(figure.add_subplot(grid[2, :]), plans, epochs)
+    figure.suptitle(f'{len(order)} classes, {plans[0].samples_per_epoch:,} draws per epoch', fontsize=11)
+    return figure
+
+
+def draw_class_ap(
+    images: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    class_names: Sequence[str],
+    names: tuple[str, str] = ('first', 'second'),
+    top: int = 6,
+) -> Figure:
+    """AP by class of two evaluations, from frequent to rare classes (Fig. 5 of the paper).
+
+    Classes without an AP in either evaluation are left out. With many classes, a line shows the running mean over a
+    twentieth of them.
+
+    Args:
+        images: (C,) training images of each class.
+        first: (C,) AP, NaN: none.
+        second: (C,) AP, NaN: none.
+        class_names: C names.
+        names: Of the two evaluations, for the legend.
+        top: Classes named for the largest gain, and for the largest loss, if not all names fit; >= 1.
+
+    Raises:
+        ValueError: No class has an AP in both.
+    """
+    both = np.flatnonzero(~np.isnan(first) & ~np.isnan(second))
+    if not len(both):
+        raise ValueError('no class has an AP in both evaluations')
+    order = both[np.argsort(-images[both], kind='stable')]
+    images, first, second = images[order], first[order], second[order]
+    gain, rank = second - first, np.arange(len(order))
+    window = max(1, len(order) // 20)
+    figure = Figure(figsize=(12, 8), layout='constrained')
+    counts, upper, lower = figure.subplots(3, 1, sharex=True, height_ratios=(1, 2, 4))
+    title = (
+        f'AP by class, most frequent first: {len(order)} classes, mAP {first.mean():.4f} ({names[0]}), '
+        f'{second.mean():.4f} ({names[1]}); {(gain > 0).sum()} gain, {(gain < 0).sum()} lose'
+    )
+    for ax, above, ylabel in ((counts, title, 'images'), (upper, '', 'AP'), (lower, '', 'AP gained')):
+        _finish(ax, above, '', ylabel)
+    counts.bar(rank, images, 1, color=GREY)
+    counts.set_yscale('symlog')  # a class without training images has a bar of height 0
+    counts.yaxis.set_major_formatter(THOUSANDS)
+    for ap, name, colour in ((first, names[0], GREY), (second, names[1], BLUE)):
+        upper.plot(rank, ap, '.', color=colour, alpha=0.5 if window > 1 else 1, label=name)
+        if window > 1:
+            upper.plot(rank, _running_mean(ap, window), color=colour, lw=2, label=f'{name}, mean of {window} classes')
+    upper.set_ylim(0, 1.02)
+    upper.legend(loc='best', ncols=2)
+    lower.bar(rank, gain, 0.9, color=np.where(gain >= 0, GREEN, RED))
+    if window > 1:
+        lower.plot(rank, _running_mean(gain, window), color='black', lw=1.5)
+    _name_classes(lower, [short_name(class_names[label]) for label in order], gain, top)
+    return figure
+
+
+def draw_training(
+    epochs: Sequence[int],
+    mean_ap: Sequence[float],
+    loss_epochs: Sequence[float],
+    losses: Sequence[float],
+    lrs: Sequence[float],
+    stages: Sequence[tuple[str, int, int]],
+) -> Figure:
+    """mAP, loss and learning rate over epochs, with one coloured band per stage.
+
+    Args:
+        epochs: Epochs after which the model was validated.
+        mean_ap: mAP there.
+        loss_epochs: Epochs, with fractions, of the next two.
+        losses: Training loss.
+        lrs: Learning rate.
+        stages: (name, first epoch from 0, epoch after the last).
+    """
+    figure = Figure(figsize=(9, 6), layout='constrained')
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    for ax, xlabel, ylabel in ((top, '', 'mAP'), (middle, '', 'loss'), (bottom, 'epoch', 'learning rate')):
+        _finish(ax, '', xlabel, ylabel)
+        for k, (_, start, stop) in enumerate(stages):
+            ax.axvspan(start, stop, color=('#f4f4f4', '#fff2d8', '#e4f2ff')[k % 3], zorder=-1)
+    top.plot(epochs, mean_ap, marker='o', color=RED)
+    top.set_ylim(0, 1.1)
+    for epoch, value in zip(epochs, mean_ap):
+        top.annotate(f'{value:.3f}', (epoch, value), textcoords='offset points', xytext=(0, 6), ha='center', fontsize=8)
+    for name, start, stop in stages:
+        top.text((start + stop) / 2, 0.04, name, ha='center', fontsize=9)
+    middle.plot(loss_epochs, losses, color=BLUE)
+    middle.set_ylim(bottom=0)
+    bottom.semilogy(loss_epochs, lrs, color=GREEN, drawstyle='steps-post')
+    return figure
+
+
+def _chart(title: str, xlabel: str, ylabel: str, height: float = 4.5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, height), layout='constrained')
+    ax = figure.subplots()
+    _finish(ax, title, xlabel, ylabel)
+    return figure, ax
+
+
+def _finish(ax: Axes, title: str, xlabel: str, ylabel: str = '') -> None:
+    ax.set_title(title, loc='left', fontsize=11)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.grid(alpha=0.3)
+    ax.set_axisbelow(True)
+
+
+def _draw_shares(
+    title: str,
+    xlabel: str,
+    names: Sequence[str],
+    shares: dict[str, np.ndarray],
+    counts: Sequence[int] | np.ndarray,
+    empty: str = 'none',
+) -> Figure:
+    """Horizontal bars of shares, one row per name, with a count behind each row.
+
+    Args:
+        title: Above the figure.
+        xlabel: Below it.
+        names: N rows.
+        shares: (N,) values in [0, 1] by name in the legend.
+        counts: (N,).
+        empty: Text if there are no rows.
+    """
+    figure, ax = _chart(title, xlabel, '', 1.5 + 0.35 * max(1, len(names)))
+    rows, height = np.arange(len(names)), 0.8 / len(shares)
+    for k, ((name, share), colour) in enumerate(zip(shares.items(), (BLUE, ORANGE))):
+        bars = ax.barh(rows + (k + 0.5) * height - 0.4, share, height, color=colour, label=name)
+    ax.bar_label(bars, [f'{count:,}' for count in counts], fontsize=7, padding=3)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_yticks(rows, names, fontsize=8)
+    if not names:
+        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha='center', va='center')
+        return figure
+    ax.set_xlim(0, 1.15 * (ax.dataLim.xmax or 1))  # room for the count behind the longest bar
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    if len(shares) > 1:
+        figure.legend(loc='outside upper right', ncols=len(shares))
+    return figure
+
+
+def _draw_totals(ax: Axes, plans: Sequence[SamplingPlan], epochs: str) -> None:
+    coverages = [('one epoch', [plan.one_epoch for plan in plans], ('#9bbcec', '#f3c79a'))]
+    if plans[0].epochs > 1:
+        coverages.append((epochs, [plan.all_epochs for plan in plans], (BLUE, ORANGE)))
+    width = 0.4 / len(coverages)
+    for k, (when, coverage, colours) in enumerate(coverages):
+        images, boxes = [part.images_unseen for part in coverage], [part.boxes_unseen for part in coverage]
+        for side, (what, shares) in enumerate((('images', images), ('boxes', boxes))):
+            place = np.arange(len(plans)) + (2 * k + side + 0.5) * width - 0.4
+            bars = ax.bar(place, shares, width, color=colours[side], label=f'{what}, {when}')
+            ax.bar_label(bars, [f'{share:.1%}' for share in shares], fontsize=7, padding=2)
+    ax.set_xticks(np.arange(len(plans)), [f'λ = {plan.balance:g}' for plan in plans])
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.margins(y=0.25)  # room for the legend
+    _finish(ax, 'Never seen, of all images and of all boxes', '')
+    ax.legend(loc='upper left', fontsize=8, ncols=4)
+
+
+def _name_classes(ax: Axes, names: Sequence[str], gain: np.ndarray, top: int) -> None:
+    if len(names) <= MAX_NAMES:
+        ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8)
+        return
+    ax.set_xlabel(BY_FREQUENCY)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(y=0.8)  # room for the names
+    by_gain = np.argsort(gain, kind='stable')
+    for k in {*by_gain[:top].tolist(), *by_gain[-top:].tolist()}:
+        text, side = f'{names[k]} {gain[k]:+.3f}', 'bottom' if gain[k] > 0 else 'top'
+        ax.text(k, gain[k], f' {text} ', rotation=90, ha='center', va=side, fontsize=7)
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over the classes at most half a window away; fewer at both ends."""
+    ones = np.ones(window)
+    mean: np.ndarray = np.convolve(values, ones, 'same') / np.convolve(np.ones(len(values)), ones, 'same')
+    return mean
+
+
+def _largest(counts: np.ndarray, number: int) -> np.ndarray:
+    """Indices of the ``number`` largest counts above 0, the largest first."""
+    order = np.argsort(-counts, kind='stable')[:number]
+    return order[counts[order] > 0]
+
+
+def _log_counts(ax: Axes) -> None:
+    """Makes the y axis logarithmic; bars of height 1 stay visible, and a number fits on the highest."""
+    ax.set_yscale('log')
+    ax.set_ylim(0.5, 3 * ax.get_ylim()[1])
+    ax.yaxis.set_major_formatter(THOUSANDS)
