@@ -307,22 +307,6 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def test_restart_removes_the_shards_of_another_ensemble(stores, tmp_path):
-    out = tmp_path / 'out'
-
-    def stop_early(what, done, total):
-        if done >= 100:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_ensemble(match_sets(stores), Fusion(), out, num_workers=1, images_per_shard=50, progress=stop_early)
-    other = Fusion(iou_threshold=0.7)
-    counts = run_ensemble(match_sets(stores), other, out, num_workers=1, images_per_shard=50, restart=True)
-    assert counts['images done by an earlier run'] == 0
-    run_ensemble(match_sets(stores), other, tmp_path / 'same', num_workers=1)
-    assert contents(out) == contents(tmp_path / 'same')
-
-
 def test_a_killed_worker_is_reported_and_finished_shards_are_kept(stores, whole, tmp_path):
     def kill_one(what, done, total):
         if done == 20:
@@ -335,19 +319,6 @@ def test_a_killed_worker_is_reported_and_finished_shards_are_kept(stores, whole,
     assert not (tmp_path / 'out').exists()
     counts = run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, images_per_shard=2)
     assert counts['images done by an earlier run'] >= 20 and contents(tmp_path / 'out') == whole
-
-
-def test_other_folders_are_not_touched(stores, tmp_path):
-    sets = match_sets(stores)
-    (tmp_path / 'out').mkdir()
-    (tmp_path / 'out' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(FileExistsError, match='exists and was not written by mmoid'):
-        run_ensemble(sets, Fusion(), tmp_path / 'out', overwrite=True)
-    (tmp_path / 'new.parts').mkdir()
-    (tmp_path / 'new.parts' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(AnnotationError, match='new.parts: not a folder of an ensemble'):
-        run_ensemble(sets, Fusion(), tmp_path / 'new', restart=True)
-    assert (tmp_path / 'new.parts' / 'thesis.txt').exists()
 
 
 def test_no_images_and_no_detections_are_no_error(tmp_path):
