@@ -10,7 +10,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmoid.synthetic.scenes import OUTLINES, Placement, Scene, SceneObject
+from mmoid.synthetic.scenes import OUTLINES, Placement, Scene, SceneObject, polar
 
 _FINER = 3  # everything with edges is drawn so many times larger, then averaged
 _HOLES = {'Ring': 0.55, 'Frame': 0.58}  # size of the hole in the middle, relative to the shape
@@ -71,7 +71,7 @@ def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
             # Corners at random distances: an irregular outline, unlike those of the classes.
             angles = np.sort(rng.uniform(0, 2 * math.pi, size=7))
             distances = rng.uniform(0.01, 0.16, size=7) * longer
-            corners = centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * distances[:, None]
+            corners = centre + polar(angles, distances)
             pen.polygon(corners.ravel().tolist(), fill=paint)
     return layer.reduce(_FINER)
 

@@ -28,9 +28,9 @@ _JITTER_PIXELS = 1.0
 _JITTER_PART = 0.02
 
 
-def _ellipse(height: float) -> np.ndarray:
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    return np.stack([np.cos(angle), height * np.sin(angle)], axis=1)
+def polar(angle: np.ndarray, radius: np.ndarray | float = 1.0) -> np.ndarray:
+    """(P, 2) points at angles in radians and distances from the origin."""
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def _centred(points: list[tuple[float, float]] | np.ndarray) -> np.ndarray:
@@ -40,44 +40,38 @@ def _centred(points: list[tuple[float, float]] | np.ndarray) -> np.ndarray:
     return array
 
 
-def _star() -> np.ndarray:
-    angle = np.arange(10) * np.pi / 5
-    radius = np.where(np.arange(10) % 2, 0.45, 1.0)
-    return _centred(np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1))
-
-
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    return _centred(np.stack([x, -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))], axis=1))
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return _centred(np.stack([16 * np.sin(t) ** 3, -y], axis=1))
 
 
 def _crescent() -> np.ndarray:
     """The unit disc without a disc of radius 0.8 about (0.45, 0); they meet at (0.625, +-0.78)."""
-    tip = np.array([0.625, math.sqrt(1 - 0.625**2)])
-    outer_tip, bite_tip = math.atan2(tip[1], tip[0]), math.atan2(tip[1], tip[0] - 0.45)
-    outer = np.linspace(outer_tip, 2 * np.pi - outer_tip, 32)
-    bite = np.linspace(2 * np.pi - bite_tip, bite_tip, 32)[1:-1]
-    outer_points = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    return _centred(np.concatenate([outer_points, np.stack([0.45 + 0.8 * np.cos(bite), 0.8 * np.sin(bite)], axis=1)]))
+    tip_y = math.sqrt(1 - 0.625**2)
+    outer_tip, bite_tip = math.atan2(tip_y, 0.625), math.atan2(tip_y, 0.625 - 0.45)
+    outer = polar(np.linspace(outer_tip, 2 * np.pi - outer_tip, 32))
+    bite = polar(np.linspace(2 * np.pi - bite_tip, bite_tip, 32)[1:-1], 0.8)
+    return _centred(np.concatenate([outer, bite + (0.45, 0.0)]))
 
 
-_SQUARE = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
+_CIRCLE = polar(np.linspace(0, 2 * np.pi, 48, endpoint=False))
+_SQUARE = _centred([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
 _CROSS = [(1, 0.34), (1, -0.34), (0.34, -0.34), (0.34, -1), (-0.34, -1), (-0.34, -0.34)]
 _ARROW = [(1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3), (-1.0, -0.3), (0.1, -0.3), (0.1, -0.8)]
 OUTLINES = {  # (P, 2) closed polygons; the farthest point has distance 1 from the origin
-    'Circle': _ellipse(1.0),
-    'Square': _centred(_SQUARE),
-    'Star': _star(),
-    'Ring': _ellipse(1.0),
+    'Circle': _CIRCLE,
+    'Square': _SQUARE,
+    'Star': _centred(polar(np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2, 0.45, 1.0))),
+    'Ring': _CIRCLE,
     'Triangle': _centred([(0.0, -1.0), (0.87, 0.5), (-0.87, 0.5)]),
     'Cross': _centred([*_CROSS, *((-x, -y) for x, y in _CROSS)]),
     'Heart': _heart(),
     'Bar': _centred([(-1.0, -0.32), (1.0, -0.32), (1.0, 0.32), (-1.0, 0.32)]),
     'Crescent': _crescent(),
-    'Frame': _centred(_SQUARE),
+    'Frame': _SQUARE,
     'Arrow': _centred(_ARROW),
-    'Oval': _ellipse(0.55),
+    'Oval': _CIRCLE * (1.0, 0.55),
 }
 
 

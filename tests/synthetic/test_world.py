@@ -1,4 +1,4 @@
-"""The synthetic data set: what it promises about images and annotations."""
+"""Images and annotations of the synthetic data set follow its options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mmoid.openimages.boxes import box_area, box_iou, intersection_area
 from mmoid.synthetic.drawing import draw_scene
-from mmoid.synthetic.scenes import OUTLINES, Scene, compose_image, visible_box
+from mmoid.synthetic.scenes import Scene, compose_image
 from mmoid.synthetic.world import SHAPES, Kind, World, WorldConfig, build_world
 
 BALANCED = WorldConfig(num_classes=60, imbalance=1)
@@ -45,12 +45,6 @@ def given_labels(scene: Scene) -> set[int]:
     return {label for item in scene.objects for label in item.labels}
 
 
-def test_composing_and_drawing_are_pure(world: World) -> None:
-    scene = compose_image(world, 'validation', 7)
-    assert scene == compose_image(build_world(WorldConfig()), 'validation', 7)
-    assert draw_scene(scene).tobytes() == draw_scene(scene).tobytes()
-
-
 def test_images_per_class_follow_the_geometric_profile(world: World, scenes: list[Scene]) -> None:
     config = world.config
     profile = config.imbalance ** (-np.arange(config.num_classes) / (config.num_classes - 1))
@@ -65,7 +59,7 @@ def test_images_per_class_follow_the_geometric_profile(world: World, scenes: lis
 
 
 @pytest.mark.parametrize('bias', [0.5, 0.65])
-def test_confusable_pairs_get_one_label_each_at_the_rate_of_the_knob(bias: float) -> None:
+def test_confusable_pairs_get_one_label_each_at_the_rate_of_the_option(bias: float) -> None:
     biased = build_world(WorldConfig(confusion_bias=bias))
     (kind,) = (kind for kind in biased.kinds if is_confusable(kind))
     made = [compose_image(biased, 'train', index) for index in range(2000)]
@@ -104,10 +98,10 @@ def test_group_of_boxes_contain_at_least_five_objects(scenes: list[Scene]) -> No
             assert written == sum(len(other.labels) for other in scene.objects if other.is_group)
 
 
-def test_boxes_fit_the_drawn_pixels() -> None:
-    """An object alone against the same image without it: where the two differ is the object."""
+def test_boxes_fit_the_drawn_pixels_also_at_the_border() -> None:
+    """Drawn with and without one object, an image differs where the object is."""
     balanced = build_world(BALANCED)
-    shapes, errors = set(), []
+    shapes, errors, num_cut = set(), [], 0
     for index in range(40):
         scene = compose_image(balanced, 'train', index)
         empty = np.asarray(draw_scene(dataclasses.replace(scene, objects=())), dtype=int)
@@ -117,24 +111,10 @@ def test_boxes_fit_the_drawn_pixels() -> None:
             seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             errors.append(np.abs(np.array(item.box) - seen).max())
             shapes.add(item.kind.shape)
-    assert shapes == set(SHAPES)
+            num_cut += min(item.box[:2]) == 0 or (np.array(item.box[2:]) == scene.size).any()
+    assert shapes == set(SHAPES) and num_cut > 10
     # One pixel; Pillow 10.0 now and then marks a third of a pixel more at a pointed corner.
     assert max(errors) <= 1 + 1 / 3 and np.mean(np.array(errors) > 1) < 0.03
-
-
-def test_visible_box_is_that_of_a_finely_sampled_shape() -> None:
-    rng = np.random.default_rng(0)
-    balanced = build_world(BALANCED)
-    for index in range(40):
-        scene = compose_image(balanced, 'train', index)
-        for item in scene.objects:
-            points = item.placements[0].place(OUTLINES[item.kind.shape]) + rng.uniform(-40, 40, size=2)
-            steps = np.linspace(0, 1, 200)[:, None, None]
-            fine = (points + steps * (np.roll(points, -1, axis=0) - points)).reshape(-1, 2)
-            inside = fine[((fine >= 0) & (fine <= scene.size)).all(axis=1)]
-            if len(inside):
-                sampled = np.array([*inside.min(axis=0), *inside.max(axis=0)])
-                assert np.abs(sampled - visible_box(points, scene.size)).max() < 0.4
 
 
 def largest_overlap(scene: Scene) -> float:
@@ -144,30 +124,29 @@ def largest_overlap(scene: Scene) -> float:
     return float((intersection_area(boxes[first], boxes[second]) / smaller).max(initial=0))
 
 
-def test_objects_cover_each_other_only_a_little(world: World, scenes: list[Scene]) -> None:
-    assert 0 < max(map(largest_overlap, scenes[:500])) <= world.config.max_overlap + 1e-9
-
-
-def test_negative_labels_are_really_absent(world: World, scenes: list[Scene]) -> None:
+def test_verified_labels_follow_the_rates_and_fit_the_objects(world: World, scenes: list[Scene]) -> None:
+    config = world.config
     for scene in scenes:
         visible = {label for item in scene.objects for label in item.kind.labels}
         related = visible | {int(above) for label in visible for above in world.hierarchy.ancestors(label)}
         assert not set(scene.absent) & related
         assert scene.present or scene.absent
-    negatives = np.mean([len(scene.absent) for scene in scenes])
-    assert negatives == pytest.approx(world.config.negatives_per_image, rel=0.05)
-    assert np.mean([not scene.objects for scene in scenes]) == pytest.approx(world.config.empty_rate, abs=0.01)
-
-
-def test_unverified_classes_have_no_rows(world: World, scenes: list[Scene]) -> None:
-    given = sum(len(given_labels(scene)) for scene in scenes)
-    for scene in scenes:
         assert {label for label, _, _ in scene.boxes} == set(scene.present) <= given_labels(scene)
+    given = sum(len(given_labels(scene)) for scene in scenes)
     dropped = given - sum(len(scene.present) for scene in scenes)
-    assert dropped / given == pytest.approx(world.config.unverified_rate, abs=0.01)
+    assert dropped / given == pytest.approx(config.unverified_rate, abs=0.01)
+    assert np.mean([len(scene.absent) for scene in scenes]) == pytest.approx(config.negatives_per_image, rel=0.05)
+    assert np.mean([not scene.objects for scene in scenes]) == pytest.approx(config.empty_rate, abs=0.01)
+    assert 0 < max(map(largest_overlap, scenes[:500])) <= config.max_overlap + 1e-9
+    objects = [item for scene in scenes for item in scene.objects]
+    parent_only = [item for item in objects if not set(item.labels) <= set(item.kind.labels)]
+    for item in parent_only:
+        (given_label,) = item.labels
+        assert given_label in {int(above) for label in item.kind.labels for above in world.hierarchy.ancestors(label)}
+    assert len(parent_only) / len(objects) == pytest.approx(config.parent_only_rate, abs=0.01)
 
 
-def test_knobs_at_zero_switch_the_effect_off() -> None:
+def test_options_at_zero_switch_the_effect_off() -> None:
     off = ('empty_rate', 'multi_label_rate', 'confusable_pairs', 'parent_only_rate', 'group_of_rate')
     off += ('unverified_rate', 'negatives_per_image', 'max_overlap')
     world = build_world(WorldConfig(imbalance=1, **dict.fromkeys(off, 0)))
@@ -179,15 +158,6 @@ def test_knobs_at_zero_switch_the_effect_off() -> None:
         assert largest_overlap(scene) == 0
     images = annotated_images(world, scenes)
     assert np.abs(images - images.mean()).max() < 4 * np.sqrt(images.mean())
-
-
-def test_parent_only_objects_are_labelled_with_an_ancestor(world: World, scenes: list[Scene]) -> None:
-    objects = [item for scene in scenes for item in scene.objects]
-    parent_only = [item for item in objects if not set(item.labels) <= set(item.kind.labels)]
-    for item in parent_only:
-        (given,) = item.labels
-        assert given in {int(above) for label in item.kind.labels for above in world.hierarchy.ancestors(label)}
-    assert len(parent_only) / len(objects) == pytest.approx(world.config.parent_only_rate, abs=0.01)
 
 
 @pytest.mark.parametrize('num_classes', [8, 20, 50, 100, 200])
@@ -211,6 +181,6 @@ def test_any_number_of_classes_gives_distinct_names_and_looks(num_classes: int) 
         ({'num_classes': 300}, r'num_classes=300 needs 254 looks, there are 216'),
     ],
 )
-def test_bad_knobs_are_named(knobs: dict, message: str) -> None:
+def test_bad_options_are_named(knobs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WorldConfig(**knobs)

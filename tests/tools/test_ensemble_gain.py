@@ -1,10 +1,6 @@
-"""What an ensemble is for: three models together beat the best of them, by the official metric."""
+"""An ensemble of three models has a higher official mAP than the best of them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +11,14 @@ from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
 from mmoid.openimages.predictions.fusion import METHODS, Fusion
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.tool_runs import tool_path
+from tests.tool_runs import run, tool
 
-ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
 WORLD = ('--num-train', 1200, '--num-classes', 24, '--imbalance', 100, '--confusable-pairs', 2)  # the quickstart's
 
 
 def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12):
-    """A model with errors of its own: boxes missed or displaced, unsure scores, detections where nothing is."""
+    """Predictions with random errors: missed and displaced boxes, noisy scores, false positives."""
     rng = np.random.default_rng(seed)
     columns = []
     for image in range(store.num_images):
@@ -54,7 +49,7 @@ def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12)
     return PredictionStore(folder)
 
 
-def test_three_models_with_errors_of_their_own_are_better_together(tiny_data, tmp_path):
+def test_three_models_with_independent_errors_are_better_together(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'train')
     annotations = annotations_of_store(store)
     models = [write_model(tmp_path / f'{seed}', store, seed) for seed in range(3)]
@@ -68,33 +63,21 @@ def test_three_models_with_errors_of_their_own_are_better_together(tiny_data, tm
     assert all(value > max(alone) + 0.02 for value in together.values()), (alone, together)
 
 
-def run(*command, **environment):
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **environment},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-
-
-def tool(name, *arguments, **environment):
-    run(sys.executable, str(tool_path(name)), *arguments, **environment)
-
-
 @pytest.mark.slow
 def test_three_trained_models_are_better_together(tmp_path):
-    """Three quickstarts, which differ in their seed; half an hour on two cores."""
+    """Trains the quickstart with three seeds; half an hour on two cores."""
     data, annotations = tmp_path / 'data', tmp_path / 'data' / 'annotations'
     tool('make_synthetic_openimages', '--out', data, *WORLD)
+    classes = (
+        '--classes',
+        annotations / 'classes-description.csv',
+        '--hierarchy',
+        annotations / 'label-hierarchy.json',
+    )
     for split in ('train', 'validation'):
-        tool(
-            'prepare_openimages', '--out', data / split, '--images', data / 'images' / split,
-            '--boxes', annotations / f'{split}-detection-bbox.csv',
-            '--labels', annotations / f'{split}-detection-human-imagelabels.csv',
-            '--classes', annotations / 'classes-description.csv', '--hierarchy', annotations / 'label-hierarchy.json',
-        )  # fmt: skip
+        boxes = ('--boxes', annotations / f'{split}-detection-bbox.csv', '--images', data / 'images' / split)
+        labels = ('--labels', annotations / f'{split}-detection-human-imagelabels.csv')
+        tool('prepare_openimages', '--out', data / split, *boxes, *labels, *classes)
     tool('concurrent_rates', data / 'train', '--out', data / 'concurrent_rates.npz')
     classes = AnnotationStore(data / 'train').num_classes
     environment = dict(MMOID_DATA_ROOT=str(data), MMOID_NUM_CLASSES=str(classes))
@@ -108,7 +91,7 @@ def test_three_trained_models_are_better_together(tmp_path):
     for seed in range(3):
         work_dir = tmp_path / f'seed{seed}'
         options = ('--cfg-options', f'randomness.seed={seed}')
-        run('bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, *options, **environment)
+        run('bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, *options, timeout=3600, **environment)
         test = (CONFIG, work_dir / 'epoch_5.pth', 2, '--work-dir', work_dir / 'test', '--out', work_dir / 'predictions')
         run('bash', 'tools/dist_test.sh', *test, **environment)
         models.append(work_dir / 'predictions')
