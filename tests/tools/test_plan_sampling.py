@@ -1,4 +1,4 @@
-"""plan_sampling, as a person runs it."""
+"""plan_sampling as a command."""
 
 import csv
 import subprocess
@@ -23,7 +23,7 @@ def tool(*arguments):
 @pytest.mark.parametrize('count', [False, True])
 def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path, count):
     store = AnnotationStore(tiny_data / 'train')
-    options = (
+    options = [
         '--balance',
         0,
         1,
@@ -31,8 +31,8 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path, coun
         3,
         '--samples-per-epoch',
         20,
-        *(('--count', '--seed', 4) if count else ()),
-    )
+        *(['--count', '--seed', 4] if count else []),
+    ]
     done = tool(store.path, *options, '--out', tmp_path)
     assert done.returncode == 0, done.stderr
     lists = ImageLists.of_store(store)
@@ -50,15 +50,11 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path, coun
         assert [float(row[name]) for row in rows] == pytest.approx(np.concatenate(list(map(of_plan, plans))), rel=1e-5)
     assert f'{plans[1].all_epochs.images_unseen:.2%}' in done.stdout
     assert 'in the tail; 20 draws' in ' '.join(done.stdout.split())
-    with Image.open(tmp_path / 'sampling.png') as picture:
-        assert picture.size[0] > 1000
+    with Image.open(tmp_path / 'sampling.png') as image:
+        assert image.size[0] > 1000
 
 
-def test_wrong_options_are_told_in_one_line(tiny_data, tmp_path):
-    for arguments, message in (
-        ((tmp_path / 'nowhere',), 'nowhere'),
-        ((tiny_data / 'train', '--balance', -2), 'error: balance (λ) must be a finite number >= 0, got -2.0'),
-        ((tiny_data / 'train', '--epochs', 0), 'error: epochs must be at least 1, got 0'),
-    ):
-        done = tool(*arguments)
-        assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr
+def test_a_wrong_option_is_reported_in_one_line(tiny_data):
+    done = tool(tiny_data / 'train', '--balance', -2)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'error: balance (λ) must be a finite number >= 0, got -2.0' in done.stderr

@@ -1,4 +1,4 @@
-"""concurrent_rates and report_openimages, as a person runs them."""
+"""concurrent_rates and report_openimages as commands."""
 
 import subprocess
 import sys
@@ -42,14 +42,12 @@ def test_rates_are_written_from_annotations_or_from_predictions(tiny_data, tmp_p
     assert 'Boxes with different labels on one object' in done.stdout and 'IoU >= 0.8' in done.stdout
     rates, names = load_rates(tmp_path / 'a.npz')
     assert (rates == count_concurrence(store, 0.8).rates).all() and names == store.label_names
-    done = tool('concurrent_rates', store.path, '--out', tmp_path / 'a.npz', '--compare-iou')
-    assert done.returncode == 0 and 'by IoU' not in done.stdout
 
     predictions = turned_predictions(store, tmp_path / 'predictions')
     confusion = count_confusion(store, predictions)
     for options, expected in (((), confusion.rates), (('--count', 'all'), confusion.concurrent_rates)):
-        done = tool('concurrent_rates', store.path, '--out', tmp_path / 'p.npz', '--predictions', predictions.path,
-                    *options)  # fmt: skip
+        options = ('--predictions', predictions.path, *options)
+        done = tool('concurrent_rates', store.path, '--out', tmp_path / 'p.npz', *options)
         assert done.returncode == 0 and 'Most frequent confusions' in done.stdout
         assert (load_rates(tmp_path / 'p.npz')[0] == expected).all() and expected.any()
 
@@ -63,20 +61,15 @@ def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
     assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
 
 
-def test_a_place_that_cannot_be_written_ends_in_one_line(tiny_data, tmp_path):
+def test_wrong_input_is_reported_in_one_line(tiny_data, tmp_path):
     (tmp_path / 'file').touch()
-    done = tool('concurrent_rates', tiny_data / 'validation', '--out', tmp_path / 'file' / 'rates.npz')
-    assert done.returncode == 1 and 'error: ' in done.stderr and 'Traceback' not in done.stderr
-
-
-def test_wrong_input_ends_in_one_line(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'validation')
     odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
-    for options, message in (
-        (('--predictions', odd.path), 'images predicted are not in'),
-        (('--iou', '1.5'), 'must be in'),
+    for name, out, options, message in (
+        ('concurrent_rates', tmp_path / 'file' / 'rates.npz', (), 'error: '),
+        ('concurrent_rates', tmp_path / 'rates.npz', ('--iou', '1.5'), 'must be in'),
+        ('report_openimages', tmp_path / 'report', ('--predictions', odd.path), 'images predicted are not in'),
     ):
-        for name, out in (('concurrent_rates', 'rates.npz'), ('report_openimages', 'report')):
-            done = tool(name, store.path, '--out', tmp_path / out, *options)
-            assert done.returncode == 1 and not (tmp_path / out).exists()
-            assert 'error: ' in done.stderr and message in done.stderr and 'Traceback' not in done.stderr
+        done = tool(name, store.path, '--out', out, *options)
+        assert done.returncode == 1 and not out.exists()
+        assert 'error: ' in done.stderr and message in done.stderr and 'Traceback' not in done.stderr

@@ -1,4 +1,4 @@
-"""The report: its figures, its numbers, and that the page needs nothing but itself."""
+"""The report: its figures, its numbers, escaped names, and a page that needs no other file."""
 
 import base64
 import io
@@ -54,8 +54,11 @@ def confusion_of(store):
     return Confusion(np.full(store.num_classes, 4), counts, counts)
 
 
-def test_the_page_needs_no_other_file(store, tmp_path):
+def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):
+    (tmp_path / 'report').mkdir()
+    (tmp_path / 'report' / 'notes.txt').write_text('kept')
     page = report(tmp_path / 'report', store)
+    assert {path.name for path in (tmp_path / 'report').iterdir()} == {'index.html', 'notes.txt', *FIGURES}
     assert len(page.addresses) == len(FIGURES)
     for address in page.addresses:
         kind, data = address.split(',')
@@ -64,13 +67,6 @@ def test_the_page_needs_no_other_file(store, tmp_path):
     assert not {'script', 'link', 'iframe'} & set(page.tags)
     html = (tmp_path / 'report' / 'index.html').read_text()
     assert 'http' not in html and 'url(' not in html
-
-
-def test_the_figures_are_next_to_the_page_and_other_files_are_kept(store, tmp_path):
-    (tmp_path / 'report').mkdir()
-    (tmp_path / 'report' / 'notes.txt').write_text('mine')
-    report(tmp_path / 'report', store)
-    assert {path.name for path in (tmp_path / 'report').iterdir()} == {'index.html', 'notes.txt', *FIGURES}
 
 
 def test_the_page_names_its_sources_thresholds_and_the_figures_of_the_paper(store, tmp_path):
