@@ -25,7 +25,8 @@ from rich.table import Table
 
 import mmoid
 from mmoid.engine.schedule.stages import Stage, stages_of_config
-from mmoid.openimages.metric.average_precision import count_positives
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
@@ -147,15 +148,13 @@ def write_json(path: Path, value: dict) -> None:
 
 def summarise(seconds: dict[str, float]) -> dict:
     store = AnnotationStore(DATA / 'validation')
-    metric = mmoid.OpenImagesChallengeMetric(str(store.path))
-    metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
-    num_evaluated = int((count_positives(metric.ground_truth) > 0).sum())
+    result = evaluate_predictions(annotations_of_store(store), PredictionStore(WORK / 'predictions'))
     mean_ap = training_log()[1]
     versions = {'mmoid': mmoid.__version__, 'python': platform.python_version(), 'torch': torch.__version__}
     return {
         'mAP': {stage.name: mean_ap[stage.stop] for stage in stages()},
         'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
-        'protocol': metric.describe(store.num_images, num_evaluated),
+        'protocol': result.description,
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'config': CONFIG,
         'checkpoint': str(last_checkpoint()),
