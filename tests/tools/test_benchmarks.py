@@ -1,7 +1,6 @@
 """The benchmarks run, and their stand-in has the shape that they say."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def bench(name, *arguments):
-    subprocess.run(
-        [sys.executable, f'tools/benchmarks/{name}.py', *map(str, arguments)], cwd=ROOT, check=True,
-        capture_output=True, timeout=900, env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )  # fmt: skip
+    command = [sys.executable, f'tools/benchmarks/{name}.py', *map(str, arguments)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=900)
 
 
 def test_the_stand_in_has_the_challenges_counts():
@@ -64,9 +61,7 @@ def test_the_training_benchmark_compares_with_stock_softmax(tmp_path):
     sizes = ('--scale', 128, 96, '--images', 6, '--iterations', 2, '--warm-up', 1, '--rounds', 1, '--workers', 0)
     bench('bench_train', *sizes, '--out', tmp_path / 'train.json')
     results = json.loads((tmp_path / 'train.json').read_text())
-    assert [(row['kind'], row['amp']) for row in results['train'][:2]] == [
-        ('stock softmax', False), ('concurrent softmax', False)
-    ]  # fmt: skip
+    assert {row['kind'] for row in results['train']} == {'stock softmax', 'concurrent softmax'}
     for row in results['train']:
         assert row['iterations_per_second'] > 0 and row['peak_mib'] > 0
         assert 0 < row['data_share'] < 1 and 0 < row['loss_share'] < 1 - row['data_share']
@@ -78,4 +73,11 @@ def test_the_data_benchmark_writes_its_figures(tmp_path):
     results = json.loads((tmp_path / 'data.json').read_text())
     assert (results['images'], results['stock_images'], results['boxes']) == (2000, 200, 14_228)
     assert results['mmoid']['get_data_info_per_second'] > 0 and results['stock']['get_data_info_per_second'] > 0
-    assert len(results['aims']) == 7
+    assert all(figures['seconds'] > 0 for figures in results['once'].values())
+
+
+@pytest.mark.slow
+def test_the_sampler_benchmark_runs_ours_and_mmdets(tmp_path):
+    bench('bench_sampler', '--images', 2000, '--out', tmp_path / 'sampler.json')
+    samplers = json.loads((tmp_path / 'sampler.json').read_text())['samplers']
+    assert len(samplers) == 5 and all(figures['build_and_epoch_seconds'] > 0 for figures in samplers.values())

@@ -14,12 +14,16 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import measure
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).parents[2]
 BASES = ('models/label-set_faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
@@ -31,14 +35,7 @@ IMAGE_SIZE = 1024
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT (default: R-50-FPN)')
-    parser.add_argument(
-        '--scale',
-        type=int,
-        nargs=2,
-        default=(1333, 800),
-        metavar=('LONGER', 'SHORTER'),
-        help='pixels (default: 1333 800)',
-    )
+    parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer, shorter pixels (1333 800)')
     parser.add_argument('--batch', type=int, default=2, help='images per iteration (default: %(default)s)')
     parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
     parser.add_argument('--iterations', type=int, default=200, help='that count (default: %(default)s)')
@@ -51,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, Any]:
-    """A data root of generated images; how many classes it has."""
+    """Writes a data root of generated images; returns its number of classes."""
     from mmoid.openimages.readers.official_csv import convert
     from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
     from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -73,9 +70,7 @@ def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, 
 
 
 def load(settings: dict[str, Any]) -> Any:
-    """The config to train, without what a benchmark does not need: validation, checkpoints, stages, weights."""
-    from mmengine.config import Config
-
+    """The config without validation, checkpoints, stages and weights."""
     os.environ.update(MMOID_DATA_ROOT=settings['data'], MMOID_NUM_CLASSES=str(settings['classes']))
     if settings['config'] is None:
         cfg = Config.fromstring(f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}', '.py')
@@ -85,22 +80,20 @@ def load(settings: dict[str, Any]) -> Any:
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
         cfg.pop(key, None)
     loader = cfg.train_dataloader
-    loader.update(
-        batch_size=settings['batch'], num_workers=settings['workers'], persistent_workers=settings['workers'] > 0
-    )
+    workers = settings['workers']
+    loader.update(batch_size=settings['batch'], num_workers=workers, persistent_workers=workers > 0)
     loader.sampler = dict(type='InfiniteSampler', shuffle=True)
     loader.pop('batch_sampler', None)
     for transform in loader.dataset.pipeline:
         if transform.type == 'Resize':
             transform.scale = tuple(settings['scale'])
+    wrapper = 'AmpOptimWrapper' if settings['amp'] else 'OptimWrapper'
     cfg.update(
         custom_hooks=[],
         param_scheduler=None,
         default_hooks=dict(checkpoint=None, logger=None),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=settings['warm_up'] + settings['iterations']),
-        optim_wrapper=dict(
-            type='AmpOptimWrapper' if settings['amp'] else 'OptimWrapper', optimizer=dict(type='SGD', lr=1e-4)
-        ),
+        optim_wrapper=dict(type=wrapper, optimizer=dict(type='SGD', lr=1e-4)),
         work_dir=settings['work_dir'],
         log_level='ERROR',
     )
@@ -108,94 +101,83 @@ def load(settings: dict[str, Any]) -> Any:
 
 
 def make_stock(model: Any) -> None:
-    """Gives the detector mmdet's own head, RoI sampler and loss, everything else as it is."""
+    """Gives the detector mmdet's own head, RoI sampler and loss."""
     head = model.roi_head.bbox_head
     head.type = 'Shared2FCBBoxHead'
     head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
     model.train_cfg.rcnn.sampler.type = 'RandomSampler'
 
 
-def part_clock(model: Any, device: str) -> list[float]:
-    """Returns a list to which the RoI sampler and the head's losses append their seconds."""
-    spent: list[float] = []
+class Clock(Hook):
+    """Seconds of each iteration after the warm-up: all, waiting for data, and the RoI sampler with the head's loss."""
 
-    def timed(work: Any) -> Any:
+    def __init__(self, model: Any, warm_up: int) -> None:
+        self.warm_up = warm_up
+        self.seconds: list[float] = []
+        self.data_seconds: list[float] = []
+        self.loss_seconds: list[float] = []
+        head, sampler = model.roi_head.bbox_head, model.roi_head.bbox_sampler
+        head.loss_and_target = self._timed(head.loss_and_target)
+        sampler.sample = self._timed(sampler.sample)
+
+    def before_train(self, runner: Runner) -> None:
+        self.last = now()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.data = time.perf_counter() - self.last
+        self.loss = 0.0
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        end = now()
+        if batch_idx >= self.warm_up:
+            self.seconds.append(end - self.last)
+            self.data_seconds.append(self.data)
+            self.loss_seconds.append(self.loss)
+        self.last = end
+
+    def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            seconds, result = measure.stopwatch(lambda: work(*args, **kwargs))
-            spent.append(seconds)
+            start = now()
+            result = work(*args, **kwargs)
+            self.loss += time.perf_counter() - start
             return result
 
         return run
 
-    head, sampler = model.roi_head.bbox_head, model.roi_head.bbox_sampler
-    head.loss_and_target = timed(head.loss_and_target)
-    sampler.sample = timed(sampler.sample)
-    return spent
 
-
-def iteration_clock(warm_up: int, part: list[float], cuda: bool) -> Any:
-    """A hook that takes the time of iterations, of waiting for data, and what ``part`` gathers; none of the first."""
-    from mmengine.hooks import Hook
-
-    class Clock(Hook):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self.data_seconds: list[float] = []
-            self.part_seconds: list[float] = []
-
-        def before_train(self, runner: Any) -> None:
-            self.last = time.perf_counter()
-
-        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-            self.data = time.perf_counter() - self.last
-            part.clear()
-
-        def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-            if cuda:
-                torch.cuda.synchronize()
-            now = time.perf_counter()
-            if batch_idx >= warm_up:
-                self.seconds.append(now - self.last)
-                self.data_seconds.append(self.data)
-                self.part_seconds.append(sum(part))
-            self.last = now
-
-    return Clock()
+def now() -> float:
+    """Seconds, once the GPU has finished."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
-    """Figures of one training: seconds of an iteration (median), of data and of loss (means), memory."""
-    from mmengine.runner import Runner
-
+    """Figures of one training: seconds of an iteration (median), shares of data and of loss (means), memory."""
     import mmoid.registry  # noqa: F401
 
-    torch.multiprocessing.set_start_method(None, force=True)  # not that of this process, on which mmengine would remark
+    torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
     cfg = load(settings)
     if kind == KINDS[0]:
         make_stock(cfg.model)
     runner = Runner.from_cfg(cfg)
-    cuda = torch.cuda.is_available()
-    clock = part_clock(runner.model, 'cuda' if cuda else 'cpu')
-    hook = iteration_clock(settings['warm_up'], clock, cuda)
-    runner.register_hook(hook, 'VERY_LOW')
+    clock = Clock(runner.model, settings['warm_up'])
+    runner.register_hook(clock, 'VERY_LOW')
     runner.train()
-    seconds = np.array(hook.seconds)
+    total = sum(clock.seconds)
+    cuda = torch.cuda.is_available()
     return {
-        'iteration_seconds': float(np.median(seconds)),
-        'iterations_per_second': len(seconds) / float(seconds.sum()),
-        'data_share': float(np.sum(hook.data_seconds) / seconds.sum()),
-        'loss_share': float(np.sum(hook.part_seconds) / seconds.sum()),
+        'iteration_seconds': float(np.median(clock.seconds)),
+        'iterations_per_second': len(clock.seconds) / total,
+        'data_share': sum(clock.data_seconds) / total,
+        'loss_share': sum(clock.loss_seconds) / total,
         'peak_mib': torch.cuda.max_memory_allocated() / measure.MIB if cuda else measure.peak_memory_of_this_process(),
     }
 
 
 def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
-    names = ('config', 'scale', 'batch', 'workers', 'iterations', 'warm_up')
-    settings = {**{name: getattr(args, name) for name in names}, 'classes': data['classes']}
-    settings |= {'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
+    settings = {**vars(args), **data, 'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
     rows = []
     for amp in (False, True) if torch.cuda.is_available() else (False,):
         rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
@@ -205,8 +187,9 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 rounds[kind].append(figures)
                 speed = f'{figures["iterations_per_second"]:.2f} iterations/s'
                 print(f'round {turn + 1}, {kind}, {"AMP" if amp else "fp32"}: {speed}', flush=True)
-        best = {kind: min(figures, key=lambda one: one['iteration_seconds']) for kind, figures in rounds.items()}
-        rows += [{'kind': kind, 'amp': amp, 'classes': data['classes'], **figures} for kind, figures in best.items()]
+        for kind, several in rounds.items():
+            best = min(several, key=lambda figures: figures['iteration_seconds'])
+            rows.append({'kind': kind, 'amp': amp, **data, **best})
     return rows
 
 

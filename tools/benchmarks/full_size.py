@@ -1,19 +1,22 @@
-"""A stand-in of the Open Images training annotations at any size, for benchmarks: no pictures, the official formats.
+"""A generated stand-in for the Open Images training annotations at any size, in the official formats, without images.
 
-Its shape is that of the challenge: 1,743,042 images, 12.4 million boxes, 500 classes of which the most frequent has 1.4
-million boxes and the rarest 14, 2 % of the boxes on an object that another label names too, a class graph of three
-levels. Smaller sizes keep the proportions.
+The full size is that of the challenge: 1,743,042 images, 12.4 million boxes, 500 classes. The most frequent class has
+1.4 million boxes, the rarest has 14; 2 % of the boxes lie on an object that another box labels too; the hierarchy has
+three levels. Smaller sizes keep the proportions.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
+from scipy.optimize import brentq
 
 NUM_IMAGES = 1_743_042
 NUM_BOXES = 12_400_000
@@ -22,24 +25,28 @@ HEAD_BOXES = 1_400_000
 RAREST_BOXES = 14
 CONCURRENT_SHARE = 0.02
 CHILDREN = 8
+FLAG_SHARES = {'IsOccluded': 0.66, 'IsTruncated': 0.25, 'IsGroupOf': 0.05, 'IsDepiction': 0.05, 'IsInside': 0.001}
+IMAGE_ID_STEP = (1 << 63) // NUM_IMAGES
+"""Image ids ascend, as in the official files."""
+
 FILES = {'boxes': 'boxes.csv', 'classes': 'classes.csv', 'hierarchy': 'hierarchy.json', 'image_sizes': 'sizes.csv'}
 
 
 def class_box_counts(num_boxes: int) -> np.ndarray:
     """(500,) boxes of each class, most frequent first, that sum to ``num_boxes``.
 
-    log(count) falls from head to rarest as a power of the rank; the power is what makes the sum fit.
+    log(count) falls from head to rarest as a power of the rank. The power is chosen to fit the sum.
     """
     scale = num_boxes / NUM_BOXES
     head, rarest = HEAD_BOXES * scale, max(1.0, RAREST_BOXES * min(1, scale))
     rank = np.linspace(1, 0, NUM_CLASSES)
-    low, high = 0.1, 50.0
-    for _ in range(60):
-        power = (low + high) / 2
-        counts = rarest * (head / rarest) ** (rank**power)
-        low, high = (power, high) if counts.sum() > num_boxes else (low, power)
-    counts = np.maximum(1, np.round(counts)).astype(np.int64)
-    counts[1] += num_boxes - counts.sum()  # what rounding left
+
+    def with_power(power: float) -> np.ndarray:
+        return rarest * (head / rarest) ** (rank**power)
+
+    power = brentq(lambda power: with_power(power).sum() - num_boxes, 0.1, 50)
+    counts = np.round(with_power(power)).astype(np.int64)
+    counts[1] += num_boxes - counts.sum()  # the rounding error
     return counts
 
 
@@ -48,77 +55,66 @@ def label_names() -> list[str]:
     return [f'/m/0{index:03d}' for index in range(NUM_CLASSES)]
 
 
-def hierarchy() -> dict:
-    """The class graph: class i hangs below class i // 8 - 1, the first eight below the root."""
-    nodes = [{'LabelName': name} for name in label_names()]
+def hierarchy() -> dict[str, Any]:
+    """Class i is a child of class i // 8 - 1; the first eight are children of the root."""
+    nodes: list[dict[str, Any]] = [{'LabelName': name} for name in label_names()]
     for index in range(CHILDREN, NUM_CLASSES):
         nodes[index // CHILDREN - 1].setdefault('Subcategory', []).append(nodes[index])
     return {'LabelName': '/m/0root', 'Subcategory': nodes[:CHILDREN]}
 
 
 def write_annotations(folder: Path, num_images: int = NUM_IMAGES, seed: int = 0) -> dict[str, Path]:
-    """Writes ``boxes.csv`` (13 columns, as V4-V7), ``classes.csv``, ``hierarchy.json`` and ``sizes.csv``.
+    """Writes ``boxes.csv`` (13 columns, as in V4 to V7), ``classes.csv``, ``hierarchy.json`` and ``sizes.csv``.
 
     Returns:
-        The files by what they are; ``convert`` takes them as keyword arguments.
+        The files as keyword arguments of ``convert``.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / file for name, file in FILES.items()}
     files['classes'].write_text(''.join(f'{name},Class {name[4:]}\n' for name in label_names()))
     files['hierarchy'].write_text(json.dumps(hierarchy()))
-    image_ids = _image_ids(num_images)
+    image_ids = pa.array([f'{index * IMAGE_ID_STEP:016x}' for index in range(num_images)])
     sizes = np.array([(1024, 683), (683, 1024), (1024, 768), (768, 1024), (1024, 1024)])[rng.integers(0, 5, num_images)]
-    csv.write_csv(
-        pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]}), str(files['image_sizes'])
-    )
+    table = pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]})
+    csv.write_csv(table, str(files['image_sizes']))
     _write_boxes(files['boxes'], image_ids, rng)
     return files
 
 
-def _image_ids(num_images: int) -> pa.Array:
-    """16 hexadecimal digits in ascending order, as the official files have them."""
-    digits = np.frombuffer(b'0123456789abcdef', dtype='S1')
-    number = np.arange(1, num_images + 1, dtype=np.uint64) * np.uint64((1 << 63) // (num_images + 1) * 2)
-    shifts = np.arange(60, -1, -4, dtype=np.uint64)
-    text = digits[((number[:, None] >> shifts) & np.uint64(15)).astype(np.intp)]
-    return pa.array(np.ascontiguousarray(text).view('S16').ravel()).cast(pa.string())
+def write_checked_images(folder: Path, image_ids: Sequence[str]) -> Path:
+    """Writes empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens."""
+    images = folder / 'images'
+    images.mkdir(exist_ok=True)
+    for index in np.linspace(0, len(image_ids) - 1, 16).astype(int):
+        (images / f'{image_ids[index]}.jpg').touch()
+    return images
 
 
 def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> None:
     num_images = len(image_ids)
     num_boxes = round(NUM_BOXES / NUM_IMAGES * num_images)
-    # One box for every image; the others by a weight of the image, so that some images hold very many.
+    # One box for every image; the others by a weight of the image, so that some images have very many.
     weights = np.cumsum(rng.exponential(size=num_images))
     others = np.searchsorted(weights, rng.random(num_boxes - num_images) * weights[-1], side='right')
     image = np.sort(np.concatenate([np.arange(num_images), np.minimum(others, num_images - 1)]))
-    counts = class_box_counts(num_boxes)
-    label = rng.permutation(np.repeat(rng.permutation(NUM_CLASSES), counts))
+    label = rng.permutation(np.repeat(rng.permutation(NUM_CLASSES), class_box_counts(num_boxes)))
     low = rng.uniform(0, 0.7, (num_boxes, 2))
     box = np.concatenate([low, low + rng.uniform(0.02, 0.3, (num_boxes, 2))], axis=1)
-    copies = 1 + np.flatnonzero(
-        (np.diff(image) == 0) & (np.diff(label) != 0) & (rng.random(num_boxes - 1) < CONCURRENT_SHARE)
-    )
+    is_copy = (np.diff(image) == 0) & (np.diff(label) != 0) & (rng.random(num_boxes - 1) < CONCURRENT_SHARE)
+    copies = 1 + np.flatnonzero(is_copy)
     box[copies] = box[copies - 1]
     box = np.round(box, 6)
-    flags = {name: (rng.random(num_boxes) < share).astype(np.int8) for name, share in
-             (('IsOccluded', 0.66), ('IsTruncated', 0.25), ('IsGroupOf', 0.05), ('IsDepiction', 0.05),
-              ('IsInside', 0.001))}  # fmt: skip
-    names = pa.array(label_names())
-    rows = 1_000_000
-    schema = None
-    for start in range(0, num_boxes, rows):
-        part = slice(start, start + rows)
-        table = pa.table({
-            'ImageID': pc.take(image_ids, pa.array(image[part])),
-            'Source': pa.array(['xclick'] * len(image[part])),
-            'LabelName': pc.take(names, pa.array(label[part])),
-            'Confidence': np.ones(len(image[part]), dtype=np.int8),
-            **{name: box[part, k] for k, name in ((0, 'XMin'), (2, 'XMax'), (1, 'YMin'), (3, 'YMax'))},
-            **{name: values[part] for name, values in flags.items()},
-        })  # fmt: skip
-        if schema is None:
-            schema = table.schema
-            writer = csv.CSVWriter(str(path), schema, write_options=csv.WriteOptions(quoting_style='none'))
-        writer.write_table(table)
-    writer.close()
+    columns = {
+        'ImageID': pc.take(image_ids, pa.array(image)),
+        'Source': pa.repeat('xclick', num_boxes),
+        'LabelName': pc.take(pa.array(label_names()), pa.array(label)),
+        'Confidence': np.ones(num_boxes, dtype=np.int8),
+        'XMin': box[:, 0],
+        'XMax': box[:, 2],
+        'YMin': box[:, 1],
+        'YMax': box[:, 3],
+    }
+    for name, share in FLAG_SHARES.items():
+        columns[name] = (rng.random(num_boxes) < share).astype(np.int8)
+    csv.write_csv(pa.table(columns), str(path), csv.WriteOptions(quoting_style='none'))

@@ -2,9 +2,8 @@
 
     python tools/dataset_converters/make_mini_openimages.py data/openimages/train --out data/openimages-mini
 
-Writes DIR/train and DIR/validation, two disjoint parts of the store; the images stay where they are. The same store,
-sizes and seed give the same parts. To train with the concurrent softmax, run tools/analysis_tools/concurrent_rates.py
-on DIR/train next.
+Writes two disjoint parts of the store, DIR/train and DIR/validation; images are not copied. The same store, sizes and
+seed give the same parts. For concurrent softmax, run tools/analysis_tools/concurrent_rates.py on DIR/train next.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for the stores train and validation')
     parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
-    parser.add_argument('--validation', type=int, default=5_000,
-                        help='images for validation (default: %(default)s); 0 writes no validation store')  # fmt: skip
+    help_ = 'images for validation (default: %(default)s); 0 writes no validation store'
+    parser.add_argument('--validation', type=int, default=5_000, help=help_)
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
     parser.add_argument('--rarest', type=int, default=10, help='rarest classes to print (default: %(default)s)')
     parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
@@ -89,21 +88,20 @@ def main() -> None:
     args = parse_args()
     out = Path(args.out)
     try:
-        for name, size, least in (('train', args.train, 1), ('validation', args.validation, 0)):
-            if size < least:
-                raise ValueError(f'--{name}: must be at least {least}, got {size}')
+        if args.train < 1:
+            raise ValueError(f'--train must be at least 1, got {args.train}')
         sizes = {'train': args.train} | ({'validation': args.validation} if args.validation else {})
         store = AnnotationStore(args.store)
         require_writable(store, [out / name for name in sizes], args.overwrite)
         parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed)))
-        made_by = {'seed': args.seed, 'sizes': sizes}
-        subset_stores(store, {out / name: images for name, images in parts.items()}, made_by, args.overwrite)
+        new = {out / name: images for name, images in parts.items()}
+        subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print_sizes(store, parts)
     print_deviations(store, parts)
     print_rarest(store, parts, args.rarest)
-    print(f'written: {", ".join(str(out / name) for name in parts)}; seed {args.seed}')
+    print(f'{", ".join(str(path) for path in new)}: written, seed {args.seed}')
 
 
 if __name__ == '__main__':

@@ -5,13 +5,11 @@ each image is drawn floor or ceil of m_i / n_i times for class i.
 
 Sec. 3 of the paper gives two figures for class-aware sampling (λ = 1, m_i = N / C): 99.13 % of the most frequent
 class's images are neglected, and images of the rarest class are seen 252 times. With N = 1,743,042 images and C = 500
-classes, m_i = 3,486. 99.13 % then means a class with 401,000 images, about those of the 1.4 million boxes of `Man`. A
-class with 14 images (`Pressure cooker` has 14 boxes) is seen 249 times.
+classes, m_i = 3,486: 99.13 % means a class with 401,000 images, and a class with 14 images is seen 249 times.
 
-An image with several classes is drawn for each of them. Permutations of different classes are independent: after m_j
-draws of each class j, an image with the classes K was never seen with probability Π_{j in K} max(0, 1 - m_j / n_j), and
-was seen Σ_{j in K} m_j / n_j times on average. :func:`expected_coverage` sums these, which is exact.
-:func:`counted_coverage` counts real draws.
+An image is drawn for each of its classes, K. Permutations of different classes are independent: after m_j draws of each
+class j, it is unseen with probability Π_{j in K} max(0, 1 - m_j / n_j), and seen Σ_{j in K} m_j / n_j times on average.
+:func:`expected_coverage` sums these, which is exact. :func:`counted_coverage` counts real draws.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ class ImageLists:
 
     @classmethod
     def of_store(cls, store: AnnotationStore, expand_hierarchy: bool = True) -> ImageLists:
-        """The lists of a store. If expanded, an image also counts for the ancestors of its classes."""
+        """The lists of a store. If expanded, an image counts for the ancestors of its classes too."""
         stop = np.cumsum(store.class_image_counts(expand_hierarchy))
         return cls(stop, store.class_images(expand_hierarchy), np.diff(store.box_stop, prepend=0))
 
@@ -71,18 +69,15 @@ class ImageLists:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a number of draws shows of a data set, expected or counted.
-
-    Images without any class are never drawn and count nowhere here.
+    """Images seen after a number of draws, expected or counted. Images without a class are excluded.
 
     Attributes:
         image_counts: (C,) int64: n_i.
         draws: (C,) float64: m_i.
-        seen: (C,) float64: times that an image of the class is seen, drawn for any of its classes; the mean over the
-            class's images, 0 for a class without images.
-        unseen: (C,) float64 in [0, 1]: the share of the class's images that are never seen.
-        images_unseen: The share of all images that are never seen.
-        boxes_unseen: The share of all boxes that are on those images.
+        seen: (C,) float64: mean times that an image of the class is seen, drawn for any of its classes.
+        unseen: (C,) float64 in [0, 1]: share of the class's images that are never seen.
+        images_unseen: Share of all images that are never seen.
+        boxes_unseen: Share of all boxes that are on those images.
     """
 
     image_counts: np.ndarray
@@ -115,14 +110,7 @@ def expected_coverage(lists: ImageLists, draws: np.ndarray) -> Coverage:
 def counted_coverage(
     lists: ImageLists, series: BalancedDraws, epochs: Sequence[int], progress: Progress = no_progress
 ) -> list[Coverage]:
-    """Coverage of real draws.
-
-    Args:
-        lists: The lists that the series draws from.
-        series: The draws.
-        epochs: Numbers of epochs, ascending. The coverage after each of them is returned.
-        progress: Called after each epoch.
-    """
+    """Coverage of the real draws of ``series`` from ``lists``, after each number of ``epochs`` (ascending)."""
     times = np.zeros(len(lists.boxes), dtype=np.int64)
     first = lists.stop - lists.image_counts
     coverages = []
@@ -143,15 +131,7 @@ def head_middle_tail(image_counts: np.ndarray) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The coverage of one λ.
-
-    Attributes:
-        balance: λ.
-        samples_per_epoch: N.
-        epochs: Number of epochs.
-        one_epoch: Coverage after the first epoch.
-        all_epochs: Coverage after the last epoch.
-    """
+    """Coverage of one λ (``balance``) after the first epoch and after all ``epochs``."""
 
     balance: float
     samples_per_epoch: int
@@ -168,7 +148,7 @@ def plan_sampling(
     seed: int | None = None,
     progress: Progress = no_progress,
 ) -> SamplingPlan:
-    """The coverage of one λ, expected or counted.
+    """Coverage of one λ, expected or counted.
 
     Args:
         lists: Of the training set.
@@ -179,7 +159,7 @@ def plan_sampling(
         progress: Called after each counted epoch.
 
     Raises:
-        ValueError: An argument out of range, or no class with an image.
+        ValueError: An argument out of range, or no class has an image.
     """
     for name, value in (('epochs', epochs), ('samples_per_epoch', samples_per_epoch)):
         if value is not None and value < 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 GOLDEN = 0.6180339887498949
 DRAWS_AT_ONCE = 4096
-"""Of a class, from one random generator: making a generator costs as much as a thousand draws."""
+"""Draws of a class per random generator. Making a generator costs as much as a thousand draws."""
 
 
 def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
@@ -50,18 +50,15 @@ def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
 class BalancedDraws:
     """A reproducible, endless series of draws: a class, then an image of it.
 
-    Each epoch draws class i floor or ceil of its expected number of times (systematic sampling), so a class that is due
-    0.3 times per epoch is drawn in 3 of 10 epochs. The draws of a class follow random permutations of its images, also
-    across epochs: no image of a class is drawn twice before all its images are drawn once.
+    Each epoch draws class i floor or ceil of its expected number of times (systematic sampling): a class with 0.3
+    expected draws is drawn in 3 of 10 epochs. The draws of a class follow random permutations of its images, across
+    epochs too: no image of a class is drawn twice before all its images are drawn once.
 
     Args:
         image_counts: (C,) n_i.
-        balance: λ of Eq. 8.
+        balance: λ of Eq. 8, see :func:`class_probabilities`.
         draws_per_epoch: Number of draws in one epoch.
         seed: Seed of all random numbers, >= 0.
-
-    Raises:
-        ValueError: See :func:`class_probabilities`.
 
     Example:
         >>> draws = BalancedDraws(np.array([8, 2]), balance=1.0, draws_per_epoch=4, seed=0)
@@ -93,8 +90,7 @@ class BalancedDraws:
         """All draws of one epoch, with the classes in random order.
 
         Returns:
-            ``label`` (draws_per_epoch,) int64 class indices, and ``position`` (draws_per_epoch,) int64 in [0, n_label):
-            which of the class's images.
+            (draws_per_epoch,) int64 class indices, and (draws_per_epoch,) int64 positions in the class's images.
         """
         counts, before = self.per_class(epoch), self.per_class_before(epoch)
         # Small integers, which numpy sorts fastest.
@@ -118,10 +114,7 @@ class BalancedDraws:
 
     @cached_property
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Expected draws per epoch up to each class, split into whole draws and the start from which there is one more.
-
-        Both (C + 1,), the first edge is 0: int64, and float64 in (0, 1].
-        """
+        """(C + 1,) whole expected draws up to each class, and the start from which there is one more."""
         edges = np.concatenate([[0.0], np.cumsum(class_probabilities(self.image_counts, self.balance))])
         # Rounding must neither lose the last draw nor give one to an empty class at the end.
         edges[edges >= edges[-1]] = 1.0

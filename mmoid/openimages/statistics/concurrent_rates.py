@@ -85,25 +85,12 @@ class OverlapLevel:
 
 
 def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Concurrence:
-    """Counts the labels of each object of a store. Group-of boxes are excluded.
-
-    Args:
-        store: The annotations.
-        iou_threshold: Boxes of one image with at least this IoU are on one object.
-    """
+    """Counts the labels of each object of a store, see :mod:`mmoid.openimages.statistics.objects`."""
     return count_by_threshold(store, [iou_threshold])[0].concurrence
 
 
 def count_by_threshold(store: AnnotationStore, iou_thresholds: Sequence[float]) -> list[OverlapLevel]:
-    """:func:`count_concurrence` at several thresholds; boxes are compared only once.
-
-    Args:
-        store: The annotations.
-        iou_thresholds: At least one, each in (0, 1].
-
-    Returns:
-        One level for each threshold, in the given order.
-    """
+    """:func:`count_concurrence` at several thresholds, each in (0, 1]; boxes are compared only once."""
     single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, min(iou_thresholds))
     return [_level(single, store.box_label, pairs.at(iou), store.num_classes) for iou in iou_thresholds]
 
@@ -138,8 +125,8 @@ def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
             rates, label_names = arrays['rates'], tuple(str(name) for name in arrays['label_names'])
         rates = np.asarray(rates, dtype=np.float32)
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        tool = 'tools/analysis_tools/concurrent_rates.py'
-        raise AnnotationError(f'{path}: cannot be read as concurrent rates ({error}); make it with {tool}') from error
+        remedy = 'make it with tools/analysis_tools/concurrent_rates.py'
+        raise AnnotationError(f'{path}: cannot be read as concurrent rates ({error}); {remedy}') from error
     require_unique(label_names, f'{path}: label_names')
     if rates.shape != (len(label_names), len(label_names)):
         raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')

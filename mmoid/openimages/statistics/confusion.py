@@ -1,7 +1,7 @@
 """Confusion: which labels a model gives to the objects of a class (the ratio of Fig. 3a of the paper, by a model).
 
-Where many objects labelled Girl are also, or instead, detected as Woman, the object has both labels implicitly. Rates
-from annotations (:mod:`mmoid.openimages.statistics.concurrent_rates`) count only objects with both labels.
+If many objects labelled Girl are also detected as Woman, they have both labels implicitly. Rates from annotations
+(:mod:`mmoid.openimages.statistics.concurrent_rates`) count only objects annotated with both.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ class Confusion:
 
     Attributes:
         objects: (C,) int64, objects labelled i, on the images that were predicted.
-        predicted: (C, C) int64, objects labelled i on which j is predicted; the diagonal holds the objects that are
-            detected under their own label.
-        confused: (C, C) int64, those whose annotation does not support j: j is not a label of the object nor, with the
-            hierarchy, an ancestor of one. A finer label than the annotated ones is not supported (Fig. 3b). The
-            diagonal is 0.
+        predicted: (C, C) int64, objects labelled i on which j is predicted.
+        confused: (C, C) int64, those whose annotation does not support j: j is neither a label of the object nor, with
+            the hierarchy, an ancestor of one. A finer label is not supported (Fig. 3b). The diagonal is 0.
     """
 
     objects: np.ndarray
@@ -105,36 +103,15 @@ def count_confusion(
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
     said = object_index[box] * num_classes + class_of[predictions.label[detections[detection]]]
-    said = np.unique(said[_best_of_runs(detection, _contains(supported, said), iou)])
+    best_first = np.lexsort([-iou, ~np.isin(said, supported), detection])
+    said = np.unique(said[best_first[np.unique(detection[best_first], return_index=True)[1]]])
 
     num_objects = int(object_index.max(initial=-1)) + 1
     labelled = _incidence(annotated, num_objects, num_classes)
     predicted = labelled.T @ _incidence(said, num_objects, num_classes)
-    confused = labelled.T @ _incidence(said[~_contains(supported, said)], num_objects, num_classes)
+    confused = labelled.T @ _incidence(said[~np.isin(said, supported)], num_objects, num_classes)
     objects = np.bincount(annotated % num_classes, minlength=num_classes)
     return Confusion(objects=objects, predicted=predicted.toarray(), confused=confused.toarray())
-
-
-def _best_of_runs(run: np.ndarray, preferred: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """One entry of each run of equal numbers: a preferred one if possible, of greatest value, the first on a tie."""
-    entries = np.arange(len(run))
-    for rank in (preferred, value):
-        start = _run_starts(run[entries])
-        best = np.maximum.reduceat(rank[entries], start)
-        entries = entries[rank[entries] == np.repeat(best, np.diff(start, append=len(entries)))]
-    return entries[_run_starts(run[entries])]
-
-
-def _run_starts(run: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(np.diff(run, prepend=-1))
-
-
-def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Which keys occur in a sorted array."""
-    if not len(ordered):
-        return np.zeros(len(keys), dtype=bool)
-    found: np.ndarray = ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
-    return found
 
 
 def _incidence(keys: np.ndarray, num_objects: int, num_classes: int) -> csr_matrix:
@@ -144,15 +121,9 @@ def _incidence(keys: np.ndarray, num_objects: int, num_classes: int) -> csr_matr
 
 def _class_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:
     """(C,) int64: the store's index of each class of the predictions."""
-    different = sorted(set(store.label_names) ^ set(predictions.label_names))
-    if different:
-        holder, other = store.path, predictions.path
-        if different[0] in predictions.label_names:
-            holder, other = other, holder
-        raise AnnotationError(
-            f'{predictions.path}: predictions have other classes than {store.path}: {len(different)} differ, first '
-            f'{different[0]!r}, which is in {holder} and not in {other}'
-        )
+    missing = sorted(set(store.label_names) - set(predictions.label_names))
+    if missing:
+        raise AnnotationError(f'{predictions.path}: class {missing[0]!r} of {store.path} is missing')
     return store.classes.indices(predictions.label_names, str(predictions.path))
 
 

@@ -1,9 +1,8 @@
 """Disjoint subsets of the images that keep the class ratios, like the mini set of Sec. 5.1 of the paper.
 
-Iterative stratification: K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD
-2011. The label with the fewest images left is dealt out first, to each subset as many images as it still wants of that
-label. All images of a label are dealt out at once, in the order of their other labels. Last, a few images are exchanged
-so that each subset has exactly its size.
+Iterative stratification (Sechidis et al., "On the Stratification of Multi-Label Data", ECML PKDD 2011): the label with
+the fewest remaining images is dealt first; each subset gets as many of its images as it still needs. All images of a
+label are dealt at once, in the order of their other labels. At the end, a few images move so that sizes are exact.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) ->
     Args:
         store: The whole.
         sizes: Number of images of each subset; their sum is at most the number of images.
-        seed: Seed of all random numbers. The same store, sizes and seed give the same subsets.
+        seed: The same store, sizes and seed give the same subsets.
 
     Returns:
-        For each size, so many image indices, ascending.
+        (size,) ascending image indices for each size.
 
     Raises:
-        ValueError: A size or the seed is negative, or there are too few images.
+        ValueError: A size is negative, or there are too few images.
     """
     annotated, expanded = (_images_by_class(store, expand) for expand in (False, True))
     parents = ~store.hierarchy.is_leaf
@@ -41,13 +40,8 @@ def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) ->
 def stratify(labels: csr_matrix, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
     """:func:`split_images` on an (N, L) matrix: the stored entries of a row are the labels of an image."""
     num_images, num_labels = labels.shape
-    if seed < 0:
-        raise ValueError(f'seed: must be an integer >= 0, got {seed}')
-    if min(sizes, default=0) < 0:
-        raise ValueError(f'sizes: must be integers >= 0, got {list(sizes)}')
-    if sum(sizes) > num_images:
-        asked = ' + '.join(f'{size:,}' for size in sizes)
-        raise ValueError(f'sizes: {asked} images were asked for, but there are {num_images:,}; ask for fewer')
+    if min(sizes, default=0) < 0 or sum(sizes) > num_images:
+        raise ValueError(f'sizes must be >= 0 with a sum of at most {num_images} images, got {list(sizes)}')
     rng = np.random.default_rng(seed)
     targets = np.array([*sizes, num_images - sum(sizes)])  # the last subset is the rest
     left = np.bincount(labels.indices, minlength=num_labels)
@@ -98,7 +92,7 @@ def _rank_by_rarity(labels: csr_matrix, counts: np.ndarray, rng: np.random.Gener
 
 
 def _deal(wanted: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) subset of each of ``count`` neighbours, each subset evenly spread and in proportion to what it wants."""
+    """(count,) subset of each of ``count`` images: evenly spread, in proportion to what the subsets still need."""
     share = np.maximum(wanted, 0)
     share = share if share.any() else np.arange(len(wanted)) == len(wanted) - 1
     share = share / share.sum()
@@ -113,7 +107,7 @@ def _deal(wanted: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _exchange(subset: np.ndarray, dealt: np.ndarray, targets: np.ndarray) -> None:
-    """Moves the images dealt out last, whose labels are frequent, until each subset has its size."""
+    """Moves the images dealt last, whose labels are frequent, until each subset has its size."""
     surplus = np.bincount(subset, minlength=len(targets)) - targets
     for k in np.flatnonzero(surplus[:-1] > 0):
         subset[dealt[subset[dealt] == k][-surplus[k] :]] = len(targets) - 1
@@ -123,13 +117,7 @@ def _exchange(subset: np.ndarray, dealt: np.ndarray, targets: np.ndarray) -> Non
 
 @dataclass(frozen=True)
 class ClassDeviation:
-    """Counts of each class in the whole and in a part, in images or in boxes.
-
-    Attributes:
-        whole: (C,) int64.
-        part: (C,) int64.
-        fraction: Number of images of the part over that of the whole.
-    """
+    """(C,) int64 images or boxes of each class in the whole and in a part with ``fraction`` of the images."""
 
     whole: np.ndarray
     part: np.ndarray
@@ -153,16 +141,16 @@ class ClassDeviation:
 
 
 def image_deviation(store: AnnotationStore, images: np.ndarray, expand_hierarchy: bool = False) -> ClassDeviation:
-    """Compares the number of images with each class in (n,) ``images`` with the whole store."""
+    """Images of each class among (n,) ``images`` and in the whole store."""
     whole = store.class_image_counts(expand_hierarchy)
     chosen = np.isin(store.class_images(expand_hierarchy), images)
     label = np.repeat(np.arange(store.num_classes), whole)
     part = np.bincount(label[chosen], minlength=store.num_classes)
-    return ClassDeviation(whole, part, len(images) / max(1, store.num_images))
+    return ClassDeviation(whole, part, len(images) / store.num_images)
 
 
 def box_deviation(store: AnnotationStore, images: np.ndarray) -> ClassDeviation:
-    """Compares the number of boxes of each class in (n,) ``images`` with the whole store."""
+    """Boxes of each class on (n,) ``images`` and in the whole store."""
     chosen = np.isin(store.image_of_box(), images)
     part = np.bincount(store.box_label[chosen], minlength=store.num_classes)
-    return ClassDeviation(store.class_box_counts, part, len(images) / max(1, store.num_images))
+    return ClassDeviation(store.class_box_counts, part, len(images) / store.num_images)

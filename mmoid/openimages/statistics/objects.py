@@ -1,8 +1,8 @@
 """Objects: which boxes lie on one object, and which labels it has.
 
-Open Images has one box per label: an object that is a Wheel and a Tire has two (nearly) equal boxes. An object is a
-connected component of the boxes of one image, where boxes with IoU >= a threshold (0.9 by default) are connected.
-Group-of boxes are not objects. This is the one definition for rates, statistics, metric and figures.
+Open Images has one box per label: an object that is a Wheel and a Tire has two nearly equal boxes. An object is a
+connected component of the boxes of one image; boxes with IoU >= a threshold (0.9 by default) are connected. Group-of
+boxes are not objects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BoxPairs:
         first: (P,) int64 row of the first box.
         second: (P,) int64 row of the second box, greater than ``first``.
         iou: (P,) float64, at least ``least_iou``.
-        least_iou: The threshold that was used to find them.
+        least_iou: The threshold that found them.
     """
 
     first: np.ndarray
@@ -40,17 +40,11 @@ class BoxPairs:
     least_iou: float
 
     def at(self, iou_threshold: float) -> BoxPairs:
-        """The pairs with IoU >= ``iou_threshold``.
-
-        Raises:
-            ValueError: A threshold below ``least_iou``, whose pairs are not all here.
-        """
+        """The pairs with IoU >= ``iou_threshold``, which must be in [``least_iou``, 1] (ValueError)."""
         if not self.least_iou <= iou_threshold <= 1:
             raise ValueError(f'iou_threshold must be in [{self.least_iou:g}, 1], got {iou_threshold}')
-        return self._only(self.iou >= iou_threshold, iou_threshold)
-
-    def _only(self, kept: np.ndarray, least_iou: float) -> BoxPairs:
-        return BoxPairs(self.first[kept], self.second[kept], self.iou[kept], least_iou)
+        kept = self.iou >= iou_threshold
+        return BoxPairs(self.first[kept], self.second[kept], self.iou[kept], iou_threshold)
 
 
 @dataclass(frozen=True)
@@ -89,16 +83,12 @@ def single_object_pairs(
         (B,) bool, which boxes are not group-of, and the pairs of those boxes.
     """
     single: np.ndarray = is_group_of != 1
-    pairs = box_pairs(box, box_stop, least_iou)
-    # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
-    return single, pairs._only(single[pairs.first] & single[pairs.second], least_iou)
-
-
-def box_pairs(box: np.ndarray, box_stop: np.ndarray, least_iou: float) -> BoxPairs:
-    """All pairs of boxes of one image with IoU >= ``least_iou``, group-of boxes included."""
     row = np.arange(len(box))
     later = np.repeat(box_stop, np.diff(box_stop, prepend=0)) - row - 1  # later rows of the same image
-    return BoxPairs(*overlapping_pairs(box, box, row + 1, later, least_iou), least_iou)
+    first, second, iou = overlapping_pairs(box, box, row + 1, later, least_iou)
+    # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
+    kept = single[first] & single[second]
+    return single, BoxPairs(first[kept], second[kept], iou[kept], least_iou)
 
 
 def overlapping_pairs(

@@ -44,8 +44,8 @@ class Imbalance:
 class LeafAbsence:
     """Objects of parent classes without a finer label (Fig. 3b).
 
-    An object belongs to a class if it has the label of the class or of a descendant, so the figures do not depend on
-    whether the annotations were expanded by the hierarchy.
+    An object belongs to a class if it has the label of the class or of a descendant. Expanding the annotations by the
+    hierarchy does not change the figures.
 
     Attributes:
         label: (P,) int64, the classes with descendants.
@@ -114,7 +114,7 @@ class Statistics:
     Attributes:
         level: Objects at the IoU threshold in use.
         compared: Objects at other thresholds.
-        boxes_per_image: (K,) int64, entry k: images with k boxes.
+        boxes_per_image: (K,) int64, entry k: images with k boxes, group-of boxes included.
     """
 
     level: OverlapLevel
@@ -148,20 +148,15 @@ def measure(
     statistics = Statistics(
         level=level,
         compared=others,
-        imbalance=imbalance(store),
+        imbalance=Imbalance(store.class_box_counts, store.class_image_counts(False), store.class_image_counts(True)),
         leaf_absence=leaf_absence(level.label_sets, store.hierarchy),
         label_set_sizes=label_set_sizes(level.label_sets, store.hierarchy),
         group_of=group_of(store),
         box_sizes=box_sizes(store),
-        boxes_per_image=boxes_per_image(store),
+        boxes_per_image=np.bincount(np.diff(store.box_stop, prepend=0), minlength=1),
     )
     progress('counting', 1, 1)
     return statistics
-
-
-def imbalance(store: AnnotationStore) -> Imbalance:
-    """Boxes and images of each class."""
-    return Imbalance(store.class_box_counts, store.class_image_counts(False), store.class_image_counts(True))
 
 
 def head_to_tail(counts: np.ndarray) -> float:
@@ -214,11 +209,6 @@ def box_sizes(store: AnnotationStore) -> BoxSizes:
     exponent = np.log10(np.clip(area[kept], SMALLEST_AREA, 1))
     boxes, exponents = np.histogram(exponent, bins=decades * BINS_PER_DECADE, range=(-decades, 0))
     return BoxSizes(10.0**exponents, boxes, (small, not_large - small, int(kept.sum()) - not_large))
-
-
-def boxes_per_image(store: AnnotationStore) -> np.ndarray:
-    """(K,) int64, entry k: images with k boxes, group-of boxes included."""
-    return np.bincount(np.diff(store.box_stop, prepend=0), minlength=1)
 
 
 def coco_image_counts(path: str | Path) -> np.ndarray:

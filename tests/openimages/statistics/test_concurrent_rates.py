@@ -1,12 +1,13 @@
 """Objects and concurrent rates."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.csv_files import number_rows, read_boxes
-from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import (
     count_by_threshold,
@@ -14,10 +15,8 @@ from mmoid.openimages.statistics.concurrent_rates import (
     load_rates,
     save_rates,
 )
-from mmoid.openimages.statistics.objects import box_pairs, object_of_box, overlapping_pairs
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs, single_object_pairs
 from tests.box_stores import iou, label_sets_of, make_store, random_rows
-from tests.official_files import write_files
 from tests.shared_data import open_images
 
 
@@ -36,12 +35,13 @@ def test_pairs_are_those_of_a_double_loop(monkeypatch, pairs_at_once):
     rng = np.random.default_rng(1)
     for _ in range(20):
         box, stop = random_boxes(rng, 6, 8)
-        starts = [0, *stop[:-1]]
-        expected = [
-            (i, j) for a, b in zip(starts, stop) for i in range(a, b) for j in range(i + 1, b)
-            if iou(box[i], box[j]) >= 0.8
-        ]  # fmt: skip
-        pairs = box_pairs(box, stop, 0.8)
+        group = rng.integers(-1, 2, len(box))
+        expected = []
+        for first, last in zip([0, *stop[:-1]], stop):
+            for i, j in combinations(range(first, last), 2):
+                if iou(box[i], box[j]) >= 0.8 and 1 not in (group[i], group[j]):
+                    expected.append((i, j))
+        _, pairs = single_object_pairs(box, stop, group, 0.8)
         assert list(zip(pairs.first.tolist(), pairs.second.tolist())) == expected
 
 
@@ -49,14 +49,6 @@ def test_objects_are_connected_components_of_one_image_without_group_of_boxes():
     box = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8.1], [0, 0, 10, 10], [0, 0, 10, 10]])
     found = object_of_box(box, np.array([4, 5]), np.array([0, -1, 0, 1, 0]), 0.9)
     assert found[0] == found[1] == found[2] != found[4] and found[3] == -1
-
-
-def test_group_of_boxes_are_not_objects(tmp_path):
-    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
-    found = count_concurrence(AnnotationStore(tmp_path / 'store'))
-    assert found.objects.tolist() == [2, 1, 1, 0, 0]
-    assert found.rates[0].tolist() == [0, 0.5, 0, 0, 0]
-    assert found.rates[1].tolist() == [1, 0, 0, 0, 0]
 
 
 def test_rates_are_read_as_they_were_written(tmp_path):
@@ -67,25 +59,28 @@ def test_rates_are_read_as_they_were_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['rates.npz']
 
 
-def test_invalid_rates_files_raise(tmp_path):
-    path = tmp_path / 'rates.npz'
-    with pytest.raises(AnnotationError, match=r'rates\.npz: cannot be read.*concurrent_rates\.py'):
-        load_rates(path)
-    path.write_bytes(b'no zip')
+@pytest.mark.parametrize(
+    ('arrays', 'message'),
+    [
+        ({'rates': np.zeros((2, 2))}, r'rates\.npz: cannot be read.*concurrent_rates\.py'),
+        ({'rates': np.zeros((2, 3)), 'label_names': ['a', 'b']}, r'shape \(2, 3\) for 2 label_names'),
+        ({'rates': np.full((1, 1), 1.5), 'label_names': ['a']}, r'must be in \[0, 1\]'),
+        ({'rates': np.array([[object()]]), 'label_names': ['a']}, 'cannot be read'),  # pickles are not loaded
+        ({'rates': np.zeros((2, 2)), 'label_names': ['a', 'a']}, "'a' occurs twice"),
+    ],
+)
+def test_invalid_rates_raise(tmp_path, arrays, message):
+    np.savez(tmp_path / 'rates.npz', **arrays)
+    with pytest.raises(AnnotationError, match=message):
+        load_rates(tmp_path / 'rates.npz')
+
+
+def test_files_that_are_not_rates_raise(tmp_path):
     with pytest.raises(AnnotationError, match='cannot be read'):
-        load_rates(path)
-    np.savez(path, rates=np.zeros((2, 2)))
+        load_rates(tmp_path / 'missing.npz')
+    (tmp_path / 'rates.npz').write_bytes(b'no zip')
     with pytest.raises(AnnotationError, match='cannot be read'):
-        load_rates(path)
-    save_rates(path, np.zeros((2, 3)), ('/m/a', '/m/b'))
-    with pytest.raises(AnnotationError, match=r'shape \(2, 3\) for 2 label_names'):
-        load_rates(path)
-    save_rates(path, np.full((2, 2), 1.5), ('/m/a', '/m/b'))
-    with pytest.raises(AnnotationError, match=r'must be in \[0, 1\]'):
-        load_rates(path)
-    np.savez(path, rates=np.array([[object()]]), label_names=np.array(['/m/a']))
-    with pytest.raises(AnnotationError, match='cannot be read'):  # pickled arrays are not loaded
-        load_rates(path)
+        load_rates(tmp_path / 'rates.npz')
 
 
 @pytest.mark.parametrize(
@@ -98,14 +93,13 @@ def test_invalid_rates_files_raise(tmp_path):
 def test_pairs_of_the_real_sample_are_exact(split, published):
     table = read_boxes(open_images(f'annotations/{split}-sample-challenge-bbox.csv'))
     image = number_rows(table['ImageID'])[1]
-    names = [line.split(',')[0] for line in
-             open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()]  # fmt: skip
-    label = ClassNames(tuple(names)).find(table['LabelName'])
+    lines = open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()
+    label = ClassNames(tuple(line.split(',')[0] for line in lines)).find(table['LabelName'])
     order = np.argsort(image, kind='stable')
     box = np.stack([table[name].to_numpy() for name in ('XMin', 'YMin', 'XMax', 'YMax')], axis=1)[order]
     stop = np.cumsum(np.bincount(image))
     for threshold, expected in published.items():
-        pairs = box_pairs(box, stop, threshold)
+        _, pairs = single_object_pairs(box, stop, np.zeros(len(box)), threshold)
         assert (label[order][pairs.first] != label[order][pairs.second]).sum() == expected
 
 
@@ -121,11 +115,10 @@ def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path
         assert (level.concurrence.together == alone.together).all()
         label_sets = label_sets_of(rows, threshold)
         assert alone.objects.tolist() == [sum(i in labels for labels in label_sets) for i in range(5)]
-        pairs = [
-            (a, b) for b in range(len(rows)) for a in range(b)
-            if rows[a][0] == rows[b][0] and rows[a][1] != rows[b][1] and 1 not in (rows[a][3], rows[b][3])
-            and iou(rows[a][2], rows[b][2]) >= threshold
-        ]  # fmt: skip
+        pairs = []
+        for a, b in combinations(rows, 2):
+            if a[0] == b[0] and a[1] != b[1] and 1 not in (a[3], b[3]) and iou(a[2], b[2]) >= threshold:
+                pairs.append((a, b))
         assert level.pairs == len(pairs) > 0
         assert level.boxes == len({row for pair in pairs for row in pair})
         kinds = {frozenset((i, j)) for labels in label_sets for i in labels for j in labels if i != j}
@@ -139,25 +132,23 @@ def test_a_label_that_two_boxes_of_an_object_give_counts_once(tmp_path):
 
 
 def test_thresholds_out_of_range_raise():
-    pairs = box_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), 0.7)
+    _, pairs = single_object_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), np.zeros(2), 0.7)
     assert len(pairs.at(1.0).first) == 1
     with pytest.raises(ValueError, match=r'must be in \[0.7, 1\], got 0.5'):
         pairs.at(0.5)
     with pytest.raises(ValueError, match=r'must be in \(0, 1\], got 0'):
-        box_pairs(np.zeros((0, 4)), np.zeros(0, dtype=int), 0)
+        single_object_pairs(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0), 0)
 
 
-@pytest.mark.parametrize('pairs_at_once', [5])
-def test_boxes_are_compared_with_their_runs_of_other_boxes(monkeypatch, pairs_at_once):
-    monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', pairs_at_once)
+def test_boxes_are_compared_with_their_runs_of_other_boxes(monkeypatch):
+    monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', 5)
     rng = np.random.default_rng(4)
     a, _ = random_boxes(rng, 10, 6)
     b = rng.permutation(a) + rng.uniform(-0.01, 0.01, a.shape)
     start = rng.integers(0, len(b), len(a))
     count = rng.integers(0, len(b) - start + 1)
-    expected = [
-        (i, j) for i in range(len(a)) for j in range(start[i], start[i] + count[i]) if iou(a[i], b[j]) >= 0.3
-    ]  # fmt: skip
+    runs = [(i, j) for i in range(len(a)) for j in range(start[i], start[i] + count[i])]
+    expected = [(i, j) for i, j in runs if iou(a[i], b[j]) >= 0.3]
     first, second, overlap = overlapping_pairs(a, b, start, count, 0.3)
     assert list(zip(first.tolist(), second.tolist())) == expected and len(expected) > 10
     assert overlap.tolist() == pytest.approx([iou(a[i], b[j]) for i, j in expected], abs=1e-12)

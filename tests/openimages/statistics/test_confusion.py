@@ -1,4 +1,4 @@
-"""What a model says of the annotated objects."""
+"""Labels that a model predicts on the annotated objects."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def pairs_of(matrix):
     return {(int(i), int(j)): int(matrix[i, j]) for i, j in zip(*np.nonzero(matrix))}
 
 
-def test_a_label_that_is_predicted_instead_of_the_annotated_one_is_a_confusion(tmp_path):
+def test_a_wrong_label_is_a_confusion(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, RIGHT, 0), (1, APPLE, LEFT, 0)])
     found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT), (0, BENCH, 0.9, RIGHT)]))
     assert found.objects.tolist() == [2, 0, 0, 1, 0]
@@ -57,15 +57,8 @@ def test_a_label_that_is_predicted_instead_of_the_annotated_one_is_a_confusion(t
     assert found.top_pairs(3) == [(APPLE, ORANGE, 1)]
 
 
-def test_a_label_that_is_annotated_too_is_concurrent_and_no_confusion(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, ORANGE, LEFT, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT)]))
-    assert pairs_of(found.confused) == {}
-    assert found.concurrent_rates[APPLE, ORANGE] == 1 and found.concurrent_rates[ORANGE, APPLE] == 0
-
-
 @pytest.mark.parametrize(('respect_hierarchy', 'confused'), [(True, {}), (False, {(APPLE, FRUIT): 1})])
-def test_an_ancestor_is_no_confusion_unless_the_hierarchy_is_left_aside(tmp_path, respect_hierarchy, confused):
+def test_an_ancestor_is_a_confusion_only_without_the_hierarchy(tmp_path, respect_hierarchy, confused):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
     predictions = make_predictions(tmp_path, [(0, FRUIT, 0.9, LEFT)])
     found = count_confusion(store, predictions, respect_hierarchy=respect_hierarchy)
@@ -79,7 +72,7 @@ def test_a_finer_label_than_the_annotated_one_is_counted(tmp_path):
     assert pairs_of(found.confused) == {(FRUIT, APPLE): 1}
 
 
-def test_a_detection_speaks_of_the_object_that_bears_it_out_even_if_it_overlaps_another_more(tmp_path):
+def test_a_detection_prefers_an_object_that_supports_it_over_a_greater_overlap(tmp_path):
     near = (0, 0, 0.45, 1)  # IoU 0.9 with LEFT; a box of its own at 0.95
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, near, 0)])
     found = count_confusion(store, make_predictions(tmp_path, [(0, BENCH, 0.9, LEFT)]), same_object_iou=0.95)
@@ -105,11 +98,11 @@ def test_classes_are_matched_by_mid_and_images_by_id(tmp_path):
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
 
 
-def test_predictions_of_other_classes_or_images_are_refused_by_name(tmp_path):
+def test_predictions_of_other_classes_or_images_raise(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
-    with pytest.raises(AnnotationError, match=r"1 differ, first '/m/pear', which is in .*predictions and not in .*st"):
+    with pytest.raises(AnnotationError, match=r"predictions: '/m/pear' is not a class of"):
         count_confusion(store, make_predictions(tmp_path, [], label_names=[*LABEL_NAMES, '/m/pear']))
-    with pytest.raises(AnnotationError, match=r"1 differ, first '/m/bench2', which is in .*store and not in .*pred"):
+    with pytest.raises(AnnotationError, match=r"predictions: class '/m/bench2' of .*store is missing"):
         count_confusion(store, make_predictions(tmp_path, [], label_names=LABEL_NAMES[:-1]))
     with pytest.raises(AnnotationError, match=r"2 of the 3 images predicted are not in .*store, first 'e4'"):
         count_confusion(store, make_predictions(tmp_path, [], image_ids=['b1', 'e4', 'f5']))
@@ -117,45 +110,43 @@ def test_predictions_of_other_classes_or_images_are_refused_by_name(tmp_path):
 
 def confusion_by_hand(store, boxes, detections, respect_hierarchy):
     objects, label_sets = objects_of(boxes, 0.8), label_sets_of(boxes, 0.8)
-    borne_out = [
-        labels | {int(a) for label in labels for a in store.hierarchy.ancestors(label) if respect_hierarchy}
-        for labels in label_sets
-    ]
-    said = [set() for _ in objects]
+    supported = [set(labels) for labels in label_sets]
+    if respect_hierarchy:
+        supported = [{int(a) for i in labels for a in (i, *store.hierarchy.ancestors(i))} for labels in label_sets]
+    object_of_row = {row: k for k, members in enumerate(objects) for row in members}
+    predicted_labels = [set() for _ in objects]
     for image, label, score, box in detections:
-        candidates = [
-            (label in borne_out[k], iou(boxes[row][2], box), k) for k, members in enumerate(objects)
-            for row in members if boxes[row][0] == image and iou(boxes[row][2], box) >= 0.5
-        ]  # fmt: skip
+        candidates = []
+        for row, k in object_of_row.items():
+            overlap = iou(boxes[row][2], box)
+            if boxes[row][0] == image and overlap >= 0.5:
+                candidates.append((label in supported[k], overlap, k))
         if score >= 0.5 and candidates:
-            said[max(candidates)[2]].add(label)
-    counts = np.zeros((3, 5, 5), dtype=int)
-    for labels, out, names in zip(label_sets, borne_out, said):
+            predicted_labels[max(candidates)[2]].add(label)
+    objects_of_class, predicted, confused = np.zeros(5), np.zeros((5, 5)), np.zeros((5, 5))
+    for k, labels in enumerate(label_sets):
         for i in labels:
-            counts[0, i, i] += 1
-            for j in names:
-                counts[1, i, j] += 1
-                counts[2, i, j] += j not in out
-    return counts[0].diagonal(), counts[1], counts[2]
+            objects_of_class[i] += 1
+            for j in predicted_labels[k]:
+                predicted[i, j] += 1
+                confused[i, j] += j not in supported[k]
+    return objects_of_class, predicted, confused
 
 
 @pytest.mark.parametrize('respect_hierarchy', [True, False])
-@pytest.mark.parametrize('seed', range(4))
-def test_counts_are_those_made_object_by_object(tmp_path, seed, respect_hierarchy):
+@pytest.mark.parametrize('seed', range(2))
+def test_counts_are_those_of_a_loop_over_objects(tmp_path, seed, respect_hierarchy):
     rng = np.random.default_rng(seed)
     boxes = random_rows(rng)
-    detections = [
-        (image, int(rng.integers(5)), float(np.float32(rng.random())), near(rng, box))
-        for image, _, box, _ in boxes for _ in range(3)
-    ]  # fmt: skip
+    detections = []
+    for image, _, box, _ in boxes * 3:
+        detections.append((image, int(rng.integers(5)), float(np.float32(rng.random())), near(rng, box)))
+    detections.sort()
     store = make_store(tmp_path, boxes)
-    assert store.is_group_of.tolist() == [row[3] for row in boxes]  # images and rows keep their order
-    found = count_confusion(
-        store, make_predictions(tmp_path, detections), same_object_iou=0.8, respect_hierarchy=respect_hierarchy
-    )
+    predictions = make_predictions(tmp_path, detections)
+    found = count_confusion(store, predictions, same_object_iou=0.8, respect_hierarchy=respect_hierarchy)
     objects, predicted, confused = confusion_by_hand(store, boxes, detections, respect_hierarchy)
     assert confused.sum() > 20 and predicted.trace() > 5
     assert (found.objects == objects).all()
     assert (found.predicted == predicted).all()
     assert (found.confused == confused).all()
-    assert (found.rates >= 0).all() and (found.rates <= 1).all() and not found.rates.diagonal().any()

@@ -52,17 +52,10 @@ def test_data_without_labels_are_split():
     assert [len(subset) for subset in stratify(csr_matrix((20, 5), dtype=bool), [12, 3])] == [12, 3]
 
 
-@pytest.mark.parametrize(
-    ('sizes', 'seed', 'message'),
-    [
-        ([20, 11], 0, r'sizes: 20 \+ 11 images were asked for, but there are 30; ask for fewer'),
-        ([3, -1], 0, r'sizes: must be integers >= 0, got \[3, -1\]'),
-        ([3], -2, 'seed: must be an integer >= 0, got -2'),
-    ],
-)
-def test_invalid_arguments_raise(sizes, seed, message):
-    with pytest.raises(ValueError, match=message):
-        stratify(long_tail(0, num_images=30), sizes, seed)
+@pytest.mark.parametrize('sizes', [[20, 11], [3, -1]])
+def test_invalid_sizes_raise(sizes):
+    with pytest.raises(ValueError, match=r'sizes must be >= 0 with a sum of at most 30 images, got \['):
+        stratify(long_tail(0, num_images=30), sizes)
 
 
 def test_deviations_compare_a_part_with_the_store(tmp_path):
