@@ -37,7 +37,7 @@ _BLOCK_BYTES = 8 << 20
 """Read at a time. A row must fit: some 130,000 detections of one image."""
 
 _Columns: TypeAlias = tuple[pa.ChunkedArray, np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]
-"""Of the R rows of a file: ids (R,), number of detections (R,); of all detections: MIDs (D,), score (D,), box (D, 4)."""
+"""Of R rows: ids (R,), number of detections (R,); of all detections: MIDs (D,), score (D,), box (D, 4)."""
 
 
 def open_predictions(
@@ -150,7 +150,7 @@ def _read_strings(path: str | Path, image_column: str) -> _Columns:
 def _parse_strings(
     path: str | Path, first: int, texts: pa.Array
 ) -> tuple[np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]:
-    """Counts (n,), MIDs (d,), scores (d,) and boxes (d, 4) of n PredictionStrings; ``first`` is the row of the first."""
+    """Counts (n,), MIDs (d,), scores (d,) and boxes (d, 4) of n PredictionStrings, counted from row ``first``."""
     texts = pc.ascii_trim_whitespace(texts)
     # '' would split into one empty word, null splits into none.
     words = pc.ascii_split_whitespace(pc.if_else(pc.equal(texts, ''), pa.scalar(None, pa.string()), texts))
