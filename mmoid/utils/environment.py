@@ -1,7 +1,7 @@
-"""Which MMDetection stack is installed, and its problems. Needs only the standard library; run by check_env.py.
+"""Finds the problems of an installation, for check_env.py. Needs only the standard library.
 
-Two sets of distributions provide ``mmdet``, ``mmcv`` and ``mmengine``: the maintained forks (``onedl``) and the
-originals (``openmmlab``). mmoid runs on either.
+Two stacks provide ``mmdet``, ``mmcv`` and ``mmengine``: the maintained forks (``onedl``) and the originals
+(``openmmlab``). mmoid runs on either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Problem(NamedTuple):
-    """A problem, with the versions found, and the shell command that solves it."""
+    """A problem and the shell command that solves it."""
 
     what: str
     remedy: str
@@ -29,6 +29,12 @@ STACKS = {
 }
 STRAYS = ('mmcv-lite', 'onedl-mmcv-lite', 'mmcv-full')  # mmcv without operators, and mmcv 1.x
 TORCH = '2.4'
+PIP = shlex.join([sys.executable, '-m', 'pip'])
+REMAKE = 'bash tools/setup_env.sh --remake'
+REMEDIES = {
+    'torchvision': f'{PIP} uninstall -y torchvision',  # not needed, but mmengine's Runner imports it
+    'cv2': f'{PIP} install --force-reinstall --no-deps opencv-python-headless',
+}
 
 
 def installed_version(distribution: str) -> str | None:
@@ -49,51 +55,41 @@ def find_problems() -> list[Problem]:
     """All problems of this environment; empty if mmoid can run."""
     problems = stack_problems(installed_stack())
     torch = installed_version('torch')
-    if torch is None or _release(torch) < _release(TORCH):
-        problems.append(Problem(f'torch>={TORCH} is required, found {torch}', _pip('install', f'torch>={TORCH}')))
+    if _release(torch or '') < _release(TORCH):
+        problems.append(Problem(f'torch>={TORCH} is required, found {torch}', REMAKE))
     return problems or import_problems()
 
 
 def stack_problems(versions: dict[str, str]) -> list[Problem]:
-    """Problems that follow from distributions and versions alone, as :func:`installed_stack` returns them."""
+    """Problems of the versions that :func:`installed_stack` returns."""
     if not versions:
         return [Problem('no MMDetection stack is installed (mmdet, mmcv, mmengine)', 'bash tools/setup_env.sh')]
     stack = 'openmmlab' if 'mmdet' in versions and 'onedl-mmdetection' not in versions else 'onedl'
-    parts = STACKS[stack]
-    foreign = [name for name in versions if name not in [part[0] for part in parts]]
+    own = [name for name, _, _ in STACKS[stack]]
+    foreign = ', '.join(f'{name} {found}' for name, found in versions.items() if name not in own)
     if foreign:
-        found = ', '.join(f'{name} {versions[name]}' for name in foreign)
         # Both stacks install into the same folders, so the rest is damaged too.
-        remedy = _pip('uninstall', '-y', *versions) + ' && bash tools/setup_env.sh --remake'
-        return [Problem(f'not part of the {stack} stack, but installed beside it: {found}', remedy)]
+        return [Problem(f'not part of the {stack} stack, but installed beside it: {foreign}', REMAKE)]
     problems = []
-    for name, low, high in parts:
+    for name, low, high in STACKS[stack]:
         found = versions.get(name, 'none')
         if not _release(low) <= _release(found) < _release(high):
-            problems.append(Problem(f'{name}>={low},<{high} is required, found {found}', _install(name, low, high)))
+            problems.append(Problem(f'{name}>={low},<{high} is required, found {found}', REMAKE))
     return problems
 
 
 def import_problems() -> list[Problem]:
     """Imports the frameworks; returns the first that fails, or mmcv if it lacks the CUDA operators that torch needs."""
-    mmcv = next(part for parts in STACKS.values() for part in parts if 'mmcv' in part[0] and installed_version(part[0]))
-    remedies = {
-        'torch': _pip('install', '--force-reinstall', 'torch'),
-        'torchvision': _pip('uninstall', '-y', 'torchvision'),  # not needed, but mmengine's Runner imports it
-        'cv2': _pip('install', '--force-reinstall', '--no-deps', 'opencv-python-headless'),
-        'mmcv.ops': _install(*mmcv, '--force-reinstall', '--no-deps'),
-        'mmdet': 'bash tools/setup_env.sh --remake',
-    }
-    for module, remedy in remedies.items():
+    for module in ('torch', 'torchvision', 'cv2', 'mmcv.ops', 'mmdet'):
         try:
             if module != 'torchvision' or find_spec(module):
                 importlib.import_module(module)
         except Exception as error:  # torchvision raises RuntimeError, a missing library OSError, mmdet AssertionError
             reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-            return [Problem(f'{module} cannot be imported: {reason}', remedy)]
+            return [Problem(f'{module} cannot be imported: {reason}', REMEDIES.get(module, REMAKE))]
     ops, torch = importlib.import_module('mmcv.ops'), importlib.import_module('torch')
     if torch.cuda.is_available() and ops.get_compiling_cuda_version() == 'not available':
-        return [Problem('torch uses a GPU, but mmcv was compiled without CUDA', remedies['mmcv.ops'])]
+        return [Problem('torch uses a GPU, but mmcv was compiled without CUDA', f'MMOID_DEVICE=cuda {REMAKE}')]
     return []
 
 
@@ -101,13 +97,3 @@ def _release(version: str) -> tuple[int, ...]:
     """``'2.13.0+cpu'`` -> ``(2, 13, 0)``. `packaging` may not be installed."""
     numbers = re.match(r'\d+(\.\d+)*', version)
     return tuple(map(int, numbers[0].split('.'))) if numbers else ()
-
-
-def _install(name: str, low: str, high: str, *options: str) -> str:
-    # With build isolation mmcv does not find torch and silently builds no operators.
-    prefix, isolation = ('MMCV_WITH_OPS=1 ', ['--no-build-isolation']) if 'mmcv' in name else ('', [])
-    return prefix + _pip('install', *isolation, *options, f'{name}>={low},<{high}')
-
-
-def _pip(*arguments: str) -> str:
-    return shlex.join([sys.executable, '-m', 'pip', *arguments])

@@ -111,5 +111,6 @@ def test_operators_without_cuda_are_reported_if_torch_uses_a_gpu(tmp_path):
     torch = 'class cuda: is_available = staticmethod(lambda: True)'
     install(tmp_path, {**ONEDL, 'torch': '2.13.0'}, {'torch': torch, 'cv2': '', 'mmcv': '', 'mmdet': ''})
     (tmp_path / 'mmcv' / 'ops.py').write_text('def get_compiling_cuda_version(): return "not available"')
-    problem = 'problem: torch uses a GPU, but mmcv was compiled without CUDA\n    MMCV_WITH_OPS=1 '
-    assert problem in check_env_in(tmp_path).stdout
+    problem = 'problem: torch uses a GPU, but mmcv was compiled without CUDA'
+    remedy = 'MMOID_DEVICE=cuda bash tools/setup_env.sh --remake'
+    assert f'{problem}\n    {remedy}\n' in check_env_in(tmp_path).stdout
