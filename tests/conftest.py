@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope='session')
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data root of 48 + 12 generated pictures: train, validation, concurrent_rates.npz."""
+    """A prepared data root of 48 + 12 generated images: train, validation, concurrent_rates.npz."""
     root = tmp_path_factory.mktemp('data') / 'tiny'
     write_dataset(root, TINY)
     annotations = root / 'annotations'

@@ -31,14 +31,14 @@ b1,/m/bench2,0
 SIZES = {'b1': (200, 100), 'a0': (100, 200), 'c2': (64, 64), 'd3': (50, 80)}
 
 
-def write_files(folder: Path, boxes: str = BOXES, labels: str = LABELS, pictures: bool = True) -> dict[str, str]:
+def write_files(folder: Path, boxes: str = BOXES, labels: str = LABELS, images: bool = True) -> dict[str, str]:
     """Writes them and returns the arguments of ``convert`` that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'boxes.csv').write_text(boxes)
     (folder / 'labels.csv').write_text(labels)
     (folder / 'classes.csv').write_text('\n'.join(CLASSES) + '\n')
     (folder / 'hierarchy.json').write_text(json.dumps(TREE))
-    if pictures:
+    if images:
         (folder / 'images').mkdir(exist_ok=True)
         for image_id, (width, height) in SIZES.items():
             pixels = np.random.default_rng(len(image_id)).integers(0, 255, (height, width, 3), dtype=np.uint8)

@@ -11,7 +11,7 @@ from tests.shared_data import open_images
 
 
 def train_sample(folder: Path) -> Path:
-    """3,102 training images and 323 classes in their natural distribution; sizes are invented, pictures are empty."""
+    """3,102 training images and 323 classes in their natural distribution; sizes are invented, files empty."""
     boxes = open_images('annotations/train-sample-challenge-bbox.csv')
     image_ids = arrow_csv.read_csv(str(boxes))['ImageID'].unique().to_pylist()
     sizes = [(1024, 683), (683, 1024), (1024, 1024)]

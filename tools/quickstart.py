@@ -107,11 +107,11 @@ def draw() -> None:
     times = [line['step'] / epoch_length for line in training]
     losses, lrs = ([line[name] for line in training] for name in ('loss', 'lr'))
     bands = [(stage.name, stage.start, stage.stop) for stage in stages()]
-    pictures = WORK / 'pictures'
-    save(draw_training(list(mean_ap), list(mean_ap.values()), times, losses, lrs, bands), pictures / 'training.png')
-    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), pictures / 'ground_truth.png')
+    figures = WORK / 'figures'
+    save(draw_training(list(mean_ap), list(mean_ap.values()), times, losses, lrs, bands), figures / 'training.png')
+    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), figures / 'ground_truth.png')
     store, predictions = AnnotationStore(DATA / 'validation'), PredictionStore(WORK / 'predictions')
-    save(draw_predictions(store, predictions, range(12)), pictures / 'predictions.png')
+    save(draw_predictions(store, predictions, range(12)), figures / 'predictions.png')
 
 
 def run_steps() -> dict[str, float]:
@@ -121,7 +121,7 @@ def run_steps() -> dict[str, float]:
         'prepare': (prepare, DATA / 'concurrent_rates.npz'),
         'train': (train, last_checkpoint()),
         'test': (test, WORK / 'predictions'),
-        'draw': (draw, WORK / 'pictures' / 'predictions.png'),
+        'draw': (draw, WORK / 'figures' / 'predictions.png'),
     }
     record = WORK / 'steps.json'
     state = json.loads(record.read_text()) if record.exists() else {'done': {}, 'seconds': {}}
@@ -158,7 +158,7 @@ def summarise(seconds: dict[str, float]) -> dict:
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'config': CONFIG,
         'checkpoint': str(last_checkpoint()),
-        'pictures': sorted(str(path) for path in (WORK / 'pictures').glob('*.png')),
+        'figures': sorted(str(path) for path in (WORK / 'figures').glob('*.png')),
         'versions': {**versions, **installed_stack()},
     }
 
@@ -171,7 +171,7 @@ def show(summary: dict) -> None:
     console.print(table)
     console.print(f'Test: mAP {summary["test_mAP"]:.3f} ({summary["protocol"]})')
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
-    for path in summary['pictures']:
+    for path in summary['figures']:
         console.print(f'Figure: {path}')
     console.print(f'Checkpoint: {summary["checkpoint"]}   Summary: {WORK / "summary.json"}')
 

@@ -128,11 +128,15 @@ TABLES: dict[int, tuple[Method, ...]] = {
         Method('soft balance, 20+7', 67.09, balance=0.7, start='non-balance, 20'),
         Method('concurrent softmax, soft balance, 20+7', 68.23, CONCURRENT, balance=0.7, start='non-balance, 20'),
         Method(
-            'the same, rates of pairs', None, CONCURRENT, rates='pairs', balance=0.7,
+            'the same, rates of pairs',
+            None,
+            CONCURRENT,
+            rates='pairs',
+            balance=0.7,
             start='non-balance, 20',
         ),
     ),
-}  # fmt: skip
+}
 TABLES[2] = tuple(method for method in TABLES[1] if method.name.endswith('softmax, class-aware'))  # two tests of each
 
 
@@ -172,12 +176,20 @@ def make_world() -> Path:
         if not (data / split).exists():
             files = data / 'annotations'
             run(
-                'tools/dataset_converters/prepare_openimages.py', '--out', data / split,
-                '--boxes', files / f'{split}-detection-bbox.csv',
-                '--labels', files / f'{split}-detection-human-imagelabels.csv',
-                '--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json',
-                '--images', data / 'images' / split,
-            )  # fmt: skip
+                'tools/dataset_converters/prepare_openimages.py',
+                '--out',
+                data / split,
+                '--boxes',
+                files / f'{split}-detection-bbox.csv',
+                '--labels',
+                files / f'{split}-detection-human-imagelabels.csv',
+                '--classes',
+                files / 'classes-description.csv',
+                '--hierarchy',
+                files / 'label-hierarchy.json',
+                '--images',
+                data / 'images' / split,
+            )
     if not (data / 'annotations.npz').exists():
         run('tools/analysis_tools/concurrent_rates.py', data / 'train', '--out', data / 'annotations.npz')
     return data
@@ -253,9 +265,15 @@ def rates_of(cell: Cell, data: Path, start: Cell | None) -> Path:
         predictions = predict(start, data, 'SoftmaxLoss', 'train', annotations, last_checkpoint(start))
         confused = cell.folder / 'confusions.npz'
         run(
-            'tools/analysis_tools/concurrent_rates.py', data / 'train', '--out', confused,
-            '--predictions', predictions.path, '--score', '0.3',
-        )  # fmt: skip
+            'tools/analysis_tools/concurrent_rates.py',
+            data / 'train',
+            '--out',
+            confused,
+            '--predictions',
+            predictions.path,
+            '--score',
+            '0.3',
+        )
         rates, names = load_rates(annotations)
         confusions, _ = load_rates(confused)
         mutual = np.minimum(confusions, confusions.T)

@@ -117,7 +117,10 @@ def cache(config: Path, checkpoint: Path, file: Path) -> None:
             components=components,
             train=[[regions(model, view[i], True, components) for i in range(len(view))] for view in views],
             validation=[regions(model, validation[i], False, components) for i in range(len(validation))],
-            class_images=[views[0].image_indices_of_class(label) for label in range(len(views[0].metainfo['classes']))],
+            class_images=[
+                torch.tensor(views[0].image_indices_of_class(label))
+                for label in range(len(views[0].metainfo['classes']))
+            ],
         ),
         file,
     )
@@ -159,7 +162,7 @@ class Data:
     """Cached RoIs with their targets, and the rates."""
 
     def __init__(self, file: Path, config: Config) -> None:
-        self.__dict__ |= torch.load(file, weights_only=False)
+        self.__dict__ |= torch.load(file, weights_only=True)
         self.stores = config.train_dataloader.dataset.ann_file, config.val_dataloader.dataset.ann_file
         self.store = AnnotationStore(self.stores[0])
         self.ancestor = torch.from_numpy(self.store.hierarchy.ancestor_matrix)
@@ -288,7 +291,7 @@ def draws(data: Data, method: Method, rng: np.random.Generator) -> np.ndarray:
     else:
         sizes = np.array([len(images) for images in data.class_images])
         labels = rng.choice(len(sizes), count * EPOCHS, p=class_probabilities(sizes, method.balance))
-        images = np.array([rng.choice(data.class_images[label]) for label in labels])
+        images = np.array([rng.choice(data.class_images[label].numpy()) for label in labels])
     return images[: len(images) // BATCH * BATCH].reshape(-1, BATCH)
 
 

@@ -22,5 +22,8 @@ else
     rendezvous=(--standalone) # a free port, so several runs fit on one machine
 fi
 
+# torchrun sets this too, but with a warning.
+[ "$gpus" = 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
 exec "$python" -m torch.distributed.run --nnodes="$nodes" --nproc_per_node="$gpus" "${rendezvous[@]}" \
     "$here/${program[0]}" "${program[@]:1}" --launcher pytorch "$@"

@@ -5,7 +5,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # epoch_<n>.pth, and iter_<n>.pth inside the long epochs; --resume goes on exactly from the newest whole one.
+    # epoch_<n>.pth, and iter_<n>.pth inside the long epochs; --resume continues exactly from the newest intact one.
     checkpoint=dict(
         type='ResumableCheckpointHook',
         interval=1,

@@ -13,7 +13,7 @@ import mmoid
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates
-from mmoid.openimages.statistics.objects import group_boxes, single_object_pairs
+from mmoid.openimages.statistics.objects import object_of_box
 from tests.models.test_detectors import small
 from tests.official_files import LABEL_NAMES, write_files
 
@@ -80,8 +80,7 @@ def test_label_sets_are_those_of_connected_boxes_and_their_ancestors(seed):
     low = rng.integers(0, 9, (count, 2))
     boxes = np.concatenate([low, low + rng.integers(8, 12, (count, 2))], axis=1).astype(np.float32)
     labels = rng.integers(0, classes, count)
-    _, pairs = single_object_pairs(boxes, np.array([count]), np.zeros(count), iou)
-    group = group_boxes(count, pairs.first, pairs.second)
+    group = object_of_box(boxes, np.array([count]), np.zeros(count), iou)
     expected = []
     for box in range(count):
         found = set(labels[group == group[box]].tolist())

@@ -194,4 +194,4 @@ def test_the_quickstart_learns_and_draws():
     run('bash', 'tools/quickstart.sh', timeout=3600)
     summary = json.loads((ROOT / 'work_dirs' / 'quickstart' / 'summary.json').read_text())
     assert summary['test_mAP'] >= 0.5
-    assert all(Path(ROOT, picture).exists() for picture in summary['pictures']) and len(summary['pictures']) == 3
+    assert all(Path(ROOT, figure).exists() for figure in summary['figures']) and len(summary['figures']) == 3

@@ -132,8 +132,8 @@ def test_an_ensemble_of_a_folder_and_a_csv_is_written_evaluated_and_plotted(file
     assert done.returncode == 0 and not done.stderr, done.stderr
     first, second = (json.loads((tmp_path / f'{name}.json').read_text())['mAP'] for name in ('one', 'fused'))
     assert done.stdout.splitlines()[0] == f'4 classes, mAP {first:.4f} (one), {second:.4f} (both)'
-    with Image.open(tmp_path / 'ap.png') as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / 'ap.png') as image:
+        assert image.width > 1000
 
 
 @pytest.mark.parametrize(

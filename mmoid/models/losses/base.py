@@ -102,7 +102,11 @@ class LabelSetLoss(nn.Module, ABC):
         return effective_number_weights(counts[indices], source['beta'])
 
     def init_weights(self) -> None:
-        """Called by mmengine's Runner before training; fails if a store that training needs does not exist."""
+        """Called by mmengine's Runner before training: fail now, not at the first iteration."""
+        self.require_files()
+
+    def require_files(self) -> None:
+        """Raises AnnotationError if a file that training needs does not exist."""
         if self.missing_store is not None:
             raise AnnotationError(f'loss_cls.class_weight.store = {self.missing_store}: no such store')
 
@@ -137,7 +141,9 @@ class LabelSetLoss(nn.Module, ABC):
 
         Raises:
             ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1.
+            AnnotationError: A file that training needs does not exist.
         """
+        self.require_files()
         if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
             raise ValueError(
                 f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes + 1)'
@@ -244,21 +250,9 @@ class RatesLoss(LabelSetLoss):
         """Replaces the rates, (C+1, C+1) float32."""
         self.register_buffer('rates', rates)
 
-    def init_weights(self) -> None:
-        super().init_weights()
+    def require_files(self) -> None:
+        super().require_files()
         self.require_rates()
-
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """As :meth:`LabelSetLoss.forward`; also raises AnnotationError if the rates are missing."""
-        self.require_rates()
-        return super().forward(cls_score, labels, weight, avg_factor, reduction_override)
 
     def require_rates(self) -> None:
         """Raises AnnotationError if files were missing and no checkpoint with the rates was loaded."""

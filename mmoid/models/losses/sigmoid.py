@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -22,9 +23,9 @@ class SigmoidLoss(LabelSetLoss):
     # A score of 0.5 for each of 500 classes would make the first losses hundreds of times those of a softmax.
     initial_score = 0.01
 
+    @abstractmethod
     def class_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N, C) losses of (N, C) float32 logits against (N, C) targets that are 0.0 or 1.0."""
-        raise NotImplementedError
 
     def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
         losses = self.class_losses(cls_score[:, :-1].float(), targets[:, :-1].float())

@@ -57,8 +57,11 @@ class Protocol:
             raise ValueError(f'protocol must be one of {", ".join(PROTOCOLS)}, got {self.name!r}')
         if not 0 < self.iou_threshold <= 1:
             raise ValueError(f'iou_threshold must be in (0, 1], got {self.iou_threshold}')
-        if self.ancestor_nms is not None and not self.expand_detections:
-            raise ValueError('ancestor_nms needs expand_detections=True: without it no ancestors are added')
+        if self.ancestor_nms is not None:
+            if not self.expand_detections:
+                raise ValueError('ancestor_nms needs expand_detections=True: without it no ancestors are added')
+            if not 0 < self.ancestor_nms < 1:
+                raise ValueError(f'ancestor_nms must be between 0 and 1, got {self.ancestor_nms}')
 
     @property
     def is_challenge(self) -> bool:

@@ -16,9 +16,7 @@ import numpy as np
 
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.statistics.objects import group_boxes, single_object_pairs
-
-SAME_OBJECT_IOU = 0.9
+from mmoid.openimages.statistics.objects import object_of_box
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,14 @@ class MultiLabelObjects:
         image, label = annotations.image[order], annotations.label[order].astype(np.int64)
         stop = np.searchsorted(image, np.arange(len(annotations.image_ids)), side='right')
         flags = annotations.is_group_of[order].astype(np.int8)
-        single, pairs = single_object_pairs(annotations.box[order], stop, flags, SAME_OBJECT_IOU)
-        group = group_boxes(len(order), pairs.first, pairs.second).astype(np.int64)
-
-        pair, first = np.unique((group * num_classes + label)[single], return_index=True)
+        objects = object_of_box(annotations.box[order], stop, flags)
+        single = objects >= 0
+        pair, first = np.unique((objects * num_classes + label)[single], return_index=True)
         num_labels = np.bincount(pair // num_classes, minlength=1)
         multi_label = num_labels[pair // num_classes] > 1
-        object_of_box = np.empty(len(order), dtype=np.int64)
-        object_of_box[order] = np.where(single, group, -1)
-        return cls(num_classes, object_of_box, pair[multi_label], image[single][first[multi_label]])
+        in_file_order = np.empty(len(order), dtype=np.int64)
+        in_file_order[order] = objects
+        return cls(num_classes, in_file_order, pair[multi_label], image[single][first[multi_label]])
 
     def recall(
         self, ground_truth: GroundTruth, found: np.ndarray, images: np.ndarray | Sequence[int] | None = None

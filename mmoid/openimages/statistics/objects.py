@@ -65,7 +65,7 @@ def object_of_box(
 ) -> np.ndarray:
     """(B,) int64 object index of each box, -1 for a group-of box; arguments of :func:`single_object_pairs`."""
     single, pairs = single_object_pairs(box, box_stop, is_group_of, iou_threshold)
-    return np.where(single, group_boxes(len(box), pairs.first, pairs.second), -1)
+    return np.where(single, _components(len(box), pairs.first, pairs.second).astype(np.int64), -1)
 
 
 def single_object_pairs(
@@ -131,7 +131,7 @@ def overlapping_pairs(
     return rows_a, rows_b, iou
 
 
-def group_boxes(num_boxes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _components(num_boxes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(num_boxes,) component of each box, from 0 without gaps, where (P,) ``first`` and ``second`` are connected."""
     graph = coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(num_boxes, num_boxes))
     return connected_components(graph, directed=False)[1]
@@ -148,7 +148,7 @@ def label_sets(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_class
     """
     # Only boxes of a pair need grouping, about one in fifty.
     paired, ends = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
-    group = group_boxes(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])
+    group = _components(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])
     alone = single.copy()
     alone[paired] = False
     shape = (int(group.max(initial=-1)) + 1, num_classes)

@@ -60,7 +60,7 @@ def history(work_dir, rank=0) -> dict[int, dict]:
 
 
 def state(checkpoint) -> dict[str, Any]:
-    """All of a checkpoint that training goes on from, and the scores on which it depends what is the best one."""
+    """The parts of a checkpoint that a resumed run uses, with the scores that decide which checkpoint is the best."""
     content = read_checkpoint(checkpoint)
     scores = {key: value for key, value in content['message_hub']['runtime_info'].items() if 'best_score' in key}
     return {key: content[key] for key in STATE if key in content} | scores

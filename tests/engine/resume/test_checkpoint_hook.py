@@ -10,22 +10,9 @@ import torch
 from mmoid.engine.resume.checkpoint_hook import require_same_run
 from mmoid.engine.resume.checkpoints import newest_first, newest_usable
 from tests.checkpoints import read_checkpoint
-from tests.engine.resume import resume_run
 from tests.engine.resume.resume_checks import assert_equal, history, state, train
 
-
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-    with resume_run.plain_config_text():
-        yield
-
-
-@pytest.fixture(scope='module')
-def whole(tiny_data, tmp_path_factory):
-    """Work folder of an uninterrupted run."""
-    work_dir = tmp_path_factory.mktemp('whole')
-    train(tiny_data, work_dir)
-    return work_dir
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 @pytest.fixture(scope='module')

@@ -17,18 +17,7 @@ DETECTOR = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openi
 MIXING = [dict(type='Mosaic', img_scale=(48, 48)), dict(type='PackDetInputs')]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-    with resume_run.plain_config_text():
-        yield
-
-
-@pytest.fixture(scope='module')
-def whole(tiny_data, tmp_path_factory):
-    """Work folder of an uninterrupted run."""
-    work_dir = tmp_path_factory.mktemp('whole')
-    train(tiny_data, work_dir)
-    return work_dir
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 def test_a_run_ended_in_every_iteration_is_the_run_that_was_not(whole, tiny_data, tmp_path):

@@ -102,7 +102,7 @@ def test_expanding_detections_equals_evaluating_a_submission_with_ancestors(case
 
 @pytest.fixture
 def files(tmp_path):
-    return write_files(tmp_path / 'official', pictures=False)
+    return write_files(tmp_path / 'official', images=False)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):
     results = []
     for order in (range(len(rows)), rng.permutation(len(rows))):
         text = HEADER + ''.join(lines[k] for k in order)
-        files = write_files(tmp_path / str(len(results)), boxes=text, pictures=False)
+        files = write_files(tmp_path / str(len(results)), boxes=text, images=False)
         annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'])
         ground_truth = Evaluator(annotations).ground_truth
         row = np.array(order)[ground_truth.source]

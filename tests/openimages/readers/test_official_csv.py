@@ -64,7 +64,7 @@ def test_images_may_be_in_sub_folders_or_rotated_and_the_data_root_may_move(tmp_
 
 
 def test_sizes_from_a_csv_need_no_image_files(tmp_path):
-    files = write_files(tmp_path / 'official', pictures=False)
+    files = write_files(tmp_path / 'official', images=False)
     del files['images']
     rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
     sizes = tmp_path / 'sizes.csv'
@@ -141,7 +141,7 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
     corners = np.sort(rng.random((num_rows, 2, 2)).round(6)).reshape(num_rows, 4)
     rows = [(f'i{i}', LABEL_NAMES[rng.integers(5)], *box) for i, box in zip(image, corners.tolist())]
     header = 'ImageID,LabelName,XMin,XMax,YMin,YMax\n'
-    files = write_files(tmp_path, header + ''.join(','.join(map(str, row)) + '\n' for row in rows), pictures=False)
+    files = write_files(tmp_path, header + ''.join(','.join(map(str, row)) + '\n' for row in rows), images=False)
     del files['images']
     sizes = ['image_id,width,height', 'b1,9,9', 'd3,9,9', *(f'i{k},{k + 1},9' for k in range(num_images))]
     (tmp_path / 'sizes.csv').write_text('\n'.join(sizes))
