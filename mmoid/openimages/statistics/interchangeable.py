@@ -53,7 +53,8 @@ def count_mean_scores(
 ) -> np.ndarray:
     """(C, C) s_ij: the mean, over the objects labelled i, of the best score of a detection of j on the object.
 
-    An object without such a detection counts as 0. A detection belongs to the object with the box that it overlaps most, with IoU >= ``match_iou``.
+    An object without such a detection counts as 0. A detection belongs to the object with the box that it overlaps
+    most, with IoU >= ``match_iou``.
     """
     num_classes = store.num_classes
     class_of, image_of = _class_indices(store, predictions), _image_indices(store, predictions)

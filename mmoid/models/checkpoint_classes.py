@@ -1,0 +1,117 @@
+"""Other classes for the weights of a trained detector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+
+# The last layers of mmdet's heads that have channels for each class. fc_cls has one more, for background; fc_reg and
+# the dense heads have several for each class.
+LAYER = re.compile(
+    r'(fc_cls|fc_reg|retina_cls|atss_cls|gfl_cls|vfnet_cls|tood_cls|conv_cls|rtm_cls\.\d+|multi_level_conv_cls\.\d+'
+    r'|cls_branches\.\d+|conv_logits)\.(weight|bias)$'
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A state dict with other classes.
+
+    Attributes:
+        state_dict: The weights.
+        layers: Names of the parameters that were reordered.
+        new: Classes that the detector did not have.
+        filled: Those of ``new`` that start as the mean of their descendants.
+        unused: Classes of the detector that are left out.
+    """
+
+    state_dict: dict[str, Tensor]
+    layers: tuple[str, ...]
+    new: tuple[str, ...]
+    filled: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def convert_classes(
+    state_dict: Mapping[str, Tensor],
+    source: ClassNames,
+    target: ClassNames,
+    hierarchy: ClassHierarchy | None = None,
+    seed: int = 0,
+) -> Conversion:
+    """Reorders the class channels of a detector's last layers.
+
+    A class is the same if it has the same MID, or else the same display name. The channels of a new class start as in
+    a new head, with weights of N(0, 0.01), and with the mean bias of the known classes.
+
+    Args:
+        state_dict: Of a detector of mmdet.
+        source: Its S classes.
+        target: The T classes wanted.
+        hierarchy: Over ``target``: a new class with known descendants starts as their mean instead.
+        seed: Of the new weights.
+
+    Raises:
+        AnnotationError: No class in common, or no layer with channels for ``source``.
+
+    Example:
+        >>> conversion = convert_classes(checkpoint['state_dict'], source, AnnotationStore(path).classes)
+    """
+    origin = torch.from_numpy(_source_of_class(source, target))
+    known = origin >= 0
+    if not known.any():
+        raise AnnotationError(f'{source.source} and {target.source} have no class in common')
+    shares = torch.zeros(len(target), len(target))  # of each known class in each new one
+    if hierarchy is not None:
+        shares[~known] = torch.from_numpy(hierarchy.ancestor_matrix.T)[~known].float() * known
+        shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
+    filled = shares.any(dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    converted, layers = dict(state_dict), []
+    for name, value in state_dict.items():
+        by_class = 'fc_reg' in name  # class, then coordinate; dense heads order channels by anchor, then class
+        background = int('fc_cls' in name)
+        channels = len(value) - background
+        is_class_agnostic = by_class and channels != 4 * len(source)
+        if not LAYER.search(name) or channels % len(source) or is_class_agnostic:
+            continue
+        shape = (len(source), -1, *value.shape[1:]) if by_class else (-1, len(source), *value.shape[1:])
+        old = value[:channels].float().reshape(shape).movedim(0 if by_class else 1, 0)
+        rows = old[origin.clamp(min=0)]
+        if name.endswith('weight'):
+            rows[~known] = 0.01 * torch.randn(rows[~known].shape, generator=generator)
+        else:
+            rows[~known] = rows[known].mean(dim=0)
+        rows[filled] = torch.tensordot(shares, rows * known.reshape(-1, *[1] * (rows.dim() - 1)), dims=1)[filled]
+        rows = rows.movedim(0, 0 if by_class else 1).reshape(-1, *value.shape[1:])
+        converted[name] = torch.cat([rows.to(value.dtype), value[channels:]])
+        layers.append(name)
+    if not layers:
+        raise AnnotationError(
+            f'no layer of the checkpoint has channels for the {len(source)} classes of {source.source}'
+        )
+    names = target.display_names
+    return Conversion(
+        state_dict=converted,
+        layers=tuple(layers),
+        new=tuple(names[i] for i in torch.nonzero(~known)[:, 0]),
+        filled=tuple(names[i] for i in torch.nonzero(filled)[:, 0]),
+        unused=tuple(source.display_names[i] for i in np.setdiff1d(np.arange(len(source)), origin)),
+    )
+
+
+def _source_of_class(source: ClassNames, target: ClassNames) -> np.ndarray:
+    """(T,) index of each target class among the source's, or -1."""
+    by_mid = {mid: i for i, mid in enumerate(source.label_names)}
+    by_name = {name: i for i, name in enumerate(source.display_names)}
+    pairs = zip(target.label_names, target.display_names)
+    return np.array([by_mid.get(mid, by_name.get(name, -1)) for mid, name in pairs])

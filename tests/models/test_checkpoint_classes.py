@@ -1,0 +1,101 @@
+"""A converted detector gives every known class the scores that it had."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from mmoid.models.checkpoint_classes import convert_classes
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+
+SOURCE = ClassNames(('/m/a', '/m/b', '/m/c'), ('Apple', 'Banana', 'Cat'), 'source')
+TARGET = ClassNames(('/m/c', '/m/fruit', '/m/x', '/m/a', '/m/b'), ('Cat', 'Fruit', 'New', 'Apple', 'Banana'), 'target')
+TREE = {
+    'LabelName': '/m/root',
+    'Subcategory': [
+        {'LabelName': '/m/fruit', 'Subcategory': [{'LabelName': '/m/a'}, {'LabelName': '/m/b'}]},
+        {'LabelName': '/m/c'},
+        {'LabelName': '/m/x'},
+    ],
+}
+KNOWN = {0: 2, 3: 0, 4: 1}  # target class: source class
+
+
+def box_head(num_classes: int) -> torch.nn.Module:
+    return MODELS.build(
+        dict(
+            type='mmdet.Shared2FCBBoxHead',
+            num_classes=num_classes,
+            in_channels=4,
+            fc_out_channels=8,
+            roi_feat_size=1,
+            loss_cls=dict(type='mmdet.CrossEntropyLoss'),
+            loss_bbox=dict(type='mmdet.L1Loss'),
+            bbox_coder=dict(type='mmdet.DeltaXYWHBBoxCoder'),
+        )
+    )
+
+
+def test_a_box_head_keeps_its_scores_background_and_boxes() -> None:
+    init_default_scope('mmdet')
+    old, new = box_head(3), box_head(5)
+    new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
+    features = torch.randn(7, 4, 1, 1)
+    (old_scores, old_boxes), (new_scores, new_boxes) = old(features), new(features)
+    for label, source in {**KNOWN, 5: 3}.items():  # background last
+        torch.testing.assert_close(new_scores[:, label], old_scores[:, source])
+    for label, source in KNOWN.items():
+        torch.testing.assert_close(new_boxes.reshape(7, 5, 4)[:, label], old_boxes.reshape(7, 3, 4)[:, source])
+
+
+def test_a_dense_head_keeps_the_scores_of_every_anchor() -> None:
+    init_default_scope('mmdet')
+    heads = [MODELS.build(dict(type='mmdet.RetinaHead', num_classes=n, in_channels=4, feat_channels=4)) for n in (3, 5)]
+    old, new = heads
+    new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
+    maps = torch.randn(1, 4, 2, 2)
+    old_scores, new_scores = (head.forward_single(maps)[0].reshape(9, -1, 2, 2) for head in heads)
+    for label, source in KNOWN.items():
+        torch.testing.assert_close(new_scores[:, label], old_scores[:, source])
+
+
+def test_new_ancestors_start_as_the_mean_of_their_descendants() -> None:
+    old = {'roi_head.bbox_head.fc_cls.weight': torch.randn(4, 6), 'roi_head.bbox_head.fc_cls.bias': torch.randn(4)}
+    conversion = convert_classes(old, SOURCE, TARGET, ClassHierarchy(TREE, TARGET.label_names))
+    for name, value in old.items():
+        torch.testing.assert_close(conversion.state_dict[name][1], value[:2].mean(dim=0))
+    assert conversion.new == ('Fruit', 'New') and conversion.filled == ('Fruit',)
+    bias = old['roi_head.bbox_head.fc_cls.bias']
+    torch.testing.assert_close(conversion.state_dict['roi_head.bbox_head.fc_cls.bias'][2], bias[:3].mean())
+
+
+def test_classes_without_mids_are_matched_by_name_and_the_others_reported() -> None:
+    source = ClassNames(('Dog', 'Banana'), ('Dog', 'Banana'), 'source')
+    weight = torch.arange(3.0)[:, None]
+    conversion = convert_classes({'fc_cls.weight': weight}, source, TARGET)
+    assert conversion.unused == ('Dog',)
+    assert conversion.state_dict['fc_cls.weight'][[4, 5], 0].tolist() == [1, 2]
+
+
+def test_class_agnostic_boxes_and_other_layers_are_left_alone() -> None:
+    old = {'fc_cls.weight': torch.randn(4, 2), 'fc_reg.weight': torch.randn(4, 2), 'conv.weight': torch.randn(3, 2)}
+    conversion = convert_classes(old, SOURCE, TARGET)
+    assert conversion.layers == ('fc_cls.weight',)
+    assert all(np.array_equal(conversion.state_dict[name], old[name]) for name in ('fc_reg.weight', 'conv.weight'))
+
+
+@pytest.mark.parametrize(
+    ('state_dict', 'source', 'message'),
+    [
+        ({'fc_cls.weight': torch.zeros(4, 2)}, ClassNames(('/m/q', '/m/r', '/m/s')), 'no class in common'),
+        ({'fc_cls.weight': torch.zeros(9, 2)}, SOURCE, 'no layer .* for the 3 classes'),
+    ],
+)
+def test_a_detector_of_other_classes_is_an_error(state_dict: dict, source: ClassNames, message: str) -> None:
+    with pytest.raises(AnnotationError, match=message):
+        convert_classes(state_dict, source, TARGET)

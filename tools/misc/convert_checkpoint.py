@@ -1,0 +1,77 @@
+"""Give a trained detector the classes of a store, to fine-tune it on that store.
+
+    python tools/misc/convert_checkpoint.py faster_rcnn_r50_fpn_32x2_1x_openimages.pth pretrained.pth \
+        --store data/openimages/train --classes class-descriptions-boxable.csv --fill-ancestors
+
+Any detector of mmdet with a list of its classes. Then train with load_from=pretrained.pth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.models.checkpoint_classes import convert_classes
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.csv_files import read_classes
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.atomic import atomic_write
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', type=Path, help='of the trained detector')
+    parser.add_argument('out', type=Path, help='the new checkpoint')
+    parser.add_argument('--store', required=True, type=Path, help='prepared store with the classes wanted')
+    parser.add_argument(
+        '--classes', type=Path, help="the detector's classes: a CSV of MID, name in the detector's order"
+    )
+    parser.add_argument(
+        '--fill-ancestors', action='store_true', help='a new class starts as the mean of its descendants'
+    )
+    return parser.parse_args()
+
+
+def classes_of(checkpoint: dict, args: argparse.Namespace) -> ClassNames:
+    """The detector's classes, from --classes or from the checkpoint."""
+    if args.classes:
+        return read_classes(args.classes)
+    meta = checkpoint.get('meta', {})
+    meta = {**meta, **meta.get('dataset_meta', {})}
+    names = meta.get('classes', meta.get('CLASSES'))
+    if names is None:
+        raise AnnotationError(f'{args.checkpoint}: does not name its classes; give them with --classes')
+    return ClassNames(tuple(meta.get('label_names', names)), tuple(names), str(args.checkpoint))
+
+
+def first(names: tuple[str, ...]) -> str:
+    return f'{len(names)} ({", ".join(names[:5])}{", ..." if len(names) > 5 else ""})' if names else 'none'
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        allow_checkpoint_globals()
+        checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+        store = AnnotationStore(args.store)
+        hierarchy = store.hierarchy if args.fill_ancestors else None
+        source = classes_of(checkpoint, args)
+        conversion = convert_classes(checkpoint.get('state_dict', checkpoint), source, store.classes, hierarchy)
+        meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
+        with atomic_write(args.out) as temporary:
+            torch.save(dict(state_dict=conversion.state_dict, meta=meta), temporary)
+    except (AnnotationError, ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+    print(f'{args.out}: {len(source)} classes -> {store.num_classes}, in {", ".join(conversion.layers)}')
+    print(f'new classes: {first(conversion.new)}; from their descendants: {first(conversion.filled)}')
+    print(f'classes left out: {first(conversion.unused)}')
+    print(f'next: bash tools/dist_train.sh CONFIG GPUS --cfg-options load_from={args.out}')
+
+
+if __name__ == '__main__':
+    main()
