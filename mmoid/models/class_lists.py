@@ -54,6 +54,11 @@ def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, k
     return label_names
 
 
+def is_missing(source: object) -> bool:
+    """Whether a config value is a path that does not exist. Testing a model does not need its files."""
+    return isinstance(source, (str, Path)) and not Path(source).exists()
+
+
 def ancestor_matrix(hierarchy: Hierarchy, num_classes: int, label_names: Sequence[str] | None, key: str) -> np.ndarray:
     """Ancestors by class index.
 

@@ -44,7 +44,7 @@ def store(tmp_path):
 
 def sampler(**kwargs):
     inner = dict(type='mmdet.RandomSampler', num=4, pos_fraction=0.5)
-    return TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=inner, **kwargs))
+    return TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=inner, ancestors=True, **kwargs))
 
 
 def test_a_class_with_several_parents_has_all_their_labels_and_is_concurrent_with_them():

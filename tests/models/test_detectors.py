@@ -14,11 +14,22 @@ from mmengine.structures import InstanceData
 
 import mmoid.registry  # noqa: F401
 from mmoid.models.losses import concurrent_softmax
+from mmoid.openimages.boxes import box_iou
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.predictions.ancestors import add_ancestors
 
 CLASSES = 4
 # 0 girl, 1 woman, both below 2 person; 3 chair
 ANCESTORS = np.zeros((CLASSES, CLASSES), dtype=bool)
 ANCESTORS[0, 2] = ANCESTORS[1, 2] = True
+MIDS = ('girl', 'woman', 'person', 'chair')
+TREE = {
+    'LabelName': 'root',
+    'Subcategory': [
+        {'LabelName': 'person', 'Subcategory': [{'LabelName': 'girl'}, {'LabelName': 'woman'}]},
+        {'LabelName': 'chair'},
+    ],
+}
 LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
 
 
@@ -37,7 +48,7 @@ def box_head(head, loss='ConcurrentSoftmaxLoss', **kwargs):
 
 
 def label_set_sampler(rcnn):
-    rcnn.sampler.update(type='mmoid.LabelSetSampler', num=32)
+    rcnn.sampler.update(type='mmoid.LabelSetSampler', num=32, ancestors=True)
 
 
 def faster_rcnn(loss='ConcurrentSoftmaxLoss', **kwargs):
@@ -99,6 +110,46 @@ def test_every_loss_trains_and_predicts_in_faster_and_cascade_rcnn(build, loss):
     found = model.eval().predict(*batch())
     assert all(((sample.pred_instances.scores >= 0) & (sample.pred_instances.scores <= 1)).all() for sample in found)
     assert len(found[0].pred_instances)
+
+
+@pytest.mark.parametrize('agnostic', [False, True])
+@pytest.mark.parametrize('build', [faster_rcnn, cascade_rcnn])
+def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(build, agnostic):
+    torch.manual_seed(1)
+    model = build(reg_class_agnostic=agnostic).eval()
+    heads = model.roi_head.bbox_head if isinstance(model.roi_head, CascadeRoIHead) else [model.roi_head.bbox_head]
+    found = {}
+    for adds in (False, True):
+        for head in heads:
+            head.add_ancestors = adds
+        found[adds] = [sample.pred_instances for sample in model.predict(*batch())][0].numpy()
+    own = found[False]
+    hierarchy = ClassHierarchy(TREE, MIDS)
+    image = np.zeros(len(own), dtype=int)
+    rows, label = add_ancestors(hierarchy, image, own.labels, own.scores, own.bboxes, nms_iou=0.5)
+    order, expected_order = (
+        np.lexsort((label, -score))
+        for label, score in ((found[True].labels, found[True].scores), (label, own.scores[rows]))
+    )
+    assert (found[True].labels[order] == label[expected_order]).all()
+    assert np.allclose(found[True].bboxes[order], own.bboxes[rows][expected_order])
+    for child in (0, 1):  # a parent never scores below its child on the same box
+        for box, score in zip(own.bboxes[own.labels == child], own.scores[own.labels == child]):
+            overlap = box_iou(np.tile(box, (len(found[True]), 1)), found[True].bboxes)
+            assert found[True].scores[(overlap > 0.5) & (found[True].labels == 2)].max() >= score
+
+
+def test_a_checkpoint_brings_its_ancestors_without_data_files():
+    torch.manual_seed(1)
+    trained = faster_rcnn()
+    config = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
+    box_head(config.roi_head.bbox_head)
+    config.roi_head.bbox_head.loss_cls['hierarchy'] = 'nowhere'
+    config.train_cfg = None
+    model = MODELS.build(config)
+    assert not model.roi_head.bbox_head.ancestors.any()
+    model.load_state_dict(trained.state_dict())
+    assert (model.roi_head.bbox_head.ancestors.numpy() == ANCESTORS).all()
 
 
 @pytest.mark.parametrize('agnostic', [False, True])

@@ -22,7 +22,7 @@ LABELS = torch.tensor([0, 1, 3, 3])
 def sampler(**kwargs):
     inner = dict(type='mmdet.RandomSampler', num=16, pos_fraction=0.5)
     return TASK_UTILS.build(
-        {'type': 'mmoid.LabelSetSampler', 'sampler': inner, 'num_classes': 4, 'hierarchy': ANCESTORS, **kwargs}
+        dict(type='mmoid.LabelSetSampler', sampler=inner, num_classes=4, hierarchy=ANCESTORS, ancestors=True) | kwargs
     )
 
 
@@ -74,13 +74,15 @@ def test_a_hierarchy_that_is_not_there_is_named():
 def test_an_object_is_a_chain_of_overlapping_boxes_as_in_the_statistics():
     """The first and the last box overlap with less than IoU 0.9."""
     boxes = torch.tensor([[0.0, 0, 100, 100], [5, 0, 105, 100], [10, 0, 110, 100], [15, 0, 115, 100]])
-    sets = sampler(hierarchy=None).label_sets(boxes, torch.arange(4))
+    sets = sampler(ancestors=False).label_sets(boxes, torch.arange(4))
     assert sets.all()
-    assert not sampler(hierarchy=None).label_sets(boxes[[0, 2]], torch.arange(2))[0, 1]
+    assert not sampler(ancestors=False).label_sets(boxes[[0, 2]], torch.arange(2))[0, 1]
 
 
-def test_without_hierarchy_there_are_no_ancestors():
-    assert names(sampler(hierarchy=None).label_sets(BOXES, LABELS)[0]) == {0, 1}
+def test_label_sets_are_as_annotated_by_default():
+    assert names(sampler(ancestors=False).label_sets(BOXES, LABELS)[0]) == {0, 1}
+    with pytest.raises(ValueError, match=r'rcnn\.sampler\.ancestors=True needs a hierarchy'):
+        sampler(hierarchy=None)
 
 
 def test_an_empty_box_keeps_its_own_label():

@@ -11,7 +11,7 @@ from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from mmengine.model import ExponentialMovingAverage
 
 import mmoid
-from mmoid.models.losses import RatesLoss, concurrent_softmax_loss
+from mmoid.models.losses import RatesLoss, concurrent_softmax, concurrent_softmax_loss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
@@ -258,9 +258,6 @@ def test_class_weights_come_from_the_boxes_of_a_store(store):
     source = dict(store=str(store), beta=0.9)
     one_label = mmoid.SoftmaxLoss(5, class_weight=source)
     assert one_label.class_weight.tolist() == pytest.approx([*effective_number_weights([2, 1, 1, 1, 0], 0.9), 1])
-    # Label sets train a class on the boxes of its descendants too: Fruit on those of Apple and Orange.
-    sets = mmoid.DistCELoss(5, class_weight=source)
-    assert sets.class_weight.tolist() == pytest.approx([*effective_number_weights([2, 1, 4, 1, 0], 0.9), 1])
     part = mmoid.SoftmaxLoss(2, class_weight=source, classes=['Orange', '/m/apple'])
     assert part.class_weight.tolist() == pytest.approx([*effective_number_weights([1, 2], 0.9), 1])
     assert part.label_names == ('/m/orange', '/m/apple')
@@ -338,6 +335,18 @@ def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path)
     elsewhere.load_state_dict(trained.state_dict())
     assert torch.equal(elsewhere.get_activation(logits), trained.get_activation(logits))
     assert torch.equal(elsewhere(logits, sets), trained(logits, sets))
+
+
+def test_a_test_can_use_the_rates_of_the_config():
+    trained, wanted = loss(), np.full((3, 3), 0.25)
+    for source, expected in (('checkpoint', trained.rates), ('config', loss(concurrent_rates=wanted).rates)):
+        module = loss(concurrent_rates=wanted, rates_from=source)
+        module.load_state_dict(trained.state_dict())
+        logits = batch()[0]
+        assert torch.equal(module.rates, expected)
+        assert torch.equal(module.get_activation(logits), concurrent_softmax(logits, expected))
+    with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
+        loss(rates_from='here')
 
 
 def test_an_averaged_model_has_the_rates_too():

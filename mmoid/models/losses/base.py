@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
-from mmoid.models.class_lists import Hierarchy, ancestor_matrix, label_names_of
+from mmoid.models.class_lists import Hierarchy, ancestor_matrix, is_missing, label_names_of
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
@@ -94,12 +94,9 @@ class LabelSetLoss(nn.Module, ABC):
             self.missing_store = Path(source['store'])  # testing a model does not need it
             return None
         store = AnnotationStore(source['store'])
-        counts = store.class_box_counts
-        if self.uses_label_sets:  # they train a class on the boxes of its descendants too
-            counts = counts + counts @ store.hierarchy.ancestor_matrix
         self.label_names = label_names_of(store.path, classes, 'loss_cls') or store.label_names
         indices = store.classes.indices(self.label_names, 'loss_cls.class_weight')
-        return effective_number_weights(counts[indices], source['beta'])
+        return effective_number_weights(store.class_box_counts[indices], source['beta'])
 
     def init_weights(self) -> None:
         """Called by mmengine's Runner before training: fail now, not at the first iteration."""
@@ -195,9 +192,9 @@ class LabelSetLoss(nn.Module, ABC):
 class RatesLoss(LabelSetLoss):
     """Base of losses that use the concurrent rates r_ij.
 
-    The rates are a buffer. They are saved in the checkpoint, so a trained model needs no data files, and the rates of a
-    checkpoint replace those of the config. Files that do not exist are therefore an error only when training starts,
-    or when the rates are used and no checkpoint has provided them.
+    The rates are a buffer. They are saved in the checkpoint, so a trained model needs no data files. Files that do not
+    exist are therefore an error only when training starts, or when the rates are used and no checkpoint has provided
+    them.
 
     Args:
         num_classes: C, without background.
@@ -206,6 +203,8 @@ class RatesLoss(LabelSetLoss):
         hierarchy: A prepared store, the official JSON (if an ``.npz`` of rates gives the order of classes), or a
             (C, C) matrix that is true at [i, j] if j is an ancestor of i. None: no class is an ancestor of another.
         hierarchy_rate: r_ij and r_ji of a class and its ancestor; replaces those of ``concurrent_rates``.
+        rates_from: ``checkpoint``: the rates of a checkpoint replace those of the config. ``config``: they do not, for
+            a test with other rates.
         class_weight, classes, loss_weight, reduction: See :class:`LabelSetLoss`.
 
     Raises:
@@ -221,6 +220,7 @@ class RatesLoss(LabelSetLoss):
         concurrent_rates: Rates | None = None,
         hierarchy: Hierarchy | None = None,
         hierarchy_rate: float = 1.0,
+        rates_from: Literal['checkpoint', 'config'] = 'checkpoint',
         class_weight: ClassWeight | None = None,
         classes: Sequence[str] | None = None,
         loss_weight: float = 1.0,
@@ -229,13 +229,12 @@ class RatesLoss(LabelSetLoss):
         super().__init__(num_classes, class_weight, classes, loss_weight, reduction)
         if not 0 <= hierarchy_rate <= 1:
             raise ValueError(f'loss_cls.hierarchy_rate must be in [0, 1], got {hierarchy_rate}')
+        if rates_from not in ('checkpoint', 'config'):
+            raise ValueError(f"loss_cls.rates_from must be 'checkpoint' or 'config', got {rates_from!r}")
+        self.rates_from = rates_from
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
         sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
-        self.missing_files = [
-            f'loss_cls.{key} = {path}'
-            for key, path in sources.items()
-            if isinstance(path, (str, Path)) and not Path(path).exists()
-        ]
+        self.missing_files = [f'loss_cls.{key} = {path}' for key, path in sources.items() if is_missing(path)]
         rates = np.zeros((num_classes + 1, num_classes + 1), dtype=np.float32)
         if not self.missing_files:
             if concurrent_rates is not None:
@@ -260,6 +259,8 @@ class RatesLoss(LabelSetLoss):
             raise AnnotationError(f'{self.missing_files[0]}: no such file, and no checkpoint with the rates was loaded')
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        if self.rates_from == 'config' and not self.missing_files:
+            state_dict[f'{prefix}rates'] = self.rates
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f'{prefix}rates' in state_dict:
             self.missing_files = []

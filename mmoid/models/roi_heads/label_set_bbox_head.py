@@ -6,18 +6,21 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from mmcv.ops import batched_nms
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
+from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmoid.models.class_lists import label_names_of
+from mmoid.models.class_lists import ancestor_matrix, is_missing, label_names_of
 from mmoid.models.losses.base import LabelSetLoss
 
-NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate')
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from')
 
 
 @MODELS.register_module()
@@ -30,19 +33,29 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
 
     In a stock config only the ``type`` of the head and of ``loss_cls`` has to change. One option,
     ``loss_cls.type=DistCELoss``, swaps the losses of mmoid: each receives the number of classes from the head, and
-    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy`` and ``hierarchy_rate`` that its constructor has.
+    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate`` and ``rates_from`` that its
+    constructor has.
+
+    At test time every detection also counts for the ancestors of its class, and NMS runs over the own and the added
+    boxes of each class, as :func:`mmoid.openimages.predictions.ancestors.add_ancestors` does: a parent never scores
+    below its child on the same box. ``max_per_img`` limits the detections before ancestors are added. The ancestors are
+    a buffer, so a checkpoint needs no data files.
 
     Args:
         num_shared_fcs: Shared fully connected layers; 2 makes it the ``Shared2FCBBoxHead`` of Faster R-CNN.
         fc_out_channels: Their width.
         num_classes: C, without background.
-        loss_cls: Config of the classification loss.
+        loss_cls: Config of the classification loss. Its ``hierarchy`` gives the ancestors.
+        add_ancestors: Whether to add ancestors at test time.
         **kwargs: As for ``ConvFCBBoxHead``, which takes the arguments of its own base in the same way.
 
     Attributes:
+        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
         hierarchy, classes: Those of ``loss_cls``; :class:`LabelSetSampler` reads them.
         label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
     """
+
+    ancestors: Tensor
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         fc_out_channels: int = 1024,
         num_classes: int = 80,
         loss_cls: dict | None = None,
+        add_ancestors: bool = True,
         **kwargs: Any,
     ) -> None:
         given = dict(loss_cls or dict(type='mmdet.CrossEntropyLoss'))
@@ -67,12 +81,41 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         self.label_names = getattr(self.loss_cls, 'label_names', None)
         if self.label_names is None:
             self.label_names = label_names_of(self.hierarchy, self.classes, 'loss_cls')
+        self.add_ancestors = add_ancestors
+        ancestors = np.zeros((num_classes, num_classes), dtype=bool)
+        if self.hierarchy is not None and not is_missing(self.hierarchy):
+            ancestors = ancestor_matrix(self.hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
+        self.register_buffer('ancestors', torch.from_numpy(ancestors))
 
     def init_weights(self) -> None:
         super().init_weights()
         score = getattr(self.loss_cls, 'initial_score', None)
         if score is not None:
             torch.nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
+
+    def predict_by_feat(
+        self,
+        rois: tuple[Tensor],
+        cls_scores: tuple[Tensor],
+        bbox_preds: tuple[Tensor],
+        batch_img_metas: list[dict],
+        rcnn_test_cfg: Any = None,
+        rescale: bool = False,
+    ) -> list[InstanceData]:
+        """As in mmdet, with ancestors added; without ``rcnn_test_cfg`` there is no NMS, and none are added."""
+        results = super().predict_by_feat(rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_cfg, rescale)
+        if rcnn_test_cfg is None or not self.add_ancestors:
+            return results
+        iou_threshold = rcnn_test_cfg.nms.get('iou_threshold', 0.5)
+        return [self._with_ancestors(result, iou_threshold) if len(result) else result for result in results]
+
+    def _with_ancestors(self, result: InstanceData, iou_threshold: float) -> InstanceData:
+        above = self.ancestors | torch.eye(self.num_classes, dtype=torch.bool, device=self.ancestors.device)
+        rows, labels = above[result.labels].nonzero(as_tuple=True)
+        expanded = result[rows]
+        expanded.labels = labels
+        nms = dict(type='nms', iou_threshold=iou_threshold)
+        return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, labels, nms)[1]]
 
     def loss_and_target(
         self,

@@ -21,8 +21,8 @@ class LabelSetSampler:
     """Wraps an RoI sampler; its result also gets ``pos_gt_label_sets`` (num_pos, C) bool.
 
     Boxes that lie on one object stay separate ground truths, so that every stock transform works. Here their labels are
-    united. The label set of a positive holds the labels of all boxes on the object of its assigned box, and all their
-    ancestors. An object is a connected component of boxes with IoU >= ``same_object_iou``, as in the statistics
+    united. The label set of a positive holds the labels of all boxes on the object of its assigned box. An object is a
+    connected component of boxes with IoU >= ``same_object_iou``, as in the statistics
     (:mod:`mmoid.openimages.statistics.objects`). The statistics exclude group-of boxes. mmdet's transforms do not keep
     that flag, so set ``group_of='ignore'`` or ``'drop'`` in :class:`mmoid.OpenImagesHierarchyDataset` to exclude them
     here.
@@ -33,9 +33,11 @@ class LabelSetSampler:
     Args:
         sampler: Config of the wrapped sampler, such as ``dict(type='OHEMSampler', num=512, ...)``.
         num_classes: C; that of the box head if None.
-        hierarchy: A prepared store, the official JSON, or a (C, C) ancestor matrix; that of the box head's loss if
-            None. Without any, labels stay as annotated. It is read with the first sample, so that testing a model
-            does not need it.
+        ancestors: Whether label sets also hold the ancestors of the annotated labels. Losses that sum over the labels
+            of a box, such as :class:`mmoid.ConcurrentSoftmaxLoss`, then weigh a box by their number, against
+            background too; that cost 1.1 points of mAP (docs/reproduction.md).
+        hierarchy: For ``ancestors``: a prepared store, the official JSON, or a (C, C) ancestor matrix; that of the box
+            head's loss if None. It is read with the first sample, so that testing a model does not need it.
         same_object_iou: In (0, 1].
         classes: (C,) MIDs or display names, for a data set with some of the store's classes; those of the box head's
             loss if None.
@@ -43,13 +45,15 @@ class LabelSetSampler:
         num, pos_fraction, neg_pos_ub, add_gt_as_proposals: Arguments of a ``RandomSampler``, instead of ``sampler``.
 
     Raises:
-        ValueError: Neither or both of ``sampler`` and ``num``, ``same_object_iou`` out of range, no number of classes.
+        ValueError: Neither or both of ``sampler`` and ``num``, ``same_object_iou`` out of range, no number of classes,
+            ``ancestors`` without a hierarchy.
     """
 
     def __init__(
         self,
         sampler: dict | None = None,
         num_classes: int | None = None,
+        ancestors: bool = False,
         hierarchy: Hierarchy | None = None,
         same_object_iou: float = 0.9,
         classes: Sequence[str] | None = None,
@@ -78,7 +82,10 @@ class LabelSetSampler:
         self.num_classes: int = num_classes or classes_of_head
         if self.num_classes is None:
             raise ValueError('rcnn.sampler.num_classes is needed without a box head')
+        self.ancestors = ancestors
         self.hierarchy = getattr(head, 'hierarchy', None) if hierarchy is None else hierarchy
+        if ancestors and self.hierarchy is None:
+            raise ValueError('rcnn.sampler.ancestors=True needs a hierarchy, here or in loss_cls')
         self.classes = getattr(head, 'classes', None) if classes is None else classes
         self.label_names = getattr(head, 'label_names', None)
         self.same_object_iou = same_object_iou
@@ -101,12 +108,13 @@ class LabelSetSampler:
         # as it would for the number of components.
         for _ in range((len(boxes) - 1).bit_length()):
             same = (same @ same).clamp(max=1)
-        return same @ self._ancestors_and_self(boxes.device)[labels] > 0
+        return same @ self._labels_of_class(boxes.device)[labels] > 0
 
-    def _ancestors_and_self(self, device: torch.device) -> Tensor:
+    def _labels_of_class(self, device: torch.device) -> Tensor:
+        """(C, C): each class, with its ancestors if they are wanted."""
         if self._closure is None or self._closure.device != device:
             closure = torch.eye(self.num_classes, device=device)
-            if self.hierarchy is not None:
+            if self.ancestors and self.hierarchy is not None:
                 names = label_names_of(self.hierarchy, self.classes, 'rcnn.sampler') or self.label_names
                 matrix = ancestor_matrix(self.hierarchy, self.num_classes, names, 'rcnn.sampler.hierarchy')
                 closure += torch.from_numpy(matrix).to(closure)
