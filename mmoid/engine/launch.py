@@ -71,10 +71,9 @@ def end_launch() -> None:
 
 
 def prepare_launch(cfg: Config) -> None:
-    """Makes several processes possible without CUDA. Call it before the Runner is built.
+    """Makes several processes possible without CUDA, over gloo. Call it before the Runner is built.
 
-    With CUDA, mmengine does it. Without, the processes communicate over gloo: mmengine's own launcher would call
-    ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
+    mmengine's own launcher would call ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
 
     Raises:
         ValueError: ``mpi`` without CUDA, or ``slurm`` outside of a Slurm job.

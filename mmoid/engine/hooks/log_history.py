@@ -16,11 +16,8 @@ class LogHistoryHook(Hook):
     """Bounds the histories of logged scalars.
 
     mmengine keeps the last million values of each scalar, copies all of them whenever one is added, and writes them
-    into every checkpoint. A detector logs a dozen scalars; after 10^6 iterations this takes 40 ms per iteration, and
-    200 MB in memory and in each checkpoint (``tools/benchmarks/bench_log_history.py``). The log shows means of the
-    latest values, for which a short history is enough.
-
-    Longer windows of ``log_processor``, also ``window_size='epoch'`` and ``'global'``, keep what they need.
+    into every checkpoint (``tools/benchmarks/bench_log_history.py`` measures it). Longer windows of ``log_processor``,
+    also ``window_size='epoch'`` and ``'global'``, keep what they need.
 
     Args:
         max_length: Number of values to keep of each scalar.
@@ -53,13 +50,7 @@ class LogHistoryHook(Hook):
 
 
 def bound_histories(hub: MessageHub, max_length: int, unbound: Collection[str] = ()) -> None:
-    """Limits the history of each scalar when its next value is added.
-
-    Args:
-        hub: The message hub with the scalars.
-        max_length: Maximum number of values to keep.
-        unbound: Names of scalars without a limit, without the mode before the slash.
-    """
+    """Limits the history of each scalar when its next value is added, except for those ``unbound`` (``'loss'``)."""
     for name, history in hub.log_scalars.items():
         if name.split('/', 1)[-1] not in unbound:
             history.max_length = min(history.max_length, max_length)

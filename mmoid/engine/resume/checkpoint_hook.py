@@ -42,15 +42,11 @@ RUN_FACTS = {
 class ResumableCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook by epochs, plus ``iter_<n>.pth`` every ``iter_interval`` iterations inside them.
 
-    All files, also ``best_*`` and ``last_checkpoint``, are written under a temporary name and renamed when the data is
-    on the disk, so a kill leaves no partial file. Older checkpoints are removed afterwards. An epoch's checkpoint is
-    written again after its validation: a resumed run repeats a validation that did not finish.
+    All files, also ``best_*`` and ``last_checkpoint``, are written atomically; older ones are removed afterwards.
+    An epoch's checkpoint is written again after its validation: a resumed run repeats a validation that did not finish.
 
     ``--resume`` without a path takes the newest checkpoint that can be read in full and logs those that it skipped.
     A checkpoint given by path must be intact and contain the optimizer's state, which ``best_*`` files do not.
-    Checkpoints also contain the settings that must match (:data:`RUN_FACTS`) and the state of ``EarlyStoppingHook``.
-
-    Validation uses rank 0's batch statistics, as the checkpoint does.
 
     While gradients are accumulated, a checkpoint inside an epoch waits for the next optimizer step. That of an epoch
     cannot wait; if it falls between two steps, ``--resume`` skips it.
@@ -95,9 +91,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 f'{type(loop).__name__}, which repeats the epoch when it resumes inside one; set '
                 "train_cfg.type='ResumableEpochTrainLoop', or iter_interval=None"
             )
-        if runner._resume and runner._load_from is not None:
-            _require_intact(runner._load_from)
-        elif runner._resume and '://' not in str(self.out_dir):
+        if runner._resume and '://' not in str(runner._load_from or self.out_dir):
             runner._load_from = self._choose(runner)
             # Otherwise mmengine would take the file named in last_checkpoint, even if it does not exist.
             runner._resume = runner._load_from is not None
@@ -118,7 +112,10 @@ class ResumableCheckpointHook(CheckpointHook):
         if not self._iter_due or gradients_pending(runner):
             return
         self._iter_due = False
-        if self.end_of_epoch(runner.train_dataloader, batch_idx) and self._epoch_due(runner):
+        epoch_due = self.every_n_epochs(runner, self.interval, self.save_begin) or (
+            self.save_last and self.is_last_train_epoch(runner)
+        )
+        if self.end_of_epoch(runner.train_dataloader, batch_idx) and epoch_due:
             return
         self._write(runner, ITER_NAME.format(runner.iter + 1), dict(epoch=runner.epoch, iter=runner.iter + 1))
         if self._writes_files():
@@ -126,12 +123,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 path.unlink(missing_ok=True)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Gives all ranks the batch statistics of rank 0, which are those in the checkpoint.
-
-        Otherwise the score, and with it the choice of the best checkpoint, would depend on statistics of the other
-        ranks, which a resumed run does not have.
-        """
-        # After the hooks of averaged models, which have a higher priority.
+        """Gives all ranks the batch statistics of rank 0, the only ones that a resumed run has."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         saved = model.state_dict().keys()
         for name, buffer in model.named_buffers():
@@ -182,7 +174,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 self.file_backend.remove(path)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Does nothing: mmengine adds a new best score to the epoch's checkpoint here; :meth:`after_val` does."""
+        """Does nothing: :meth:`after_val` writes a new best score into the epoch's checkpoint."""
 
     def _write(self, runner: Runner, name: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -201,28 +193,25 @@ class ResumableCheckpointHook(CheckpointHook):
             with atomic_write(Path(runner.work_dir) / POINTER) as temporary:
                 temporary.write_text(self.last_ckpt)
 
-    def _epoch_due(self, runner: Runner) -> bool:
-        return self.every_n_epochs(runner, self.interval, self.save_begin) or (
-            self.save_last and self.is_last_train_epoch(runner)
-        )
-
     def _writes_files(self) -> bool:
         return is_main_process() and isinstance(self.file_backend, LocalBackend)
 
     def _choose(self, runner: Runner) -> str | None:
-        """The newest usable checkpoint, the same on all ranks; None if there is no checkpoint."""
-        work_dir = Path(runner.work_dir)
-        folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
+        """The given or the newest usable checkpoint, the same on all ranks; None if there is no checkpoint."""
+        work_dir, given = Path(runner.work_dir), runner._load_from
         found: list[Any] = [None, []]
-        if is_main_process():
+        if is_main_process() and given is not None:
+            checkpoint, reason = try_read_checkpoint(Path(given).expanduser())
+            found = [None, [f'{given}: {reason}']] if checkpoint is None else [given, []]
+        elif is_main_process():
+            folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
             found = [*newest_usable(newest_first(work_dir, folder, [self.filename_tmpl, ITER_NAME]))]
         broadcast_object_list(found)
         path, skipped = found
         if path is None and skipped:
             raise ValueError(
-                f'cannot resume: {work_dir} has no checkpoint that allows an exact resume. Skipped: '
-                f'{"; ".join(skipped)}. Resume from one of them by its path (--resume PATH), or remove them to start a '
-                'new run'
+                f'cannot resume exactly from {"; ".join(skipped)}. Give the path of another one (--resume PATH), '
+                'or start a new run: in another folder, or from the weights with load_from=..., resume=False'
             )
         if path is None:
             runner.logger.warning(f'no checkpoint to resume from in {work_dir}: starting a new run')
@@ -233,7 +222,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
 
 def run_facts(runner: Runner) -> dict[str, Any]:
-    """The values of :data:`RUN_FACTS`, and ``sampler``, the type of the current sampler; written into checkpoints."""
+    """The values of :data:`RUN_FACTS`, which are written into checkpoints."""
     loader = runner.train_dataloader
     batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
     return dict(
@@ -243,16 +232,14 @@ def run_facts(runner: Runner) -> dict[str, Any]:
         images=len(loader.dataset),
         iterations_per_epoch=len(loader),
         seed=runner.seed,
-        sampler=type(loader.batch_sampler.sampler).__name__,
     )
 
 
 def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: bool) -> None:
     """Compares the facts in a checkpoint with those of the run that resumes from it.
 
-    Between two epochs it is enough that the total batch size is the same: learning rates and schedules stay right, and
-    the images of an epoch are distributed over the ranks again. Inside an epoch this would repeat some images and leave
-    out others.
+    Between two epochs it is enough that the total batch size is the same. Inside an epoch another number of processes
+    would repeat some images and leave out others.
 
     Raises:
         ValueError: A fact differs that must not.
@@ -287,19 +274,6 @@ def _atomic(save_checkpoint: Callable[..., None]) -> Callable[..., None]:
             save_checkpoint(out_dir, temporary.name, *args, **kwargs)
 
     return save
-
-
-def _require_intact(path: str) -> None:
-    """Raises ValueError on all ranks if a checkpoint given by path is missing, damaged or has no optimizer."""
-    found = ['']
-    if is_main_process() and '://' not in path:
-        found = [try_read_checkpoint(Path(path).expanduser())[1]]
-    broadcast_object_list(found)
-    if found[0]:
-        raise ValueError(
-            f'cannot resume from {path}: {found[0]}. Give another path, or use --resume without a path to take the '
-            'newest intact checkpoint; to start a new run from its weights: load_from=..., resume=False'
-        )
 
 
 def _early_stopping_hooks(runner: Runner) -> list[EarlyStoppingHook]:

@@ -21,12 +21,8 @@ def newest_first(work_dir: Path, folder: Path, names: Sequence[str]) -> list[Pat
     """Lists checkpoints to resume from, best candidate first.
 
     First comes the one named in ``work_dir/last_checkpoint``, then those in ``folder`` by modification time, not by
-    number: a run that was set back to an older checkpoint writes lower numbers later.
-
-    Args:
-        work_dir: Folder of ``last_checkpoint``.
-        folder: Folder of the checkpoints.
-        names: File names, with ``{}`` for the number.
+    number: a run that was set back to an older checkpoint writes lower numbers later. ``names`` have ``{}`` for the
+    number.
     """
     pattern = '|'.join(re.escape(name).replace(r'\{\}', '[0-9]+') for name in names)
     files = [path for path in folder.glob('*') if re.fullmatch(pattern, path.name)]
@@ -40,11 +36,7 @@ def newest_first(work_dir: Path, folder: Path, names: Sequence[str]) -> list[Pat
 
 
 def newest_usable(files: Iterable[Path]) -> tuple[Path | None, list[str]]:
-    """Finds the first checkpoint from which an exact resume is possible.
-
-    Returns:
-        Its path, or None; and for each skipped file its path and the reason.
-    """
+    """The first checkpoint that allows an exact resume, and for each skipped file its path and the reason."""
     skipped = []
     for path in files:
         checkpoint, reason = try_read_checkpoint(path)
@@ -58,11 +50,10 @@ def newest_usable(files: Iterable[Path]) -> tuple[Path | None, list[str]]:
 
 
 def try_read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """Reads a checkpoint, every byte of it, with ``weights_only=True``.
+    """Reads every byte of a checkpoint with ``weights_only=True``.
 
     Returns:
-        The checkpoint and ``''``, or None and the reason if the file is damaged, holds anything that ``weights_only``
-        refuses, or lacks one of ``PARTS``.
+        The checkpoint and ``''``, or None and the reason if it is damaged, refused, or lacks one of ``PARTS``.
     """
     allow_checkpoint_globals()
     try:
@@ -80,8 +71,7 @@ def try_read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
 def allow_checkpoint_globals() -> None:
     """Allows ``torch.load(weights_only=True)`` to read the log history in mmengine's checkpoints.
 
-    The history consists of numpy arrays and ``HistoryBuffer``. From torch 2.6 on, ``weights_only=True`` is the default:
-    mmengine 0.10.7 then cannot resume at all, and the onedl fork falls back to an unrestricted load. The fork also
+    From torch 2.6 on, ``weights_only=True`` is the default: mmengine 0.10.7 then cannot resume at all. The onedl fork
     removes, after each load, the names that it added itself. Hence call this before each load.
     """
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):

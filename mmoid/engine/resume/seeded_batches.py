@@ -18,27 +18,18 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 
-def place_seed(*place: object) -> int:
-    """A 64-bit seed for a place such as ``('iteration', seed, rank, iteration)``."""
-    return int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), 'little')
+def seed_generators(*place: object, devices: bool = True) -> None:
+    """Seeds ``random``, numpy and torch for a place such as ``('iteration', seed, rank, iteration)``.
 
-
-def seed_item(*place: object) -> None:
-    """Seeds the generators that a data pipeline uses: ``random``, numpy's and torch's global CPU generators.
-
-    Not ``torch.manual_seed``, which also seeds every device. In a loader worker, where CUDA is not in use, this takes
-    twenty times as long as the rest.
+    Args:
+        *place: Anything with a ``repr``.
+        devices: Whether to seed the generators of GPUs too. In a loader worker this would take twenty times as long as
+            the rest.
     """
-    seed = place_seed(*place)
+    seed = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), 'little')
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
-
-
-def seed_process(*place: object) -> None:
-    """Like :func:`seed_item`, and the generators of all devices."""
-    seed_item(*place)
-    torch.manual_seed(place_seed(*place))
+    torch.manual_seed(seed) if devices else torch.default_generator.manual_seed(seed)
 
 
 class SeededBatch(list):
@@ -48,10 +39,7 @@ class SeededBatch(list):
 
 
 class SeededItems:
-    """Loads a batch, with the generators seeded for each item from the batch's place and the position in it.
-
-    Two draws of one image have different places, so they are augmented differently.
-    """
+    """Loads a batch, with the generators seeded for each item: two draws of an image are augmented differently."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -60,7 +48,7 @@ class SeededItems:
         items = []
         for position, index in enumerate(batch):
             if isinstance(batch, SeededBatch):  # not from another loader of the same data set
-                seed_item('item', *batch.place, position)
+                seed_generators('item', *batch.place, position, devices=False)
             items.append(self.dataset[index])
         return items
 
@@ -69,13 +57,6 @@ class ResumableBatchSampler(Sampler):
     """A batch sampler that skips the first batches of an epoch without loading their images.
 
     The inner batch sampler may form batches in any way, as long as they are the same for the same epoch.
-
-    ``sampler`` reads and sets the sampler of the inner batch sampler; :class:`mmoid.HybridSchedule` changes it there.
-
-    Args:
-        batch_sampler: The inner batch sampler.
-        seed: Seed of the run.
-        rank: Rank of this process.
 
     Attributes:
         digests: For each batch given to the loader but not yet trained on, the checksum of the indices of the epoch up
@@ -110,8 +91,12 @@ class ResumableBatchSampler(Sampler):
         for position, batch in enumerate(self.batch_sampler):
             digest = zlib.crc32(repr(list(batch)).encode(), digest)
             if position < self.done:
-                if position == self.done - 1:
-                    self._require(digest)
+                if position == self.done - 1 and self.digest not in (None, digest):
+                    raise ValueError(
+                        f'cannot resume: the first {self.done} batches of epoch {self.epoch + 1} are not those that '
+                        'the checkpoint was trained on; the data set, the sampler of the stage or the batch sampler '
+                        'has changed. Undo the change, or resume from a checkpoint at the end of an epoch'
+                    )
                 continue
             seeded = SeededBatch(batch)
             seeded.place = (self.seed, self.rank, self.epoch, position)
@@ -129,20 +114,12 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def sampler(self) -> Any:
-        """The sampler of the inner batch sampler."""
+        """The sampler of the inner batch sampler; :class:`mmoid.HybridSchedule` changes it."""
         return self.batch_sampler.sampler
 
     @sampler.setter
     def sampler(self, sampler: Any) -> None:
         self.batch_sampler.sampler = sampler
-
-    def _require(self, digest: int) -> None:
-        if self.digest is not None and digest != self.digest:
-            raise ValueError(
-                f'cannot resume: the first {self.done} batches of epoch {self.epoch + 1} are not those that the '
-                'checkpoint was trained on; the data set, the sampler of the stage or the batch sampler has changed. '
-                'Undo the change, or resume from a checkpoint at the end of an epoch'
-            )
 
 
 def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSampler:

@@ -8,7 +8,7 @@ from mmdet.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from mmoid.engine.resume.seeded_batches import make_resumable, seed_process
+from mmoid.engine.resume.seeded_batches import make_resumable, seed_generators
 
 
 @LOOPS.register_module()
@@ -23,13 +23,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
       those of an iteration (RoI sampling, dropout) of (seed, rank, iteration).
 
     A run that was killed and resumed ends with the weights of one that was not: on the CPU bit for bit with one or two
-    processes. With more, and on GPUs, the order of sums is not fixed.
-
-    A validation that was due when the run was killed runs first.
-
-    Not restored: transforms that remember earlier images (mmdet's ``CachedMosaic``, ``CachedMixUp``) and modules with
-    state outside of their ``state_dict`` (``BatchSyncRandomResize``). After a resume, all ranks have rank 0's batch
-    statistics if the ranks do not share them.
+    processes. A validation that was due when the run was killed runs first. docs/training.md says what is not exact.
 
     Args:
         runner: The runner.
@@ -59,7 +53,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         done = self._batches_done()
         self.batches.begin(self._epoch, done, self._digest() if done else None)
-        seed_process('epoch', self.runner.seed, self.runner.rank, self._epoch)
+        seed_generators('epoch', self.runner.seed, self.runner.rank, self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, start=done):
@@ -72,7 +66,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         # The message hub is part of every checkpoint.
         self.runner.message_hub.update_info('epoch_images', self.batches.digests.popleft())
-        seed_process('iteration', self.runner.seed, self.runner.rank, self._iter)
+        seed_generators('iteration', self.runner.seed, self.runner.rank, self._iter)
         super().run_iter(idx, data_batch)
 
     def _validate(self) -> None:
@@ -85,7 +79,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
         if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
             # Set first, because a checkpoint is written at the end of the validation.
             hub.update_info('validated_epoch', self._epoch)
-            seed_process('validation', self.runner.seed, self.runner.rank, self._epoch)
+            seed_generators('validation', self.runner.seed, self.runner.rank, self._epoch)
             self.runner.val_loop.run()
 
     def _batches_done(self) -> int:

@@ -35,9 +35,6 @@ class HybridSchedule(Hook):
     - ``param_scheduler``: a config or a list, with times from the start of the stage. A stage without one trains at the
       initial lr. If no stage has any, the run's own ``param_scheduler`` is used.
 
-    Args:
-        stages: The stages, in order.
-
     Raises:
         ValueError: At the start of the run: stages that do not add up to ``train_cfg.max_epochs``, samplers of
             different lengths, schedulers both here and in ``param_scheduler``, a loop that does not count epochs, or a

@@ -24,10 +24,7 @@ MARK = 1 << 20
 
 
 class MarkGroupOf:
-    """Transform after ``LoadAnnotations`` that adds ``MARK`` to the labels of group-of boxes.
-
-    mmdet has no key for this flag that passes through crops and mixing.
-    """
+    """Transform after ``LoadAnnotations`` that adds ``MARK`` to the labels of group-of boxes."""
 
     def __call__(self, results: dict) -> dict:
         flags = [instance.get('is_group_of') == 1 for instance in results['instances']]  # -1: unknown
@@ -37,16 +34,7 @@ class MarkGroupOf:
 
 @dataclass(frozen=True)
 class StageItems:
-    """What one stage of a config feeds.
-
-    Attributes:
-        stage: None if the config has no stages.
-        sampler: Name of the sampler's type.
-        epoch: Of the run, from 0.
-        class_names: C names.
-        same_object_iou: As of the RoI sampler.
-        items: The images, loaded one by one.
-    """
+    """What one stage of a config (None if it has no stages) feeds in an ``epoch`` of the run, from 0."""
 
     stage: Stage | None
     sampler: str

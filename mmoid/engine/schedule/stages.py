@@ -21,15 +21,7 @@ KEYS = ('name', 'epochs', 'sampler', 'param_scheduler')
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a training.
-
-    Attributes:
-        name: Shown in logs and checkpoints.
-        epochs: Its length, at least 1.
-        start: Its first epoch in the run, from 0.
-        sampler: Config of its sampler; None for the sampler of ``train_dataloader``.
-        param_scheduler: Its schedulers, with times from the start of the stage; None for a constant lr.
-    """
+    """One stage of a training, with the keys of :class:`HybridSchedule` and its first epoch in the run, from 0."""
 
     name: str
     epochs: int
@@ -54,8 +46,7 @@ def parse_stages(configs: Sequence[dict]) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for i, config in enumerate(configs):
         where = f'HybridSchedule.stages[{i}]'
-        unknown = sorted(set(config) - set(KEYS))
-        if unknown:
+        if unknown := sorted(set(config) - set(KEYS)):
             raise ValueError(f'{where} has the unknown key {unknown[0]!r}; known are {", ".join(KEYS)}')
         epochs = config.get('epochs')
         if not isinstance(epochs, int) or epochs < 1:
@@ -89,10 +80,7 @@ def stages_of_config(cfg: Config) -> tuple[Stage, ...]:
 
 
 def stage_index(stages: Sequence[Stage], epoch: int) -> int:
-    """Index of the stage to which an epoch of the run belongs; the last one for epochs past the end.
-
-    Not by ``epoch == start``: a resumed run must find its stage wherever it begins.
-    """
+    """Index of the stage to which an epoch of the run belongs; the last one for epochs past the end."""
     stops = list(accumulate(stage.epochs for stage in stages))
     return min(bisect_right(stops, epoch), len(stages) - 1)
 
@@ -105,9 +93,7 @@ def plan(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def require_same_plan(saved: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> None:
-    """Compares the plan in a checkpoint with the stages of the run that resumes from it.
-
-    A checkpoint restores the schedulers with their configuration: changes to them would silently have no effect.
+    """Compares the plan in a checkpoint, which restores its schedulers, with the stages of the run that resumes.
 
     Raises:
         ValueError: The number of stages, their epochs or their schedulers differ.
@@ -134,10 +120,6 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
     """Scheduler configs of the whole run: those of each stage moved to its time, after a restart at the initial lr.
 
     All schedulers exist from the start, so mmengine saves and resumes them as usual.
-
-    Args:
-        stages: The stages.
-        epoch_length: Iterations of one epoch.
     """
     restarts = ['StageRestartLR']
     if any(_schedules_momentum(config) for stage in stages for config in stage.param_scheduler or ()):

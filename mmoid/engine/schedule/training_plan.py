@@ -21,7 +21,7 @@ class TrainingPlan:
     """The plan of a training.
 
     Attributes:
-        stages: Its stages; one, named ``training``, for a config without :class:`HybridSchedule`.
+        stages: One, named ``training``, for a config without :class:`HybridSchedule`.
         batch_size: Images per iteration, over all processes.
         epoch_length: Iterations per epoch.
         lr: (epochs x epoch_length,) float64, learning rate of each iteration, without the factors of ``paramwise_cfg``.
@@ -78,14 +78,7 @@ def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> Training
 
 
 def learning_rates(schedulers: Sequence[dict], initial: float, epochs: int, epoch_length: int) -> np.ndarray:
-    """(epochs x epoch_length,) learning rate of each iteration: mmengine's schedulers, stepped as its hook does.
-
-    Args:
-        schedulers: Their configs, ``param_scheduler``.
-        initial: The initial learning rate.
-        epochs: Number of epochs.
-        epoch_length: Iterations per epoch.
-    """
+    """(epochs x epoch_length,) learning rate of each iteration: mmengine's schedulers, stepped as its hook does."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=initial, momentum=0.9)
     built: list[Any] = []
     for config in schedulers:

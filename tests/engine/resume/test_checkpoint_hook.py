@@ -10,7 +10,7 @@ import torch
 from mmoid.engine.resume.checkpoint_hook import require_same_run
 from mmoid.engine.resume.checkpoints import newest_first, newest_usable
 from tests.checkpoints import read_checkpoint
-from tests.engine.resume.resume_checks import assert_equal, history, state, train
+from tests.engine.run_checks import assert_equal, history, state, train
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -102,7 +102,7 @@ def weights_only(path):
 )
 def test_a_checkpoint_given_by_path_must_be_intact(ended, tiny_data, damage, reason):
     damage(ended / 'iter_16.pth')
-    with pytest.raises(ValueError, match=rf'cannot resume from .*iter_16\.pth: {reason}.*Give another path'):
+    with pytest.raises(ValueError, match=rf'cannot resume exactly from .*iter_16\.pth: {reason}.*Give the path of'):
         train(tiny_data, ended, resume=True, load_from=str(ended / 'iter_16.pth'))
 
 
@@ -117,7 +117,7 @@ def test_the_epoch_checkpoint_is_used_if_both_iteration_checkpoints_are_damaged(
 def test_a_run_with_only_damaged_checkpoints_does_not_start_again(ended, tiny_data):
     for path in ended.glob('*.pth'):
         truncate(path)
-    with pytest.raises(ValueError, match=r'cannot resume: .* Skipped: .*iter_16\.pth: it cannot be read, .*iter_14'):
+    with pytest.raises(ValueError, match=r'cannot resume exactly from .*iter_16\.pth: it cannot be read, .*iter_14'):
         train(tiny_data, ended, resume=True)
 
 
@@ -163,7 +163,6 @@ def test_a_checkpoint_contains_the_settings_of_the_run(ended):
         images=43,
         iterations_per_epoch=6,
         seed=0,
-        sampler='SoftBalanceClassAwareSampler',
     )
 
 

@@ -9,9 +9,9 @@ from mmengine.logging import HistoryBuffer
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.hooks.log_history import LogHistoryHook
-from tests.engine.machines import launches, on_one_machine
-from tests.engine.resume import resume_run
-from tests.engine.resume.resume_checks import build
+from tests.engine import small_run
+from tests.engine.machines import launches, on_one_machine, write_config
+from tests.engine.run_checks import build
 
 MIB = 1 << 20
 NATURAL = dict(name='natural', param_scheduler=dict(type='MultiStepLR', milestones=[1], gamma=0.1))
@@ -25,20 +25,8 @@ def run_for_long(data_root, work_dir, epochs, ranks, workers, persistent):
         For each rank its epochs: private bytes of its processes, their open files, batches on their way.
     """
     stages = [dict((NATURAL, BALANCED)[k % 2], name=f'stage {k}', epochs=n) for k, n in enumerate(epochs)]
-    cfg = resume_run.config(
-        data_root,
-        work_dir,
-        stages=stages,
-        num_workers=workers,
-        batch_size=2,
-        hooks=[dict(type='Footprint')],
-        launcher='pytorch',
-        **{'default_hooks.checkpoint.iter_interval': 10},
-    )
-    cfg.train_dataloader.persistent_workers = persistent
-    cfg.custom_imports = dict(imports=['mmoid.registry', 'resume_run', 'footprint_hook'])
-    cfg.dump(str(work_dir / 'run.py'))
-    with launches(on_one_machine(work_dir / 'run.py', ranks)) as (run,):
+    options = dict(stages=stages, num_workers=workers, persistent=persistent, hooks=[dict(type='Footprint')], pause=0.0)
+    with launches(on_one_machine(write_config(data_root, work_dir, **options), ranks)) as (run,):
         assert run.finish(timeout=600) == 0, run.text()
     seen = []
     for rank in range(ranks):
@@ -79,7 +67,7 @@ def train_with(data_root, work_dir, hook, **options):
     interval = {'default_hooks.checkpoint.iter_interval': None}
     run = build(data_root, work_dir, stages=[dict(NATURAL, epochs=3)], hooks=[hook], **options, **interval)
     run.message_hub.log_scalars['train/loss'] = HistoryBuffer(np.arange(1000.0), np.ones(1000))
-    with resume_run.plain_config_text():
+    with small_run.plain_config_text():
         run.train()
     assert (run.iter, len(run.train_dataloader)) == (18, 6)
     return run.message_hub.log_scalars

@@ -9,8 +9,8 @@ import mmoid
 from mmoid.engine import build_runner, load_config
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
-from tests.engine.resume import resume_run
-from tests.engine.resume.resume_checks import assert_equal, finish, history, iterations, state, train, train_in_pieces
+from tests.engine import small_run
+from tests.engine.run_checks import assert_equal, finish, history, iterations, state, train, train_in_pieces
 
 ITERATIONS = 24  # six in each of four epochs
 DETECTOR = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
@@ -54,10 +54,10 @@ def test_a_run_ended_while_it_validates_or_writes_is_the_run_that_was_not(whole,
 
 
 def foreign(kind, data_root):
-    part = dict(type='OpenImagesHierarchyDataset', ann_file=f'{data_root}/train', pipeline=resume_run.PIPELINE)
+    part = dict(type='OpenImagesHierarchyDataset', ann_file=f'{data_root}/train', pipeline=small_run.PIPELINE)
     if kind == 'concatenated':
         return dict(_delete_=True, type='ConcatDataset', datasets=[dict(part, indices=14), dict(part, indices=20)])
-    loading = dict(part, pipeline=resume_run.PIPELINE[:2])
+    loading = dict(part, pipeline=small_run.PIPELINE[:2])
     return dict(_delete_=True, type='MultiImageMixDataset', dataset=loading, pipeline=MIXING)
 
 
@@ -226,7 +226,7 @@ def ended(tiny_data, tmp_path_factory):
 
 def other_stages(balance):
     sampler = dict(type='SoftBalanceClassAwareSampler', balance=balance)
-    return [resume_run.STAGES[0], dict(resume_run.STAGES[1], sampler=sampler)]
+    return [small_run.STAGES[0], dict(small_run.STAGES[1], sampler=sampler)]
 
 
 @pytest.mark.parametrize(

@@ -1,157 +1,91 @@
-"""HybridSchedule on real runs: one and two processes, with workers, killed and resumed."""
+"""HybridSchedule on real runs, also beside TensorBoard, early stopping, scaled learning rates and validation."""
 
 import json
-import subprocess
-import sys
+import math
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 
 import mmoid
-import mmoid.registry
-from mmoid.engine.schedule.stages import parse_stages, schedule, stage_index
+from mmoid.engine.schedule.stages import parse_stages, plan, require_same_plan, schedule, stage_index
 from tests.checkpoints import read_checkpoint
-from tests.engine import small_run
+from tests.engine.run_checks import assert_equal, history, iterations, state, train, train_in_pieces
 
-ROOT = Path(__file__).parents[3]
+BALANCED = dict(type='SoftBalanceClassAwareSampler')
+WARM_UP = dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=3)
+STEP = dict(type='MultiStepLR', milestones=[1], gamma=0.1)
 
-
-def launch(processes, options, check=True):
-    script = str(ROOT / 'tests' / 'engine' / 'small_run.py')
-    options = dict(options, data_root=str(options['data_root']), work_dir=str(options['work_dir']))
-    command = [sys.executable, script]
-    if processes > 1:
-        options['launcher'] = 'pytorch'
-        command = [
-            sys.executable,
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            f'--nproc_per_node={processes}',
-            script,
-        ]
-    return subprocess.run(
-        [*command, json.dumps(options)], cwd=ROOT, check=check, capture_output=True, text=True, timeout=300
-    )
+pytestmark = pytest.mark.usefixtures('quick')
 
 
-def history(work_dir, processes):
-    """Per rank, the lines of the run; a resumed run has written its epochs again."""
-    return [
-        [json.loads(line) for line in (Path(work_dir) / f'rank{rank}.jsonl').read_text().splitlines()]
-        for rank in range(processes)
-    ]
+def lr_by_epoch(work_dir):
+    epochs = {}
+    for line in history(work_dir).values():
+        epochs.setdefault(line['epoch'], []).append(line['lr'])
+    return epochs
 
 
-def handed_out(ranks, epoch):
-    """Indices of one epoch, in the order of the sampler: rank 0's first, rank 1's first, rank 0's second, ..."""
-    parts = [[i for line in rank if line['epoch'] == epoch for i in line['indices']] for rank in ranks]
-    return [index for step in zip(*parts) for index in step]
+def log(run):
+    return Path(run.log_dir, f'{run.timestamp}.log').read_text()
 
 
-def training_set(data_root):
-    return mmoid.OpenImagesHierarchyDataset(f'{data_root}/train', filter_cfg=dict(filter_empty_gt=True))
-
-
-@pytest.fixture(scope='module')
-def whole_run(tiny_data, tmp_path_factory):
-    """A function that gives the work folder of a run that ended well, made once for each kind."""
-    folders = {}
-
-    def folder(processes, persistent_workers):
-        kind = processes, persistent_workers
-        if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp('whole')
-            options = dict(data_root=tiny_data, num_workers=2, persistent_workers=persistent_workers)
-            launch(processes, dict(options, work_dir=folders[kind]))
-        return folders[kind]
-
-    return folder
-
-
-@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize('persistent_workers', [False, True])
-def test_the_loader_hands_out_what_the_stage_says(tiny_data, whole_run, processes, persistent_workers):
-    ranks = history(whole_run(processes, persistent_workers), processes)
-    data = training_set(tiny_data)
-    for epoch in (0, 1):  # without replacement; a rank's last place is filled up from the start
-        counts = Counter(handed_out(ranks, epoch))
-        assert set(counts) == set(range(len(data)))
-        assert sum(counts.values()) - len(data) < processes
-    assert handed_out(ranks, 0) != handed_out(ranks, 1)
+def test_two_ranks_hand_out_what_the_stage_says(tiny_data, whole_of_two):
+    data = mmoid.OpenImagesHierarchyDataset(f'{tiny_data}/train', filter_cfg=dict(filter_empty_gt=True))
+    names = [data.get_data_info(i)['img_id'] for i in range(len(data))]
+    seen = [Counter() for _ in range(4)]
+    for rank in (0, 1):
+        for line in history(whole_of_two, rank).values():
+            seen[line['epoch']].update(line['images'])
+    assert all(images.total() - len(data) < 2 for images in seen), "a rank's last place is filled up"
+    assert set(seen[0]) == set(seen[1]) == set(names)
     sampler = mmoid.SoftBalanceClassAwareSampler(data, balance=0.7, seed=0)
     sampler.begin_at(2)
-    series = []
-    for epoch in (2, 3, 4):
+    for epoch in (2, 3):
         sampler.set_epoch(epoch)
-        drawn = list(sampler)
-        assert handed_out(ranks, epoch)[: len(drawn)] == drawn
-        series += drawn
-    # ... and these follow λ: class by class, the images drawn for it are as many as Eq. 8 expects.
-    expected = (
-        3
-        * len(data)
-        * np.array(mmoid.openimages.sampling.soft_balance.class_probabilities(data.class_image_counts(), 0.7))
+        assert Counter(names[index] for index in sampler) <= seen[epoch]
+
+
+def test_mmengines_loop_resumes_in_the_right_stage_at_the_start_of_the_epoch(whole, tiny_data, tmp_path):
+    options = {'train_cfg.type': 'EpochBasedTrainLoop', 'default_hooks.checkpoint.iter_interval': None}
+    train(tiny_data, tmp_path, end=dict(at='iteration', number=20), **options)
+    (tmp_path / 'rank0.jsonl').unlink()
+    train(tiny_data, tmp_path, resume=True, **options)
+    resumed = history(tmp_path)
+    assert list(resumed) == list(range(18, 24))
+    for number, line in resumed.items():
+        for key in ('stage', 'lr', 'images'):
+            assert line[key] == history(whole)[number][key]
+
+
+def test_the_learning_rate_starts_again_with_its_own_warm_up(whole):
+    lr, lines = lr_by_epoch(whole), history(whole).values()
+    assert lr[0] == pytest.approx([0.05 * (0.25 + 0.75 * i / 7) for i in range(6)])
+    assert lr[1] == pytest.approx([0.005 * (0.25 + 0.75 * 6 / 7), *[0.005] * 5])
+    assert lr[2] == pytest.approx([0.0125, 0.03125, *[0.05] * 4])
+    assert lr[3] == pytest.approx([0.005] * 6)
+    assert [line['stage'] for line in lines] == [1] * 12 + [2] * 12
+
+
+def test_the_stage_is_in_the_log_and_in_tensorboard(tiny_data, tmp_path):
+    event_accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    options = dict(
+        stages=[dict(epochs=1), dict(name='soft balance', epochs=2, sampler=BALANCED, param_scheduler=[WARM_UP, STEP])],
+        visualizer=dict(type='Visualizer', vis_backends=backends),
+        log_level='INFO',
     )
-    counts = sum(sampler.draws.per_class(epoch) for epoch in range(3))
-    assert np.abs(counts - expected).max() < 3
-    rarest = int(np.argmin(np.where(data.class_image_counts() > 0, data.class_image_counts(), 10**9)))
-    rare_images = set(data.image_indices_of_class(rarest).tolist())
-    share = sum(i in rare_images for i in series) / len(series)
-    assert share > 1.5 * len(rare_images) / len(data)
-
-
-@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_run_killed_in_stage_2_resumes_there_with_the_right_rate(tiny_data, whole_run, tmp_path, processes):
-    whole, killed = whole_run(processes, True), tmp_path
-    options = dict(data_root=tiny_data, num_workers=1, persistent_workers=True)
-    result = launch(processes, dict(options, work_dir=killed, kill_at=[3, 2], kill_rank=processes - 1), check=False)
-    assert result.returncode != 0
-    assert read_checkpoint(killed / 'epoch_3.pth')['meta']['stage'] == dict(index=1, name='soft balance')
-    for rank in range(processes):
-        (killed / f'rank{rank}.jsonl').unlink()
-    launch(processes, dict(options, work_dir=killed, resume=True))
-    expected = [[line for line in rank if line['epoch'] >= 3] for rank in history(whole, processes)]
-    assert history(killed, processes) == expected
-    assert {line['stage'] for line in expected[0]} == {2}
-    weights = [read_checkpoint(path / 'epoch_5.pth')['state_dict'] for path in (whole, killed)]
-    assert torch.equal(weights[0]['weight'], weights[1]['weight'])
-
-
-def runner(data_root, work_dir, **options):
-    cfg = small_run.config(data_root, work_dir, **options)
-    cfg.experiment_name = f'{work_dir.name}-{len(DefaultScope._instance_dict)}'
-    return Runner.from_cfg(cfg)
-
-
-def test_the_learning_rate_starts_again_with_its_own_warm_up(tiny_data, tmp_path):
-    run = runner(tiny_data, tmp_path)
-    run.train()
-    (lines,) = history(tmp_path, 1)
-    rates = {}
-    for line in lines:
-        rates.setdefault(line['epoch'], []).append(line['lr'])
-    length = len(run.train_dataloader)
-    assert rates[0] == pytest.approx([0.01] * length)
-    assert rates[1] == pytest.approx([0.001] * length)
-    assert rates[2] == pytest.approx([0.0025, 0.00625, *[0.01] * (length - 2)])
-    assert rates[3] == pytest.approx([0.01] * length)
-    assert rates[4] == pytest.approx([0.001] * length)
-    assert [line['stage'] for line in lines] == [1] * 2 * length + [2] * 3 * length
-
-
-def test_the_stage_is_logged(tiny_data, tmp_path):
-    run = runner(tiny_data, tmp_path, log_level='INFO')
-    run.train()
-    log = Path(run.log_dir, f'{run.timestamp}.log').read_text()
-    assert 'Stage 2 of 2 "soft balance": epoch 1 of 3, SoftBalanceClassAwareSampler, learning rate 0.0025' in log
+    run = train(tiny_data, tmp_path, **options)
+    run.visualizer.close()
+    text = 'Stage 2 of 2 "soft balance": epoch 1 of 2, SoftBalanceClassAwareSampler, learning rate 0.0125'
+    assert text in log(run)
+    events = event_accumulator.EventAccumulator(str(Path(run.log_dir, 'vis_data')))
+    events.Reload()
+    stages = [(2, 1), (4, 1), (6, 1), (8, 2), (10, 2), (12, 2), (14, 2), (16, 2), (18, 2)]
+    assert [(event.step, event.value) for event in events.Scalars('stage')] == stages
+    assert {'lr', 'loss', 'mean/score'} <= set(events.Tags()['scalars'])
     scalars = [json.loads(line) for line in Path(run.log_dir, 'vis_data', 'scalars.json').read_text().splitlines()]
-    assert {line['stage'] for line in scalars if 'stage' in line} == {1, 2}
+    assert [(line['step'], line['stage']) for line in scalars if 'stage' in line] == stages
 
 
 @pytest.mark.parametrize(
@@ -159,7 +93,7 @@ def test_the_stage_is_logged(tiny_data, tmp_path):
     [
         (
             {'train_cfg.max_epochs': 6},
-            r'HybridSchedule\.stages have 2 \+ 3 = 5 epochs, train_cfg\.max_epochs is 6; they must be equal',
+            r'HybridSchedule\.stages have 2 \+ 2 = 4 epochs, train_cfg\.max_epochs is 6; they must be equal',
         ),
         (
             {'param_scheduler': [dict(type='ConstantLR', factor=1.0)]},
@@ -188,7 +122,7 @@ def test_the_stage_is_logged(tiny_data, tmp_path):
 )
 def test_a_wrong_plan_is_told_before_the_first_iteration(tiny_data, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        runner(tiny_data, tmp_path, **options).train()
+        train(tiny_data, tmp_path, **options)
     assert not (tmp_path / 'rank0.jsonl').exists()
 
 
@@ -203,11 +137,9 @@ def test_a_stage_is_found_from_the_epoch_alone():
 
 
 def test_stages_without_schedulers_leave_the_runs_own_alone(tiny_data, tmp_path):
-    stages = [dict(epochs=1), dict(epochs=1, sampler=dict(type='SoftBalanceClassAwareSampler'))]
-    own = [dict(type='MultiStepLR', milestones=[1], gamma=0.5)]
-    runner(tiny_data, tmp_path, stages=stages, param_scheduler=own).train()
-    rates = {line['epoch']: line['lr'] for line in history(tmp_path, 1)[0]}
-    assert rates == {0: 0.01, 1: 0.005}
+    stages = [dict(epochs=1), dict(epochs=1, sampler=BALANCED)]
+    train(tiny_data, tmp_path, stages=stages, param_scheduler=[dict(STEP, gamma=0.5)])
+    assert lr_by_epoch(tmp_path) == {0: [0.05] * 6, 1: [0.025] * 6}
 
 
 def test_the_schedule_of_the_paper():
@@ -220,3 +152,94 @@ def test_the_schedule_of_the_paper():
         dict(type='StageRestartLR', begin=1400, end=1401, by_epoch=False),
         dict(type='MultiStepLR', milestones=[4, 6], gamma=0.1, begin=14, end=21),
     ]
+
+
+@pytest.mark.slow
+def test_five_stages_each_with_a_schedule_of_its_own(tiny_data, tmp_path):
+    stages = [
+        dict(epochs=1, param_scheduler=WARM_UP),
+        dict(epochs=2, param_scheduler=[WARM_UP, STEP]),
+        dict(epochs=1),
+        dict(epochs=1, param_scheduler=[dict(type='CosineAnnealingLR', eta_min=0, by_epoch=False)]),
+        dict(epochs=2, param_scheduler=dict(type='ExponentialLR', gamma=0.5)),
+    ]
+    options = dict(stages=stages, auto_scale_lr=dict(enable=True, base_batch_size=2))  # batches of 8: rates times 4
+    train(tiny_data, tmp_path / 'whole', **options)
+    lr = 4 * 0.05
+    warm_up = [0.25 * lr, 0.625 * lr, lr, lr, lr, lr]
+    seen = lr_by_epoch(tmp_path / 'whole')
+    assert seen[0] == pytest.approx(warm_up)
+    assert seen[1] == pytest.approx(warm_up)
+    assert seen[2] == pytest.approx([lr / 10] * 6)
+    assert seen[3] == pytest.approx([lr] * 6)
+    assert seen[4] == pytest.approx([lr * (1 + math.cos(math.pi * i / 6)) / 2 for i in range(6)])
+    assert seen[5] == pytest.approx([lr] * 6)
+    assert seen[6] == pytest.approx([lr / 2] * 6)
+    train_in_pieces(tiny_data, tmp_path / 'pieces', iterations([6, 9, 30]), **options)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+    assert_equal(*[state(tmp_path / name / 'epoch_7.pth') for name in ('pieces', 'whole')])
+
+
+def test_a_scheduled_momentum_is_set_back_too(tiny_data, tmp_path):
+    stages = [dict(epochs=2, param_scheduler=dict(type='MultiStepMomentum', milestones=[1], gamma=0.5)), dict(epochs=1)]
+    train(tiny_data, tmp_path, stages=stages)
+    assert [line['momentum'] for line in history(tmp_path).values()] == [0.9] * 6 + [0.45] * 6 + [0.9] * 6
+
+
+def test_a_rate_that_follows_the_metric_does_so_inside_its_stage(tiny_data, tmp_path):
+    plateau = dict(type='ReduceOnPlateauLR', monitor='mean/score', rule='less', factor=0.5, patience=0, threshold=9)
+    stages = [dict(epochs=1), dict(epochs=3, param_scheduler=plateau), dict(epochs=1, param_scheduler=plateau)]
+    train(tiny_data, tmp_path / 'whole', stages=stages)
+    # No score is good enough: the rate is halved after each epoch of the second stage that another one follows.
+    assert [epoch[0] for epoch in lr_by_epoch(tmp_path / 'whole').values()] == [0.05, 0.05, 0.025, 0.0125, 0.05]
+    train_in_pieces(tiny_data, tmp_path / 'pieces', iterations([12, 24]), stages=stages)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+
+
+def test_early_stopping_ends_the_run_and_says_in_which_stage(tiny_data, tmp_path):
+    stages = [dict(name='natural', epochs=3), dict(epochs=3, sampler=BALANCED)]
+    stop = dict(type='EarlyStoppingHook', monitor='mean/score', rule='less', min_delta=9, patience=1)
+    run = train(tiny_data, tmp_path, stages=stages, **{'default_hooks.stop': stop})
+    assert len(history(tmp_path)) == 12
+    assert 'The run ended in stage 1 of 2, "natural": EarlyStoppingHook ends the run, not the stage' in log(run)
+
+
+def test_validation_keeps_its_own_interval(tiny_data, tmp_path):
+    stages = [dict(epochs=3), dict(epochs=2, sampler=BALANCED)]
+    train(tiny_data, tmp_path, stages=stages, **{'train_cfg.val_interval': 2})
+    text = (tmp_path / 'rank0.jsonl').read_text()
+    assert [epoch for epoch in range(1, 6) if f'"validation": {epoch}}}' in text] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ('second', 'message'),
+    [
+        (dict(epochs=3), r'cannot resume: HybridSchedule\.stages\[1\]\.epochs is 3, but was 2 when the checkpoint'),
+        (dict(epochs=2, param_scheduler=dict(STEP, gamma=0.5)), r'stages\[1\]\.param_scheduler is .*0\.5.* was .*0\.1'),
+        (None, r'cannot resume: HybridSchedule has 1 stages, but had 2 when .* start a new run from its weights'),
+    ],
+)
+def test_a_resumed_run_has_the_schedule_that_it_had(tiny_data, tmp_path, second, message):
+    stages = [dict(epochs=1), dict(epochs=2, param_scheduler=STEP)]
+    train(tiny_data, tmp_path, stages=stages, end=dict(at='iteration', number=3))
+    assert read_checkpoint(tmp_path / 'iter_2.pth')['meta']['stages'][1]['epochs'] == 2
+    with pytest.raises(ValueError, match=message):
+        train(tiny_data, tmp_path, resume=True, stages=[stages[0], second] if second else stages[:1])
+
+
+def test_a_plan_is_the_same_whatever_the_order_of_keys():
+    # mmengine sorts them in a config that it dumps.
+    dumped = dict(sorted(WARM_UP.items()))
+    assert list(dumped) != list(WARM_UP)
+    saved = plan(parse_stages([dict(epochs=1, param_scheduler=WARM_UP)]))
+    require_same_plan(saved, parse_stages([dict(epochs=1, param_scheduler=dumped)]))
+
+
+@pytest.mark.parametrize(('norm', 'persistent'), [('BN', False), ('GN', True)])
+def test_whoever_loads_and_whatever_normalises_the_run_is_resumed(tiny_data, tmp_path, norm, persistent):
+    options = {'model.norm': norm, 'stages': [dict(epochs=1), dict(epochs=1, sampler=BALANCED)]}
+    train(tiny_data, tmp_path / 'whole', **options)
+    ends = iterations([3, 6, 9])
+    train_in_pieces(tiny_data, tmp_path / 'pieces', ends, num_workers=2, persistent=persistent, **options)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+    assert_equal(*[state(tmp_path / name / 'epoch_2.pth') for name in ('pieces', 'whole')])

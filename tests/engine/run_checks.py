@@ -1,4 +1,4 @@
-"""Running :mod:`tests.engine.resume.resume_run` in this process, in pieces, and comparing what came of it."""
+"""Running :mod:`tests.engine.small_run` in this process, in pieces, and comparing what came of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
 from tests.checkpoints import read_checkpoint
-from tests.engine.resume.resume_run import Interrupted, config
+from tests.engine.small_run import Interrupted, config
 
 STATE = ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict', 'early_stopping')
 
