@@ -28,8 +28,8 @@ def test_the_stand_in_has_the_challenges_counts():
 
 
 def test_a_small_stand_in_keeps_the_proportions(tmp_path):
-    files = full_size.write_annotations(tmp_path, num_images=2000)
-    summary = convert(tmp_path / 'store', **files)
+    full_size.write_annotations(tmp_path, num_images=2000)
+    summary = convert(tmp_path / 'store', **full_size.files_of(tmp_path))
     assert (summary.images, summary.boxes, summary.classes) == (2000, 14_228, 500)
     assert summary.images_without_boxes == 0
     store = AnnotationStore(tmp_path / 'store')
@@ -50,34 +50,24 @@ def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repai
     sizes = ('--images', 12, '--large-images', 24, '--large-per-image', 30)
     bench('bench_metric', *sizes, '--out', tmp_path / 'metric.json')
     results = json.loads((tmp_path / 'metric.json').read_text())
-    assert results['mmdet']['equal'] and results['mmdet']['largest_difference'] < 1e-6
-    assert 0 < results['mmoid']['mAP'] < 1
-    assert results['mmdet']['mAP'] == pytest.approx(results['mmoid']['mAP'], abs=1e-6)
+    assert 0 < results['mmoid']['mAP'] < 1 and results['largest_difference'] < 1e-6  # mmdet sums in float32
     assert results['large']['seconds'] > 0 and results['large']['peak_mib'] > results['large']['before_mib']
 
 
 @pytest.mark.slow
-def test_the_training_benchmark_compares_with_stock_softmax(tmp_path):
+def test_the_benchmarks_of_training_data_and_sampler_run_ours_and_mmdets(tmp_path):
     sizes = ('--scale', 128, 96, '--images', 6, '--iterations', 2, '--warm-up', 1, '--rounds', 1, '--workers', 0)
     bench('bench_train', *sizes, '--out', tmp_path / 'train.json')
-    results = json.loads((tmp_path / 'train.json').read_text())
-    assert {row['kind'] for row in results['train']} == {'stock softmax', 'concurrent softmax'}
-    for row in results['train']:
-        assert row['iterations_per_second'] > 0 and row['peak_mib'] > 0
-        assert 0 < row['data_share'] < 1 and 0 < row['loss_share'] < 1 - row['data_share']
+    trained = json.loads((tmp_path / 'train.json').read_text())['train']
+    assert {row['kind'] for row in trained} == {'stock softmax', 'concurrent softmax'}
+    assert all(row['iterations_per_second'] > 0 and 0 < row['data_share'] < 1 for row in trained)
 
+    files = ('--images', 2000, '--folder', tmp_path / 'files')
+    bench('bench_data', *files, '--out', tmp_path / 'data.json')
+    data = json.loads((tmp_path / 'data.json').read_text())
+    assert data['stock_images'] == 200 and all(figures['s'] > 0 for figures in data['once'].values())
+    assert set(data['mmoid']) == set(data['stock']) and min(data['mmoid'].values()) > 0
 
-@pytest.mark.slow
-def test_the_data_benchmark_writes_its_figures(tmp_path):
-    bench('bench_data', '--images', 2000, '--folder', tmp_path / 'files', '--out', tmp_path / 'data.json')
-    results = json.loads((tmp_path / 'data.json').read_text())
-    assert (results['images'], results['stock_images'], results['boxes']) == (2000, 200, 14_228)
-    assert results['mmoid']['get_data_info_per_second'] > 0 and results['stock']['get_data_info_per_second'] > 0
-    assert all(figures['seconds'] > 0 for figures in results['once'].values())
-
-
-@pytest.mark.slow
-def test_the_sampler_benchmark_runs_ours_and_mmdets(tmp_path):
-    bench('bench_sampler', '--images', 2000, '--out', tmp_path / 'sampler.json')
+    bench('bench_sampler', *files, '--out', tmp_path / 'sampler.json')
     samplers = json.loads((tmp_path / 'sampler.json').read_text())['samplers']
-    assert len(samplers) == 5 and all(figures['build_and_epoch_seconds'] > 0 for figures in samplers.values())
+    assert len(samplers) == 5 and all(figures['both, s'] > 0 for figures in samplers.values())

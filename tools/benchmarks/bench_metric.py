@@ -10,7 +10,6 @@ and labels, the key `is_group_of`, and image-level labels.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,24 +23,6 @@ NUM_CLASSES = full_size.NUM_CLASSES
 BOXES_PER_IMAGE = full_size.NUM_BOXES / full_size.NUM_IMAGES
 LABELS_PER_IMAGE = 5
 GROUP_OF_SHARE = 0.05
-DETECTIONS = ('image', 'label', 'score', 'box')
-BOXES = ('image', 'label', 'box', 'is_group_of')
-LABELS = ('label_image', 'label_class', 'label_confidence')
-SAME = 1e-6
-"""Differences of an AP below this count as equal: mmdet sums in float32."""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, default=5000, help='of the comparison (default: %(default)s)')
-    parser.add_argument('--per-image', type=int, default=100, help='detections of each (default: %(default)s)')
-    large = 'images of a large case of mmoid alone; 0: none (default: %(default)s)'
-    parser.add_argument('--large-images', type=int, default=41_620, help=large)
-    parser.add_argument('--large-per-image', type=int, default=300, help='detections of each (default: %(default)s)')
-    parser.add_argument('--folder', type=Path, help='where the generated arrays go; deleted at the end if not given')
-    out = Path('work_dirs/benchmarks/metric.json')
-    parser.add_argument('--out', type=Path, default=out, help='the figures, as JSON')
-    return parser.parse_args()
 
 
 def hierarchy() -> Any:
@@ -50,8 +31,8 @@ def hierarchy() -> Any:
     return ClassHierarchy(full_size.hierarchy(), full_size.label_names())
 
 
-def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> dict[str, Any]:
-    """Generates annotations ``truth.npz`` and detections, an ``.npy`` for each column."""
+def write_case(folder: str, num_images: int, per_image: int) -> dict[str, Any]:
+    """Generates annotations ``truth.npz`` and detections ``found.npz``."""
     rng = np.random.default_rng(0)
     share = full_size.class_box_counts(full_size.NUM_BOXES) / full_size.NUM_BOXES
     frequent_first = rng.permutation(NUM_CLASSES)
@@ -59,16 +40,16 @@ def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> di
     image = np.sort(rng.integers(0, num_images, num_boxes))
     label = frequent_first[rng.choice(NUM_CLASSES, num_boxes, p=share)]
     box = random_boxes(rng, num_boxes)
-    truth = {
-        'image': image,
-        'label': label,
-        'box': box,
-        'is_group_of': rng.random(num_boxes) < GROUP_OF_SHARE,
-        'label_image': rng.integers(0, num_images, num_labels),
-        'label_class': rng.integers(0, NUM_CLASSES, num_labels),
-        'label_confidence': (rng.random(num_labels) < 0.3) * 1.0,
-    }
-    np.savez(Path(folder) / 'truth.npz', **truth)
+    np.savez(
+        Path(folder) / 'truth.npz',
+        image=image,
+        label=label,
+        box=box,
+        is_group_of=rng.random(num_boxes) < GROUP_OF_SHARE,
+        label_image=rng.integers(0, num_images, num_labels),
+        label_class=rng.integers(0, NUM_CLASSES, num_labels),
+        label_confidence=(rng.random(num_labels) < 0.3) * 1.0,
+    )
     rows, expanded = hierarchy().expand_up(label)
     first = np.searchsorted(image[rows], np.arange(num_images))
     count = np.searchsorted(image[rows], np.arange(num_images), side='right') - first
@@ -78,15 +59,14 @@ def write_case(folder: str, num_images: int, per_image: int, barrier: Any) -> di
     found = box[rows[source]] + rng.integers(-40, 41, (len(of), 4))
     corner = found[:, :2].clip(0, PIXELS - 1)
     found = np.concatenate([corner, np.maximum(found[:, 2:].clip(0, PIXELS), corner + 1)], axis=1)
-    columns = {
-        'image': of,
-        'label': np.where(near, expanded[source], rng.integers(0, NUM_CLASSES, len(of))),
+    np.savez(
+        Path(folder) / 'found.npz',
+        image=of,
+        label=np.where(near, expanded[source], rng.integers(0, NUM_CLASSES, len(of))),
         # All different, since the order of equal scores is not defined.
-        'score': (1 + rng.permutation(len(of))) / (1 + len(of)),
-        'box': np.where(near[:, None], found, random_boxes(rng, len(of))),
-    }
-    for name, values in columns.items():
-        np.save(Path(folder) / f'{name}.npy', values)
+        score=(1 + rng.permutation(len(of))) / (1 + len(of)),
+        box=np.where(near[:, None], found, random_boxes(rng, len(of))),
+    )
     return {'boxes': num_boxes, 'expanded_boxes': len(rows)}
 
 
@@ -96,47 +76,35 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([low, low + rng.integers(20, PIXELS // 3, (count, 2))], axis=1).astype(np.float64)
 
 
-def read_case(folder: str) -> tuple[Any, dict[str, np.ndarray]]:
-    """Annotations and detections."""
-    return np.load(Path(folder) / 'truth.npz'), {name: np.load(Path(folder) / f'{name}.npy') for name in DETECTIONS}
+def columns_of(folder: str, name: str) -> dict[str, np.ndarray]:
+    with np.load(Path(folder) / f'{name}.npz') as file:
+        return dict(file)
 
 
-def ours(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
-    from mmoid.openimages.metric.average_precision import average_precision, count_positives
-    from mmoid.openimages.metric.matching import match_detections
-
-    truth, detections = read_case(folder)
-    graph = hierarchy()
-    before = measure.memory_of_this_process()['private']
-    prepare, ground_truth = measure.stopwatch(lambda: build(truth, num_images, graph))
-    matching, matches = measure.stopwatch(lambda: match_detections(ground_truth, *detections.values()))
-    averaging, ap = measure.stopwatch(lambda: average_precision(matches, count_positives(ground_truth)))
-    peak = measure.peak_memory_of_this_process()
-    seconds = {'ground truth': prepare, 'matching': matching, 'AP': averaging}
-    figures = {'seconds': sum(seconds.values()), 'parts': seconds, 'before_mib': before, 'peak_mib': peak}
-    return figures | {'ap': ap.tolist(), 'mAP': float(np.nanmean(ap))}
-
-
-def build(truth: Any, num_images: int, graph: Any) -> Any:
+def build(truth: dict[str, np.ndarray], num_images: int, graph: Any) -> Any:
     """The expanded ground truth."""
     from mmoid.openimages.metric.ground_truth import GroundTruth
 
-    columns = {name: truth[name] for name in (*BOXES, *LABELS)}
-    return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **columns, hierarchy=graph)
+    return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **truth, hierarchy=graph)
 
 
-def rows_of_images(image: np.ndarray, num_images: int) -> list[np.ndarray]:
-    """Row indices of each image; images ascend."""
-    return np.split(np.arange(len(image)), np.searchsorted(image, np.arange(1, num_images)))
+def ours(folder: str, num_images: int) -> dict[str, Any]:
+    from mmoid.openimages.metric.average_precision import average_precision, count_positives
+    from mmoid.openimages.metric.matching import match_detections
+
+    truth, found, graph = columns_of(folder, 'truth'), columns_of(folder, 'found'), hierarchy()
+    before = measure.memory_of_this_process()['private']
+
+    def evaluate() -> np.ndarray:
+        ground_truth = build(truth, num_images, graph)
+        return average_precision(match_detections(ground_truth, **found), count_positives(ground_truth))
+
+    seconds, ap = measure.stopwatch(evaluate)
+    figures = {'seconds': seconds, 'before_mib': before, 'peak_mib': measure.peak_memory_of_this_process()}
+    return figures | {'mAP': float(np.nanmean(ap)), 'ap': ap.tolist()}
 
 
-def verified_classes(ground_truth: Any) -> list[np.ndarray]:
-    """Class indices that are verified in each image."""
-    image, label = np.divmod(ground_truth.verified, NUM_CLASSES)
-    return np.split(label, np.searchsorted(image, np.arange(1, ground_truth.num_images)))
-
-
-def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
+def mmdet_metric(folder: str, num_images: int) -> dict[str, Any]:
     import multiprocessing
 
     import torch
@@ -145,36 +113,41 @@ def mmdet_metric(folder: str, num_images: int, barrier: Any) -> dict[str, Any]:
 
     # As mmdet's tools set it; eval_map starts four processes, which would import all of mmdet first.
     multiprocessing.set_start_method('fork', force=True)
-    truth, detections = read_case(folder)
-    ground_truth = build(truth, num_images, hierarchy())
-    truth_rows = rows_of_images(ground_truth.image, num_images)
-    found_rows = rows_of_images(detections['image'], num_images)
+    found = columns_of(folder, 'found')
+    ground_truth = build(columns_of(folder, 'truth'), num_images, hierarchy())
+    image_of_label, verified = np.divmod(ground_truth.verified, NUM_CLASSES)
+
+    def of_images(image: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+        return np.split(values, np.searchsorted(image, np.arange(1, num_images)))
+
     samples = []
-    for rows, found, verified in zip(truth_rows, found_rows, verified_classes(ground_truth)):
-        columns = (ground_truth.label[rows], ground_truth.box[rows], ground_truth.is_group_of[rows])
+    for truth_rows, found_rows, labels in zip(
+        of_images(ground_truth.image, np.arange(len(ground_truth.image))),
+        of_images(found['image'], np.arange(len(found['image']))),
+        of_images(image_of_label, verified),
+    ):
+        columns = (ground_truth.label[truth_rows], ground_truth.box[truth_rows], ground_truth.is_group_of[truth_rows])
         instances = [
             {'bbox_label': label, 'bbox': box, 'is_group_of': group}
             for label, box, group in zip(*(column.tolist() for column in columns))
         ]
-        columns = {'bboxes': 'box', 'scores': 'score', 'labels': 'label'}
-        predicted = {name: torch.from_numpy(detections[column][found]) for name, column in columns.items()}
-        samples.append({'instances': instances, 'image_level_labels': verified, 'pred_instances': predicted})
+        names = {'bboxes': 'box', 'scores': 'score', 'labels': 'label'}
+        predicted = {name: torch.from_numpy(found[column][found_rows]) for name, column in names.items()}
+        samples.append({'instances': instances, 'image_level_labels': labels, 'pred_instances': predicted})
     metric = OpenImagesMetric(get_supercategory=False)  # expanded above, each ancestor once
     relation = np.eye(NUM_CLASSES, dtype=bool)
     metric.dataset_meta = dict(classes=full_size.label_names(), dataset_type='oid_challenge', RELATION_MATRIX=relation)
+    options = dict(iou_thr=0.5, ioa_thr=0.5, dataset='oid_challenge', logger='silent', use_group_of=True)
 
     def evaluate() -> list[dict]:
         for start in range(0, len(samples), 8):
             metric.process({}, samples[start : start + 8])
-        annotations, found = zip(*metric.results)
-        # What compute_metrics calls; it returns the mean only.
-        return eval_map(
-            found, annotations, iou_thr=0.5, ioa_thr=0.5, dataset='oid_challenge', logger='silent', use_group_of=True
-        )[1]
+        annotations, predictions = zip(*metric.results)
+        return eval_map(predictions, annotations, **options)[1]  # compute_metrics calls it and returns the mean only
 
     seconds, classes = measure.stopwatch(evaluate)
     ap = [float(one['ap']) if one['num_gts'] else np.nan for one in classes]
-    return {'seconds': seconds, 'ap': ap, 'mAP': float(np.nanmean(ap))}
+    return {'seconds': seconds, 'mAP': float(np.nanmean(ap)), 'ap': ap}
 
 
 def largest_difference(one: list[float], other: list[float]) -> float:
@@ -183,46 +156,33 @@ def largest_difference(one: list[float], other: list[float]) -> float:
     return float('inf') if (np.isnan(a) != np.isnan(b)).any() else float(np.nanmax(np.abs(a - b)))
 
 
-def run(folder: str, args: argparse.Namespace) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    figures['case'] = measure.in_fresh_process(write_case, folder, args.images, args.per_image)
-    figures['mmoid'] = measure.in_fresh_process(ours, folder, args.images)
-    figures['mmdet'] = measure.in_fresh_process(mmdet_metric, folder, args.images)
-    difference = largest_difference(figures['mmoid']['ap'], figures['mmdet']['ap'])
-    figures['mmdet'] |= {'largest_difference': difference, 'equal': difference < SAME}
-    if args.large_images:
-        measure.in_fresh_process(write_case, folder, args.large_images, args.large_per_image)
-        figures['large'] = measure.in_fresh_process(ours, folder, args.large_images)
-    for one in figures.values():
-        one.pop('ap', None)
-    return figures
-
-
 def main() -> None:
-    args = parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        figures = run(folder, args)
-    difference = f'differs by {figures["mmdet"]["largest_difference"]:.2g} at most'
-    rows = [
-        (
-            name,
-            f'{figures[name]["seconds"]:.2f} s',
-            f'{figures[name]["mAP"]:.6f}',
-            difference if name == 'mmdet' else '',
-        )
-        for name in ('mmoid', 'mmdet')
-    ]
+    parser = measure.command_line(__doc__, 'metric')
+    parser.add_argument('--images', type=int, default=5000, help='of the comparison')
+    parser.add_argument('--per-image', type=int, default=100, help='detections of each')
+    parser.add_argument('--large-images', type=int, default=41_620, help='of a large case of mmoid alone; 0: none')
+    parser.add_argument('--large-per-image', type=int, default=300, help='detections of each')
+    args = parser.parse_args()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        figures['case'] = measure.in_fresh_process(write_case, folder, args.images, args.per_image)
+        figures['mmoid'] = measure.in_fresh_process(ours, folder, args.images)
+        figures['mmdet'] = measure.in_fresh_process(mmdet_metric, folder, args.images)
+        if args.large_images:
+            measure.in_fresh_process(write_case, folder, args.large_images, args.large_per_image)
+            figures['large'] = measure.in_fresh_process(ours, folder, args.large_images)
+    figures['largest_difference'] = largest_difference(*(figures[name]['ap'] for name in ('mmoid', 'mmdet')))
+    rows = [(name, f'{figures[name]["seconds"]:.2f} s', f'{figures[name]["mAP"]:.6f}') for name in ('mmoid', 'mmdet')]
     boxes = figures['case']['expanded_boxes']
     title = f'{args.images:,} images x {args.per_image} detections, {boxes:,} expanded boxes'
-    measure.show(title, ('', 'time', 'mAP', 'AP of each class'), rows)
+    measure.show(title, ('', 'time', 'mAP'), rows)
+    print(f'The AP of a class differs by {figures["largest_difference"]:.2g} at most.')
     if args.large_images:
         one = figures['large']
         row = ('mmoid', f'{one["seconds"]:.1f} s', f'{one["before_mib"]:,.0f} MiB', f'{one["peak_mib"]:,.0f} MiB')
         title = f'{args.large_images:,} images x {args.large_per_image} detections'
         measure.show(title, ('', 'time', 'inputs in memory', 'peak memory'), [row])
-    settings = {name: value for name, value in vars(args).items() if name not in ('folder', 'out')}
-    measure.write_json(args.out, {'machine': measure.machine(), **settings, **figures})
-    print(args.out)
+    measure.save(args.out, **figures)
 
 
 if __name__ == '__main__':

@@ -1,20 +1,17 @@
-"""Speed and memory of a real training, and the shares of data loading and loss, compared with mmdet's softmax.
+"""Speed and memory of a real training, and the share of data loading, compared with mmdet's softmax.
 
     python tools/benchmarks/bench_train.py                                   # R-50, 800 x 1333: for a GPU
     python tools/benchmarks/bench_train.py --scale 320 192 --batch 2 --iterations 10 --warm-up 2     # CPU
 
 mmengine's Runner trains a config on generated images, from scratch. The baseline is the same detector with mmdet's own
 box head, RoI sampler and cross-entropy. Each runs in its own process, alternating, without and (on CUDA) with AMP.
-*Data* is the time waiting for the loader; *loss* is the forward time from the sampled RoIs to the box-head losses.
+*Data* is the share of time waiting for the loader.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ import measure
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 ROOT = Path(__file__).parents[2]
@@ -32,22 +28,7 @@ IMAGE_SIZE = 1024
 """Pixels of the longer side of images in Open Images."""
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT (default: R-50-FPN)')
-    parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer, shorter pixels (1333 800)')
-    parser.add_argument('--batch', type=int, default=2, help='images per iteration (default: %(default)s)')
-    parser.add_argument('--workers', type=int, default=2, help='of the loader (default: %(default)s)')
-    parser.add_argument('--iterations', type=int, default=200, help='that count (default: %(default)s)')
-    parser.add_argument('--warm-up', type=int, default=20, help='iterations before them (default: %(default)s)')
-    parser.add_argument('--rounds', type=int, default=2, help='of each detector, in turn (default: %(default)s)')
-    parser.add_argument('--images', type=int, default=64, help='generated images (default: %(default)s)')
-    parser.add_argument('--classes', type=int, default=40, help='of the generated world (default: %(default)s)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks/train.json'), help='figures, as JSON')
-    return parser.parse_args()
-
-
-def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, Any]:
+def make_data(root: Path, images: int, classes: int) -> dict[str, Any]:
     """Writes a data root of generated images; returns its number of classes."""
     from mmoid.openimages.readers.official_csv import convert
     from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
@@ -56,14 +37,13 @@ def make_data(root: Path, images: int, classes: int, barrier: Any) -> dict[str, 
     from mmoid.synthetic.world import WorldConfig
 
     write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
-    for split in ('train', 'validation'):
-        convert(
-            root / split,
-            boxes=root / f'annotations/{split}-detection-bbox.csv',
-            classes=root / 'annotations/classes-description.csv',
-            hierarchy=root / 'annotations/label-hierarchy.json',
-            images=root / 'images' / split,
-        )
+    convert(
+        root / 'train',
+        boxes=root / 'annotations/train-detection-bbox.csv',
+        classes=root / 'annotations/classes-description.csv',
+        hierarchy=root / 'annotations/label-hierarchy.json',
+        images=root / 'images/train',
+    )
     store = AnnotationStore(root / 'train')
     save_rates(root / 'concurrent_rates.npz', count_concurrence(store).rates, store.label_names)
     return {'classes': store.num_classes}
@@ -108,52 +88,8 @@ def make_stock(model: Any) -> None:
     model.train_cfg.rcnn.sampler.type = 'RandomSampler'
 
 
-class Clock(Hook):
-    """Seconds of each iteration after the warm-up: all, waiting for data, and the RoI sampler with the head's loss."""
-
-    def __init__(self, model: Any, warm_up: int) -> None:
-        self.warm_up = warm_up
-        self.seconds: list[float] = []
-        self.data_seconds: list[float] = []
-        self.loss_seconds: list[float] = []
-        head, sampler = model.roi_head.bbox_head, model.roi_head.bbox_sampler
-        head.loss_and_target = self._timed(head.loss_and_target)
-        sampler.sample = self._timed(sampler.sample)
-
-    def before_train(self, runner: Runner) -> None:
-        self.last = now()
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.data = time.perf_counter() - self.last
-        self.loss = 0.0
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        end = now()
-        if batch_idx >= self.warm_up:
-            self.seconds.append(end - self.last)
-            self.data_seconds.append(self.data)
-            self.loss_seconds.append(self.loss)
-        self.last = end
-
-    def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            start = now()
-            result = work(*args, **kwargs)
-            self.loss += time.perf_counter() - start
-            return result
-
-        return run
-
-
-def now() -> float:
-    """Seconds, once the GPU has finished."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
-    """Figures of one training: seconds of an iteration (median), shares of data and of loss (means), memory."""
+def train(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Figures of one training: seconds of an iteration (median), share of waiting for data, memory."""
     import mmoid.registry  # noqa: F401
 
     torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
@@ -161,21 +97,21 @@ def train(kind: str, settings: dict[str, Any], barrier: Any) -> dict[str, Any]:
     if kind == KINDS[0]:
         make_stock(cfg.model)
     runner = Runner.from_cfg(cfg)
-    clock = Clock(runner.model, settings['warm_up'])
-    runner.register_hook(clock, 'VERY_LOW')
     runner.train()
-    total = sum(clock.seconds)
+    seconds, waiting = (
+        runner.message_hub.get_scalar(f'train/{name}').data[0][settings['warm_up'] :] for name in ('time', 'data_time')
+    )
     cuda = torch.cuda.is_available()
     return {
-        'iteration_seconds': float(np.median(clock.seconds)),
-        'iterations_per_second': len(clock.seconds) / total,
-        'data_share': sum(clock.data_seconds) / total,
-        'loss_share': sum(clock.loss_seconds) / total,
+        'iteration_seconds': float(np.median(seconds)),
+        'iterations_per_second': float(1 / seconds.mean()),
+        'data_share': float(waiting.sum() / seconds.sum()),
         'peak_mib': torch.cuda.max_memory_allocated() / measure.MIB if cuda else measure.peak_memory_of_this_process(),
     }
 
 
-def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def compare(args: Any, folder: Path) -> list[dict[str, Any]]:
+    """The figures of both detectors, the better round of each."""
     data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
     settings = {**vars(args), **data, 'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
     rows = []
@@ -193,7 +129,21 @@ def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]], args: argparse.Namespace, device: str) -> None:
+def main() -> None:
+    parser = measure.command_line(__doc__, 'train')
+    parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT; None: R-50-FPN')
+    parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer and shorter side, pixels')
+    parser.add_argument('--batch', type=int, default=2, help='images per iteration')
+    parser.add_argument('--workers', type=int, default=2, help='of the loader')
+    parser.add_argument('--iterations', type=int, default=200, help='that count')
+    parser.add_argument('--warm-up', type=int, default=20, help='iterations before them')
+    parser.add_argument('--rounds', type=int, default=2, help='of each detector, in turn')
+    parser.add_argument('--images', type=int, default=64, help='generated images')
+    parser.add_argument('--classes', type=int, default=40, help='of the generated world')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = compare(args, Path(temporary))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     stock = {row['amp']: row['iteration_seconds'] for row in rows if row['kind'] == KINDS[0]}
     table = [
         (
@@ -204,25 +154,14 @@ def show(rows: list[dict[str, Any]], args: argparse.Namespace, device: str) -> N
             f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
             f'{row["peak_mib"]:,.0f}',
             f'{row["data_share"]:.1%}',
-            f'{row["loss_share"]:.2%}',
         )
         for row in rows
     ]
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     title = f'{name}, {rows[0]["classes"]} classes, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}'
-    columns = ('', '', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data', 'loss')
+    columns = ('', '', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data')
     measure.show(title, columns, table)
-
-
-def main() -> None:
-    args = parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        rows = run(args, Path(temporary))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    show(rows, args, device)
-    results = {'machine': measure.machine(), 'device': device, 'scale': args.scale, 'batch': args.batch, 'train': rows}
-    measure.write_json(args.out, results)
-    print(f'{args.out}: the same as JSON')
+    measure.save(args.out, device=device, scale=args.scale, batch=args.batch, train=rows)
 
 
 if __name__ == '__main__':

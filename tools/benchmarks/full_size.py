@@ -7,8 +7,11 @@ three levels. Smaller sizes keep the proportions.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +66,40 @@ def hierarchy() -> dict[str, Any]:
     return {'LabelName': '/m/0root', 'Subcategory': nodes[:CHILDREN]}
 
 
-def write_annotations(folder: Path, num_images: int = NUM_IMAGES, seed: int = 0) -> dict[str, Path]:
-    """Writes ``boxes.csv`` (13 columns, as in V4 to V7), ``classes.csv``, ``hierarchy.json`` and ``sizes.csv``.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of :func:`annotations`."""
+    parser.add_argument('--images', type=int, default=NUM_IMAGES, help='number of images')
+    parser.add_argument('--folder', type=Path, help='keep the generated files here, and use them if they exist')
 
-    Returns:
-        The files as keyword arguments of ``convert``.
+
+@contextlib.contextmanager
+def annotations(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder of the command line with its annotations, or a temporary one."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        write_annotations(folder, args.images)
+        yield folder
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of :func:`write_annotations` as keyword arguments of ``convert``."""
+    return {name: folder / file for name, file in FILES.items()}
+
+
+def write_annotations(folder: Path, num_images: int = NUM_IMAGES, seed: int = 0) -> None:
+    """Writes ``boxes.csv`` (13 columns, as in V4 to V7), ``classes.csv``, ``hierarchy.json``, ``sizes.csv``.
+
+    Also empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens. Returns at once if
+    an earlier call with the same arguments has written them.
     """
+    done = folder / f'{num_images}-{seed}.done'
+    if done.exists():
+        return
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / file for name, file in FILES.items()}
+    files = files_of(folder)
+    for earlier in folder.glob('*.done'):
+        earlier.unlink()
     files['classes'].write_text(''.join(f'{name},Class {name[4:]}\n' for name in label_names()))
     files['hierarchy'].write_text(json.dumps(hierarchy()))
     image_ids = pa.array([f'{index * IMAGE_ID_STEP:016x}' for index in range(num_images)])
@@ -79,16 +107,10 @@ def write_annotations(folder: Path, num_images: int = NUM_IMAGES, seed: int = 0)
     table = pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]})
     csv.write_csv(table, str(files['image_sizes']))
     _write_boxes(files['boxes'], image_ids, rng)
-    return files
-
-
-def write_checked_images(folder: Path, image_ids: Sequence[str]) -> Path:
-    """Writes empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens."""
-    images = folder / 'images'
-    images.mkdir(exist_ok=True)
-    for index in np.linspace(0, len(image_ids) - 1, 16).astype(int):
-        (images / f'{image_ids[index]}.jpg').touch()
-    return images
+    (folder / 'images').mkdir(exist_ok=True)
+    for index in np.linspace(0, num_images - 1, 16).astype(int):
+        (folder / 'images' / f'{image_ids[index]}.jpg').touch()
+    done.touch()
 
 
 def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> None:

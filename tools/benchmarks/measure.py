@@ -1,7 +1,8 @@
-"""Time and memory of work in fresh processes, and how the benchmarks print and save figures."""
+"""Command line, fresh processes, time, memory and output of the benchmarks."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -9,7 +10,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,28 +21,51 @@ from rich.table import Table
 from mmoid.utils.atomic import atomic_write
 
 MIB = 1 << 20
+_meeting: Any = None
+"""The barrier of the processes of one measurement."""
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the docstring as it is, and defaults."""
+
+
+def command_line(description: str, name: str) -> argparse.ArgumentParser:
+    """A parser with the option ``--out``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path(f'work_dirs/benchmarks/{name}.json'), help='figures, as JSON')
+    return parser
 
 
 def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """Returns ``work(*args, barrier)`` of a new process, so that no measurement warms caches for the next."""
+    """Returns ``work(*args)`` of a new process, so that no measurement warms caches for the next."""
     return in_processes(1, work, *args)[0]
 
 
 def in_processes(count: int, work: Callable[..., dict[str, Any]], *args: Any) -> list[dict[str, Any]]:
-    """Runs ``work(*args, barrier)`` in ``count`` new processes at once; they meet at the barrier."""
+    """Runs ``work(*args)`` in ``count`` new processes at once. They wait for each other in :func:`meet`."""
     context = multiprocessing.get_context('spawn')
-    with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
-        barrier = manager.Barrier(count)
-        results = [pool.submit(_run, work, args, barrier) for _ in range(count)]
+    with ProcessPoolExecutor(count, context, _join, (context.Barrier(count),)) as pool:
+        results = [pool.submit(_run, work, args) for _ in range(count)]
         return [result.result() for result in results]
 
 
-def _run(work: Callable[..., dict[str, Any]], args: Sequence[Any], barrier: Any) -> dict[str, Any]:
+def meet() -> None:
+    """Waits until all processes of the measurement are here."""
+    _meeting.wait()
+
+
+def _join(meeting: Any) -> None:
+    global _meeting
+    _meeting = meeting
+
+
+def _run(work: Callable[..., dict[str, Any]], args: Sequence[Any]) -> dict[str, Any]:
+    meet()  # a process that finishes early would take the work of one that still starts
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # frameworks print when they are imported
-            return work(*args, barrier)
+            return work(*args)
     except BaseException:
-        barrier.abort()  # the other processes would wait forever
+        _meeting.abort()  # the other processes would wait forever
         raise
 
 
@@ -64,19 +88,11 @@ def _proc_fields(name: str) -> dict[str, float]:
     return {words[0].rstrip(':'): int(words[1]) / 1024 for words in lines if words[-1] == 'kB'}
 
 
-def stopwatch(work: Callable[[], Any], repeat: int = 1) -> tuple[float, Any]:
-    """Seconds of the fastest of ``repeat`` calls, and the last result."""
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), result
-
-
-def machine() -> dict[str, Any]:
-    """The machine of the figures."""
-    return {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(), 'system': platform.system()}
+def stopwatch(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and result of a call."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -89,7 +105,9 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     Console(width=120).print(table)
 
 
-def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results, atomically."""
+def save(path: Path, **results: Any) -> None:
+    """Writes the results and the machine as JSON."""
+    system = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(), 'system': platform.system()}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + '\n')
+        temporary.write_text(json.dumps({'machine': system, **results}, indent=1) + '\n')
+    print(f'{path}: the same as JSON')

@@ -16,7 +16,7 @@ class LogHistoryHook(Hook):
     """Bounds the histories of logged scalars.
 
     mmengine keeps the last million values of each scalar, copies all of them whenever one is added, and writes them
-    into every checkpoint (``tools/benchmarks/bench_log_history.py`` measures it). Longer windows of ``log_processor``,
+    into every checkpoint. Longer windows of ``log_processor``,
     also ``window_size='epoch'`` and ``'global'``, keep what they need.
 
     Args:
