@@ -16,8 +16,8 @@ class LogHistoryHook(Hook):
     """Bounds the histories of logged scalars.
 
     mmengine keeps the last million values of each scalar, copies all of them whenever one is added, and writes them
-    into every checkpoint. Longer windows of ``log_processor``,
-    also ``window_size='epoch'`` and ``'global'``, keep what they need.
+    into every checkpoint. Longer windows of ``log_processor``, also ``window_size='epoch'`` and ``'global'``, keep what
+    they need.
 
     Args:
         max_length: Number of values to keep of each scalar.
