@@ -35,7 +35,7 @@ def turned_predictions(store, path, **changed):
     return PredictionStore(path)
 
 
-def test_rates_are_written_from_annotations_or_from_predictions(tiny_data, tmp_path):
+def test_rates_are_written_from_annotations(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'train')
     done = tool('concurrent_rates', store.path, '--out', tmp_path / 'a.npz', '--iou', 0.8, '--compare-iou', 0.9, 0.6)
     assert done.returncode == 0, done.stderr
@@ -43,13 +43,19 @@ def test_rates_are_written_from_annotations_or_from_predictions(tiny_data, tmp_p
     rates, names = load_rates(tmp_path / 'a.npz')
     assert (rates == count_concurrence(store, 0.8).rates).all() and names == store.label_names
 
+
+def test_classes_that_a_model_cannot_tell_apart_become_concurrent(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
     predictions = turned_predictions(store, tmp_path / 'predictions')
-    confusion = count_confusion(store, predictions)
-    for options, expected in (((), confusion.rates), (('--count', 'all'), confusion.concurrent_rates)):
-        options = ('--predictions', predictions.path, *options)
-        done = tool('concurrent_rates', store.path, '--out', tmp_path / 'p.npz', *options)
-        assert done.returncode == 0 and 'Most frequent confusions' in done.stdout
-        assert (load_rates(tmp_path / 'p.npz')[0] == expected).all() and expected.any()
+    done = tool(
+        'concurrent_rates', store.path, '--out', tmp_path / 'p.npz', '--predictions', predictions.path, '--least', 0.5
+    )
+    assert done.returncode == 0, done.stderr
+    rates, annotated = load_rates(tmp_path / 'p.npz')[0], count_concurrence(store).rates
+    related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
+    mixed = (count_confusion(store, predictions).interchangeability >= 0.5) & ~related
+    assert mixed.any() and (rates == np.where(mixed, 1, annotated)).all()
+    assert f'{mixed.sum() // 2} pairs of classes mixed up' in done.stdout
 
 
 def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):

@@ -53,7 +53,7 @@ def test_label_pairs_are_drawn_with_both_rates_and_their_objects():
 
 def test_confusions_are_drawn_from_annotated_to_predicted():
     counts = np.array([[0, 0], [3, 0]])
-    figure = draw_confusion(Confusion(np.array([1, 4]), counts, counts), ['a', 'b'])
+    figure = draw_confusion(Confusion(np.array([1, 4]), counts, counts, counts), ['a', 'b'])
     assert rows_of(figure) == (['b → a'], [0.75], ['3'])
 
 

@@ -51,7 +51,7 @@ def report(out, store, **options):
 def confusion_of(store):
     counts = np.zeros((store.num_classes, store.num_classes), dtype=int)
     counts[0, 1] = 3
-    return Confusion(np.full(store.num_classes, 4), counts, counts)
+    return Confusion(np.full(store.num_classes, 4), counts, counts, counts)
 
 
 def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):

@@ -2,11 +2,13 @@
 
     python tools/analysis_tools/concurrent_rates.py data/openimages/train --out data/openimages/concurrent_rates.npz
 
-Make them from the store that you train on: their order of classes is the order of that store. With --predictions they
-say instead how often a model gives j to an object annotated i; those of the same split's store:
+Make them from the store that you train on: their order of classes is the order of that store. Annotations do not tell
+which classes annotators mix up at random (torch and flashlight): nobody labels one object with both. A trained model
+does. Between the stages, or before you test, predict some of the training images and add these pairs with r_ij = 1:
 
-    python tools/analysis_tools/concurrent_rates.py data/openimages/validation --predictions work_dirs/predictions \
-        --out rates.npz
+    python tools/test.py CONFIG CHECKPOINT --out work_dirs/train_predictions \
+        --cfg-options test_dataloader.dataset.ann_file=STORE test_evaluator.ann_file=STORE
+    python tools/analysis_tools/concurrent_rates.py STORE --predictions work_dirs/train_predictions --out rates.npz
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from rich.table import Table
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_threshold, save_rates
-from mmoid.openimages.statistics.confusion import Confusion, count_confusion
+from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=…)')
+    parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
     parser.add_argument(
         '--compare-iou',
@@ -40,17 +42,15 @@ def parse_args() -> argparse.Namespace:
         help='thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison',
     )
     parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
-    model = parser.add_argument_group('rates from predictions')
-    model.add_argument('--predictions', help='folder made by tools/test.py --out; write rates from these')
-    model.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
-    model.add_argument('--match-iou', type=float, default=0.5, help='least IoU of a detection and an object (0.5)')
-    model.add_argument(
-        '--count',
-        choices=('confused', 'all'),
-        default='confused',
-        help='labels predicted that the annotation does not bear out (default), or all labels predicted beside i',
+    parser.add_argument(
+        '--predictions', help='folder made by tools/test.py --out on images of the store: adds the pairs mixed up'
     )
-    model.add_argument('--flat', action='store_true', help='count ancestors of annotated labels as confused too')
+    parser.add_argument(
+        '--least',
+        type=float,
+        default=0.9,
+        help='least ratio of the mean scores of a class on objects of the other and of its own, both ways (0.9)',
+    )
     return parser.parse_args()
 
 
@@ -78,14 +78,6 @@ def print_top_pairs(level: OverlapLevel, others: Sequence[OverlapLevel], names: 
         Console().print(levels)
 
 
-def print_confusion(confusion: Confusion, names: Sequence[str], count: int) -> None:
-    table = Table('annotated i', 'predicted j', 'objects', 'c_ij', 'c_ji', title='Most frequent confusions')
-    rates = confusion.rates
-    for i, j, objects in confusion.top_pairs(count):
-        table.add_row(names[i], names[j], f'{objects:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-    Console().print(table)
-
-
 def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
     level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
     if others:
@@ -94,29 +86,42 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np
     return level.concurrence.rates
 
 
-def rates_of_predictions(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
-    confusion = count_confusion(
-        store,
-        PredictionStore(args.predictions),
-        score_threshold=args.score,
-        match_iou=args.match_iou,
-        same_object_iou=args.iou,
-        respect_hierarchy=not args.flat,
-    )
-    print_confusion(confusion, store.class_names, args.top)
-    return confusion.rates if args.count == 'confused' else confusion.concurrent_rates
+def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.ndarray) -> np.ndarray:
+    """(C, C) bool, symmetric; prints the pairs, the surest first."""
+    confusion = count_confusion(store, PredictionStore(args.predictions))
+    ratio, scores = confusion.interchangeability, confusion.mean_scores
+    related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
+    mixed = (ratio >= args.least) & ~related
+    title = 'Classes that annotators mix up, by the model'
+    table = Table('class i', 'class j', 'objects', 'annotated r_ij', 'score of j on i, on j', 'ratio', title=title)
+    first, second = np.nonzero(np.triu(mixed))
+    for k in np.argsort(-ratio[first, second], kind='stable')[: args.top]:
+        i, j = first[k], second[k]
+        table.add_row(
+            store.class_names[i],
+            store.class_names[j],
+            f'{confusion.objects[i]:,} {confusion.objects[j]:,}',
+            f'{rates[i, j]:.2f}',
+            f'{scores[i, j]:.2f} {scores[j, j]:.2f}',
+            f'{ratio[i, j]:.2f}',
+        )
+    Console().print(table)
+    return mixed
 
 
 def main() -> None:
     args = parse_args()
     try:
         store = AnnotationStore(args.store)
-        rates = (rates_of_predictions if args.predictions else rates_of_annotations)(args, store)
+        rates = rates_of_annotations(args, store)
+        if args.predictions:
+            mixed = pairs_mixed_up(args, store, rates)
+            rates = np.where(mixed, np.float32(1), rates)
         save_rates(args.out, rates, store.label_names)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    source = f', from {args.predictions}' if args.predictions else ''
-    print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{source}')
+    pairs = f', {mixed.sum() // 2} pairs of classes mixed up' if args.predictions else ''
+    print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
 
 
 if __name__ == '__main__':

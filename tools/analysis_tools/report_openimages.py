@@ -29,7 +29,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
     parser.add_argument('--predictions', help='folder made by tools/test.py --out: adds what the model confuses')
     parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
-    parser.add_argument('--match-iou', type=float, default=0.5, help='least IoU of a detection and an object (0.5)')
     parser.add_argument('--coco', help='instances_train2017.json, to show its imbalance beside; takes 3 GB')
     return parser.parse_args()
 
@@ -44,20 +43,14 @@ def main() -> None:
             statistics = measure(store, args.iou, progress=progress)
             if args.predictions:
                 progress('matching predictions', 0, 1)
-                confusion = count_confusion(
-                    store,
-                    PredictionStore(args.predictions),
-                    score_threshold=args.score,
-                    match_iou=args.match_iou,
-                    same_object_iou=args.iou,
-                )
+                confusion = count_confusion(store, PredictionStore(args.predictions), args.score)
                 progress('matching predictions', 1, 1)
             page = write_report(
                 args.out,
                 store,
                 statistics,
                 confusion=confusion,
-                confusion_source=f'{args.predictions}, score >= {args.score:g}, IoU >= {args.match_iou:g}',
+                confusion_source=f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5',
                 coco=coco,
                 progress=progress,
             )

@@ -22,9 +22,6 @@ from mmengine.runner import load_checkpoint
 from PIL import Image
 from torch import Tensor, nn
 
-from mmoid.openimages.predictions.prediction_store import PredictionStore
-from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
-from mmoid.openimages.statistics.interchangeable import count_mean_scores, interchangeability, with_interchangeable
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,9 +118,7 @@ class World:
                 checkpoint = self.detector()
                 test = ('--out', predictions, '--work-dir', self.folder / 'stock/test', '--cfg-options', *options)
                 run('tools/test.py', file, checkpoint, *test)
-            rates, names = load_rates(self.annotated_rates())
-            found = interchangeability(count_mean_scores(AnnotationStore(store), PredictionStore(predictions)))
-            save_rates(out, with_interchangeable(rates, found), names)
+            run('tools/analysis_tools/concurrent_rates.py', store, '--predictions', predictions, '--out', out)
         return out
 
     def config(self) -> Config:

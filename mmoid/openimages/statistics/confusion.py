@@ -1,7 +1,8 @@
-"""Confusion: which labels a model gives to the objects of a class (the ratio of Fig. 3a of the paper, by a model).
+"""Confusion: which labels a model gives to the objects of a class (Fig. 3a of the paper, by a model).
 
-If many objects labelled Girl are also detected as Woman, they have both labels implicitly. Rates from annotations
-(:mod:`mmoid.openimages.statistics.concurrent_rates`) count only objects annotated with both.
+Nobody labels a flashlight as torch and as flashlight: some annotators say the one, some the other. Rates from
+annotations (:mod:`mmoid.openimages.statistics.concurrent_rates`) are 0 for such a pair. But a model cannot tell the two
+apart either. It gives flashlight the same score whichever of the two an object is labelled.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs, ra
 from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
+LEAST_SCORE = 0.01
+"""Mean score below which a model does not know a class; a ratio of such scores says nothing."""
+
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of labels annotated and labels predicted on the same objects.
+    """Labels annotated and labels predicted on the same objects.
 
     Attributes:
         objects: (C,) int64, objects labelled i, on the images that were predicted.
-        predicted: (C, C) int64, objects labelled i on which j is predicted.
-        confused: (C, C) int64, those whose annotation does not support j: j is neither a label of the object nor, with
-            the hierarchy, an ancestor of one. A finer label is not supported (Fig. 3b). The diagonal is 0.
+        predicted: (C, C) int64, objects labelled i on which j is predicted with ``score_threshold`` or more.
+        confused: (C, C) int64, those whose annotation does not support j: j is neither a label of the object nor an
+            ancestor of one. A finer label is not supported (Fig. 3b). The diagonal is 0.
+        mean_scores: (C, C) float64 in [0, 1], s_ij: the mean, over the objects labelled i, of the best score of a
+            detection of j on the object, or 0 without one.
     """
 
     objects: np.ndarray
     predicted: np.ndarray
     confused: np.ndarray
+    mean_scores: np.ndarray
 
     @property
     def rates(self) -> np.ndarray:
@@ -41,47 +48,40 @@ class Confusion:
         return rates_of(self.confused, self.objects)
 
     @property
-    def concurrent_rates(self) -> np.ndarray:
-        """(C, C) float32 in [0, 1]: the share of the objects labelled i on which j is predicted; diagonal 0."""
-        rates = rates_of(self.predicted, self.objects)
-        np.fill_diagonal(rates, 0)
-        return rates
+    def interchangeability(self) -> np.ndarray:
+        """(C, C) float64, min(s_ij / s_jj, s_ji / s_ii): about 1 where annotators mix i and j up at random.
+
+        Near 0 for classes that the model tells apart; 0 on the diagonal and for classes that the model does not know.
+        """
+        own = np.diag(self.mean_scores)
+        ratio = np.where(own < LEAST_SCORE, 0, self.mean_scores / np.maximum(own, LEAST_SCORE))
+        mutual = np.minimum(ratio, ratio.T)
+        np.fill_diagonal(mutual, 0)
+        return mutual
 
     def top_pairs(self, count: int) -> list[tuple[int, int, int]]:
         """The ``count`` most frequent confusions as (labelled i, predicted j, objects), most frequent first."""
         return most_frequent_pairs(self.confused, count)
 
 
-def count_confusion(
-    store: AnnotationStore,
-    predictions: PredictionStore,
-    *,
-    score_threshold: float = 0.5,
-    match_iou: float = 0.5,
-    same_object_iou: float = 0.9,
-    respect_hierarchy: bool = True,
-) -> Confusion:
+def count_confusion(store: AnnotationStore, predictions: PredictionStore, score_threshold: float = 0.5) -> Confusion:
     """Counts what a model predicts on each annotated object.
 
     Objects are those of :mod:`mmoid.openimages.statistics.objects`. A detection is assigned to at most one object of
-    its image with a box that it overlaps with IoU >= ``match_iou``: to one whose labels support it if possible (a Man
-    in front of a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
+    its image with a box that it overlaps with IoU >= 0.5: to one whose labels support it if possible (a Man in front of
+    a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
 
     Args:
         store: The annotations.
         predictions: Of the same classes, on all or some of the store's images; objects of other images do not count.
-        score_threshold: Minimum score of a detection.
-        match_iou: Minimum IoU of a detection and a box of the object.
-        same_object_iou: Boxes with at least this IoU are on one object.
-        respect_hierarchy: Ancestors of a label also support a detection.
+        score_threshold: Of ``Confusion.predicted`` and ``confused``.
 
     Raises:
         AnnotationError: Predictions of other classes, or of images that the store does not hold.
-        ValueError: A threshold out of range.
     """
     num_classes = store.num_classes
     class_of, image_of = _class_indices(store, predictions), _image_indices(store, predictions)
-    object_index = object_of_box(store.box, store.box_stop, store.is_group_of, same_object_iou)
+    object_index = object_of_box(store.box, store.box_stop, store.is_group_of)
     boxes_of_image = np.diff(store.box_stop, prepend=0)
     was_predicted = np.zeros(store.num_images, dtype=bool)
     was_predicted[image_of] = True
@@ -89,34 +89,41 @@ def count_confusion(
 
     # (object, class) as one number, object * C + class.
     annotated = np.unique(object_index[single] * num_classes + store.box_label[single])
-    supported = annotated
-    if respect_hierarchy:
-        rows, labels = store.hierarchy.expand_up(annotated % num_classes)
-        supported = np.unique(annotated[rows] // num_classes * num_classes + labels)
+    rows, labels = store.hierarchy.expand_up(annotated % num_classes)
+    supported = np.unique(annotated[rows] // num_classes * num_classes + labels)
 
-    detections = np.flatnonzero(predictions.score >= score_threshold)
-    image = image_of[predictions.image_of_detection()[detections]]
+    image = image_of[predictions.image_of_detection()]
     count = boxes_of_image[image]
-    detection, box, iou = overlapping_pairs(
-        predictions.box[detections], store.box, store.box_stop[image] - count, count, match_iou
-    )
+    detection, box, iou = overlapping_pairs(predictions.box, store.box, store.box_stop[image] - count, count, 0.5)
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
-    said = object_index[box] * num_classes + class_of[predictions.label[detections[detection]]]
-    best_first = np.lexsort([-iou, ~np.isin(said, supported), detection])
-    said = np.unique(said[best_first[np.unique(detection[best_first], return_index=True)[1]]])
+    said = object_index[box] * num_classes + class_of[predictions.label[detection]]
+    best = _first_of_each(detection, -iou, ~np.isin(said, supported))
+    said, score = said[best], predictions.score[detection[best]].astype(np.float64)
+    highest = _first_of_each(said, -score)
+    said, score = said[highest], score[highest]
 
-    num_objects = int(object_index.max(initial=-1)) + 1
-    labelled = _incidence(annotated, num_objects, num_classes)
-    predicted = labelled.T @ _incidence(said, num_objects, num_classes)
-    confused = labelled.T @ _incidence(said[~np.isin(said, supported)], num_objects, num_classes)
+    size = (int(object_index.max(initial=-1)) + 1, num_classes)
+    labelled = csr_matrix((np.ones(len(annotated), dtype=np.int64), np.divmod(annotated, num_classes)), size)
+
+    def over_objects(values: np.ndarray) -> np.ndarray:
+        """(C, C) sums over the objects labelled i."""
+        return np.asarray((labelled.T @ csr_matrix((values, np.divmod(said, num_classes)), size)).toarray())
+
+    above = (score >= score_threshold).astype(np.int64)
     objects = np.bincount(annotated % num_classes, minlength=num_classes)
-    return Confusion(objects=objects, predicted=predicted.toarray(), confused=confused.toarray())
+    return Confusion(
+        objects=objects,
+        predicted=over_objects(above),
+        confused=over_objects(above * ~np.isin(said, supported)),
+        mean_scores=over_objects(score) / np.maximum(objects, 1)[:, None],
+    )
 
 
-def _incidence(keys: np.ndarray, num_objects: int, num_classes: int) -> csr_matrix:
-    ones = np.ones(len(keys), dtype=np.int64)
-    return csr_matrix((ones, (keys // num_classes, keys % num_classes)), (num_objects, num_classes))
+def _first_of_each(group: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """Row of each group that comes first by the keys, the last key being the most important."""
+    order = np.lexsort([*keys, group])
+    return order[np.unique(group[order], return_index=True)[1]]
 
 
 def _class_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
-from mmoid.openimages.statistics.confusion import count_confusion
+from mmoid.openimages.statistics.confusion import Confusion, count_confusion
 from tests.box_stores import (
     APPLE,
     BENCH,
@@ -52,17 +52,14 @@ def test_a_wrong_label_is_a_confusion(tmp_path):
     assert found.objects.tolist() == [2, 0, 0, 1, 0]
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1}
     assert pairs_of(found.predicted) == {(APPLE, ORANGE): 1, (BENCH, BENCH): 1}
-    assert found.rates[APPLE, ORANGE] == found.concurrent_rates[APPLE, ORANGE] == 0.5
-    assert found.concurrent_rates[BENCH, BENCH] == 0  # found, not concurrent
+    assert found.rates[APPLE, ORANGE] == 0.5
     assert found.top_pairs(3) == [(APPLE, ORANGE, 1)]
 
 
-@pytest.mark.parametrize(('respect_hierarchy', 'confused'), [(True, {}), (False, {(APPLE, FRUIT): 1})])
-def test_an_ancestor_is_a_confusion_only_without_the_hierarchy(tmp_path, respect_hierarchy, confused):
+def test_an_ancestor_is_no_confusion(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
-    predictions = make_predictions(tmp_path, [(0, FRUIT, 0.9, LEFT)])
-    found = count_confusion(store, predictions, respect_hierarchy=respect_hierarchy)
-    assert pairs_of(found.confused) == confused
+    found = count_confusion(store, make_predictions(tmp_path, [(0, FRUIT, 0.9, LEFT)]))
+    assert not found.confused.any()
     assert pairs_of(found.predicted) == {(APPLE, FRUIT): 1}
 
 
@@ -73,11 +70,11 @@ def test_a_finer_label_than_the_annotated_one_is_counted(tmp_path):
 
 
 def test_a_detection_prefers_an_object_that_supports_it_over_a_greater_overlap(tmp_path):
-    near = (0, 0, 0.45, 1)  # IoU 0.9 with LEFT; a box of its own at 0.95
+    near = (0, 0, 0.4, 1)  # IoU 0.8 with LEFT, so an object of its own
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, near, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, BENCH, 0.9, LEFT)]), same_object_iou=0.95)
+    found = count_confusion(store, make_predictions(tmp_path, [(0, BENCH, 0.9, LEFT)]))
     assert pairs_of(found.predicted) == {(BENCH, BENCH): 1}
-    found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT)]), same_object_iou=0.95)
+    found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT)]))
     assert pairs_of(found.predicted) == {(APPLE, ORANGE): 1}
 
 
@@ -108,34 +105,33 @@ def test_predictions_of_other_classes_or_images_raise(tmp_path):
         count_confusion(store, make_predictions(tmp_path, [], image_ids=['b1', 'e4', 'f5']))
 
 
-def confusion_by_hand(store, boxes, detections, respect_hierarchy):
-    objects, label_sets = objects_of(boxes, 0.8), label_sets_of(boxes, 0.8)
-    supported = [set(labels) for labels in label_sets]
-    if respect_hierarchy:
-        supported = [{int(a) for i in labels for a in (i, *store.hierarchy.ancestors(i))} for labels in label_sets]
+def confusion_by_hand(store, boxes, detections):
+    objects, label_sets = objects_of(boxes, 0.9), label_sets_of(boxes, 0.9)
+    supported = [{int(a) for i in labels for a in (i, *store.hierarchy.ancestors(i))} for labels in label_sets]
     object_of_row = {row: k for k, members in enumerate(objects) for row in members}
-    predicted_labels = [set() for _ in objects]
+    best_scores = [{} for _ in objects]
     for image, label, score, box in detections:
         candidates = []
         for row, k in object_of_row.items():
             overlap = iou(boxes[row][2], box)
             if boxes[row][0] == image and overlap >= 0.5:
-                candidates.append((label in supported[k], overlap, k))
-        if score >= 0.5 and candidates:
-            predicted_labels[max(candidates)[2]].add(label)
-    objects_of_class, predicted, confused = np.zeros(5), np.zeros((5, 5)), np.zeros((5, 5))
+                candidates.append((label in supported[k], overlap, -row, k))
+        if candidates:
+            scores = best_scores[max(candidates)[-1]]
+            scores[label] = max(score, scores.get(label, 0))
+    objects_of_class, predicted, confused, scores = (np.zeros((5, *size)) for size in ((), (5,), (5,), (5,)))
     for k, labels in enumerate(label_sets):
         for i in labels:
             objects_of_class[i] += 1
-            for j in predicted_labels[k]:
-                predicted[i, j] += 1
-                confused[i, j] += j not in supported[k]
-    return objects_of_class, predicted, confused
+            for j, score in best_scores[k].items():
+                scores[i, j] += score
+                predicted[i, j] += score >= 0.5
+                confused[i, j] += score >= 0.5 and j not in supported[k]
+    return objects_of_class, predicted, confused, scores / np.maximum(objects_of_class, 1)[:, None]
 
 
-@pytest.mark.parametrize('respect_hierarchy', [True, False])
 @pytest.mark.parametrize('seed', range(2))
-def test_counts_are_those_of_a_loop_over_objects(tmp_path, seed, respect_hierarchy):
+def test_counts_and_scores_are_those_of_a_loop_over_objects(tmp_path, seed):
     rng = np.random.default_rng(seed)
     boxes = random_rows(rng)
     detections = []
@@ -143,10 +139,27 @@ def test_counts_are_those_of_a_loop_over_objects(tmp_path, seed, respect_hierarc
         detections.append((image, int(rng.integers(5)), float(np.float32(rng.random())), near(rng, box)))
     detections.sort()
     store = make_store(tmp_path, boxes)
-    predictions = make_predictions(tmp_path, detections)
-    found = count_confusion(store, predictions, same_object_iou=0.8, respect_hierarchy=respect_hierarchy)
-    objects, predicted, confused = confusion_by_hand(store, boxes, detections, respect_hierarchy)
+    found = count_confusion(store, make_predictions(tmp_path, detections))
+    objects, predicted, confused, scores = confusion_by_hand(store, boxes, detections)
     assert confused.sum() > 20 and predicted.trace() > 5
     assert (found.objects == objects).all()
     assert (found.predicted == predicted).all()
     assert (found.confused == confused).all()
+    assert np.allclose(found.mean_scores, scores)
+    own = np.diag(scores)
+    for i, j in np.ndindex(5, 5):
+        known = i != j and min(own[i], own[j]) >= 0.01
+        expected = min(scores[i, j] / own[j], scores[j, i] / own[i]) if known else 0
+        assert found.interchangeability[i, j] == pytest.approx(expected)
+
+
+def test_classes_that_annotators_mix_up_are_told_from_classes_that_look_similar():
+    """Annotators toss a coin between 0 and 1. A model knows 0 or 1 from 2, though it is not sure."""
+    rng = np.random.default_rng(0)
+    looks = rng.integers(2, size=2000)  # 0: the look that 0 and 1 share, 1: that of 2
+    annotated = np.where(looks == 1, 2, rng.integers(2, size=2000))
+    scores = np.where(looks[:, None] == 0, [0.4, 0.4, 0.2], [0.15, 0.15, 0.7]) + rng.normal(0, 0.05, (2000, 3))
+    means = np.stack([scores[annotated == label].mean(axis=0) for label in range(3)])
+    found = Confusion(np.bincount(annotated), np.zeros((3, 3)), np.zeros((3, 3)), means).interchangeability
+    assert found[0, 1] > 0.95 and found[0, 2] < 0.5 and found[1, 2] < 0.5
+    assert (found == found.T).all() and not found.diagonal().any()
