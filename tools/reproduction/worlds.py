@@ -26,7 +26,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / 'work_dirs/reproduce/worlds'
-BASE = ROOT / 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_synthetic.py'
+BASE = ROOT / 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-cas-5e_synthetic.py'
 DIMENSIONS = 512  # principal components of a RoI's features
 POSITIVES, NEGATIVES = 40, 72  # RoIs kept per training image
 
@@ -131,11 +131,6 @@ class World:
             next(step for step in pipeline if step.type == 'Resize').scale = (size, size)
         cfg.val_dataloader = cfg.test_dataloader
         cfg.val_evaluator = cfg.test_evaluator
-        stage = cfg.custom_hooks[0].stages[0]
-        stage.epochs, stage.name = 5, 'class-aware'
-        stage.sampler = dict(type='SoftBalanceClassAwareSampler', balance=1.0)
-        stage.param_scheduler[1].milestones = [3, 4]
-        cfg.custom_hooks[0].stages = [stage]
         rates = str(self.annotated_rates())
         head = dict(type='SoftmaxLoss', concurrent_rates=rates, hierarchy=train)
         cfg.merge_from_dict(
