@@ -1,7 +1,7 @@
 # The quickstart; no row of the paper.
 # Protocol: a generated world (tools/quickstart.sh); 160 pixels, flip; 5 epochs of class-aware sampling, x 0.1 after 3
 #   and 4. Challenge mAP of the validation images.
-# mAP: paper: none; here: TODO (bash tools/quickstart.sh).
+# mAP: paper: none; here: not yet run with these defaults.
 # Cost: 2 processes x 4 images; 8 minutes on two cores, test and figures included.
 # Run: bash tools/dist_train.sh configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-cas-5e_synthetic.py 2
 _base_ = [

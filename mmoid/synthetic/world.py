@@ -74,7 +74,6 @@ class WorldConfig:
         0.6, 0, 1, 'objects of such a look with both labels, the others have one (at most the ratio of frequencies)'
     )
     confusable_pairs: int = _knob(1, 0, 200, 'pairs of leaf classes with one look, of which annotators pick one')
-    confusion_bias: float = _knob(0.5, 0.5, 0.99, 'probability of the first class of a confusable pair')
     parent_only_rate: float = _knob(0.05, 0, 0.9, 'objects labelled with an ancestor class only')
     group_of_rate: float = _knob(0.04, 0, 1, 'objects that are a cluster of 5 to 9 under one IsGroupOf box')
     unverified_rate: float = _knob(0.05, 0, 0.9, 'classes present in an image but not annotated there at all')
@@ -215,10 +214,9 @@ def _frequencies(
     of the objects carries with probability ``1 - (1 - v) exp(-(m - 1) v)``.
     """
     profile = config.imbalance ** (-np.arange(config.num_classes) / (config.num_classes - 1))
-    bias = (config.confusion_bias, 1 - config.confusion_bias)
     for members, is_confusable in zip(ranks, confusable, strict=True):
         if is_confusable:
-            profile[members] = 2 * math.sqrt(profile[members[0]] * profile[members[1]]) * np.array(bias)
+            profile[members] = math.sqrt(profile[members[0]] * profile[members[1]])
     shares = np.linspace(0, 1, 20_001)
     seen = shares * (1 - config.parent_only_rate)
     presence = 1 - (1 - seen) * np.exp(-(config.objects_per_image - 1) * seen)
@@ -231,7 +229,7 @@ def _frequencies(
             if len(members) == 1:
                 found.append((share, (1.0,)))
             elif is_confusable:
-                found.append((share, bias))
+                found.append((share, (0.5, 0.5)))
             else:
                 first, second = label_shares[members].tolist()
                 both = min(config.both_labels_rate, second / first)

@@ -1,11 +1,8 @@
 """Figures. Each function draws one from data; :func:`save` writes it."""
 
 from mmoid.visualization.figures import (
-    draw_box_sizes,
-    draw_boxes_per_image,
     draw_class_ap,
     draw_confusion,
-    draw_group_of,
     draw_imbalance,
     draw_label_pairs,
     draw_label_set_sizes,
@@ -20,11 +17,8 @@ from mmoid.visualization.worst_images_sheet import draw_mistakes
 
 __all__ = [
     'draw_annotations',
-    'draw_box_sizes',
-    'draw_boxes_per_image',
     'draw_class_ap',
     'draw_confusion',
-    'draw_group_of',
     'draw_imbalance',
     'draw_label_pairs',
     'draw_label_set_sizes',

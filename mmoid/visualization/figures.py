@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import BoxSizes, GroupOf, Imbalance, LabelSetSizes, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import Imbalance, LabelSetSizes, LeafAbsence
 from mmoid.utils.atomic import atomic_write
 
 BLUE, ORANGE, GREEN, RED, GREY = '#2060c0', '#e08020', '#208040', '#d02020', '#909090'
@@ -47,20 +47,13 @@ def short_name(name: str) -> str:
     return plain(name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…')
 
 
-def draw_imbalance(imbalance: Imbalance, coco: np.ndarray | None = None) -> Figure:
-    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2).
-
-    Args:
-        imbalance: Of the store.
-        coco: (K,) images per class of another data set, to compare with.
-    """
+def draw_imbalance(imbalance: Imbalance) -> Figure:
+    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2)."""
     figure, ax = _chart('Images of each class', BY_FREQUENCY, 'images with the class')
     curves = [
         (imbalance.images, 'as annotated', BLUE),
         (imbalance.expanded_images, 'counted for ancestors too', ORANGE),
     ]
-    if coco is not None:
-        curves.append((coco, 'COCO', GREY))
     for counts, name, colour in curves:
         present = np.sort(counts[counts > 0])[::-1]
         span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'
@@ -111,20 +104,6 @@ def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: i
     )
 
 
-def draw_group_of(group_of: GroupOf, class_names: Sequence[str], count: int = 25) -> Figure:
-    """Classes with the most group-of boxes, by the share of their boxes that are group-of."""
-    most = _largest(group_of.group, count)
-    unknown = group_of.unknown.any() and not (group_of.single + group_of.group).any()
-    return _draw_shares(
-        'Group-of boxes',
-        "share of the class's boxes (number: group-of boxes)",
-        [short_name(class_names[label]) for label in most],
-        {'': group_of.share[most]},
-        group_of.group[most],
-        'the annotations do not say' if unknown else 'none',
-    )
-
-
 def draw_label_set_sizes(sizes: LabelSetSizes) -> Figure:
     """Objects by how many labels they have, before and after ancestors are added."""
     figure, ax = _chart('Labels of one object', 'labels', 'objects')
@@ -138,26 +117,6 @@ def draw_label_set_sizes(sizes: LabelSetSizes) -> Figure:
     _log_counts(ax)
     ax.set_xticks(np.arange(1, max(len(sizes.annotated), len(sizes.expanded))))
     ax.legend(loc='upper right')
-    return figure
-
-
-def draw_box_sizes(sizes: BoxSizes) -> Figure:
-    """Boxes by their area, as shares of the image."""
-    small, medium, large = (f'{count / max(1, sum(sizes.coco)):.1%}' for count in sizes.coco)
-    title = f"Size of boxes (COCO's sizes in pixels: {small} small, {medium} medium, {large} large)"
-    figure, ax = _chart(title, 'area, of the image', 'boxes')
-    ax.stairs(sizes.boxes, sizes.edges, fill=True, color=BLUE)
-    ax.set_xscale('log')
-    ax.xaxis.set_major_formatter(lambda share, _: f'{100 * share:g}%')
-    ax.yaxis.set_major_formatter(THOUSANDS)
-    return figure
-
-
-def draw_boxes_per_image(images: np.ndarray) -> Figure:
-    """Images by how many boxes they have; (K,) counts, entry k: images with k boxes."""
-    figure, ax = _chart('Boxes of one image', 'boxes', 'images')
-    ax.stairs(images, np.arange(len(images) + 1) - 0.5, baseline=0.5, fill=True, color=BLUE)
-    _log_counts(ax)
     return figure
 
 

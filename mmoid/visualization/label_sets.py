@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.statistics.objects import object_of_box
@@ -144,7 +144,7 @@ def texts_of(predictions: PredictionStore, rows: np.ndarray) -> list[str]:
 
 
 def read_image(store: AnnotationStore, image: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright, at most :data:`MAX_SIDE` pixels long.
+    """(H, W, 3) uint8 RGB as stored (boxes fit the stored pixels), at most :data:`MAX_SIDE` pixels long.
 
     Raises:
         ValueError: The store has no image folder.
@@ -152,9 +152,9 @@ def read_image(store: AnnotationStore, image: int) -> np.ndarray:
     if store.image_folder is None:
         raise ValueError(f'{store.path} has no image folder')
     with Image.open(Path(store.image_folder) / store.file_name(image)) as file:
-        upright = ImageOps.exif_transpose(file).convert('RGB')
-    upright.thumbnail((MAX_SIDE, MAX_SIDE))
-    return np.asarray(upright)
+        pixels = file.convert('RGB')
+    pixels.thumbnail((MAX_SIDE, MAX_SIDE))
+    return np.asarray(pixels)
 
 
 def in_pixels(box: np.ndarray, image: np.ndarray) -> np.ndarray:

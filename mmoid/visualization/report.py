@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -48,7 +47,6 @@ def write_report(
     *,
     confusion: Confusion | None = None,
     confusion_source: str = 'predictions',
-    coco: np.ndarray | None = None,
     progress: Progress = no_progress,
 ) -> Path:
     """Writes ``index.html`` and the figures, each atomically; other files in the folder are kept.
@@ -59,7 +57,6 @@ def write_report(
         statistics: Of the store.
         confusion: What a model predicts on the objects; None leaves that section out.
         confusion_source: Predictions and thresholds, in words.
-        coco: (K,) images per class of COCO, to compare with.
         progress: Callback, see :data:`Progress`.
 
     Returns:
@@ -67,13 +64,10 @@ def write_report(
     """
     out, names = Path(out), store.class_names
     drawn = {
-        'imbalance': figures.draw_imbalance(statistics.imbalance, coco),
+        'imbalance': figures.draw_imbalance(statistics.imbalance),
         'label_pairs': figures.draw_label_pairs(statistics.level.concurrence, names),
         'label_set_sizes': figures.draw_label_set_sizes(statistics.label_set_sizes),
         'leaf_absence': figures.draw_leaf_absence(statistics.leaf_absence, names),
-        'group_of': figures.draw_group_of(statistics.group_of, names),
-        'box_sizes': figures.draw_box_sizes(statistics.box_sizes),
-        'boxes_per_image': figures.draw_boxes_per_image(statistics.boxes_per_image),
     }
     if confusion is not None:
         drawn['confusion'] = figures.draw_confusion(confusion, names)
@@ -95,9 +89,6 @@ def write_report(
         _label_sets(statistics, images['label_set_sizes']),
         _leaf_absence(store, statistics, images['leaf_absence']),
         '' if confusion is None else _confusion(store, confusion, confusion_source, images['confusion']),
-        _group_of(statistics, images['group_of']),
-        _sizes(statistics, images['box_sizes'], images['boxes_per_image']),
-        _sources(store),
     ]
     with atomic_write(out / 'index.html') as temporary:
         title = escape(f'Open Images data set: {store.path.name}')
@@ -110,12 +101,12 @@ def headlines(
 ) -> list[tuple[str, str]]:
     """The main numbers of a data set, as (what, value) texts."""
     images, expanded = statistics.imbalance.images, statistics.imbalance.expanded_images
-    level, sizes, flags = statistics.level, statistics.label_set_sizes, statistics.group_of
+    level, sizes = statistics.level, statistics.label_set_sizes
     parents = statistics.leaf_absence
     present = np.flatnonzero(images)
     by_count = present[np.argsort(-images[present], kind='stable')]
     extremes = [f'{images[k]:,} ({store.class_names[k]})' for k in by_count[[0, -1]]] if len(present) else ['none'] * 2
-    known, unknown = (flags.single + flags.group).sum(), flags.unknown.sum()
+    known, groups = (store.is_group_of >= 0).sum(), (store.is_group_of == 1).sum()
     pairs = f'{level.label_pairs:,}'
     for i, j, together in level.concurrence.top_pairs(1):
         pairs += f', most frequent {store.class_names[i]} and {store.class_names[j]} ({together:,})'
@@ -132,7 +123,7 @@ def headlines(
         ('pairs of classes on one object', pairs),
         ('labels of an object, with ancestors', f'{_mean(sizes.expanded):.2f} on average'),
         ('parent labels without a finer one', _share(parents.without_leaf.sum(), parents.objects.sum())),
-        ('group-of boxes', f'{_share(flags.group.sum(), known)}; {unknown:,} unknown' if known else 'unknown'),
+        ('group-of boxes', f'{_share(groups, known)}; {store.num_boxes - known:,} unknown' if known else 'unknown'),
     ]
     if confusion is not None:
         found = _share(confusion.predicted.trace(), confusion.objects.sum())
@@ -141,11 +132,11 @@ def headlines(
 
 
 def _imbalance(store: AnnotationStore, statistics: Statistics, image: str) -> str:
-    counts, flags = statistics.imbalance, statistics.group_of
+    counts = statistics.imbalance
     order = np.argsort(-counts.images, kind='stable')
-    columns = (counts.boxes, counts.images, counts.expanded_images, flags.group, flags.unknown)
+    columns = (counts.boxes, counts.images, counts.expanded_images)
     rows = [(store.class_names[k], store.label_names[k], *(int(column[k]) for column in columns)) for k in order]
-    header = ('class', 'MID', 'boxes', 'images', 'images, with descendants', 'group-of boxes', 'group-of unknown')
+    header = ('class', 'MID', 'boxes', 'images', 'images, with descendants')
     text = _paragraph(
         'How many images have each class, on a logarithmic scale. A model that gets images at random sees the frequent '
         'classes often and the rare ones hardly ever. This is why there are class-aware and soft-balance sampling. An '
@@ -215,42 +206,6 @@ def _confusion(store: AnnotationStore, confusion: Confusion, source: str, image:
     )
     table = _table(('annotated', 'predicted', 'objects', 'share of the annotated'), rows)
     return f'<h2>What a model confuses (Fig. 3a, from predictions)</h2>{text}{image}{table}'
-
-
-def _group_of(statistics: Statistics, image: str) -> str:
-    flags = statistics.group_of
-    counts = {'single object': flags.single, 'group-of': flags.group, 'unknown': flags.unknown}
-    total = max(1, sum(int(count.sum()) for count in counts.values()))
-    rows = [(name, int(count.sum()), float(count.sum() / total)) for name, count in counts.items()]
-    text = _paragraph(
-        'One box around more than five instances that hide or touch each other. Some files do not have this flag. '
-        'Their boxes are "unknown" here, and single objects everywhere else on this page.'
-    )
-    return f'<h2>Group-of boxes</h2>{text}{_table(("box", "boxes", "share"), rows)}{image}'
-
-
-def _sizes(statistics: Statistics, box_sizes: str, boxes_per_image: str) -> str:
-    counts = statistics.boxes_per_image
-    text = _paragraph(
-        "The area of a box as a share of its image. COCO's sizes are small (below 32 x 32 pixels), medium and large "
-        '(96 x 96 pixels and above), in the size of the images that the store records. Without group-of boxes.'
-    )
-    per_image = _paragraph(f'Boxes in one image: {_mean(counts):.1f} on average, at most {len(counts) - 1:,}.')
-    return f'<h2>Sizes and numbers of boxes</h2>{text}{box_sizes}{per_image}{boxes_per_image}'
-
-
-def _sources(store: AnnotationStore) -> str:
-    rows = [
-        (source['name'], int(source['bytes']), _date(source['modified_ns']), source['sha256'][:16])
-        for source in store.metadata.get('sources', ())
-    ]
-    text = _paragraph('The files that tools/dataset_converters/prepare_openimages.py made the store from.')
-    table = _table(('file', 'bytes', 'last changed (UTC)', 'SHA-256 begins'), rows)
-    return f'<h2>Sources</h2>{text}{table}'
-
-
-def _date(nanoseconds: int) -> str:
-    return datetime.fromtimestamp(nanoseconds / 1e9, timezone.utc).date().isoformat()
 
 
 def _mean(histogram: np.ndarray) -> float:

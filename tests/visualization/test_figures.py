@@ -6,13 +6,11 @@ import pytest
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import GroupOf, Imbalance, LabelSetSizes, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import Imbalance, LabelSetSizes, LeafAbsence
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import (
-    draw_boxes_per_image,
     draw_class_ap,
     draw_confusion,
-    draw_group_of,
     draw_imbalance,
     draw_label_pairs,
     draw_label_set_sizes,
@@ -39,8 +37,8 @@ def rows_of(figure):
 
 def test_imbalance_is_drawn_by_falling_number_of_images():
     counts = np.array([3, 0, 20, 7])
-    ax = draw_imbalance(Imbalance(counts, counts, counts * 2), coco=np.array([5, 9])).axes[0]
-    assert [line.get_ydata().tolist() for line in ax.lines] == [[20, 7, 3], [40, 14, 6], [9, 5]]
+    ax = draw_imbalance(Imbalance(counts, counts, counts * 2)).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[20, 7, 3], [40, 14, 6]]
     assert ax.get_yscale() == 'log'
     assert '3 classes, 20 to 3' in ax.get_legend().get_texts()[0].get_text()
 
@@ -57,20 +55,15 @@ def test_confusions_are_drawn_from_annotated_to_predicted():
     assert rows_of(figure) == (['b → a'], [0.75], ['3'])
 
 
-def test_parents_and_groups_are_drawn_by_falling_number():
+def test_parents_are_drawn_by_falling_number():
     absence = LeafAbsence(np.array([0, 2, 1]), np.array([4, 10, 0]), np.array([1, 5, 0]))
     assert rows_of(draw_leaf_absence(absence, ['a', 'b', 'c'])) == (['c', 'a'], [0.5, 0.25], ['10', '4'])
-    groups = GroupOf(np.array([9, 5, 3]), np.array([1, 0, 3]), np.array([0, 5, 0]))
-    assert rows_of(draw_group_of(groups, ['a', 'b', 'c'])) == (['c', 'a'], [0.5, 0.1], ['3', '1'])
 
 
 def test_empty_figures_say_why(tmp_path):
-    zero, some = np.zeros(2, dtype=int), np.array([0, 5])
-    figure = draw_label_pairs(Concurrence(zero, np.zeros((2, 2), dtype=int)), ['a', 'b'])
+    figure = draw_label_pairs(Concurrence(np.zeros(2, dtype=int), np.zeros((2, 2), dtype=int)), ['a', 'b'])
     assert rows_of(figure)[1:] == ([], ['none'])
     assert save(figure, tmp_path / 'none.png').exists()
-    assert rows_of(draw_group_of(GroupOf(zero, zero, some), ['a', 'b']))[2] == ['the annotations do not say']
-    assert rows_of(draw_group_of(GroupOf(some, zero, zero), ['a', 'b']))[2] == ['none']
 
 
 def test_long_names_are_cut_and_dollar_signs_are_not_mathematics(tmp_path):
@@ -84,14 +77,6 @@ def test_label_sets_are_drawn_before_and_after_expansion():
     ax = draw_label_set_sizes(LabelSetSizes(np.array([0, 12345, 2]), np.array([0, 0, 7, 5]))).axes[0]
     assert heights(ax) == [12345, 2, 7, 5]
     assert texts(ax) == ['12,345', '2', '7', '5']
-
-
-def test_images_are_drawn_by_their_number_of_boxes():
-    ax = draw_boxes_per_image(np.array([4, 0, 7])).axes[0]
-    (steps,) = ax.patches
-    assert steps.get_data().values.tolist() == [4, 0, 7]
-    assert steps.get_data().edges.tolist() == [-0.5, 0.5, 1.5, 2.5]
-    assert ax.get_yscale() == 'log' and ax.get_ylim()[1] > 7
 
 
 def test_ap_is_drawn_from_frequent_to_rare_classes_without_those_that_have_none(tmp_path):

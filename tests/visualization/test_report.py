@@ -16,10 +16,7 @@ from mmoid.visualization import headlines, write_report
 from tests.box_stores import make_store, random_rows
 from tests.official_files import CLASSES, write_files
 
-FIGURES = {
-    f'{name}.png'
-    for name in ('imbalance label_pairs label_set_sizes leaf_absence group_of box_sizes boxes_per_image'.split())
-}
+FIGURES = {f'{name}.png' for name in ('imbalance', 'label_pairs', 'label_set_sizes', 'leaf_absence')}
 
 
 class Page(HTMLParser):
@@ -71,11 +68,8 @@ def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):
 
 def test_the_page_names_its_sources_thresholds_and_the_figures_of_the_paper(store, tmp_path):
     page = report(tmp_path / 'report', store, confusion=confusion_of(store), confusion_source='my model, score >= 0.3')
-    for text in (str(store.path), 'IoU >= 0.8', 'Fig. 2', 'Fig. 3a', 'Fig. 3b', 'boxes.csv', 'my model, score >= 0.3'):
+    for text in (str(store.path), 'IoU >= 0.8', 'Fig. 2', 'Fig. 3a', 'Fig. 3b', 'my model, score >= 0.3'):
         assert text in page.text
-    source = store.metadata['sources'][0]
-    assert source['sha256'][:16] in page.text
-    assert str(np.datetime64(source['modified_ns'], 'ns').astype('datetime64[D]')) in page.text
     assert (tmp_path / 'report' / 'confusion.png').exists()
     assert 'What a model confuses' not in report(tmp_path / 'other', store).text
 

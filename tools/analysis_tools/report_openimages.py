@@ -16,7 +16,7 @@ from rich.table import Table
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.statistics.confusion import count_confusion
-from mmoid.openimages.statistics.store_statistics import coco_image_counts, measure
+from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import progress_bars
 from mmoid.visualization import headlines, write_report
@@ -29,7 +29,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
     parser.add_argument('--predictions', help='folder made by tools/test.py --out: adds what the model confuses')
     parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
-    parser.add_argument('--coco', help='instances_train2017.json, to show its imbalance beside; takes 3 GB')
     return parser.parse_args()
 
 
@@ -39,7 +38,6 @@ def main() -> None:
         store = AnnotationStore(args.store)
         confusion = None
         with progress_bars() as progress:
-            coco = None if args.coco is None else coco_image_counts(args.coco)
             statistics = measure(store, args.iou, progress=progress)
             if args.predictions:
                 progress('matching predictions', 0, 1)
@@ -51,7 +49,6 @@ def main() -> None:
                 statistics,
                 confusion=confusion,
                 confusion_source=f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5',
-                coco=coco,
                 progress=progress,
             )
     except (AnnotationError, ValueError, OSError) as error:

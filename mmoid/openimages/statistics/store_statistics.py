@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from mmoid.openimages.boxes import box_area
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_threshold
 from mmoid.openimages.statistics.objects import LabelSets
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import Progress, no_progress
-
-SMALLEST_AREA = 1e-6
-"""Lower end of the area histogram, as a share of the image: about one pixel. Smaller boxes are in the first bin."""
-
-BINS_PER_DECADE = 8
-COCO_SMALL, COCO_LARGE = 32**2, 96**2
-"""Square pixels: below the first a box is small, from the second on large."""
 
 
 @dataclass(frozen=True)
@@ -78,43 +67,12 @@ class LabelSetSizes:
 
 
 @dataclass(frozen=True)
-class GroupOf:
-    """Boxes by ``IsGroupOf`` (more than five instances that touch each other), three (C,) int64 columns."""
-
-    single: np.ndarray
-    group: np.ndarray
-    unknown: np.ndarray
-
-    @property
-    def share(self) -> np.ndarray:
-        """(C,) float64 in [0, 1]: group-of boxes among those with a known flag; 0 without any."""
-        share: np.ndarray = self.group / np.maximum(self.single + self.group, 1)
-        return share
-
-
-@dataclass(frozen=True)
-class BoxSizes:
-    """Sizes of the boxes, without group-of boxes.
-
-    Attributes:
-        edges: (K + 1,) float64, areas as shares of the image, in equal steps of the logarithm up to 1.
-        boxes: (K,) int64 boxes between two edges.
-        coco: small, medium and large boxes by COCO's limits, 32 x 32 and 96 x 96 pixels.
-    """
-
-    edges: np.ndarray
-    boxes: np.ndarray
-    coco: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
 class Statistics:
     """All statistics of the report.
 
     Attributes:
         level: Objects at the IoU threshold in use.
         compared: Objects at other thresholds.
-        boxes_per_image: (K,) int64, entry k: images with k boxes, group-of boxes included.
     """
 
     level: OverlapLevel
@@ -122,9 +80,6 @@ class Statistics:
     imbalance: Imbalance
     leaf_absence: LeafAbsence
     label_set_sizes: LabelSetSizes
-    group_of: GroupOf
-    box_sizes: BoxSizes
-    boxes_per_image: np.ndarray
 
 
 def measure(
@@ -151,9 +106,6 @@ def measure(
         imbalance=Imbalance(store.class_box_counts, store.class_image_counts(False), store.class_image_counts(True)),
         leaf_absence=leaf_absence(level.label_sets, store.hierarchy),
         label_set_sizes=label_set_sizes(level.label_sets, store.hierarchy),
-        group_of=group_of(store),
-        box_sizes=box_sizes(store),
-        boxes_per_image=np.bincount(np.diff(store.box_stop, prepend=0), minlength=1),
     )
     progress('counting', 1, 1)
     return statistics
@@ -190,36 +142,3 @@ def label_set_sizes(sets: LabelSets, hierarchy: ClassHierarchy) -> LabelSetSizes
     expanded[: len(shared)] = shared
     np.add.at(expanded, size_alone, sets.alone)
     return LabelSetSizes(annotated, np.trim_zeros(expanded, 'b'))
-
-
-def group_of(store: AnnotationStore) -> GroupOf:
-    """Boxes of each class by their group-of flag."""
-    flags, classes = store.is_group_of, store.num_classes
-    single, group, unknown = (np.bincount(store.box_label[flags == v], minlength=classes) for v in (0, 1, -1))
-    return GroupOf(single, group, unknown)
-
-
-def box_sizes(store: AnnotationStore) -> BoxSizes:
-    """Areas of the boxes that are not known to be group-of, as shares of the image and in pixels."""
-    area = box_area(store.box)
-    kept = store.is_group_of != 1
-    pixels = area * np.repeat(store.width.astype(np.int64) * store.height, np.diff(store.box_stop, prepend=0))
-    small, not_large = int((pixels[kept] < COCO_SMALL).sum()), int((pixels[kept] < COCO_LARGE).sum())
-    decades = round(-np.log10(SMALLEST_AREA))
-    exponent = np.log10(np.clip(area[kept], SMALLEST_AREA, 1))
-    boxes, exponents = np.histogram(exponent, bins=decades * BINS_PER_DECADE, range=(-decades, 0))
-    return BoxSizes(10.0**exponents, boxes, (small, not_large - small, int(kept.sum()) - not_large))
-
-
-def coco_image_counts(path: str | Path) -> np.ndarray:
-    """(K,) int64: images of each category that has a box, from a COCO ``instances_*.json``; to show beside Fig. 2.
-
-    Raises:
-        AnnotationError: No such file, or not of that format.
-    """
-    try:
-        annotations = json.loads(Path(path).read_bytes())['annotations']
-        pairs = {(entry['category_id'], entry['image_id']) for entry in annotations}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnnotationError(f'{path}: cannot be read as COCO instances ({error!r})') from error
-    return np.unique(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)[:, 0], return_counts=True)[1]

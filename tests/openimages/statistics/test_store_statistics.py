@@ -1,27 +1,18 @@
 """Statistics of a store, against counting by hand."""
 
-import json
-
 import numpy as np
 import pytest
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
 from mmoid.openimages.statistics.store_statistics import (
-    COCO_LARGE,
-    COCO_SMALL,
-    box_sizes,
-    coco_image_counts,
-    group_of,
     head_to_tail,
     label_set_sizes,
     leaf_absence,
     measure,
 )
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.box_stores import APPLE, BENCH, FRUIT, IDS, ORANGE, label_sets_of, make_store, random_rows
-from tests.official_files import SIZES
+from tests.box_stores import APPLE, BENCH, FRUIT, ORANGE, label_sets_of, make_store, random_rows
 from tests.shared_data import open_images
 
 LEFT, RIGHT = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
@@ -82,57 +73,9 @@ def test_label_set_sizes_are_those_counted_object_by_object(random_store):
     assert len(found.annotated) > 2
 
 
-def test_boxes_that_do_not_say_whether_they_are_groups_are_counted_apart(random_store):
-    store, rows = random_store
-    found = group_of(store)
-    for flag, counts in ((0, found.single), (1, found.group), (-1, found.unknown)):
-        assert counts.tolist() == [sum(row[1] == c and row[3] == flag for row in rows) for c in range(5)]
-    apples = [row[3] for row in rows if row[1] == APPLE and row[3] >= 0]
-    assert found.share[APPLE] == sum(apples) / len(apples)
-
-
-def test_areas_are_binned_by_their_logarithm_and_by_pixels(random_store):
-    store, rows = random_store
-    found = box_sizes(store)
-    areas, pixels = [], []
-    for image, _, (x_min, y_min, x_max, y_max), group in rows:
-        if group != 1:
-            width, height = SIZES[IDS[image]]
-            areas.append((x_max - x_min) * (y_max - y_min))
-            pixels.append((x_max - x_min) * width * (y_max - y_min) * height)
-    assert found.edges[0] == pytest.approx(1e-6) and found.edges[-1] == 1
-    expected = [sum(low <= a < high for a in areas) for low, high in zip(found.edges, found.edges[1:])]
-    assert found.boxes.tolist() == expected
-    small, large = sum(p < COCO_SMALL for p in pixels), sum(p >= COCO_LARGE for p in pixels)
-    assert found.coco == (small, len(pixels) - small - large, large) and small > 0
-
-
-def test_boxes_of_no_area_and_of_the_whole_image_are_counted(tmp_path):
-    found = box_sizes(make_store(tmp_path, [(0, APPLE, (0.5, 0.5, 0.5, 0.7), 0), (0, APPLE, (0, 0, 1, 1), 0)]))
-    assert found.boxes[[0, -1]].tolist() == [1, 1] and found.boxes.sum() == sum(found.coco) == 2
-
-
-def test_images_without_boxes_are_counted_too(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, RIGHT, 1), (2, APPLE, LEFT, 0)])
-    assert measure(store).boxes_per_image.tolist() == [2, 1, 1]
-
-
 def test_a_store_without_boxes_has_statistics(tmp_path):
     found = measure(make_store(tmp_path, []))
     assert found.level.pairs == 0 and found.label_set_sizes.annotated.sum() == 0
-    assert found.box_sizes.coco == (0, 0, 0) and found.boxes_per_image.tolist() == [4]
-
-
-def test_images_of_coco_categories_are_counted_once_each(tmp_path):
-    path = tmp_path / 'instances.json'
-    boxes = [(7, 1), (7, 1), (7, 2), (3, 2)]
-    path.write_text(json.dumps({'annotations': [{'category_id': c, 'image_id': i} for c, i in boxes]}))
-    assert coco_image_counts(path).tolist() == [1, 2]
-    path.write_text('[]')
-    with pytest.raises(AnnotationError, match=r'instances\.json: cannot be read as COCO instances'):
-        coco_image_counts(path)
-    with pytest.raises(AnnotationError, match='nowhere.json'):
-        coco_image_counts(tmp_path / 'nowhere.json')
 
 
 @pytest.fixture(scope='module')
@@ -167,9 +110,8 @@ def test_the_statistics_of_the_real_sample_agree_with_each_other(real_store):
     assert objects == found.label_set_sizes.expanded.sum()
     labels = np.arange(len(found.label_set_sizes.annotated)) @ found.label_set_sizes.annotated
     assert labels == found.level.concurrence.objects.sum()
-    assert found.group_of.unknown.sum() == found.imbalance.boxes.sum() == found.box_sizes.boxes.sum() == 23632
+    assert found.imbalance.boxes.sum() == 23632
     assert np.count_nonzero(found.imbalance.images) == 497
-    assert found.boxes_per_image @ np.arange(len(found.boxes_per_image)) == 23632
     # It is not expanded: no object has a class and an ancestor of it.
     parents = found.leaf_absence
     assert parents.without_leaf.tolist() == found.level.concurrence.objects[parents.label].tolist()
