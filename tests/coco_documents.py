@@ -8,7 +8,8 @@ import pyarrow as pa
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.writing import Content, Rows, Summary, write_store
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import Content, Rows, write_store
 
 
 def coco_document():

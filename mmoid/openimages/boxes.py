@@ -38,3 +38,12 @@ def has_area(box: np.ndarray) -> np.ndarray:
     """(...,) bool: boxes with xmin < xmax and ymin < ymax."""
     solid: np.ndarray = (box[..., 0] < box[..., 2]) & (box[..., 1] < box[..., 3])
     return solid
+
+
+def below_a_pixel(box: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """(...,) bool: boxes narrower or lower than one pixel, as fractions of images of (...,) pixels.
+
+    They are no training targets, as in mmdet's ``CocoDataset``: box regression divides by their sides.
+    """
+    small: np.ndarray = ((box[..., 2] - box[..., 0]) * width < 1) | ((box[..., 3] - box[..., 1]) * height < 1)
+    return small

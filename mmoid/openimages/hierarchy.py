@@ -41,6 +41,11 @@ class ClassHierarchy:
         parents = _parents(tree, source)
         require_unique(self.label_names, 'classes')
         unknown = sorted(set(self.label_names) - set(parents))
+        if unknown and (root := tree['LabelName']) in unknown:
+            raise AnnotationError(
+                f'{source}: {root!r} is the root of the hierarchy, and the root is never a class; put it below another '
+                f'root, {{"LabelName": "root", "Subcategory": [...]}}, or leave it out of the classes'
+            )
         if unknown:
             count = f'{len(unknown)} of the {self.num_classes} classes'
             raise AnnotationError(f'{source}: lacks {count}, first {unknown[0]!r}; give the file of these classes')
@@ -99,32 +104,46 @@ class ClassHierarchy:
         return _expand(labels, self.ancestor_matrix.T)
 
 
+def flat_tree(label_names: Sequence[str]) -> dict:
+    """A hierarchy in which no class has ancestors."""
+    root = 'root' if 'root' not in label_names else 'root of all classes'
+    return {'LabelName': root, 'Subcategory': [{'LabelName': name} for name in label_names]}
+
+
 def load_tree(path: str | Path) -> dict:
     """Reads a hierarchy JSON."""
     try:
-        tree: dict = json.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        tree: dict = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, or no JSON
         raise AnnotationError(f'{path}: cannot be read as a hierarchy JSON ({error})') from error
     return tree
 
 
 def _parents(tree: dict, source: str) -> dict[str, set[str]]:
     """Parents of everything below the root; the root is not a class and not a parent."""
-    if not isinstance(tree, dict) or 'LabelName' not in tree:
-        raise AnnotationError(f"{source}: expected an object with 'LabelName' at the top level")
     parents: dict[str, set[str]] = {}
-    stack = [tree]
+    stack = [(tree, _label_name(tree, f"{source}: expected an object with 'LabelName' at the top level"))]
     while stack:
-        node = stack.pop()
+        node, name = stack.pop()
         for kind in ('Subcategory', 'Part'):
-            for child in node.get(kind, ()):
-                if 'LabelName' not in child:
-                    raise AnnotationError(f"{source}: an entry below {node['LabelName']!r} has no 'LabelName'")
-                above = parents.setdefault(child['LabelName'], set())
+            children = node.get(kind) or ()  # null is none
+            if not isinstance(children, (list, tuple)):  # one child may come without a list
+                children = [children]
+            for child in children:
+                fault = f"{source}: {kind} of {name!r} must hold objects with a text 'LabelName'"
+                below = _label_name(child, fault)
+                above = parents.setdefault(below, set())
                 if kind == 'Subcategory' and node is not tree:
-                    above.add(node['LabelName'])
-                stack.append(child)
+                    above.add(name)
+                stack.append((child, below))
     return parents
+
+
+def _label_name(node: object, fault: str) -> str:
+    if not isinstance(node, dict) or not isinstance(name := node.get('LabelName'), str):
+        shown = json.dumps(node)
+        raise AnnotationError(f'{fault}, got {shown if len(shown) < 80 else shown[:80] + "..."}')
+    return name
 
 
 def _expand(labels: np.ndarray, related: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
-from mmoid.openimages.store.writing import Summary
+from mmoid.openimages.store.summary import Summary
 
 Progress = Callable[[str, int, int], None]
 """Called with a description of the work, the amount done and the total amount."""
@@ -50,14 +50,14 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def print_summary(summary: Summary, title: str) -> None:
-    """Prints what a conversion read, wrote and dropped as a table, on standard output."""
+    """Prints what a conversion read, wrote, dropped and changed as a table, on standard output."""
     table = Table(title=title, show_header=False)
-    values = asdict(summary)
-    dropped = values.pop('dropped')
-    for name, value in values.items():
-        table.add_row(name.replace('_', ' '), f'{value:,}')
-    for reason, count in dropped.items():
-        table.add_row(f'dropped: {reason}', f'{count:,}', style='yellow')
-    if not dropped:
+    for name, value in asdict(summary).items():
+        if isinstance(value, int):
+            table.add_row(name.replace('_', ' '), f'{value:,}')
+    if not summary.dropped:
         table.add_row('dropped', 'nothing')
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for line in summary.lines():
+        console.print(line, style='yellow', markup=False, soft_wrap=True)

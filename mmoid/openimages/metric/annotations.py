@@ -11,15 +11,16 @@ import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
-    line_of_row,
-    number_rows,
+    class_column,
     read_boxes,
     read_classes,
     read_image_labels,
 )
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ def read_annotations(
     classes: str | Path,
     hierarchy: str | Path | None = None,
     image_labels: str | Path | None = None,
+    summary: Summary | None = None,
 ) -> Annotations:
     """Reads the official files. Neither images nor their sizes are needed.
 
@@ -96,23 +98,28 @@ def read_annotations(
         classes: Class descriptions CSV; its order is the order of class indices.
         hierarchy: Hierarchy JSON; the challenge protocol needs it.
         image_labels: Human-verified image-level labels CSV.
+        summary: Counts what is dropped and changed.
 
     Raises:
         AnnotationError: A file or row that cannot be used, with file and line.
     """
-    names = read_classes(classes)
+    names = read_classes(classes, summary)
     graph = None if hierarchy is None else ClassHierarchy.from_json(hierarchy, names.label_names)
-    box_table = read_boxes(boxes)
-    label = _class_column(boxes, box_table, names)
+    remedy = (
+        'give the classes of this file, or drop its other rows with prepare_openimages.py --other-classes drop '
+        'and evaluate on that store (--store)'
+    )
+    box_table = read_boxes(boxes, summary)
+    label = class_column(boxes, box_table, names, remedy)
     ids = box_table['ImageID'].chunks
     label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     if image_labels is not None:
-        label_table = read_image_labels(image_labels)
-        label_class = _class_column(image_labels, label_table, names)
+        label_table = read_image_labels(image_labels, summary)
+        label_class = class_column(image_labels, label_table, names, remedy)
         confidence = label_table['Confidence'].to_numpy()
         ids = ids + label_table['ImageID'].chunks
     # Images are numbered as in a store, so that equal scores have the same order and both give the same figure.
-    image_ids, image = number_rows(pa.chunked_array(ids, pa.string()))
+    image_ids, image, _ = number_images(pa.chunked_array(ids, pa.string()), summary)
     return Annotations(
         image_ids=image_ids.to_pylist(),
         classes=names,
@@ -125,15 +132,3 @@ def read_annotations(
         label_class=label_class,
         label_confidence=confidence,
     )
-
-
-def _class_column(path: str | Path, table: pa.Table, classes: ClassNames) -> np.ndarray:
-    label = classes.find(table['LabelName'])
-    if (label < 0).any():
-        row = int(np.argmax(label < 0))
-        remedy = (
-            'give the classes of this file, or drop its other rows with prepare_openimages.py --other-classes drop '
-            'and evaluate on that store (--store)'
-        )
-        raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
-    return label

@@ -22,12 +22,12 @@ from pyarrow import csv as pa_csv
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.predictions.prediction_store import Predictions, PredictionStore
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     TEXT,
     line_of_row,
-    number_rows,
     read_columns,
     read_header,
     unreadable,
@@ -78,7 +78,7 @@ def read_predictions(
         line = line_of_row(path, _row_of_detection(counts, k))
         remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
         raise classes.unknown(mids[k].as_py(), f'{path}:{line}', remedy)
-    distinct, image_of_row = number_rows(ids)
+    distinct, image_of_row, _ = number_images(ids)
     image = np.repeat(image_of_row, counts)[known]
     label, score, box = label[known], score[known], box[known]
     if (np.diff(image_of_row) < 0).any():
@@ -137,7 +137,7 @@ def _read_strings(path: str | Path, image_column: str) -> _Columns:
         raise unreadable(path, types, error) from error
     ids, counts, mids, score, box = zip(*parts)
     all_ids = pa.chunked_array(ids)
-    number = number_rows(all_ids)[1]
+    number = number_images(all_ids)[1]
     repeated = number != np.arange(len(number))
     if repeated.any():
         row = int(np.argmax(repeated))

@@ -7,7 +7,6 @@ annotations. Ids are numbers or strings. Everything else, such as ``segmentation
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,11 +19,13 @@ import pyarrow.compute as pc
 from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
+from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.openimages.store.writing import Content, Rows, Summary, write_converted
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import Content, Rows, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 FLAG_KEYS = {
@@ -130,7 +131,7 @@ def import_coco(
     elif document.info and HIERARCHY_KEY in document.info:
         tree, source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
     else:
-        tree, source = {'LabelName': 'root', 'Subcategory': [{'LabelName': name} for name in mids]}, str(path)
+        tree, source = flat_tree(mids), str(path)
     ClassHierarchy(tree, mids, source)  # fail now
     category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
@@ -191,10 +192,8 @@ def _image_ids(path: Path, images: Sequence[_Image]) -> list[str]:
             raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
         _positions(given, f'{path}: images', 'openimages_id')
         return given
-    names = [image.file_name for image in images]
-    without_extension = [re.sub(r'([^/])\.[^./]*$', r'\1', name) for name in names]
-    stems = [name.rpartition('/')[2] for name in without_extension]
-    return next((ids for ids in (stems, without_extension) if len(set(ids)) == len(ids)), names)
+    names = pa.array([image.file_name for image in images], pa.string())
+    return next(ids for ids in spellings(names) if len(pc.unique(ids)) == len(ids) or ids is names).to_pylist()
 
 
 def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:

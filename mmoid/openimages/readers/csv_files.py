@@ -10,8 +10,9 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -23,16 +24,27 @@ from pyarrow import csv as pa_csv
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.store.summary import Summary
 
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
 FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
 UNKNOWN = -1  # value of a flag that the file does not give; the official files write -1 too
 TEXT = pa.dictionary(pa.int32(), pa.string())  # type of a column with few distinct values
+ROUNDING = 0.01  # by which a coordinate may leave [0, 1]; anything farther is not a fraction
+_NO_FLAG = -2
+_ROW = 'row of the file'
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
-def read_boxes(path: str | Path) -> pa.Table:
+def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
+
+    Coordinates that leave [0, 1] by rounding are clipped, boxes with swapped corners are dropped, and flags may be
+    empty, ``0.0`` or ``True``.
+
+    Args:
+        path: The file.
+        summary: Counts what is dropped and changed.
 
     Returns:
         Columns ``ImageID`` (string), ``LabelName`` (dictionary), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and
@@ -42,93 +54,158 @@ def read_boxes(path: str | Path) -> pa.Table:
         AnnotationError: A row that is not of this form. The message names the line.
     """
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
-    table = read_columns(path, columns, optional=dict.fromkeys(FLAGS, pa.int8()))
+    table = read_columns(path, columns, optional={**dict.fromkeys(FLAGS, TEXT), 'Score': TEXT})
+    if 'Score' in table.column_names:
+        raise AnnotationError(f'{path}:1: has a column Score, as predictions have; give a file of annotated boxes')
+    summary = Summary() if summary is None else summary
+    summary.box_rows = len(table)
+    report = _Report(path, table, summary)
     for name in COORDINATES:
-        complaint = f'{name} = {{{name}:g}} is outside [0, 1]; coordinates are fractions of the image size'
-        require_rows(path, table, _is_between(table[name], 0, 1), complaint)
-    for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
-        ordered = table[low].to_numpy() <= table[high].to_numpy()
-        require_rows(path, table, ordered, f'{low} = {{{low}:g}} is greater than {high} = {{{high}:g}}')
+        values = table[name].to_numpy()
+        valid = (values >= -ROUNDING) & (values <= 1 + ROUNDING)  # not NaN
+        complaint = f'{name} = {{{name}!r}} is outside [0, 1]; coordinates are fractions of the image size'
+        require_rows(path, table, valid, complaint)
+        outside = (values < 0) | (values > 1)
+        if outside.any():
+            report.change('coordinates clipped to [0, 1]', outside)
+            table = _with_column(table, name, np.clip(values, 0, 1))
     for name in FLAGS:
-        if name in table.column_names:
-            complaint = f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)'
-            require_rows(path, table, _is_between(table[name], -1, 1), complaint)
-        else:
-            table = table.append_column(name, pa.array(np.full(len(table), UNKNOWN, dtype=np.int8)))
-    return table
+        table = _with_column(table, name, _flags(report, name))
+    swapped = np.zeros(len(table), dtype=bool)
+    for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
+        swapped |= table[low].to_numpy() > table[high].to_numpy()
+    report.drop('boxes with swapped corners', swapped)
+    return _without_rows(table, swapped)
 
 
-def read_image_labels(path: str | Path) -> pa.Table:
-    """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32 in [0, 1])."""
-    table = read_columns(path, {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()})
-    valid = _is_between(table['Confidence'], 0, 1)
-    require_rows(path, table, valid, 'Confidence = {Confidence:g} is outside [0, 1]')
-    return table
+def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Table:
+    """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32: 1 or 0).
+
+    Machine-generated labels verify nothing. They are dropped: ``Source`` begins with ``machine``, or the confidence is
+    between 0 and 1.
+
+    Raises:
+        AnnotationError: A row that does not parse, a file of machine-generated labels.
+    """
+    columns = {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()}
+    table = read_columns(path, columns, optional={'Source': TEXT}, may_be_empty=('Source',))
+    confidence = table['Confidence'].to_numpy()
+    valid = (confidence >= 0) & (confidence <= 1)
+    require_rows(path, table, valid, 'Confidence = {Confidence!r} is outside [0, 1]')
+    machine = (confidence > 0) & (confidence < 1)
+    if 'Source' in table.column_names:
+        by_machine = pc.starts_with(table['Source'].cast(pa.string()), 'machine', ignore_case=True)
+        machine |= by_machine.fill_null(False).to_numpy()
+        table = table.drop_columns('Source')
+    if len(table) and machine.all():
+        raise AnnotationError(f'{path}: all labels are machine-generated; give the human-verified ones')
+    summary = Summary() if summary is None else summary
+    summary.label_rows = len(table)
+    _Report(path, table, summary).drop('machine-generated labels', machine)
+    return _without_rows(table, machine)
 
 
-def read_classes(path: str | Path) -> ClassNames:
-    """Reads ``MID,name`` rows, with or without a header. Their order gives class indices."""
-    rows: list[tuple[str, str, int]] = []
+def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames:
+    """Reads ``MID,name`` or ``MID,name,index`` rows, with or without a header.
+
+    Class indices follow the index column, as in mmdet's class lists, else the order of the rows.
+    """
+    rows: list[tuple[list[str], int]] = []
     with open_text(path) as stream:
-        for fields in (reader := csv.reader(stream)):
-            if not fields or (reader.line_num == 1 and fields[0] == 'LabelName'):
-                continue
-            if len(fields) < 2 or not fields[0].startswith('/'):
-                row = ','.join(fields)
-                expected = "'MID,name' like '/m/01g317,Person'"
-                raise AnnotationError(f'{path}:{reader.line_num}: expected {expected}, got {row!r}')
-            rows.append((fields[0], fields[1], reader.line_num))
+        reader = csv.reader(stream)
+        rows = [([field.strip() for field in fields], reader.line_num) for fields in reader if any(fields)]
+    if rows and _is_header(rows):
+        rows = rows[1:]
     if not rows:
         raise AnnotationError(f'{path}: holds no classes')
-    mids, names, lines = zip(*rows)
-    require_unique(mids, lambda i: f'{path}:{lines[i]}')
-    return ClassNames(mids, names, str(path))
+    width = 3 if all(len(fields) == 3 and re.fullmatch(r'\d+', fields[2]) for fields, _ in rows) else 2
+    for fields, line in rows:
+        if len(fields) != width or not (fields[0] and fields[1]):
+            expected = "'MID,name' like '/m/01g317,Person', or 'MID,name,index'; quote a name with a comma"
+            raise AnnotationError(f'{path}:{line}: expected {expected}, got {",".join(fields)!r}')
+    require_unique([fields[0] for fields, _ in rows], lambda i: f'{path}:{rows[i][1]}')
+    if width == 3:
+        indices = [int(fields[2]) for fields, _ in rows]
+        order = np.argsort(indices, kind='stable')
+        gaps = np.flatnonzero(np.sort(indices) - np.arange(len(rows)) != min(indices))
+        if len(gaps) or min(indices) > 1:
+            fields, line = rows[int(order[gaps[0]])] if len(gaps) else rows[int(order[0])]
+            raise AnnotationError(f'{path}:{line}: class index {fields[2]}; expected each of 1 to {len(rows)} once')
+        if summary is not None and (np.diff(order) < 0).any():
+            summary.change('classes put in the order of their index column', len(rows))
+        rows = [rows[i] for i in order]
+    return ClassNames(tuple(fields[0] for fields, _ in rows), tuple(fields[1] for fields, _ in rows), str(path))
 
 
 def read_image_sizes(path: str | Path) -> pa.Table:
     """Reads ``image_id``, ``width`` and ``height`` (int32, pixels), columns under any of their usual names."""
     header = read_header(path)
-    spellings = {
-        'image_id': ('image_id', 'ImageID', 'ImageId'),
-        'width': ('width', 'image_w', 'Width'),
-        'height': ('height', 'image_h', 'Height'),
-    }
+    spellings = {'ImageID': ('ImageID',), 'width': ('width', 'image_w'), 'height': ('height', 'image_h')}
     names = {}
     for target, known in spellings.items():
-        found = [name for name in known if name in header]
+        found = [column for name in known if (column := find_column(header, name))]
         if not found:
-            raise AnnotationError(f'{path}: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
-        names[found[0]] = target
-    types = {name: pa.string() if target == 'image_id' else pa.int32() for name, target in names.items()}
-    table = read_columns(path, types).select(list(names)).rename_columns(list(names.values()))
+            raise AnnotationError(f'{path}:1: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
+        names[target] = found[0]
+    table = read_columns(path, {n: pa.string() if k == 'ImageID' else pa.float64() for k, n in names.items()})
+    table = table.select(list(names.values())).rename_columns(['image_id', 'width', 'height'])
     for name in ('width', 'height'):
-        require_rows(path, table, table[name].to_numpy() >= 1, f'{name} = {{{name}}} must be at least 1 pixel')
+        pixels = table[name].to_numpy()
+        whole = (pixels >= 1) & (pixels < 1 << 31) & (np.floor(pixels) == pixels)  # some files write 640.0
+        require_rows(path, table, whole, f'{name} = {{{name}!r}} must be a whole number of at least 1 pixel')
+        table = _with_column(table, name, pixels.astype(np.int32))
     return table
 
 
 def read_columns(
-    path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
+    path: str | Path,
+    required: dict[str, pa.DataType],
+    optional: dict[str, pa.DataType] | None = None,
+    may_be_empty: Sequence[str] = FLAGS,
 ) -> pa.Table:
     """Reads some columns of a CSV file, with their types; ``optional`` ones if they are there.
+
+    A column is found whatever its case and underscores: ``image_id`` is ``ImageID``.
 
     Raises:
         AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
     """
     header = read_header(path)
+    names = {}  # in the file -> here
     for name in (*required, *(optional or {})):
-        if header.count(name) != 1 and (name in required or name in header):
-            fault = 'twice the column' if name in header else 'no column'
+        column = find_column(header, name)
+        if column is not None and header.count(column) == 1:
+            names[column] = name
+        elif column is not None or name in required:
+            fault = 'no column' if column is None else 'twice the column'
             raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
-    types = required | {name: dtype for name, dtype in (optional or {}).items() if name in header}
+    types = {column: (required | (optional or {}))[name] for column, name in names.items()}
     try:
         table = _read_table(path, types)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
-    for name in types:
-        if table[name].null_count:
+    table = table.rename_columns([names[column] for column in table.column_names])
+    for name in table.column_names:
+        if table[name].null_count and name not in may_be_empty:
             row = pc.index(pc.is_null(table[name]), True).as_py()
             raise AnnotationError(f'{path}:{line_of_row(path, row)}: {name} is empty')
     return table.unify_dictionaries()
+
+
+def find_column(header: Sequence[str], name: str) -> str | None:
+    """The column of this name; else the one that differs in case, underscores and spaces only."""
+    if name in header:
+        return name
+    return next((column for column in header if _plain(column) == _plain(name)), None)
+
+
+def class_column(path: str | Path, table: pa.Table, classes: ClassNames, remedy: str = '') -> np.ndarray:
+    """(R,) int32 class index of the rows. With a ``remedy``, an unknown class is an AnnotationError; else it is -1."""
+    label = classes.find(table['LabelName'])
+    if remedy and (label < 0).any():
+        row = int(np.argmax(label < 0))
+        raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{_line(path, table, row)}', remedy)
+    return label
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -160,7 +237,7 @@ def require_rows(path: str | Path, table: pa.Table, holds: np.ndarray, complaint
     if not holds.all():
         row = int(np.argmin(holds))
         values = table.slice(row, 1).to_pylist()[0]
-        raise AnnotationError(f'{path}:{line_of_row(path, row)}: {complaint.format(**values)}')
+        raise AnnotationError(f'{path}:{_line(path, table, row)}: {complaint.format(**values)}')
 
 
 def line_of_row(path: str | Path, row: int) -> int:
@@ -184,20 +261,6 @@ def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception
     return AnnotationError(f'{path}: cannot be read ({error})')
 
 
-def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Numbers the distinct values of (R,) strings in the order in which they first occur.
-
-    Returns:
-        The distinct values, and (R,) int32: which of them each row holds.
-    """
-    # The official files have runs of one image: each is looked up once.
-    column = values.combine_chunks()
-    changes = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.concatenate([[len(column) > 0], changes]))
-    runs = column.take(pa.array(starts)).dictionary_encode()
-    return runs.dictionary, np.repeat(runs.indices.to_numpy(), np.diff(starts, append=len(column)))
-
-
 def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bool = True) -> pa.Table:
     read_options = pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=use_threads)
     convert_options = pa_csv.ConvertOptions(
@@ -206,7 +269,78 @@ def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bo
     return pa_csv.read_csv(path, read_options, convert_options=convert_options)
 
 
-def _is_between(column: pa.ChunkedArray, low: float, high: float) -> np.ndarray:
-    values = column.to_numpy()
-    between: np.ndarray = (values >= low) & (values <= high)  # not NaN
-    return between
+def _is_header(rows: Sequence[tuple[list[str], int]]) -> bool:
+    """Whether the first row names columns: by its first field, or because it alone does not begin with ``/``."""
+    first, others = rows[0][0], rows[1:]
+    by_slash = bool(others) and all(fields[0].startswith('/') for fields, _ in others) and first[0][:1] != '/'
+    return by_slash or _plain(first[0]) in ('labelname', 'mid', 'label', 'class', 'classid', 'id', 'freebaseid')
+
+
+def _plain(name: str) -> str:
+    return re.sub(r'[\s_]', '', name).lower()
+
+
+@dataclass(frozen=True)
+class _Report:
+    """Counts rows of a table in a summary, with the line of the first."""
+
+    path: str | Path
+    table: pa.Table
+    summary: Summary
+
+    def drop(self, reason: str, rows: np.ndarray) -> None:
+        self._add(self.summary.drop, reason, rows)
+
+    def change(self, reason: str, rows: np.ndarray) -> None:
+        self._add(self.summary.change, reason, rows)
+
+    def _add(self, add: Callable[[str, int, str], None], reason: str, rows: np.ndarray) -> None:
+        if rows.any():
+            line = line_of_row(self.path, int(np.argmax(rows)))
+            add(reason, int(rows.sum()), f'{Path(self.path).name}:{line}')
+
+
+def _flags(report: _Report, name: str) -> np.ndarray:
+    """(R,) int8 of a flag; ``-1`` if the file does not have it."""
+    table = report.table
+    if name not in table.column_names:
+        return np.full(len(table), UNKNOWN, dtype=np.int8)
+    column = pa.chunked_array([pa.array([], TEXT), *table[name].chunks]).unify_dictionaries().combine_chunks()
+    texts = column.dictionary.to_pylist()
+    values = np.array([*(_flag(text) for text in texts), UNKNOWN], dtype=np.int8)
+    usual = np.array([*(text in ('0', '1', '-1') for text in texts), False])
+    code = column.indices.fill_null(-1).to_numpy()
+    require_rows(report.path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
+    report.change('flags that are empty or not written as 1, 0 or -1', ~usual[code])
+    return values[code]
+
+
+def _flag(text: str) -> int:
+    word = text.strip().lower()
+    if word in ('true', 'yes', 't', 'y'):
+        return 1
+    if word in ('false', 'no', 'f', 'n'):
+        return 0
+    if word in ('', 'nan', 'none', 'null', 'na', 'n/a'):
+        return UNKNOWN
+    try:
+        value = float(word)
+    except ValueError:
+        return _NO_FLAG
+    return int(value) if value in (1, 0, -1) else _NO_FLAG
+
+
+def _with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
+    """The table with a column replaced or added."""
+    if name not in table.column_names:
+        return table.append_column(name, pa.array(values))
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def _without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """The other rows, with the column ``_ROW``, so that errors still name the right line."""
+    return _with_column(table, _ROW, np.arange(len(table))).filter(pa.array(~rows)) if rows.any() else table
+
+
+def _line(path: str | Path, table: pa.Table, row: int) -> int:
+    return line_of_row(path, table[_ROW][row].as_py() if _ROW in table.column_names else row)

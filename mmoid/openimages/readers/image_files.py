@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import pyarrow as pa
+from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import file_digest
 from mmoid.utils.progress import Progress, no_progress
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png')
 _CHUNK = 512
 
 
@@ -31,27 +35,54 @@ def files_below(folder: str | Path) -> Iterator[str]:
         yield from names if below == '.' else (f'{below}/{name}' for name in names)
 
 
-def find_images(folder: str | Path) -> dict[str, str]:
+def images_below(folder: str | Path) -> pa.Array:
+    """Paths of the images below a folder, at any depth, sorted. Hidden files, as macOS makes, are none."""
+    names = ((path, path.rpartition('/')[2]) for path in files_below(folder))
+    images = [path for path, name in names if name[0] != '.' and name.lower().endswith(EXTENSIONS)]
+    return pa.array(sorted(images), pa.string())
+
+
+def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Array:
     """Finds images below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
 
+    Copies of an image, as OIDv4_ToolKit puts into the folder of each class, are taken once and counted.
+
+    Args:
+        folder: The image folder.
+        names: (N,) ids of the images, in any spelling.
+        summary: Counts copies.
+
     Returns:
-        Path below ``folder`` by image id, which is the file name without extension.
+        (N,) paths below ``folder``; null where there is none.
 
     Raises:
-        AnnotationError: No such folder, or two files of one image id.
+        AnnotationError: No such folder, or different files of one image.
     """
-    found: dict[str, str] = {}
-    for path in files_below(folder):
-        image_id, extension = os.path.splitext(path.rpartition('/')[2])
-        if extension.lower() in EXTENSIONS and found.setdefault(image_id, path) != path:
-            raise AnnotationError(f'{folder}: image {image_id!r} is there twice: {found[image_id]} and {path}')
-    return found
+    files = images_below(folder)
+    index = match_images(names, files)
+    lost = {stem: k for k, stem in zip(np.flatnonzero(index < 0), _stems(names.filter(pa.array(index < 0))))}
+    candidates: dict[str, list[int]] = {}
+    for i, stem in enumerate(_stems(files) if lost else ()):
+        if stem in lost:
+            candidates.setdefault(stem, []).append(i)
+    for stem, found in candidates.items():
+        paths = [files[i].as_py() for i in found]
+        full = [os.path.join(folder, path) for path in paths]
+        if len({os.path.getsize(path) for path in full}) > 1 or len({file_digest(path, 'sha256') for path in full}) > 1:
+            raise AnnotationError(
+                f'{folder}: different files of image {stem!r}: {", ".join(paths)}; give the folder of one of them'
+            )
+        summary.change('copies of an image file taken once', len(paths) - 1, paths[1])
+        index[lost[stem]] = found[0]
+    return files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
 
 
 def read_sizes(
     folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads widths and heights from file headers, in parallel; pixels are not decoded.
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Reads sizes from file headers, in parallel; pixels are not decoded.
+
+    Boxes of Open Images fit the stored pixels, so the EXIF orientation is not applied.
 
     Args:
         folder: Where the names start from.
@@ -59,32 +90,35 @@ def read_sizes(
         progress: Callback.
 
     Returns:
-        (N,) int32 widths and (N,) int32 heights, pixels, of the upright image (EXIF orientation applied).
-
-    Raises:
-        AnnotationError: A file that is not a readable image.
+        (N, 2) int32 width and height, pixels, and by index the fault of each file that is not a readable image.
     """
     paths = [os.path.join(folder, name) for name in file_names]
-    table: np.ndarray = np.empty((len(paths), 2), dtype=np.int32)
-    if len(paths) <= _CHUNK:
-        table[:] = [_size(path) for path in paths]
-        return table[:, 0], table[:, 1]
-    # Not fork: Arrow's threads do not survive it.
-    with ProcessPoolExecutor(mp_context=get_context('spawn')) as pool:
-        for row, size in enumerate(pool.map(_size, paths, chunksize=_CHUNK)):
-            table[row] = size
+    sizes: np.ndarray = np.zeros((len(paths), 2), dtype=np.int32)
+    faults = {}
+    with ExitStack() as stack:
+        results: Iterable[tuple[int, int] | str] = map(_size, paths)
+        if len(paths) > _CHUNK:
+            # Not fork: Arrow's threads do not survive it.
+            pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context('spawn')))
+            results = pool.map(_size, paths, chunksize=_CHUNK)
+        for row, size in enumerate(results):
+            if isinstance(size, str):
+                faults[row] = size
+            else:
+                sizes[row] = size
             if row % _CHUNK == 0:
                 progress('reading image sizes', row, len(paths))
     progress('reading image sizes', len(paths), len(paths))
-    return table[:, 0], table[:, 1]
+    return sizes, faults
 
 
-def _size(path: str) -> tuple[int, int]:
+def _size(path: str) -> tuple[int, int] | str:
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            # mmcv applies the EXIF orientation when it decodes; the annotated boxes fit the upright image.
-            rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, UnidentifiedImageError) as error:
-        raise AnnotationError(f'{path}: not a readable image ({error})') from error
-    return (height, width) if rotated else (width, height)
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f'{path} ({error})'
+
+
+def _stems(names: pa.Array) -> list[str]:
+    return spellings(names)[0].to_pylist()

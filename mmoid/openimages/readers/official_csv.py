@@ -12,29 +12,31 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
+from mmoid.openimages.image_ids import EXTENSIONS, match_images, number_images
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     FLAGS,
+    class_column,
     line_of_row,
-    number_rows,
     read_boxes,
     read_classes,
     read_image_labels,
     read_image_sizes,
 )
-from mmoid.openimages.readers.image_files import find_images, read_sizes
+from mmoid.openimages.readers.image_files import find_images, images_below, read_sizes
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.openimages.store.writing import Content, Rows, Summary, write_converted
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, Rows, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 
 def convert(
     out: str | Path,
     *,
-    boxes: str | Path,
     classes: str | Path,
-    hierarchy: str | Path,
+    hierarchy: str | Path | None = None,
+    boxes: str | Path | None = None,
     image_labels: str | Path | None = None,
     images: str | Path | None = None,
     image_sizes: str | Path | None = None,
@@ -47,13 +49,14 @@ def convert(
 
     Args:
         out: The store's folder.
-        boxes: Box CSV (see :func:`read_boxes`).
-        classes: Class descriptions CSV; its order is the order of class indices.
-        hierarchy: Hierarchy JSON.
+        classes: Class descriptions CSV (see :func:`read_classes`).
+        hierarchy: Hierarchy JSON; without it, no class has ancestors.
+        boxes: Box CSV (see :func:`read_boxes`). Without it and ``image_labels``, the store has all images of
+            ``images``, or else of ``image_sizes``, to predict on.
         image_labels: CSV of human-verified image-level labels. Images that only have these are kept for the metric.
         images: Image folder. Needed unless ``image_sizes`` is given.
         image_sizes: CSV of image sizes; without it they are read from the headers of the image files.
-        missing_images: Annotated images without a file: raise, or drop them.
+        missing_images: Images without a readable file: raise, or drop them.
         other_classes: Rows of other classes, and images with no other row: raise, or drop them. The complete
             image-level label files of V4-V7 name 20,000 classes.
         overwrite: Replace a store that is there.
@@ -67,23 +70,37 @@ def convert(
     if images is None and image_sizes is None:
         raise ValueError('images, image_sizes: one of them is needed for the sizes (--images, --image-sizes)')
     require_replaceable(out, overwrite)
-    names = read_classes(classes)
-    tree = load_tree(hierarchy)
-    ClassHierarchy(tree, names.label_names, str(hierarchy))  # fail now, before the long work
+    summary = Summary()
+    names = read_classes(classes, summary)
+    tree = flat_tree(names.label_names) if hierarchy is None else load_tree(hierarchy)
+    ClassHierarchy(tree, names.label_names, str(hierarchy or classes))  # fail now, before the long work
+    sizes = None if image_sizes is None else read_image_sizes(image_sizes)
     progress('reading boxes', 0, 1)
-    content = _read(boxes, image_labels, names, tree, other_classes)
+    if boxes is None and image_labels is None:
+        ids = sizes['image_id'] if images is None and sizes is not None else images_below(images or '')
+        found_images, _ = _images(ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids]), summary)
+        content = Content(found_images, NO_BOXES, NO_LABELS, names, tree, summary)
+    else:
+        content = _read(boxes, image_labels, names, tree, other_classes, summary)
     progress('reading boxes', 1, 1)
     if images is not None:
-        content = _with_file_names(content, images, missing_images)
-    if len(content.images) == 0:
-        dropped = ''.join(f'; dropped: {count:,} {what}' for what, count in content.summary.dropped.items())
-        raise AnnotationError(f'{boxes}: no image is left to make a store of{dropped or "; the file has no rows"}')
-    if image_sizes is not None:
-        width, height = _sizes_from_csv(image_sizes, content.images['image_id'])
+        found = find_images(images, content.images['file_name'].combine_chunks(), summary)
+        content = replace(content, images=content.images.set_column(1, 'file_name', found))
+        content = content.with_files(found.is_valid().to_numpy(zero_copy_only=False), images, missing_images)
+    if image_sizes is not None and sizes is not None:
+        size = _sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks())
     else:
         assert images is not None
-        width, height = read_sizes(images, content.images['file_name'].to_pylist(), progress)
-    sized = content.images.append_column('width', pa.array(width)).append_column('height', pa.array(height))
+        size, faults = read_sizes(images, content.images['file_name'].to_pylist(), progress)
+        if faults and missing_images == 'error':
+            listed = ''.join(f'\n  {fault}' for fault in faults.values())
+            remedy = "replace them, or drop these images with missing_images='drop' (--missing-images drop)"
+            raise AnnotationError(
+                f'{images}: {len(faults)} of the {len(size)} images cannot be read; {remedy}:{listed}'
+            )
+        bad: np.ndarray = np.isin(np.arange(len(size)), list(faults))
+        content, size = content.without_images(bad, 'that cannot be read'), size[~bad]
+    sized = content.images.append_column('width', pa.array(size[:, 0])).append_column('height', pa.array(size[:, 1]))
     sources = (boxes, classes, hierarchy, image_labels, image_sizes)
     progress('writing', 0, 1)
     summary = write_converted(Path(out), replace(content, images=sized), sources, images, overwrite)
@@ -92,33 +109,40 @@ def convert(
 
 
 def _read(
-    boxes: str | Path, image_labels: str | Path | None, classes: ClassNames, tree: dict, other_classes: str
+    boxes: str | Path | None,
+    image_labels: str | Path | None,
+    classes: ClassNames,
+    tree: dict,
+    other_classes: str,
+    summary: Summary,
 ) -> Content:
     """Images without sizes, in the order of their first row in the box file, then in the label file."""
-    box_table = read_boxes(boxes)
-    label_table = box_table.slice(0, 0) if image_labels is None else read_image_labels(image_labels)
-    ids = box_table['ImageID'].chunks + label_table['ImageID'].chunks
-    image_ids, image = number_rows(pa.chunked_array(ids, pa.string()))
-    box = np.stack([box_table[name].to_numpy() for name in COORDINATES], axis=1)
-    flags = {name: box_table[name].to_numpy() for name in FLAGS}
-    confidence = np.empty(0, dtype=np.float32) if image_labels is None else label_table['Confidence'].to_numpy()
-    box_label, image_label = classes.find(box_table['LabelName']), classes.find(label_table['LabelName'])
-    if other_classes == 'error':
-        _require_known(box_label, box_table, boxes, classes)
-        _require_known(image_label, label_table, image_labels or '', classes)
-    box_rows = Rows(image[: len(box)], box_label, {'box': box, **flags})
-    label_rows = Rows(image[len(box) :], image_label, {'confidence': confidence})
-    file_names = pc.binary_join_element_wise(image_ids, '.jpg', '')
-    table = pa.table({'image_id': image_ids, 'file_name': file_names})
-    summary = Summary(box_rows=len(box_table), label_rows=len(label_table))
-    return _without_other_classes(Content(table, box_rows, label_rows, classes, tree, summary))
+    remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
+    remedy = remedy if other_classes == 'error' else ''
+    box_rows, label_rows, ids = NO_BOXES, NO_LABELS, []
+    if boxes is not None:
+        table = read_boxes(boxes, summary)
+        box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
+        columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
+        box_rows = Rows(np.empty(0), class_column(boxes, table, classes, remedy), columns)
+        ids += table['ImageID'].chunks
+    if image_labels is not None:
+        table = read_image_labels(image_labels, summary)
+        columns = {'confidence': table['Confidence'].to_numpy()}
+        label_rows = Rows(np.empty(0), class_column(image_labels, table, classes, remedy), columns)
+        ids += table['ImageID'].chunks
+    images, image = _images(pa.chunked_array(ids, pa.string()), summary)
+    box_rows = replace(box_rows, image=image[: len(box_rows)])
+    label_rows = replace(label_rows, image=image[len(box_rows) :])
+    return _without_other_classes(Content(images, box_rows, label_rows, classes, tree, summary))
 
 
-def _require_known(label: np.ndarray, table: pa.Table, path: str | Path, classes: ClassNames) -> None:
-    if (label < 0).any():
-        row = int(np.argmax(label < 0))
-        remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
-        raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{line_of_row(path, row)}', remedy)
+def _images(ids: pa.ChunkedArray, summary: Summary) -> tuple[pa.Table, np.ndarray]:
+    """The images of (R,) ids, without sizes, and the (R,) image index of each row."""
+    image_ids, image, names = number_images(ids, summary)
+    has_extension = pc.match_substring_regex(names, rf'(?i)({"|".join(EXTENSIONS)})$'.replace('.', r'\.'))
+    file_names = pc.if_else(has_extension, names, pc.binary_join_element_wise(names, '.jpg', ''))
+    return pa.table({'image_id': image_ids, 'file_name': file_names}), image
 
 
 def _without_other_classes(content: Content) -> Content:
@@ -134,30 +158,19 @@ def _without_other_classes(content: Content) -> Content:
     return replace(content, boxes=boxes, labels=labels).with_images(keep)
 
 
-def _with_file_names(content: Content, images: str | Path, missing_images: Literal['error', 'drop']) -> Content:
-    found = find_images(images)
-    # Some lists give the id with its extension.
-    stems = pc.replace_substring_regex(content.images['image_id'], r'(?i)\.(jpg|jpeg|png)$', '')
-    row = pc.index_in(stems, pa.array(list(found), pa.string()))
-    file_names = pa.array(list(found.values()), pa.string()).take(row.combine_chunks())
-    content = replace(content, images=content.images.set_column(1, 'file_name', file_names))
-    return content.with_files(row.is_valid().to_numpy(), images, missing_images)
-
-
-def _sizes_from_csv(path: str | Path, image_ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    table = read_image_sizes(path)
-    names = table['image_id'].combine_chunks()
-    width, height = table['width'].to_numpy(), table['height'].to_numpy()
-    first = pc.index_in(names, names).to_numpy()  # of the same image
-    differs = (width != width[first]) | (height != height[first])
+def _sizes_of(path: str | Path, table: pa.Table, image_ids: pa.Array) -> np.ndarray:
+    """(N, 2) int32 width and height of images from the rows of a CSV file."""
+    names, row_image, _ = number_images(table['image_id'])
+    size = np.stack([table[name].to_numpy() for name in ('width', 'height')], axis=1)
+    first = np.unique(row_image, return_index=True)[1]
+    differs = (size != size[first[row_image]]).any(axis=1)
     if differs.any():
         row = int(np.argmax(differs))
-        raise AnnotationError(
-            f'{path}:{line_of_row(path, row)}: image {names[row].as_py()!r} is {width[row]} x {height[row]} here and '
-            f'{width[first[row]]} x {height[first[row]]} before'
-        )
-    found = pc.index_in(image_ids, names)
-    if found.null_count:
-        missing = image_ids.filter(pc.is_null(found))
+        here, before = (f'{width} x {height}' for width, height in (size[row], size[first[row_image[row]]]))
+        name = names[row_image[row]].as_py()
+        raise AnnotationError(f'{path}:{line_of_row(path, row)}: image {name!r} is {here} here and {before} before')
+    found = match_images(image_ids, names)
+    if (found < 0).any():
+        missing = image_ids.filter(pa.array(found < 0))
         raise AnnotationError(f'{path}: has no size of {len(missing)} annotated images, first {missing[0].as_py()!r}')
-    return width[found.to_numpy()], height[found.to_numpy()]
+    return size[first[found]]

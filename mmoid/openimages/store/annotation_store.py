@@ -18,11 +18,13 @@ A ``*_stop`` column is the end of a row's slice in the other file; the slice beg
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
@@ -30,6 +32,9 @@ from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, re
 
 FORMAT = 'mmoid-annotations'
 VERSION = 1
+OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$'
+"""File names that leave the image folder, or none."""
+
 TABLES = ('classes', 'images', 'boxes', 'labels', 'class_images', 'class_images_expanded')
 
 
@@ -116,6 +121,15 @@ class AnnotationStore:
         """The class graph, over ``label_names``."""
         return ClassHierarchy(self.metadata['hierarchy'], self.label_names, source=str(self.path / METADATA))
 
+    @cached_property
+    def boxes_below_a_pixel(self) -> np.ndarray:
+        """(n,) int64 rows of boxes narrower or lower than a pixel: ground truth of the metric, no training targets."""
+        rows = self.metadata.get('boxes_below_a_pixel')
+        if rows is None:  # written before mmoid counted them
+            image = self.image_of_box()
+            return np.flatnonzero(below_a_pixel(self.box, self.width[image], self.height[image]))
+        return np.array(rows, dtype=np.int64)
+
     @property
     def image_folder(self) -> Path | None:
         """Where the images were when the store was made; None if unknown."""
@@ -135,8 +149,15 @@ class AnnotationStore:
         return self._tables['images']['image_id'].to_pylist()
 
     def file_name(self, image: int) -> str:
-        """Path below the image folder."""
-        return self._tables['images']['file_name'][image].as_py()
+        """Path below the image folder.
+
+        Raises:
+            AnnotationError: A path that leaves the folder.
+        """
+        name = self._tables['images']['file_name'][image].as_py()
+        if re.search(OUTSIDE, name):
+            raise AnnotationError(f'{self.path}: image file {name!r} lies outside the image folder')
+        return name
 
     def boxes_of_image(self, image: int) -> slice:
         """Slice of the box columns."""

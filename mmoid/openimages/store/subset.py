@@ -13,7 +13,8 @@ from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_folder
-from mmoid.openimages.store.writing import Content, Rows, Summary, image_folder_entry, write_store
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import Content, Rows, image_folder_entry, write_store
 
 
 def subset_stores(

@@ -5,41 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import FLAGS
-from mmoid.openimages.store.annotation_store import FORMAT, VERSION, AnnotationStore
-from mmoid.openimages.store.arrow_folder import write_folder, write_tables
-
-
-@dataclass
-class Summary:
-    """What a conversion read and wrote. ``dropped`` counts what was left out, by reason."""
-
-    box_rows: int = 0
-    label_rows: int = 0
-    images: int = 0
-    images_without_boxes: int = 0
-    boxes: int = 0
-    group_of_boxes: int = 0
-    boxes_of_unknown_group_of: int = 0
-    image_labels: int = 0
-    classes: int = 0
-    classes_with_boxes: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, reason: str, count: int) -> None:
-        """Adds to ``dropped`` unless ``count`` is 0."""
-        if count:
-            self.dropped[reason] = self.dropped.get(reason, 0) + int(count)
+from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, VERSION, AnnotationStore
+from mmoid.openimages.store.arrow_folder import column, write_folder, write_tables
+from mmoid.openimages.store.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -61,6 +42,11 @@ class Rows:
     def sorted_by_image(self) -> Rows:
         """The rows of each image together, in their order."""
         return self if (np.diff(self.image) >= 0).all() else self.take(np.argsort(self.image, kind='stable'))
+
+
+_NO_ROW: np.ndarray = np.empty(0, dtype=np.int32)
+NO_BOXES = Rows(_NO_ROW, _NO_ROW, {'box': np.empty((0, 4)), **dict.fromkeys(FLAGS, np.empty(0, dtype=np.int8))})
+NO_LABELS = Rows(_NO_ROW, _NO_ROW, {'confidence': np.empty(0, dtype=np.float32)})
 
 
 @dataclass(frozen=True)
@@ -102,10 +88,17 @@ class Content:
                 f'{folder}: has no file of {int((~exists).sum())} of the {len(exists)} images, first {first!r}; '
                 "complete the folder, or drop these images with missing_images='drop' (--missing-images drop)"
             )
-        self.summary.drop('images without a file', (~exists).sum())
-        self.summary.drop('boxes of images without a file', (~exists)[self.boxes.image].sum())
-        self.summary.drop('image-level labels of images without a file', (~exists)[self.labels.image].sum())
-        return self.with_images(exists)
+        return self.without_images(~exists, 'without a file')
+
+    def without_images(self, lost: np.ndarray, why: str) -> Content:
+        """Drops and counts the images with ``lost`` (N,) bool."""
+        if not lost.any():
+            return self
+        first = self.images['image_id'][int(np.argmax(lost))].as_py()
+        self.summary.drop(f'images {why}', lost.sum(), first)
+        self.summary.drop(f'boxes of images {why}', lost[self.boxes.image].sum())
+        self.summary.drop(f'image-level labels of images {why}', lost[self.labels.image].sum())
+        return self.with_images(~lost)
 
     def tables(self) -> dict[str, pa.Table]:
         """The tables of a store by name. Completes the summary."""
@@ -149,23 +142,54 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
 
     ``metadata`` holds JSON values: ``sources``, ``image_folder`` and what else is to be kept.
     """
+    _require_inside(content.images['file_name'])
     tables = content.tables()
-    metadata = {'hierarchy': content.tree, 'summary': asdict(content.summary), **metadata}
+    images, boxes = tables['images'], tables['boxes']
+    image = np.repeat(np.arange(len(images)), np.diff(images['box_stop'].to_numpy(), prepend=0))
+    width, height = (images[name].to_numpy()[image] for name in ('width', 'height'))
+    small = np.flatnonzero(below_a_pixel(column(boxes, 'box'), width, height))
+    content.summary.boxes_below_a_pixel = len(small)
+    metadata = {
+        'hierarchy': content.tree,
+        'summary': asdict(content.summary),
+        'boxes_below_a_pixel': small.tolist(),
+        **metadata,
+    }
     write_tables(folder, tables, FORMAT, VERSION, metadata)
 
 
 def write_converted(
     path: Path, content: Content, sources: Iterable[str | Path | None], images: str | Path | None, overwrite: bool
 ) -> Summary:
-    """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once."""
+    """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once.
+
+    Raises:
+        AnnotationError: No image is left, or of all boxes none.
+    """
+    given = [source for source in sources if source is not None]
+    summary = content.summary
+    for what, rows, left in (('image', 0, len(content.images)), ('box', summary.box_rows, len(content.boxes))):
+        if not left and (rows or what == 'image'):
+            dropped = ''.join(f'; {line}' for line in summary.lines())
+            raise AnnotationError(
+                f'{given[0]}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
+            )
     metadata = {
-        'sources': [fingerprint(source) for source in sources if source is not None],
+        'sources': [fingerprint(source) for source in given],
         'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
     }
     with write_folder(path, overwrite) as folder:
         write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use
     return content.summary
+
+
+def _require_inside(file_names: pa.ChunkedArray) -> None:
+    """Raises an AnnotationError for a name that leaves the image folder."""
+    leaves = pc.match_substring_regex(file_names, OUTSIDE)
+    if pc.any(leaves).as_py():
+        name = file_names.filter(leaves)[0].as_py()
+        raise AnnotationError(f'image file {name!r} lies outside the image folder; give its path below the folder')
 
 
 def image_folder_entry(images: Path, store: Path, root: Path) -> str:

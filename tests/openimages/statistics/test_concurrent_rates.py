@@ -7,7 +7,8 @@ import pytest
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.csv_files import number_rows, read_boxes
+from mmoid.openimages.image_ids import number_rows
+from mmoid.openimages.readers.csv_files import read_boxes
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import (
     count_by_threshold,

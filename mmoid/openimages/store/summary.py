@@ -1,0 +1,54 @@
+"""Summary: what a conversion read, wrote, left out and changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Summary:
+    """Counts of a conversion.
+
+    Attributes:
+        dropped: What was left out, by reason.
+        changed: What was clipped, merged, or taken for what it plainly means, by reason.
+        first: File and line of the first case, by reason, where there is one.
+    """
+
+    box_rows: int = 0
+    label_rows: int = 0
+    images: int = 0
+    images_without_boxes: int = 0
+    boxes: int = 0
+    boxes_below_a_pixel: int = 0
+    group_of_boxes: int = 0
+    boxes_of_unknown_group_of: int = 0
+    image_labels: int = 0
+    classes: int = 0
+    classes_with_boxes: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int, first: str = '') -> None:
+        """Adds to ``dropped`` unless ``count`` is 0."""
+        self._add(self.dropped, reason, count, first)
+
+    def change(self, reason: str, count: int, first: str = '') -> None:
+        """Adds to ``changed`` unless ``count`` is 0."""
+        self._add(self.changed, reason, count, first)
+
+    def lines(self) -> list[str]:
+        """What was dropped and changed, a line for each reason."""
+        kinds = {'dropped': self.dropped, 'changed': self.changed}
+        return [
+            f'{kind}: {count:,} {reason}' + (f', first {self.first[reason]}' if reason in self.first else '')
+            for kind, counts in kinds.items()
+            for reason, count in counts.items()
+        ]
+
+    def _add(self, counts: dict[str, int], reason: str, count: int, first: str) -> None:
+        if count:
+            counts[reason] = counts.get(reason, 0) + int(count)
+            if first:
+                self.first.setdefault(reason, first)

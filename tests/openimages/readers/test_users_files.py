@@ -1,0 +1,265 @@
+"""Files as users have them: noise is taken for what it plainly means, and everything left out is counted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
+from mmoid.openimages.metric.annotations import read_annotations
+from mmoid.openimages.readers.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
+from tests.coco_documents import assert_same
+from tests.official_files import BOXES, LABELS, TREE, write_files
+
+
+def converted(folder, files, **options):
+    summary = convert(folder / 'store', **{**files, **options}, overwrite=True)
+    return AnnotationStore(folder / 'store'), summary
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda text: '\ufeff' + text,
+        lambda text: text.replace('\n', '\r\n'),
+        lambda text: text.replace('ImageID', 'image_id').replace('XMin', 'xmin').replace('IsGroupOf', 'is_group_of'),
+        lambda text: text.replace(',1\n', ',True\n').replace(',0\n', ',0.0\n').replace(',-1\n', ',\n'),
+        lambda text: text.replace('a0,', 'train/a0.jpg,').replace('c2,', ' c2.JPG,'),
+        lambda text: text.replace('a0,/m/bench1,0.0,1.0', 'a0,/m/bench1,-1e-9,1.0000001'),
+        lambda text: '\n'.join(','.join(reversed(line.split(','))) for line in text.splitlines()),
+        lambda text: text.replace('\n', ',,\n').replace('IsGroupOf,,', 'IsGroupOf,Rotation,Note'),
+    ],
+    ids=['BOM', 'CRLF', 'header case', 'flags', 'ids', 'rounding', 'column order', 'extra columns'],
+)
+def test_a_box_file_in_another_spelling_gives_the_same_store(tmp_path, change):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'official' / 'boxes.csv').write_text(BOXES)
+    plain, _ = converted(tmp_path, files)
+    other = write_files(tmp_path / 'other', boxes=change(BOXES))
+    (tmp_path / 'again').mkdir()
+    assert_same(plain, converted(tmp_path / 'again', other)[0])
+
+
+def test_what_a_box_file_has_changed_is_counted_with_its_first_line(tmp_path):
+    rows = ['a,/m/x,-0.001,0.5,0,1,0', 'a,/m/x,0,1.005,0,1,yes', 'b.jpg,/m/x,0.6,0.5,0,1,0', 'c,/m/x,0,1,0.5,0.5,']
+    path = tmp_path / 'boxes.csv'
+    path.write_text('\n'.join(['ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf', *rows]))
+    summary = Summary()
+    table = read_boxes(path, summary)
+    assert table['XMin'].to_pylist() == [0, 0, 0] and table['XMax'].to_pylist() == [0.5, 1, 1]
+    assert table['IsGroupOf'].to_pylist() == [0, 1, -1]
+    assert (summary.box_rows, summary.dropped) == (4, {'boxes with swapped corners': 1})
+    assert summary.changed == {
+        'coordinates clipped to [0, 1]': 2,
+        'flags that are empty or not written as 1, 0 or -1': 2,
+    }
+    assert summary.lines() == [
+        'dropped: 1 boxes with swapped corners, first boxes.csv:4',
+        'changed: 2 coordinates clipped to [0, 1], first boxes.csv:2',
+        'changed: 2 flags that are empty or not written as 1, 0 or -1, first boxes.csv:3',
+    ]
+
+
+def test_an_error_after_dropped_rows_still_names_the_right_line(tmp_path):
+    boxes = BOXES.replace('b1,/m/apple,0.1,0.5', 'b1,/m/apple,0.5,0.1') + 'd3,/m/pear,0,1,0,1,0\n'
+    files = write_files(tmp_path / 'official', boxes=boxes)
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:7: '/m/pear' is not a class"):
+        convert(tmp_path / 'store', **files)
+
+
+@pytest.mark.parametrize('images', [True, False])
+def test_ids_with_folder_or_extension_are_the_same_images_in_all_files(tmp_path, images):
+    """Case 08."""
+    boxes = BOXES.replace('b1,', 'train/b1.jpg,')
+    files = write_files(tmp_path / 'official', boxes=boxes, labels=LABELS.replace('d3,', 'd3.jpg,'), images=images)
+    sizes = 'ImageId,width,height\nb1,200,100\na0.jpg,100,200\ntrain/c2,64.0,64\nd3.jpg,50,80\n'
+    (tmp_path / 'sizes.csv').write_text(sizes)
+    if not images:
+        del files['images']
+    store, summary = converted(tmp_path, files, image_sizes=tmp_path / 'sizes.csv')
+    assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
+    assert store.width.tolist() == [200, 100, 64, 50]
+    assert store.file_name(0) == ('b1.jpg' if images else 'train/b1.jpg')
+    assert summary.changed == {'image ids taken without folder or extension': 2}
+    assert read_annotations(*(files[key] for key in ('boxes', 'classes'))).image_ids == ['b1', 'a0', 'c2']
+
+
+def test_machine_generated_labels_verify_nothing(tmp_path):
+    """Case 16."""
+    path = tmp_path / 'labels.csv'
+    human = 'a,verification,/m/x,1\nb,crowdsource-verification,/m/x,0\n'
+    header = 'ImageID,Source,LabelName,Confidence\n'
+    path.write_text(f'{header}{human}b,machine,/m/y,1.0\nb,,/m/y,0.5\n')
+    summary = Summary()
+    assert read_image_labels(path, summary)['Confidence'].to_pylist() == [1, 0]
+    assert summary.lines() == ['dropped: 2 machine-generated labels, first labels.csv:4']
+    path.write_text(f'{header}b,machine,/m/y,0.9\n')
+    with pytest.raises(AnnotationError, match=r'labels\.csv: all labels are machine-generated; give the human-ver'):
+        read_image_labels(path)
+
+
+def test_predictions_are_not_taken_for_annotations(tmp_path):
+    path = tmp_path / 'predictions.csv'
+    path.write_text('ImageID,LabelName,Score,XMin,XMax,YMin,YMax\na,/m/x,0.5,0,1,0,1\n')
+    with pytest.raises(AnnotationError, match=r'predictions\.csv:1: has a column Score'):
+        read_boxes(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'mids'),
+    [
+        ('/m/b,B,2\n/m/a,A,1\n', ['/m/a', '/m/b']),
+        ('/m/b,B,1\n/m/a,A,0\n', ['/m/a', '/m/b']),
+        ('LabelName,DisplayName,Id\n/m/a,"A, b",1\n', ['/m/a']),
+        ('\ufeffmid,display name\r\n/m/a,A\r\n\r\n/m/b,B\r\n', ['/m/a', '/m/b']),
+        ('identifier,text\n/m/a,A\n', ['/m/a']),
+        ('dog,Dog\ncat,Cat\n', ['dog', 'cat']),
+    ],
+)
+def test_class_files_of_other_tools(tmp_path, text, mids):
+    """Case 20."""
+    (tmp_path / 'classes.csv').write_text(text, newline='')
+    assert read_classes(tmp_path / 'classes.csv').label_names == tuple(mids)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('/m/a,A\n/m/a,B\n', r"classes\.csv:2: class '/m/a' occurs twice"),
+        ('/m/a,A\nApple\n', r"classes\.csv:2: expected 'MID,name'.*got 'Apple'"),
+        ('/m/a,A\n/m/b,Bench, wooden\n', r'classes\.csv:2: .*quote a name with a comma'),
+        ('/m/a,A,1\n/m/b,B,1\n', r'classes\.csv:2: class index 1; expected each of 1 to 2 once'),
+        ('/m/a,A,7\n/m/b,B,8\n', r'classes\.csv:1: class index 7; expected each of 1 to 2 once'),
+        ('ImageId,PredictionString\na,\n', r"classes\.csv:2: expected 'MID,name'"),
+        ('', r'classes\.csv: holds no classes'),
+    ],
+)
+def test_a_bad_class_file_is_an_error(tmp_path, text, message):
+    (tmp_path / 'classes.csv').write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read_classes(tmp_path / 'classes.csv')
+
+
+@pytest.mark.parametrize(
+    ('width', 'message'), [('10.5', r'width = 10\.5 must be a whole'), ('0', 'width = 0.0'), ('nan', 'width = nan')]
+)
+def test_bad_image_sizes_are_errors(tmp_path, width, message):
+    (tmp_path / 'sizes.csv').write_text(f'id,Image_ID,image_w,Height\n1,a,{width},5\n')
+    with pytest.raises(AnnotationError, match=rf'sizes\.csv:2: {message}'):
+        read_image_sizes(tmp_path / 'sizes.csv')
+
+
+@pytest.mark.parametrize(
+    'tree',
+    [
+        {'LabelName': 'r', 'Subcategory': [{'LabelName': 'a', 'Subcategory': None, 'Part': None}]},
+        {'LabelName': 'r', 'Subcategory': {'LabelName': 'a'}},
+    ],
+)
+def test_hierarchies_of_other_tools(tmp_path, tree):
+    """Case 13."""
+    (tmp_path / 'tree.json').write_text('\ufeff' + json.dumps(tree), encoding='utf-8')
+    assert ClassHierarchy.from_json(tmp_path / 'tree.json', ['a']).depth.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"LabelName": "r", "Subcategory": ["a"]}', r"Subcategory of 'r' must hold objects .*got \"a\""),
+        ('{"LabelName": "r", "Part": [{"LabelName": 3}]}', r'Part of .*got {"LabelName": 3}'),
+        ('{"LabelName": "r", "Subcategory": "a"}', r'Subcategory of .*got "a"'),
+        ('{"categories": []}', r"expected an object with 'LabelName' at the top level, got {\"categories\": \[\]}"),
+        ('[' * 100_000, 'cannot be read as a hierarchy JSON'),
+        ('', 'cannot be read as a hierarchy JSON'),
+    ],
+)
+def test_an_error_names_a_file_that_is_not_a_hierarchy(tmp_path, text, message):
+    (tmp_path / 'tree.json').write_text(text)
+    with pytest.raises(AnnotationError, match=rf'tree\.json: {message}'):
+        ClassHierarchy.from_json(tmp_path / 'tree.json', ())
+    with pytest.raises(AnnotationError, match=r'official: cannot be read'):
+        (tmp_path / 'official').mkdir()
+        load_tree(tmp_path / 'official')
+
+
+def test_a_root_that_is_a_class_is_named_as_the_root():
+    """Case 14."""
+    with pytest.raises(AnnotationError, match=r"'/m/root' is the root of the hierarchy, and the root is never a class"):
+        ClassHierarchy(TREE, ['/m/apple', '/m/root'])
+
+
+def test_copies_in_class_folders_are_one_image_and_files_nobody_needs_are_ignored(tmp_path):
+    """Case 11."""
+    files = write_files(tmp_path / 'official')
+    images = tmp_path / 'official' / 'images'
+    for name in ('Apple/b1.jpg', 'Orange/b1.jpg', 'x/unused.jpg', 'y/unused.png', 'x/._a0.jpg', 'x/a0.jpg.txt'):
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / ('b1.jpg' if 'b1' in name else 'a0.jpg'), images / name)
+    (images / 'y/unused.png').write_text('no image')
+    (images / 'b1.jpg').unlink()
+    store, summary = converted(tmp_path, files)
+    assert store.num_images == 4
+    assert store.file_name(0) == 'Apple/b1.jpg'
+    assert summary.lines() == ['changed: 1 copies of an image file taken once, first Orange/b1.jpg']
+    Image.new('RGB', (200, 100)).save(images / 'Orange/b1.jpg')
+    with pytest.raises(AnnotationError, match=r"different files of image 'b1': Apple/b1\.jpg, Orange/b1\.jpg"):
+        converted(tmp_path, files)
+
+
+def test_all_unreadable_images_are_listed_or_dropped(tmp_path):
+    files = write_files(tmp_path / 'official')
+    images = tmp_path / 'official' / 'images'
+    (images / 'a0.jpg').write_bytes(b'')
+    (images / 'b1.jpg').write_text('<html>404</html>')
+    with pytest.raises(
+        AnnotationError, match=r'(?s)2 of the 4 images cannot be read; .*\n.*b1\.jpg \(.*\n.*a0\.jpg \('
+    ):
+        converted(tmp_path, files)
+    store, summary = converted(tmp_path, files, missing_images='drop')
+    assert store.image_ids() == ['c2', 'd3'] and store.width.tolist() == [64, 50]
+    assert summary.dropped['images that cannot be read'] == 2
+    assert summary.dropped['boxes of images that cannot be read'] == 4
+
+
+def test_a_conversion_that_leaves_no_box_is_an_error(tmp_path):
+    files = write_files(tmp_path / 'official', boxes='ImageID,LabelName,XMin,XMax,YMin,YMax\na0,/m/pear,0,1,0,1\n')
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: no box is left .*; dropped: 1 boxes of other classes'):
+        converted(tmp_path, files, other_classes='drop')
+
+
+def test_an_image_outside_the_image_folder_is_refused(tmp_path):
+    boxes = 'ImageID,LabelName,XMin,XMax,YMin,YMax\n../secret.jpg,/m/apple,0,1,0,1\n'
+    files = write_files(tmp_path / 'official', boxes=boxes)
+    (tmp_path / 'sizes.csv').write_text('image_id,width,height\nsecret,9,9\n')
+    options = {'image_labels': None, 'images': None, 'image_sizes': tmp_path / 'sizes.csv'}
+    with pytest.raises(AnnotationError, match=r"'\.\./secret\.jpg' lies outside the image folder"):
+        converted(tmp_path, files, **options)
+
+
+def test_images_without_annotations_become_a_store_to_predict_on(tmp_path):
+    files = write_files(tmp_path / 'official')
+    del files['boxes'], files['image_labels'], files['hierarchy']
+    store, summary = converted(tmp_path, files)
+    assert store.image_ids() == ['a0', 'b1', 'c2', 'd3']
+    assert (store.num_boxes, summary.images_without_boxes, summary.classes) == (0, 4, 5)
+    assert not store.hierarchy.ancestor_matrix.any()
+    (tmp_path / 'sizes.csv').write_text('ImageID,width,height\nq,4,5\np,6,7\n')
+    store, _ = converted(tmp_path, files, images=None, image_sizes=tmp_path / 'sizes.csv')
+    assert [(store.image_id(i), store.file_name(i)) for i in range(2)] == [('q', 'q.jpg'), ('p', 'p.jpg')]
+    assert np.array([store.width, store.height]).T.tolist() == [[4, 5], [6, 7]]
+
+
+def test_boxes_below_a_pixel_are_counted_and_kept(tmp_path):
+    boxes = BOXES + 'd3,/m/apple,0.5,0.5,0.2,0.4,0\nd3,/m/apple,0.5,0.519,0.2,0.4,0\nd3,/m/apple,0.5,0.521,0.2,0.4,0\n'
+    store, summary = converted(tmp_path, write_files(tmp_path / 'official', boxes=boxes))
+    assert summary.boxes_below_a_pixel == 2 and store.num_boxes == 8
+    assert store.boxes_below_a_pixel.tolist() == [5, 6]
+    del store.metadata['boxes_below_a_pixel']  # a store that was made before they were counted
+    del store.__dict__['boxes_below_a_pixel']
+    assert store.boxes_below_a_pixel.tolist() == [5, 6]
