@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import load
+from mmengine.fileio import exists, load
 
+from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.ragged import gather_rows
@@ -106,8 +107,8 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         new_label = np.full(self.store.num_classes, -1)
         new_label[kept] = np.arange(len(kept))
         images = np.arange(self.store.num_images)
-        records = StoreRecords(self.store, images, new_label, str(folder), self.group_of)
-        records.require_images()
+        records = StoreRecords(self.store, images, new_label, str(folder), self.group_of, not self.test_mode)
+        records.require_images(self.backend_args)
         return records
 
     def load_proposals(self) -> None:
@@ -125,6 +126,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
                 if not self._all_boxes_train():
                     stop = np.concatenate([[0], np.cumsum(self._trains())])[stop]
                 keep &= np.diff(stop, prepend=0) > 0
+        if not keep.any():
+            raise ValueError(
+                f'dataset: none of the {len(keep)} images of {self.store.path} is left; check dataset.filter_cfg and '
+                'metainfo.classes'
+            )
         return self.data_list[np.flatnonzero(keep)]
 
     def get_data_info(self, idx: int) -> dict:
@@ -207,11 +213,14 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         return stop, items
 
     def _all_boxes_train(self) -> bool:
-        return self.group_of == 'keep' and bool((self.data_list.new_label >= 0).all())
+        small = self.data_list.training and len(self.store.boxes_below_a_pixel) > 0
+        return self.group_of == 'keep' and not small and bool((self.data_list.new_label >= 0).all())
 
     def _trains(self) -> np.ndarray:
         """(B,) bool: boxes of the store that are ground truth here."""
         trains = self.data_list.new_label[self.store.box_label] >= 0
+        if self.data_list.training:
+            trains[self.store.boxes_below_a_pixel] = False
         return trains if self.group_of == 'keep' else trains & (self.store.is_group_of != 1)
 
     def _converted(self, csv_file: Path) -> Path:
@@ -224,8 +233,17 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         optional = (self.image_level_ann_file, self.image_sizes_file)
         image_labels, sizes = (None if path is None else self._below_root(path) for path in optional)
         sources = [csv_file, *(Path(path) for path in (classes, hierarchy, image_labels, sizes) if path is not None)]
+        if _is_current(store, sources):  # also on a read-only disk
+            return store
         # Ranks start together: the first one converts, the others wait here and find the store.
-        with open(store.with_name(f'.{store.name}.lock'), 'w') as lock:
+        try:
+            lock = open(store.with_name(f'.{store.name}.lock'), 'w')
+        except OSError as error:
+            raise OSError(
+                f'{csv_file.parent}: cannot take the store of {csv_file.name} ({error}); make it elsewhere with '
+                'tools/dataset_converters/prepare_openimages.py --out STORE and give STORE as ann_file'
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_current(store, sources):
                 with progress_bars() as progress:
@@ -259,6 +277,7 @@ class StoreRecords(Sequence):
         new_label: (classes of the store,) class index in the data set, -1 for classes that it leaves out.
         folder: Image folder.
         group_of: ``keep``, ``ignore`` or ``drop`` group-of boxes.
+        training: Leave out boxes below a pixel: they are ground truth of the metric, but no training targets.
         proposals: By ``<folder>/<file>`` of the image; None: items have none.
     """
 
@@ -267,6 +286,7 @@ class StoreRecords(Sequence):
     new_label: np.ndarray
     folder: str
     group_of: str
+    training: bool
     proposals: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
@@ -285,18 +305,22 @@ class StoreRecords(Sequence):
 
     def labels(self, index: int) -> list[int]:
         """Class indices of the ground-truth boxes of item ``index``."""
-        rows = self.store.boxes_of_image(int(self.images[index]))
-        labels = self.new_label[self.store.box_label[rows]]
+        image = int(self.images[index])
+        rows, labels = self._boxes(image)
         if self.group_of != 'keep':
             labels = labels[self.store.is_group_of[rows] != 1]
-        return labels[labels >= 0].tolist()
+        return labels.tolist()
 
-    def require_images(self) -> None:
-        """Raises AnnotationError if one of a few images, spread over the set, does not exist."""
-        for image in np.unique(np.linspace(0, len(self) - 1, IMAGES_CHECKED).astype(np.int64)) if len(self) else ():
-            path = self._path(int(self.images[image]))
-            if not osp.exists(path):
-                raise AnnotationError(f'{path}: no such image (of {self.store.path}); set data_prefix=dict(img=...)')
+    def require_images(self, backend_args: dict | None) -> None:
+        """Raises AnnotationError if some of a few images, spread over the set, do not exist."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, IMAGES_CHECKED).astype(np.int64)) if len(self) else ()
+        paths = [self._path(int(self.images[i])) for i in chosen]
+        missing = [path for path in paths if not exists(path, backend_args)]
+        if missing:
+            raise AnnotationError(
+                f'{missing[0]}: no such image (of {self.store.path}); {len(missing)} of {len(paths)} looked for are '
+                'missing; set data_prefix=dict(img=...)'
+            )
 
     def with_proposals(self, proposals: Mapping[str, Any], source: str) -> StoreRecords:
         """The same items with ``proposals``, each an ``InstanceData`` or dict as mmdet's ``LoadProposals`` expects.
@@ -313,12 +337,23 @@ class StoreRecords(Sequence):
     def _path(self, image: int) -> str:
         return osp.join(self.folder, self.store.file_name(image))
 
+    def _boxes(self, image: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of an image's boxes of the classes of the data set, and these classes; group-of boxes included."""
+        store = self.store
+        part = store.boxes_of_image(image)
+        rows = np.arange(part.start, part.stop)
+        labels = self.new_label[store.box_label[rows]]
+        keep = labels >= 0
+        if self.training:
+            keep &= ~below_a_pixel(store.box[rows], store.width[image], store.height[image])
+        return rows[keep], labels[keep]
+
     def _record(self, image: int) -> dict:
         store = self.store
         width, height = int(store.width[image]), int(store.height[image])
-        rows, label_rows = store.boxes_of_image(image), store.labels_of_image(image)
+        rows, labels = self._boxes(image)
+        label_rows = store.labels_of_image(image)
         boxes = (store.box[rows] * (width, height, width, height)).tolist()
-        labels = self.new_label[store.box_label[rows]].tolist()
         instances = [
             {
                 'bbox': box,
@@ -326,8 +361,8 @@ class StoreRecords(Sequence):
                 'ignore_flag': int(group == 1 and self.group_of == 'ignore'),
                 'is_group_of': group,
             }
-            for box, label, group in zip(boxes, labels, store.is_group_of[rows].tolist())
-            if label >= 0 and not (group == 1 and self.group_of == 'drop')
+            for box, label, group in zip(boxes, labels.tolist(), store.is_group_of[rows].tolist())
+            if not (group == 1 and self.group_of == 'drop')
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
         path = self._path(image)

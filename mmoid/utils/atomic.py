@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -28,13 +29,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f'.writing-{os.getpid()}.{path.name}')
     try:
         temporary.touch()
-        with locked(temporary):
+        with locked(temporary), naming_path(path):
             yield temporary
             flush(temporary)
             temporary.replace(path)
             flush(path.parent)  # the new name is on the disk only with its folder
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_path(path: Path) -> Iterator[None]:
+    """Adds the path and a remedy to the error of a full or read-only disk, which often names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) or str(path) in str(error):
+            raise
+        raise OSError(error.errno, f'{path}: {os.strerror(error.errno)}; free space, or write elsewhere') from error
 
 
 @contextmanager

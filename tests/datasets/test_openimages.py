@@ -8,15 +8,17 @@ import time
 
 import numpy as np
 import pytest
-from mmdet.datasets import MultiImageMixDataset
-from mmengine.fileio import dump
+from mmdet.datasets import CocoDataset, MultiImageMixDataset
+from mmdet.datasets import ConcatDataset as MMDetConcatDataset
+from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.coco_export import export_coco
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.official_files import write_files
+from tests.official_files import BOXES, write_files
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -211,8 +213,68 @@ def test_the_data_set_pickles_without_its_annotations(tiny_data):
     assert pickle.loads(pickle.dumps(data)).get_data_info(5)['img_id'] == data.get_data_info(5)['img_id']
 
 
+def test_a_box_below_a_pixel_is_no_training_target_but_stays_for_the_metric(tmp_path):
+    """Case 02."""
+    boxes = BOXES.replace('a0,/m/bench1,0.0,1.0', 'a0,/m/bench1,0.3,0.3') + 'b1,/m/fruit,0.1,0.9,0.5,0.509,0\n'
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official', boxes=boxes))
+    store = str(tmp_path / 'store')
+    data = dataset(store)
+    assert [len(data.get_data_info(i)['instances']) for i in range(4)] == [3, 0, 1, 0]
+    assert [data.get_cat_ids(i) for i in range(4)] == [[0, 1, 0], [], [2], []]
+    assert data.class_image_counts(expand_hierarchy=False).tolist() == [1, 1, 1, 0, 0]
+    assert len(dataset(store, filter_cfg=dict(filter_empty_gt=True))) == 2
+    tested = dataset(store, test_mode=True)
+    assert [len(tested.get_data_info(i)['instances']) for i in range(4)] == [4, 1, 1, 0]
+    assert tested.class_image_counts(expand_hierarchy=False).tolist() == [1, 1, 2, 1, 0]
+
+
+def test_images_are_looked_for_through_the_file_backend_of_their_prefix(store):
+    asked = []
+
+    @register_backend('bucket', prefixes='bucket', force=True)
+    class Bucket(LocalBackend):
+        def exists(self, path):
+            asked.append(path)
+            return 'train' in path
+
+    assert len(dataset(store, data_prefix=dict(img='bucket://train'))) == 4
+    assert asked == [f'bucket://train/{name}.jpg' for name in ('b1', 'a0', 'c2', 'd3')]
+    with pytest.raises(AnnotationError, match=r'bucket://x/b1\.jpg: no such image .*; 4 of 4 looked for are missing'):
+        dataset(store, data_prefix=dict(img='bucket://x'))
+
+
+def test_a_filter_that_leaves_no_image_is_reported_at_the_start(store):
+    with pytest.raises(
+        ValueError, match=r'dataset: none of the 4 images of .*store is left; check dataset\.filter_cfg'
+    ):
+        dataset(store, filter_cfg=dict(min_size=1000))
+
+
+def test_a_store_and_a_coco_file_are_one_training_set(tmp_path, store):
+    export_coco(AnnotationStore(store), tmp_path / 'export.json')
+    ours = dataset(store)
+    names = dict(classes=ours.metainfo['classes'])
+    prefix = dict(img=str(ours.store.image_folder))
+    other = CocoDataset(str(tmp_path / 'export.json'), metainfo=names, data_prefix=prefix, pipeline=[])
+    joined = MMDetConcatDataset([ours, other], ignore_keys=['dataset_type', 'palette', 'label_names', 'task_name'])
+    assert len(joined) == 8
+    drawn = mmoid.SoftBalanceClassAwareSampler(joined, seed=0, expand_hierarchy=False)
+    assert drawn.draws.image_counts.tolist() == [2, 2, 2, 2, 0]
+
+
+def test_a_worker_does_not_open_a_store_that_was_replaced(tmp_path, store):
+    data = dataset(store)
+    pickled, first = pickle.dumps(data), data.get_data_info(0)
+    boxes = BOXES + 'd3,/m/orange,0,1,0,1,0\n'
+    convert(store, **write_files(tmp_path / 'official', boxes=boxes), overwrite=True)
+    again = data.get_data_info(0)
+    assert again['instances'] == first['instances'], 'the process that has it open keeps the old one'
+    with pytest.raises(AnnotationError, match='store: was replaced while it was in use; start again'):
+        pickle.loads(pickled)
+
+
 def test_a_folder_without_the_images_is_refused_before_training(store, tmp_path):
-    with pytest.raises(AnnotationError, match=r'other/b1\.jpg: no such image .*set data_prefix'):
+    with pytest.raises(AnnotationError, match=r'other/b1\.jpg: no such image .*; set data_prefix'):
         dataset(store, data_prefix=dict(img=str(tmp_path / 'other')))
 
 
@@ -237,6 +299,15 @@ def test_an_official_csv_is_converted_once(tmp_path):
     with open(files['boxes'], 'a') as stream:
         stream.write('d3,/m/orange,0,1,0,1,0\n')
     assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
+    lock = tmp_path / '.boxes.csv.store.lock'
+    lock.unlink()
+    lock.mkdir()  # cannot be opened, as on a read-only disk (case 19)
+    assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
+    (tmp_path / 'boxes.csv.store').rename(tmp_path / 'gone')
+    with pytest.raises(OSError, match=r'cannot take the store of boxes\.csv .*; make it elsewhere with'):
+        open_csv()
+    lock.rmdir()
+    (tmp_path / 'gone').rename(tmp_path / 'boxes.csv.store')
     for name, text in (('metadata.json', '{"format": "mmoid-annotations", "version": 0}'), ('boxes.arrow', 'half')):
         (tmp_path / 'boxes.csv.store' / name).write_text(text)
         assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]

@@ -4,22 +4,23 @@
 data_root = '{{$MMOID_DATA_ROOT:data/openimages}}'
 backend_args = None
 
+# Boxes of Open Images fit the stored pixels: the EXIF orientation is ignored.
 train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation', backend_args=backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation', backend_args=backend_args),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
     # After Resize: predictions are scaled back to the original size, as the drawn ground truth is.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 tta_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=backend_args),
+    dict(type='LoadImageFromFile', color_type='color_ignore_orientation', backend_args=backend_args),
     dict(
         type='TestTimeAug',
         transforms=[

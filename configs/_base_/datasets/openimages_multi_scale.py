@@ -4,7 +4,7 @@ _base_ = ['./openimages.py']
 train_dataloader = dict(
     dataset=dict(
         pipeline=[
-            dict(type='LoadImageFromFile', backend_args=None),
+            dict(type='LoadImageFromFile', color_type='color_ignore_orientation', backend_args=None),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
                 type='RandomChoiceResize',

@@ -19,6 +19,7 @@ A ``*_stop`` column is the end of a row's slice in the other file; the slice beg
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -64,7 +65,11 @@ class AnnotationStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._written = _written(self.path)
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
+        for key in ('hierarchy', 'sources', 'image_folder', 'summary'):
+            if key not in self.metadata:
+                raise AnnotationError(f'{self.path / METADATA}: has no {key!r}; make {self.path} again')
         self._tables = map_tables(self.path, TABLES)
         images, boxes, labels = (self._tables[name] for name in ('images', 'boxes', 'labels'))
         self.width = column(images, 'width')
@@ -82,8 +87,8 @@ class AnnotationStore:
         self._require_stops('classes', 'image_stop', 'class_images')
         self._require_stops('classes', 'expanded_image_stop', 'class_images_expanded')
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return AnnotationStore, (self.path,)
+    def __reduce__(self) -> tuple[Callable, tuple[Path, int]]:
+        return _open_same, (self.path, self._written)
 
     @property
     def num_images(self) -> int:
@@ -199,6 +204,19 @@ class AnnotationStore:
                 f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {expected:,}; the files '
                 f'are of different stores; make {self.path} again'
             )
+
+
+def _open_same(path: Path, written: int) -> AnnotationStore:
+    """Opens a store in another process. Raises an AnnotationError if it was replaced since."""
+    if _written(path) != written:
+        raise AnnotationError(f'{path}: was replaced while it was in use; start again')
+    return AnnotationStore(path)
+
+
+def _written(path: Path) -> int:
+    """When the metadata of a store were written, in ns; 0 if there are none."""
+    file = path / METADATA
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def _slice(stops: np.ndarray, row: int) -> slice:

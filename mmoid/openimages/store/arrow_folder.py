@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.utils.atomic import locked, remove_abandoned
+from mmoid.utils.atomic import locked, naming_path, remove_abandoned
 
 METADATA = 'metadata.json'
 
@@ -55,8 +55,9 @@ def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path 
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id
     temporary.mkdir()
     try:
-        with locked(temporary):
+        with locked(temporary), naming_path(path):
             yield temporary
+            require_replaceable(path, overwrite)  # another process may have written it meanwhile
             old = path.with_name(f'.{path.name}.old-{os.getpid()}')
             if path.exists():
                 path.rename(old)
@@ -85,8 +86,10 @@ def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> d
     if not path.is_dir():
         raise AnnotationError(f'{path}: no such folder; {made_by} makes it')
     try:
-        metadata = json.loads((path / METADATA).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        metadata = json.loads((path / METADATA).read_text(encoding='utf-8'))
+        if not isinstance(metadata, dict):
+            raise ValueError(f'{METADATA} holds no object')
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, or no JSON
         raise AnnotationError(f'{path}: was not written by {made_by}, or not to the end ({error})') from error
     if metadata.get('format') != format_name:
         raise AnnotationError(f'{path / METADATA}: format is {metadata.get("format")!r}, expected {format_name!r}')

@@ -1,0 +1,87 @@
+"""Store folders on full disks, written by two processes, and damaged."""
+
+import json
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.arrow_folder import write_folder
+from tests.coco_documents import random_store
+from tests.official_files import write_files
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def full_disk(size):
+    """Files of this process may not grow beyond ``size`` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize('size', [10, 500])
+def test_a_full_disk_names_the_store_and_leaves_nothing(tmp_path, size):
+    files = write_files(tmp_path / 'official')
+    with pytest.raises(OSError, match=r'store: File too large; free space, or write elsewhere'), full_disk(size):
+        convert(tmp_path / 'store', **files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['official']
+
+
+def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_first(tmp_path):
+    with pytest.raises(FileExistsError, match='store: exists already'), write_folder(tmp_path / 'store') as folder:
+        (folder / 'metadata.json').write_text('{"by": 2}')
+        (tmp_path / 'store').mkdir()
+        (tmp_path / 'store' / 'metadata.json').write_text('{"by": 1}')
+    assert (tmp_path / 'store' / 'metadata.json').read_text() == '{"by": 1}'
+
+
+def test_conversions_at_the_same_time_end_in_one_whole_store(tmp_path):
+    files = write_files(tmp_path / 'official')
+    names = {'image_labels': 'labels'}
+    options = [word for name, path in files.items() for word in (f'--{names.get(name, name)}', path)]
+    tool = [sys.executable, ROOT / 'tools/dataset_converters/prepare_openimages.py', '--out', tmp_path / 'store']
+    runs = [
+        subprocess.Popen([*tool, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in 'ab'
+    ]
+    errors = [run.communicate()[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 1]
+    assert ''.join(errors).strip().startswith('error:') or 'error: ' in ''.join(errors)
+    assert 'Traceback' not in ''.join(errors)
+    assert AnnotationStore(tmp_path / 'store').num_images == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['official', 'store']
+
+
+@pytest.mark.parametrize('text', ['[]', 'null', '{"format": 3}', '\xff', '[' * 100_000])
+def test_metadata_of_another_program_are_an_error(tmp_path, text):
+    (tmp_path / 'metadata.json').write_text(text, encoding='latin-1')
+    with pytest.raises(AnnotationError, match='prepare_openimages|format is'):
+        AnnotationStore(tmp_path)
+
+
+def test_a_store_whose_image_lies_outside_its_folder_is_refused(tmp_path):
+    store = random_store(tmp_path / 'store', np.random.default_rng(0))
+    data = (store.path / 'images.arrow').read_bytes()
+    assert data.count(b'train_1/') > 1
+    (store.path / 'images.arrow').write_bytes(data.replace(b'train_1/', b'../../a/', 1))
+    with pytest.raises(AnnotationError, match=r"image file '\.\./\.\./a/.*' lies outside the image folder"):
+        AnnotationStore(store.path).file_name(1)
+
+
+def test_metadata_without_a_key_are_an_error(tmp_path):
+    store = random_store(tmp_path / 'store', np.random.default_rng(0))
+    del store.metadata['hierarchy']
+    (store.path / 'metadata.json').write_text(json.dumps(store.metadata))
+    with pytest.raises(AnnotationError, match=r"metadata\.json: has no 'hierarchy'; make .*store again"):
+        AnnotationStore(store.path)
