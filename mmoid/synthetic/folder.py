@@ -41,23 +41,18 @@ def write_dataset(
         True if it was written, False if it exists with the same knobs.
 
     Raises:
-        ValueError: ``out`` has other content (the message names the knobs that differ), or ``workers`` is below 1.
+        ValueError: ``out`` has other content; the message names the knobs that differ.
     """
     out = Path(out).absolute()
-    if workers < 1:
-        raise ValueError(f'workers: must be at least 1, got {workers}')
     if out.is_dir() and any(out.iterdir()):
         found = read_metadata(out, FORMAT, VERSION, 'make_synthetic_openimages.py')['options']
-        wanted = asdict(config)
-        changes = [
-            f'{name}={found.get(name)} (now {wanted[name]})' for name in wanted if found.get(name) != wanted[name]
-        ]
+        wanted = asdict(config).items()
+        changes = [f'{name}={found.get(name)} (now {value})' for name, value in wanted if found.get(name) != value]
         if not changes and not overwrite:
             return False
         if not overwrite:
-            raise ValueError(
-                f'{out}: was made with {", ".join(changes)}; give the same options, another folder, or --overwrite'
-            )
+            made = ', '.join(changes)
+            raise ValueError(f'{out}: was made with {made}; give the same options, another folder, or --overwrite')
     with write_folder(out, overwrite) as folder:
         _write_files(folder, config, workers, progress)
     return True
@@ -92,16 +87,7 @@ def _write_files(folder: Path, config: WorldConfig, workers: int, progress: Prog
     classes = dict(zip(world.label_names, world.names, strict=True))
     _write_lines(annotations / 'classes-description.csv', [','.join(row) for row in classes.items()])
     (annotations / 'label-hierarchy.json').write_text(json.dumps(world.tree, indent=4) + '\n')
-    looks = [
-        {
-            'look': [kind.shape, kind.colour, kind.pattern],
-            'share_of_objects': kind.share,
-            'label_sets': [[world.label_names[label] for label in labels] for labels in kind.label_sets],
-            'probabilities': kind.probabilities,
-        }
-        for kind in world.kinds
-    ]
-    write_tables(folder, {}, FORMAT, VERSION, {'options': asdict(config), 'classes': classes, 'looks': looks})
+    write_tables(folder, {}, FORMAT, VERSION, {'options': asdict(config), 'classes': classes})
 
 
 def write_images(config: WorldConfig, split: str, indices: Iterable[int], folder: Path) -> list[Scene]:

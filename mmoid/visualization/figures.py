@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import Imbalance, LabelSetSizes, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import Imbalance, LeafAbsence
 from mmoid.utils.atomic import atomic_write
 
 BLUE, ORANGE, GREEN, RED, GREY = '#2060c0', '#e08020', '#208040', '#d02020', '#909090'
@@ -104,64 +104,31 @@ def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: i
     )
 
 
-def draw_label_set_sizes(sizes: LabelSetSizes) -> Figure:
-    """Objects by how many labels they have, before and after ancestors are added."""
-    figure, ax = _chart('Labels of one object', 'labels', 'objects')
-    for counts, shift, colour, name in (
-        (sizes.annotated, -0.2, BLUE, 'as annotated'),
-        (sizes.expanded, 0.2, ORANGE, 'with ancestors'),
-    ):
-        size = np.flatnonzero(counts)
-        bars = ax.bar(size + shift, counts[size], 0.4, color=colour, label=name)
-        ax.bar_label(bars, [f'{count:,}' for count in counts[size]], fontsize=7, padding=2)
-    _log_counts(ax)
-    ax.set_xticks(np.arange(1, max(len(sizes.annotated), len(sizes.expanded))))
-    ax.legend(loc='upper right')
-    return figure
-
-
 def draw_sampling_plans(plans: Sequence[SamplingPlan]) -> Figure:
-    """How often the images of each class are drawn and seen, how many never are, and the totals.
-
-    Left: one epoch, by the draws for each class alone, as Sec. 3 of the paper counts. Right: all epochs, where an image
-    counts as seen for whichever of its classes it was drawn.
+    """How often an image of each class is seen, and the share of each class's images that are never seen.
 
     Args:
         plans: One for each λ, of the same data set, epochs and draws.
     """
-    figure = Figure(figsize=(11, 11), layout='constrained')
-    grid = figure.add_gridspec(3, 2)
-    drawn, seen, neglected, unseen = (figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1))
+    figure = Figure(figsize=(11, 4.5), layout='constrained')
+    seen, unseen = figure.subplots(1, 2)
     counts = plans[0].one_epoch.image_counts
     order = _largest(counts, len(counts))
     rank = np.arange(1, len(order) + 1)
     for plan, colour in zip(plans, colormaps['viridis'](np.linspace(0, 0.88, len(plans)))):
-        for ax, of_class, style in (
-            (drawn, plan.one_epoch.drawn, '-'),
-            (seen, plan.all_epochs.seen, '.'),
-            (neglected, plan.one_epoch.neglected, '-'),
-            (unseen, plan.all_epochs.unseen, '.'),
-        ):
-            ax.plot(rank, of_class[order], style, color=colour, lw=2, ms=4, label=f'λ = {plan.balance:g}')
-    epochs = 'one epoch' if plans[0].epochs == 1 else f'{plans[0].epochs} epochs'
-    for ax, title in (
-        (drawn, 'Times an image is drawn for the class, in one epoch'),
-        (seen, f'Times an image of the class is seen, in {epochs}'),
-        (neglected, 'Images of the class not drawn for it, in one epoch'),
-        (unseen, f'Images of the class never seen, in {epochs}'),
-    ):
-        _finish(ax, title, BY_FREQUENCY)
-    for ax, in_sequence in ((drawn, 1), (seen, plans[0].epochs)):
-        ax.axhline(in_sequence, color=GREY, lw=1, ls='--', label='images in sequence')
-        ax.set_yscale('log')
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(TIMES)
-        ax.yaxis.set_minor_formatter('')
-        ax.legend(fontsize=8)
-    for ax in (neglected, unseen):
-        ax.yaxis.set_major_formatter(PercentFormatter(1))
-    _draw_totals(figure.add_subplot(grid[2, :]), plans, epochs)
-    figure.suptitle(f'{len(order)} classes, {plans[0].samples_per_epoch:,} draws per epoch', fontsize=11)
+        for ax, of_class in ((seen, plan.all_epochs.seen), (unseen, plan.all_epochs.unseen)):
+            ax.plot(rank, of_class[order], '.', color=colour, ms=4, label=f'λ = {plan.balance:g}')
+    _finish(seen, 'Times an image of the class is seen', BY_FREQUENCY)
+    _finish(unseen, 'Images of the class never seen', BY_FREQUENCY)
+    seen.axhline(plans[0].epochs, color=GREY, lw=1, ls='--', label='images in sequence')
+    seen.set_yscale('log')
+    seen.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    seen.yaxis.set_major_formatter(TIMES)
+    seen.yaxis.set_minor_formatter('')
+    seen.legend(fontsize=8)
+    unseen.yaxis.set_major_formatter(PercentFormatter(1))
+    title = f'{len(order)} classes, {plans[0].samples_per_epoch:,} draws per epoch, epochs: {plans[0].epochs}'
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -277,7 +244,6 @@ def _draw_shares(
     names: Sequence[str],
     shares: dict[str, np.ndarray],
     counts: Sequence[int] | np.ndarray,
-    empty: str = 'none',
 ) -> Figure:
     """Horizontal bars of shares, one row per name, with a count behind each row.
 
@@ -287,7 +253,6 @@ def _draw_shares(
         names: N rows.
         shares: (N,) values in [0, 1] by name in the legend.
         counts: (N,).
-        empty: Text if there are no rows.
     """
     figure, ax = _chart(title, xlabel, '', 1.5 + 0.35 * max(1, len(names)))
     rows, height = np.arange(len(names)), 0.8 / len(shares)
@@ -297,31 +262,13 @@ def _draw_shares(
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_yticks(rows, names, fontsize=8)
     if not names:
-        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha='center', va='center')
+        ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', va='center')
         return figure
     ax.set_xlim(0, 1.15 * (ax.dataLim.xmax or 1))  # room for the count behind the longest bar
     ax.set_ylim(len(names) - 0.4, -0.6)
     if len(shares) > 1:
         figure.legend(loc='outside upper right', ncols=len(shares))
     return figure
-
-
-def _draw_totals(ax: Axes, plans: Sequence[SamplingPlan], epochs: str) -> None:
-    coverages = [('one epoch', [plan.one_epoch for plan in plans], ('#9bbcec', '#f3c79a'))]
-    if plans[0].epochs > 1:
-        coverages.append((epochs, [plan.all_epochs for plan in plans], (BLUE, ORANGE)))
-    width = 0.4 / len(coverages)
-    for k, (when, coverage, colours) in enumerate(coverages):
-        images, boxes = [part.images_unseen for part in coverage], [part.boxes_unseen for part in coverage]
-        for side, (what, shares) in enumerate((('images', images), ('boxes', boxes))):
-            place = np.arange(len(plans)) + (2 * k + side + 0.5) * width - 0.4
-            bars = ax.bar(place, shares, width, color=colours[side], label=f'{what}, {when}')
-            ax.bar_label(bars, [f'{share:.1%}' for share in shares], fontsize=7, padding=2)
-    ax.set_xticks(np.arange(len(plans)), [f'λ = {plan.balance:g}' for plan in plans])
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.margins(y=0.25)  # room for the legend
-    _finish(ax, 'Never seen, of all images and of all boxes', '')
-    ax.legend(loc='upper left', fontsize=8, ncols=4)
 
 
 def _name_classes(ax: Axes, names: Sequence[str], gain: np.ndarray, top: int) -> None:
@@ -348,10 +295,3 @@ def _largest(counts: np.ndarray, number: int) -> np.ndarray:
     """Indices of the ``number`` largest counts above 0, the largest first."""
     order = np.argsort(-counts, kind='stable')[:number]
     return order[counts[order] > 0]
-
-
-def _log_counts(ax: Axes) -> None:
-    """Makes the y axis logarithmic; bars of height 1 stay visible, and a number fits on the highest."""
-    ax.set_yscale('log')
-    ax.set_ylim(0.5, 3 * ax.get_ylim()[1])
-    ax.yaxis.set_major_formatter(THOUSANDS)

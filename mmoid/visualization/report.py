@@ -66,7 +66,6 @@ def write_report(
     drawn = {
         'imbalance': figures.draw_imbalance(statistics.imbalance),
         'label_pairs': figures.draw_label_pairs(statistics.level.concurrence, names),
-        'label_set_sizes': figures.draw_label_set_sizes(statistics.label_set_sizes),
         'leaf_absence': figures.draw_leaf_absence(statistics.leaf_absence, names),
     }
     if confusion is not None:
@@ -86,7 +85,7 @@ def write_report(
         _table(('what', 'value'), headlines(store, statistics, confusion)),
         _imbalance(store, statistics, images['imbalance']),
         _label_pairs(store, statistics, images['label_pairs']),
-        _label_sets(statistics, images['label_set_sizes']),
+        _label_sets(statistics),
         _leaf_absence(store, statistics, images['leaf_absence']),
         '' if confusion is None else _confusion(store, confusion, confusion_source, images['confusion']),
     ]
@@ -168,7 +167,7 @@ def _label_pairs(store: AnnotationStore, statistics: Statistics, image: str) -> 
     return f'<h2>Several labels on one object (Fig. 3a)</h2>{text}{image}{pairs}{text_below}{by_iou}'
 
 
-def _label_sets(statistics: Statistics, image: str) -> str:
+def _label_sets(statistics: Statistics) -> str:
     sizes = statistics.label_set_sizes
     columns = zip_longest(sizes.annotated.tolist(), sizes.expanded.tolist(), fillvalue=0)
     rows = [(f'{k}', *counts) for k, counts in enumerate(columns) if any(counts)]
@@ -177,7 +176,7 @@ def _label_sets(statistics: Statistics, image: str) -> str:
         'hierarchy (every Apple is a Fruit), as the challenge does with annotations and expects of predictions.'
     )
     table = _table(('labels', 'objects as annotated', 'with ancestors'), rows)
-    return f'<h2>Labels of one object</h2>{text}{image}{table}'
+    return f'<h2>Labels of one object</h2>{text}{table}'
 
 
 def _leaf_absence(store: AnnotationStore, statistics: Statistics, image: str) -> str:

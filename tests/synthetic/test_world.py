@@ -170,12 +170,10 @@ def test_any_number_of_classes_gives_distinct_names_and_looks(num_classes: int) 
 @pytest.mark.parametrize(
     ('knobs', 'message'),
     [
-        ({'imbalance': 0.5}, r'imbalance: must be a number in \[1, 1000000.0\], got 0.5'),
-        ({'unverified_rate': float('nan')}, 'unverified_rate: must be a number'),
-        ({'num_train': 10.0}, r'num_train: must be an integer in \[1, 10000000\], got 10.0'),
-        ({'seed': True}, 'seed: must be an integer'),
+        ({'imbalance': 0.5}, r'imbalance: must be in \[1, 1000000.0\], got 0.5'),
+        ({'unverified_rate': float('nan')}, 'unverified_rate: must be in'),
         ({'confusable_pairs': 7}, r'confusable_pairs=7 make 10 pairs; num_classes=20 leaves room for 9'),
-        ({'num_classes': 300}, r'num_classes=300 needs 254 looks, there are 216'),
+        ({'num_classes': 300}, r'num_classes=300 needs 254 looks of 216'),
     ],
 )
 def test_bad_options_are_named(knobs: dict, message: str) -> None:

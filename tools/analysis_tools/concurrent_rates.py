@@ -64,25 +64,20 @@ def print_levels(levels: Sequence[OverlapLevel], store: AnnotationStore) -> None
     Console().print(table)
 
 
-def print_top_pairs(level: OverlapLevel, others: Sequence[OverlapLevel], names: Sequence[str], count: int) -> None:
+def print_top_pairs(level: OverlapLevel, names: Sequence[str], count: int) -> None:
     title = f'Most frequent label pairs at IoU >= {level.iou_threshold:g}'
-    top = Table('class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
-    levels = Table('classes i, j', *(f'{other.iou_threshold:g}' for other in others), title='r_ij and r_ji by IoU')
+    table = Table('class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
     rates = level.concurrence.rates
-    other_rates = [other.concurrence.rates for other in others]
     for i, j, together in level.concurrence.top_pairs(count):
-        top.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-        levels.add_row(f'{names[i]}, {names[j]}', *(f'{other[i, j]:.2f} {other[j, i]:.2f}' for other in other_rates))
-    Console().print(top)
-    if others:
-        Console().print(levels)
+        table.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
+    Console().print(table)
 
 
 def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
     level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
     if others:
         print_levels(others, store)
-    print_top_pairs(level, others, store.class_names, args.top)
+    print_top_pairs(level, store.class_names, args.top)
     return level.concurrence.rates
 
 

@@ -68,41 +68,22 @@ def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
     counts = plans[0].one_epoch.image_counts
     parts = head_middle_tail(counts)
     order = np.concatenate(parts)
-    head, rarest = (f'{store.class_names[label]} ({counts[label]:,})' for label in (order[0], order[-1]))
-    epochs = f'{plans[0].epochs} epochs'
-    times = Table(
-        'λ', 'head', 'middle', 'tail', 'least', 'most', title=f'Times an image of a class is seen in {epochs}'
-    )
-    drawn = Table(
-        'λ',
-        f'{head}:\nnot drawn',
-        f'{rarest}:\ntimes drawn',
-        'least\ntimes',
-        'most\ntimes',
-        title='Drawn for the class itself, in one epoch',
-    )
-    unseen = Table(
-        'λ', 'images,\none epoch', f'images,\n{epochs}', 'boxes,\none epoch', f'boxes,\n{epochs}', title='Never seen'
-    )
+    times = Table('λ', 'head', 'middle', 'tail', 'least', 'most', title='Times an image of a class is seen')
+    unseen = Table('λ', 'images', 'boxes', 'images, one epoch', 'boxes, one epoch', title='Never seen')
     for plan in plans:
         name, one, whole = f'{plan.balance:g}', plan.one_epoch, plan.all_epochs
-        figures = [
-            *(whole.seen[part].mean() if len(part) else 0 for part in parts),
-            whole.seen[order].min(),
-            whole.seen[order].max(),
-        ]
-        times.add_row(name, *map(number, figures))
-        figures = [one.drawn[order[-1]], one.drawn[order].min(), one.drawn[order].max()]
-        drawn.add_row(name, f'{one.neglected[order[0]]:.2%}', *map(number, figures))
-        shares = (one.images_unseen, whole.images_unseen, one.boxes_unseen, whole.boxes_unseen)
+        means = [whole.seen[part].mean() if len(part) else 0 for part in parts]
+        times.add_row(name, *map(number, (*means, whole.seen[order].min(), whole.seen[order].max())))
+        shares = (whole.images_unseen, whole.boxes_unseen, one.images_unseen, one.boxes_unseen)
         unseen.add_row(name, *(f'{share:.2%}' for share in shares))
-    console = Console()
-    for table in (times, drawn, unseen):
+    for table in (times, unseen):
         for column in table.columns:
             column.justify = 'right'
-        console.print(table)
+        Console().print(table)
     sizes = ', '.join(f'{len(part)} in the {name}' for name, part in zip(('head', 'middle', 'tail'), parts))
-    console.print(f'{len(order)} classes with images: {sizes}; {plans[0].samples_per_epoch:,} draws an epoch.')
+    draws = f'{plans[0].samples_per_epoch:,} draws in each of {plans[0].epochs} epochs'
+    head, rarest = (f'{store.class_names[label]} ({counts[label]:,} images)' for label in (order[0], order[-1]))
+    print(f'{len(order)} classes with images, {head} to {rarest}: {sizes}; {draws}.')
 
 
 def number(value: float) -> str:

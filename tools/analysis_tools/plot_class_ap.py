@@ -31,8 +31,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--store', required=True, help='store of the training split')
     parser.add_argument('--out', required=True, help='the figure, a PNG')
     parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
-    parser.add_argument('--annotated', action='store_true', help='do not count images for ancestors of their classes')
-    parser.add_argument('--top', type=int, default=6, help='classes named for most gain and for most loss (6)')
     return parser.parse_args()
 
 
@@ -58,12 +56,9 @@ def main() -> None:
     args = parse_args()
     names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
     try:
-        if args.top < 1:
-            raise ValueError(f'--top: must be at least 1, got {args.top}')
         store = AnnotationStore(args.store)
         first, second = ap_of(args.first, store), ap_of(args.second, store)
-        images = store.class_image_counts(expand_hierarchy=not args.annotated)
-        figure = draw_class_ap(images, first, second, store.class_names, names, args.top)
+        figure = draw_class_ap(store.class_image_counts(), first, second, store.class_names, names)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     different = difference_in_rules(args.first, args.second)

@@ -1,4 +1,4 @@
-"""What is in a store: imbalance, several labels on one object, missing labels, sizes (Fig. 2 and 3 of the paper).
+"""What is in a store: imbalance, several labels on one object, missing labels (Fig. 2 and 3 of the paper).
 
     python tools/analysis_tools/report_openimages.py data/openimages/train --out work_dirs/report
 

@@ -34,7 +34,6 @@ def parse_args() -> argparse.Namespace:
     help_ = 'images for validation (default: %(default)s); 0 writes no validation store'
     parser.add_argument('--validation', type=int, default=5_000, help=help_)
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
-    parser.add_argument('--rarest', type=int, default=10, help='rarest classes to print (default: %(default)s)')
     parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
     return parser.parse_args()
 
@@ -72,18 +71,6 @@ def cells_of(store: AnnotationStore, deviation: ClassDeviation, label: int) -> t
     return store.class_names[label], expected, got, difference, relative
 
 
-def print_rarest(store: AnnotationStore, parts: Mapping[str, np.ndarray], count: int) -> None:
-    deviations = {name: image_deviation(store, images) for name, images in parts.items()}
-    columns = [f'{name}: {what}' for name in deviations for what in ('expected', 'got')]
-    table = Table('class', 'whole', *columns, title='Images of the rarest classes')
-    whole = store.class_image_counts(expand_hierarchy=False)
-    rarest = [label for label in np.argsort(whole, kind='stable') if whole[label]][:count]
-    for label in rarest:
-        cells = [(f'{part.expected[label]:.2f}', f'{part.part[label]:,}') for part in deviations.values()]
-        table.add_row(store.class_names[label], f'{whole[label]:,}', *(cell for pair in cells for cell in pair))
-    Console().print(table)
-
-
 def main() -> None:
     args = parse_args()
     out = Path(args.out)
@@ -100,7 +87,6 @@ def main() -> None:
         sys.exit(f'error: {error}')
     print_sizes(store, parts)
     print_deviations(store, parts)
-    print_rarest(store, parts, args.rarest)
     print(f'{", ".join(str(path) for path in new)}: written, seed {args.seed}')
 
 

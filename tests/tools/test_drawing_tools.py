@@ -1,10 +1,6 @@
 """browse_dataset and show_predictions, and what they draw."""
 
-import os
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,15 +16,9 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_mistakes, draw_training_items
 from mmoid.visualization.label_sets import GREY
 from mmoid.visualization.worst_images_sheet import GREEN, RED
-from tests.tool_runs import tool_path
+from tests.tool_runs import ROOT, tool
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
-
-
-def run(name, *arguments):
-    command = [sys.executable, str(tool_path(name)), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=400, env=os.environ)
 
 
 @pytest.fixture
@@ -41,6 +31,7 @@ def cfg(tiny_data, monkeypatch):
 
 def test_items_are_what_the_sampler_and_the_pipeline_of_the_stage_give(cfg, tiny_data):
     store = AnnotationStore(tiny_data / 'train')
+    cfg.model.train_cfg.rcnn.sampler.ancestors = True
     fed = stage_items(cfg, 'soft balance')
     assert (fed.sampler, fed.epoch, fed.stage.name) == ('SoftBalanceClassAwareSampler', 3, 'soft balance')
     index = {name: i for i, name in enumerate(store.image_ids())}
@@ -57,6 +48,7 @@ def test_items_are_what_the_sampler_and_the_pipeline_of_the_stage_give(cfg, tiny
 
 
 def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg):
+    cfg.model.train_cfg.rcnn.sampler.ancestors = True
     cfg.train_dataloader.dataset.group_of = 'ignore'
     fed = stage_items(cfg)
     item = next(item for item in islice(fed.items, 40) if item.ignored.any())
@@ -81,7 +73,7 @@ def test_an_unknown_stage_or_epoch_is_an_error(cfg):
 
 
 def test_browse_dataset_writes_sheets(cfg, tmp_path):
-    done = run('browse_dataset', CONFIG, '--stage', 2, '--number', 10, '--out', tmp_path)
+    done = tool('browse_dataset', CONFIG, '--stage', 2, '--number', 10, '--out', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     sheets = {path.name for path in tmp_path.iterdir()}
     assert sheets == {'soft-balance-epoch3-000.png', 'soft-balance-epoch3-001.png'}
@@ -129,11 +121,11 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted):
 def test_show_predictions_draws_the_worst_classes_first(predicted, tmp_path):
     store, predictions = predicted
     out = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'out')
-    done = run('show_predictions', *out, '--classes', 2, '--number', 2)
+    done = tool('show_predictions', *out, '--classes', 2, '--number', 2)
     assert done.returncode == 0, done.stderr[-2000:]
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert [name[:4] for name in sheets] == ['000-', '001-']
     printed = ''.join(line.split('│')[-2].strip() for line in done.stdout.splitlines() if '│' in line)
     assert all(name in printed for name in sheets), 'names are not cut'
-    done = run('show_predictions', *out, '--class', 'Nothing')
+    done = tool('show_predictions', *out, '--class', 'Nothing', check=False)
     assert done.returncode == 1 and f"error: --class: 'Nothing' is not a class of {store.path}" in done.stderr

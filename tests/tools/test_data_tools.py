@@ -1,0 +1,139 @@
+"""concurrent_rates, report_openimages, plan_sampling and make_mini_openimages as commands."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, load_rates
+from mmoid.openimages.statistics.confusion import count_confusion
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.real_stores import train_sample
+from tests.tool_runs import tool
+
+
+def turned_predictions(store, path, **changed):
+    """Every box found, under the label of the box after it."""
+    columns = dict(
+        image_ids=store.image_ids(),
+        detections_per_image=np.diff(store.box_stop, prepend=0),
+        label=np.roll(store.box_label, -1),
+        score=np.full(store.num_boxes, 0.6),
+        box=store.box,
+        label_names=store.label_names,
+        class_names=store.class_names,
+    )
+    write_predictions(path, **{**columns, **changed})
+    return PredictionStore(path)
+
+
+def refused(name, *arguments):
+    """What a tool prints as its one line of error."""
+    done = tool(name, *arguments, check=False)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_classes_that_a_model_cannot_tell_apart_become_concurrent(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
+    predictions = turned_predictions(store, tmp_path / 'predictions')
+    done = tool(
+        'concurrent_rates',
+        *(store.path, '--out', tmp_path / 'p.npz', '--iou', 0.8, '--compare-iou', 0.9, 0.6),
+        *('--predictions', predictions.path, '--least', 0.5),
+    )
+    assert 'Boxes with different labels on one object' in done.stdout and 'IoU >= 0.8' in done.stdout
+    rates, names = load_rates(tmp_path / 'p.npz')
+    related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
+    mixed = (count_confusion(store, predictions).interchangeability >= 0.5) & ~related
+    assert names == store.label_names
+    assert mixed.any() and (rates == np.where(mixed, 1, count_concurrence(store, 0.8).rates)).all()
+    assert f'{mixed.sum() // 2} pairs of classes mixed up' in done.stdout
+
+
+def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'validation')
+    predictions = turned_predictions(store, tmp_path / 'predictions')
+    done = tool('report_openimages', store.path, '--out', tmp_path / 'report', '--predictions', predictions.path)
+    assert 'objects with several labels' in done.stdout and 'index.html' in done.stdout
+    assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
+
+
+def test_wrong_input_is_reported_in_one_line(tiny_data, tmp_path):
+    (tmp_path / 'file').touch()
+    store = AnnotationStore(tiny_data / 'validation')
+    odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
+    for name, options, message in (
+        ('concurrent_rates', ('--out', tmp_path / 'file' / 'rates.npz'), 'error: '),
+        ('concurrent_rates', ('--out', tmp_path / 'rates.npz', '--iou', '1.5'), 'must be in'),
+        ('report_openimages', ('--out', tmp_path / 'r', '--predictions', odd.path), 'images predicted are not in'),
+        ('plan_sampling', ('--balance', -2), 'error: balance (λ) must be a finite number >= 0, got -2.0'),
+    ):
+        assert message in refused(name, store.path, *options)
+    assert {path.name for path in tmp_path.iterdir()} == {'file', 'odd'}
+
+
+def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
+    options = ('--balance', 0, 1, '--epochs', 3, '--samples-per-epoch', 20, '--count', '--seed', 4)
+    done = tool('plan_sampling', store.path, *options, '--out', tmp_path)
+    lists = ImageLists.of_store(store)
+    plans = [plan_sampling(lists, balance, 3, 20, seed=4) for balance in (0, 1)]
+    with open(tmp_path / 'classes.csv') as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row['label_name'] for row in rows] == [*store.label_names, *store.label_names]
+    assert [int(row['images']) for row in rows] == [*store.class_image_counts(), *store.class_image_counts()]
+    for name, of_plan in (
+        ('draws_per_epoch', lambda plan: plan.one_epoch.draws),
+        ('not_drawn_in_one_epoch', lambda plan: plan.one_epoch.neglected),
+        ('seen_in_all_epochs', lambda plan: plan.all_epochs.seen),
+        ('unseen_in_all_epochs', lambda plan: plan.all_epochs.unseen),
+    ):
+        assert [float(row[name]) for row in rows] == pytest.approx(np.concatenate(list(map(of_plan, plans))), rel=1e-5)
+    assert f'{plans[1].all_epochs.images_unseen:.2%}' in done.stdout
+    assert 'in the tail; 20 draws' in done.stdout
+    with Image.open(tmp_path / 'sampling.png') as image:
+        assert image.size[0] > 1000
+
+
+@pytest.fixture(scope='module')
+def real_store(tmp_path_factory):
+    """The real training sample: 3,102 images, 323 of 500 classes."""
+    return train_sample(tmp_path_factory.mktemp('real') / 'sample')
+
+
+def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(real_store, tmp_path):
+    make = ('make_mini_openimages', real_store, '--out', tmp_path / 'mini')
+    done = tool(*make, '--train', 1000, '--validation', 300, COLUMNS='140')
+    train, validation = (AnnotationStore(tmp_path / 'mini' / name) for name in ('train', 'validation'))
+    assert (train.num_images, validation.num_images) == (1000, 300)
+    assert not set(train.image_ids()) & set(validation.image_ids())
+    assert set(train.image_ids()) < set(AnnotationStore(real_store).image_ids())
+    rows = [[cell.strip() for cell in line.strip('│').split('│')] for line in done.stdout.splitlines()]
+    assert ['whole', '3,102', '0', '23,908', '323'] in rows
+    present = np.count_nonzero(train.class_box_counts)
+    assert ['train', '1,000', '0', f'{train.num_boxes:,}', f'{present}'] in rows
+    (worst,) = (row for row in rows if row[0] == 'validation: images')
+    label = train.class_names.index(worst[1])
+    assert int(worst[3]) == validation.class_image_counts(False)[label]
+    assert float(worst[4]) == pytest.approx(int(worst[3]) - float(worst[2]))
+
+    assert 'exists already; give --overwrite' in refused(*make, '--train', 10, '--validation', 0)
+    tool(*make, '--train', 1000, '--validation', 0, '--seed', 1, '--overwrite')
+    assert AnnotationStore(tmp_path / 'mini' / 'train').image_ids() != train.image_ids()
+
+
+def test_a_mini_set_of_invalid_size_or_over_its_own_store_is_refused(real_store, tmp_path):
+    (tmp_path / 'train').symlink_to(real_store)
+    for options, message in (
+        ((), 'error: sizes must be >= 0 with a sum of at most 3102 images, got [115000, 5000]'),
+        (('--train', 0), 'error: --train must be at least 1, got 0'),
+        (('--train', 10, '--validation', 3, '--overwrite'), 'which is read; give another --out'),
+    ):
+        out = tmp_path if '--overwrite' in options else tmp_path / 'mini'
+        assert message in refused('make_mini_openimages', real_store, '--out', out, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ['train']
+    assert AnnotationStore(real_store).num_images == 3102
