@@ -24,11 +24,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata
 
 FORMAT = 'mmoid-annotations'
@@ -36,7 +38,23 @@ VERSION = 1
 OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$'
 """File names that leave the image folder, or none."""
 
-TABLES = ('classes', 'images', 'boxes', 'labels', 'class_images', 'class_images_expanded')
+_TEXT, _NUMBER, _INDEX = pa.string(), pa.int64(), pa.int32()
+_COLUMNS = {
+    'classes': {
+        **dict.fromkeys(('label_name', 'class_name'), _TEXT),
+        **dict.fromkeys(('box_count', 'image_stop', 'expanded_image_stop'), _NUMBER),
+    },
+    'images': {
+        **dict.fromkeys(('image_id', 'file_name'), _TEXT),
+        **dict.fromkeys(('width', 'height'), _INDEX),
+        **dict.fromkeys(('box_stop', 'label_stop'), _NUMBER),
+    },
+    'boxes': {'label': _INDEX, 'box': pa.list_(pa.float64(), 4), **dict.fromkeys(FLAGS, pa.int8())},
+    'labels': {'label': _INDEX, 'confidence': pa.float32()},
+    'class_images': {'image': _INDEX},
+    'class_images_expanded': {'image': _INDEX},
+}
+SCHEMAS = {name: pa.schema(columns.items()) for name, columns in _COLUMNS.items()}
 
 
 class AnnotationStore:
@@ -70,7 +88,7 @@ class AnnotationStore:
         for key in ('hierarchy', 'sources', 'image_folder', 'summary'):
             if key not in self.metadata:
                 raise AnnotationError(f'{self.path / METADATA}: has no {key!r}; make {self.path} again')
-        self._tables = map_tables(self.path, TABLES)
+        self._tables = map_tables(self.path, tuple(SCHEMAS), SCHEMAS)
         images, boxes, labels = (self._tables[name] for name in ('images', 'boxes', 'labels'))
         self.width = column(images, 'width')
         self.height = column(images, 'height')
@@ -199,6 +217,8 @@ class AnnotationStore:
         """Raises unless two files are of one store: the last stop is the number of rows of the other file."""
         stops, rows = column(self._tables[owner], stop), self._tables[table].num_rows
         expected = int(stops[-1]) if len(stops) else 0
+        if (np.diff(stops, prepend=0) < 0).any():
+            raise AnnotationError(f'{self.path}/{owner}.arrow: {stop} decreases; make {self.path} again')
         if rows != expected:
             raise AnnotationError(
                 f'{self.path}/{table}.arrow: has {rows:,} rows, {owner}.arrow has {stop} {expected:,}; the files '

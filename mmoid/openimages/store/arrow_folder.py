@@ -101,15 +101,21 @@ def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> d
     return metadata
 
 
-def map_tables(path: Path, names: Sequence[str]) -> dict[str, pa.Table]:
-    """Maps the tables of a folder; nothing is read yet."""
+def map_tables(path: Path, names: Sequence[str], schemas: Mapping[str, pa.Schema] | None = None) -> dict[str, pa.Table]:
+    """Maps the tables of a folder. Only texts are read, to be sure that they are whole."""
     tables = {}
     for name in names:
         file = path / f'{name}.arrow'
         try:
-            tables[name] = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
+            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            table.validate(full=True)
+            if table.num_rows and any(column.num_chunks != 1 or column.null_count for column in table.columns):
+                raise ValueError('it has several record batches, or null values')
+            if schemas is not None and table.schema != schemas[name]:
+                raise ValueError(f'it has the columns {", ".join(table.column_names)}')
+        except (OSError, ValueError, NotImplementedError) as error:  # pa.ArrowInvalid is a ValueError
             raise AnnotationError(f'{file}: is missing or damaged ({error}); make {path} again') from error
+        tables[name] = table
     return tables
 
 

@@ -1,0 +1,32 @@
+"""The command line of tools that convert annotations to a store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import print_summary, progress_bars
+
+
+def converter_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every converter; the tool adds those of its format."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', required=True, help='the store, a new folder')
+    parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
+    missing = 'images without a readable file: stop (default), or drop'
+    parser.add_argument('--missing-images', choices=('error', 'drop'), default='error', help=missing)
+    return parser
+
+
+def run_converter(convert: Callable[..., Summary], parser: argparse.ArgumentParser) -> None:
+    """Parses the command line, converts, and prints the summary. Options have the names of ``convert``'s arguments."""
+    options = vars(parser.parse_args())
+    out = options.pop('out')
+    try:
+        with progress_bars() as progress:
+            summary = convert(out, **options, progress=progress)
+    except (ValueError, OSError) as error:  # an AnnotationError is a ValueError
+        sys.exit(f'error: {error}')
+    print_summary(summary, out)

@@ -1,0 +1,125 @@
+"""Damaged files of every kind: an AnnotationError, never another exception.
+
+    python -m tests.openimages.test_fuzz --count 100000 --seed 0
+
+tries more than the test does.
+"""
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.readers import coco, csv_files
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.coco_documents import coco_document
+from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, write_files
+
+WORDS = '\ufeff|\r\n|,|"|\\|\0|nan|inf|-1|1e999|NaN|null|true|{}|[]|[|]|{|}|:|\xff|é|/m/apple|../x|a.jpg|0.5|-0.0|2'
+ROWS = 'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\na,/m/apple,0.5,0,1,0,1\nb,/m/fruit,0.25,0,0.5,0,1\n'
+STRINGS = 'ImageID,PredictionString\na,/m/apple 0.5 0 0 1 1 /m/fruit 1 0 0 1 1\nb,\n'
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Cuts, copies, overwrites or inserts something at one or two places."""
+    words = WORDS.encode('latin-1', 'replace').split(b'|')
+    for _ in range(rng.integers(1, 3)):
+        at, to = sorted(rng.integers(0, len(data) + 1, 2).tolist())
+        to = min(to, at + int(rng.integers(1, 60)))
+        kind = rng.integers(8)
+        if kind == 0:
+            data = data[:at] + data[to:]
+        elif kind == 1:
+            data = data[:to] + data[at:]
+        elif kind == 2:
+            data = data[:at] + rng.bytes(int(rng.integers(1, 5))) + data[to:]
+        elif kind == 3:
+            data = data[:at] + words[rng.integers(len(words))] + data[to:]
+        elif kind == 4:
+            data = data[:at]
+        else:
+            data = data[:at] + bytes([rng.integers(256)]) + data[at + 1 :]
+    return data
+
+
+def open_store(path: Path) -> None:
+    store = AnnotationStore(path.parent)
+    assert store.hierarchy.num_classes == len(store.classes)
+    for image in range(store.num_images):
+        store.image_id(image), store.file_name(image), store.boxes_of_image(image)
+
+
+def convert_coco(path: Path) -> None:
+    coco.import_coco(path.parent / 'imported', annotations=path, overwrite=True)
+
+
+def readers(folder: Path) -> dict[str, tuple]:
+    """What is read, its file as it should be, and the function that reads it, by name."""
+    convert(folder / 'store', **write_files(folder / 'official'))
+    save_rates(folder / 'rates.npz', np.eye(5), LABEL_NAMES)
+    texts = {
+        'boxes.csv': (BOXES, csv_files.read_boxes),
+        'labels.csv': (LABELS, csv_files.read_image_labels),
+        'classes.csv': ('\n'.join(CLASSES), csv_files.read_classes),
+        'sizes.csv': ('ImageID,width,height\na,5,6\nb,7.0,8\n', csv_files.read_image_sizes),
+        'tree.json': (json.dumps(TREE), lambda path: ClassHierarchy.from_json(path, LABEL_NAMES)),
+        'instances.json': (json.dumps(coco_document()), convert_coco),
+        'rows.csv': (ROWS, read_predictions),
+        'strings.csv': (STRINGS, read_predictions),
+    }
+    for name, (text, _) in texts.items():
+        (folder / name).write_text(text)
+    found = {name: (folder / name, read) for name, (_, read) in texts.items()}
+    found['rates'] = (folder / 'rates.npz', load_rates)
+    for path in (folder / 'store').iterdir():
+        found[f'store/{path.name}'] = (path, open_store)
+    return found
+
+
+def fuzz(folder: Path, count: int, seed: int) -> Counter:
+    """Reads ``count`` damaged files. Returns how many of each reader were refused, of all."""
+    rng = np.random.default_rng(seed)
+    targets = list(readers(folder).items())
+    for _, (path, read) in targets:
+        read(path)  # nothing is wrong with it yet
+    outcome: Counter = Counter()
+    for i in range(count):
+        name, (path, read) = targets[i % len(targets)]
+        whole = path.read_bytes()
+        damaged = mutate(whole, rng)
+        # A new file: writing into one that is mapped would change the arrays of the reader.
+        path.unlink()
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except AnnotationError as error:
+            assert str(error).strip(), name
+            outcome[name] += 1
+        except Exception as error:
+            raise AssertionError(f'{name}, seed {seed}, input {i}: {damaged[:2000]!r}') from error
+        finally:
+            path.unlink()
+            path.write_bytes(whole)
+    return outcome
+
+
+def test_damaged_files_are_errors_that_say_so(tmp_path):
+    outcome = fuzz(tmp_path, 600, seed=0)
+    assert len(outcome) == 16 and sum(outcome.values()) > 200
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--count', type=int, default=100_000)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(args.count, 'inputs, refused:', dict(fuzz(Path(folder), args.count, args.seed)))
