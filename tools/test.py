@@ -73,7 +73,11 @@ def enable_out(cfg: Config, args: argparse.Namespace) -> None:
         raise SystemExit(f'error: --out needs test_cfg.type TestLoop, the config has {loop["type"]}')
     cfg.test_cfg = {**loop, 'type': 'mmoid.ResumableTestLoop'}
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    cfg.test_evaluator = [*evaluators, dict(type='mmoid.PredictionDump', out=args.out, restart=args.restart)]
+    dump = dict(type='mmoid.PredictionDump', out=args.out, restart=args.restart)
+    for evaluator in evaluators:
+        if evaluator.get('expand_detections'):  # what is evaluated is what is written
+            dump |= dict(ancestors_of=evaluator.ann_file, ancestor_nms=evaluator.get('ancestor_nms', 0.5))
+    cfg.test_evaluator = [*evaluators, dump]
 
 
 @record  # torchrun repeats the exception of a rank that fails

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,15 +26,24 @@ from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.result import Evaluation
+from mmoid.openimages.predictions.checks import check_detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMatches:
-    """What ranks exchange for an image: its index, the number of detections given, and the verdict on them."""
+    """What ranks exchange for an image.
+
+    Attributes:
+        image: Its index.
+        num_detections: Detections on it, ancestors included.
+        without_area: Detections that were left out since their box has no area.
+        matches: The verdict on the detections.
+    """
 
     image: int
     num_detections: int
+    without_area: int
     matches: Matches
 
 
@@ -55,11 +65,12 @@ class OpenImagesChallengeMetric(BaseMetric):
         protocol: ``challenge``: ground truth expanded by the hierarchy, detections of classes that are not verified in
             an image ignored, group-of boxes worth one true positive. ``v2``: no hierarchy, every detection counts,
             group-of boxes worth nothing.
-        expand_detections: Add the ancestors of every detection first. The official evaluator does not. A model that is
-            trained on label sets predicts them itself.
+        expand_detections: Add the ancestors of every detection first. The official evaluator does not. The heads of
+            mmoid add them themselves.
         ancestor_nms: IoU threshold of the NMS that follows ``expand_detections``; None: no NMS.
         iou_threshold: In (0, 1].
-        train_ann_file: Store of the training split, or a CSV with the columns ``LabelName`` and ``images``.
+        train_ann_file: Store of the training split, or a CSV with the columns ``LabelName`` and ``images``. If it does
+            not exist, a warning says which figures are missing.
         outfile_prefix: Writes ``<prefix>.json`` (the figures of ``evaluate_predictions.py --out``) and
             ``<prefix>.csv`` (a row for each class). Every validation replaces them.
         collect_device: As in mmengine.
@@ -77,7 +88,7 @@ class OpenImagesChallengeMetric(BaseMetric):
         ann_file: str,
         protocol: Literal['challenge', 'v2'] = 'challenge',
         expand_detections: bool = False,
-        ancestor_nms: float | None = None,
+        ancestor_nms: float | None = 0.5,
         iou_threshold: float = 0.5,
         train_ann_file: str | None = None,
         outfile_prefix: str | None = None,
@@ -87,6 +98,10 @@ class OpenImagesChallengeMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.store = AnnotationStore(Path(ann_file))
         self.protocol = Protocol(protocol, expand_detections, iou_threshold, ancestor_nms)
+        if train_ann_file is not None and not Path(train_ann_file).exists():
+            text = f'evaluator.train_ann_file = {train_ann_file}: does not exist; no mAP of head, middle and tail'
+            print_log(text, logger='current', level=logging.WARNING)
+            train_ann_file = None
         self.train_ann_file = train_ann_file
         self.outfile_prefix = outfile_prefix
         if outfile_prefix is not None:  # fail now, not after an epoch
@@ -127,9 +142,14 @@ class OpenImagesChallengeMetric(BaseMetric):
         for found in image_detections(data_samples):
             if found.image_id not in self._image_index:
                 raise AnnotationError(f'evaluator.ann_file = {self.store.path}: has no image {found.image_id!r}')
-            image, number = self._image_index[found.image_id], len(found.label)
-            matches = self.evaluator.match(np.full(number, image), found.label, found.score, found.box)
-            self.results.append(ImageMatches(image, number, matches))
+            image, place = self._image_index[found.image_id], f'detections of image {found.image_id!r}'
+            checked = check_detections(found.score, found.box, place, farthest=np.inf)
+            kept = np.flatnonzero(checked.kept)
+            expanded = self.evaluator.with_ancestors(
+                np.full(len(kept), image), found.label[kept], checked.score[kept], checked.box[kept]
+            )
+            without_area = len(found.label) - len(kept)
+            self.results.append(ImageMatches(image, len(expanded[0]), without_area, self.evaluator.match(*expanded)))
 
     def compute_metrics(self, results: list[ImageMatches]) -> dict[str, float]:
         # A distributed sampler repeats some images so that all ranks have the same number. Each counts once.
@@ -138,6 +158,7 @@ class OpenImagesChallengeMetric(BaseMetric):
             Matches.concatenate([result.matches for result in by_image.values()]),
             np.array([result.num_detections for result in by_image.values()], dtype=np.int64),
             np.array(list(by_image), dtype=np.int64),
+            {'without area': sum(result.without_area for result in by_image.values())},
         )
         print_log(f'\n{_table_of(evaluation)}', logger='current')
         print_log(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', logger='current')

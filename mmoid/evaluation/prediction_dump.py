@@ -14,7 +14,10 @@ from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.predictions.shards import Bound, PredictionShards, join_run, open_shards
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 
 RUN = 'a test run'
@@ -64,15 +67,27 @@ class PredictionDump(BaseMetric):
             that are there.
         images_per_shard: Number of images that each process of a killed run loses at most.
         restart: Remove the shards of a killed run.
+        ancestors_of: Store whose hierarchy gives the ancestors that are added to the detections
+            (:func:`mmoid.openimages.predictions.ancestors.add_ancestors`), as an OpenImagesChallengeMetric with
+            ``expand_detections=True`` does: what it evaluates is what is written. None: detections as predicted.
+        ancestor_nms: IoU threshold of the NMS after that; None: no NMS.
 
     Raises:
         FileExistsError: ``out`` exists and is something else.
+        AnnotationError: ``ancestors_of`` is not a store.
         ValueError: ``images_per_shard`` below 1.
     """
 
     default_prefix = 'predictions'
 
-    def __init__(self, out: str, images_per_shard: int = 64, restart: bool = False) -> None:
+    def __init__(
+        self,
+        out: str,
+        images_per_shard: int = 64,
+        restart: bool = False,
+        ancestors_of: str | None = None,
+        ancestor_nms: float | None = 0.5,
+    ) -> None:
         require_replaceable(out, overwrite=True)
         if images_per_shard < 1:
             raise ValueError(f'PredictionDump.images_per_shard must be at least 1, got {images_per_shard}')
@@ -80,6 +95,8 @@ class PredictionDump(BaseMetric):
         self.out = out
         self.images_per_shard = images_per_shard
         self.restart = restart
+        self.store = None if ancestors_of is None else AnnotationStore(ancestors_of)
+        self.ancestor_nms = ancestor_nms
         self.shards: PredictionShards | None = None
 
     def open(self, plan: Mapping[str, Any], num_images: int, batch_size: int) -> list[int]:
@@ -101,9 +118,11 @@ class PredictionDump(BaseMetric):
         length = min(self.images_per_shard, num_images // (SHARDS_PER_PROCESS * world_size))
         length = batch_size * max(1, -(-length // batch_size))
         if is_main_process():
+            ancestors = None if self.store is None else [self.store.metadata['hierarchy'], self.ancestor_nms]
+            settings = {'batch_size': batch_size, 'classes': list(self._label_names()), 'ancestors': ancestors}
             open_shards(
                 self.out,
-                {**plan, 'batch_size': batch_size, 'classes': list(self._label_names())},
+                {**plan, **settings},
                 run=RUN,
                 num_images=num_images,
                 images_per_shard=length,
@@ -118,6 +137,9 @@ class PredictionDump(BaseMetric):
         todo = sorted(set(self.shards.bounds) - set(done))[rank::world_size]
         self._todo = deque(todo)
         self._found: list[ImageDetections] = []
+        if self.store is not None:
+            tree = self.store.metadata['hierarchy']
+            self._hierarchy = ClassHierarchy(tree, self._label_names(), str(self.store.path))
         count = sum(last - first for first, last in done)
         if count:
             print_log(f'{self.shards.folder}: {count} of {num_images} images were tested before', logger='current')
@@ -146,7 +168,7 @@ class PredictionDump(BaseMetric):
         """Keeps the detections of a batch and writes a shard when it is complete."""
         if self.shards is None:
             raise ValueError("PredictionDump needs test_cfg=dict(type='mmoid.ResumableTestLoop')")
-        self._found += image_detections(data_samples)
+        self._found += map(self._with_ancestors, image_detections(data_samples))
         first, last = self._todo[0]
         if len(self._found) == last - first:
             images, self._found = self._found, []
@@ -160,6 +182,13 @@ class PredictionDump(BaseMetric):
                 label_names=self._label_names(),
                 class_names=self.dataset_meta['classes'],
             )
+
+    def _with_ancestors(self, found: ImageDetections) -> ImageDetections:
+        if self.store is None:
+            return found
+        image = np.zeros(len(found.label), dtype=np.int64)
+        rows, label = add_ancestors(self._hierarchy, image, found.label, found.score, found.box, self.ancestor_nms)
+        return ImageDetections(found.image_id, label, found.score[rows], found.box[rows])
 
     def evaluate(self, size: int) -> dict:
         """Joins the shards when all processes have finished."""

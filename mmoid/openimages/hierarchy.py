@@ -119,6 +119,18 @@ def load_tree(path: str | Path) -> dict:
     return tree
 
 
+def names_with_ancestors(tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> tuple[str, ...]:
+    """Some classes, followed by those of their ancestors in the tree that are not among them."""
+    parents = _parents(tree, source)
+    names = dict.fromkeys(label_names)
+    todo = list(names)
+    while todo:
+        new = [above for above in sorted(parents.get(todo.pop(), ())) if above not in names]
+        names.update(dict.fromkeys(new))
+        todo += new
+    return tuple(names)
+
+
 def _parents(tree: dict, source: str) -> dict[str, set[str]]:
     """Parents of everything below the root; the root is not a class and not a parent."""
     parents: dict[str, set[str]] = {}

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.store.summary import Summary
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
-_PARTS = r'^\s*(?P<folder>(?:.*/)?)(?P<stem>[^/]+?)(?P<extension>(?i:\.(?:%s))?)\s*$'
+_PARTS = r'^\s*(?P<folder>(?:.*[/\\])?)(?P<stem>[^/\\]+?)(?P<extension>(?i:\.(?:%s))?)\s*$'
 _PARTS %= '|'.join(extension[1:] for extension in EXTENSIONS)
 
 
@@ -60,6 +61,16 @@ def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
     return index
 
 
+def match_images_once(ids: pa.Array, known: pa.Array, source: str) -> np.ndarray:
+    """:func:`match_images`; an AnnotationError that begins with ``source`` if two ids mean the same image."""
+    index = match_images(ids, known)
+    times = np.bincount(index[index >= 0])
+    if (times > 1).any():
+        spelled = ' and '.join(repr(ids[int(k)].as_py()) for k in np.flatnonzero(index == times.argmax())[:2])
+        raise AnnotationError(f'{source}: {spelled} are the same image; expected each image once')
+    return index
+
+
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     """Numbers the distinct values of (R,) strings in the order in which they first occur.
 
@@ -94,7 +105,7 @@ def _clash(name: pa.Array, part: pa.Array) -> bool:
 def _parts(ids: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(n,) folders, names and extensions."""
     empty = pa.array(np.full(len(ids), ''), pa.string())
-    if not pc.any(pc.match_substring_regex(ids, r'[./\s]')).as_py():
+    if not pc.any(pc.match_substring_regex(ids, r'[./\\\s]')).as_py():
         return empty, ids, empty
     parts = pc.extract_regex(ids, _PARTS)
     found = pc.is_valid(parts)

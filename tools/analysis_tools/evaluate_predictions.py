@@ -32,6 +32,7 @@ from mmoid.openimages.metric.evaluator import PROTOCOLS, Protocol, evaluate_pred
 from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import progress_bars
 
 
@@ -53,8 +54,8 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help=protocol)
     expand = 'add the ancestors of every detection first; the official evaluator does not'
     group.add_argument('--expand-detections', action='store_true', help=expand)
-    nms = 'with --expand-detections: IoU threshold of NMS per class over own and added boxes; default: no NMS'
-    group.add_argument('--ancestor-nms', type=float, metavar='IOU', help=nms)
+    nms = 'IoU threshold of the NMS per class that follows --expand-detections (%(default)s); 0: no NMS'
+    group.add_argument('--ancestor-nms', type=float, metavar='IOU', default=0.5, help=nms)
     group.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (%(default)s)')
     other = 'detections of classes that are not annotated: stop (default), or leave them out'
     group.add_argument('--other-classes', choices=('error', 'drop'), default='error', help=other)
@@ -73,14 +74,14 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def evaluate(args: argparse.Namespace) -> Evaluation:
-    protocol = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms)
+def evaluate(args: argparse.Namespace, summary: Summary) -> Evaluation:
+    protocol = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms or None)
     with progress_bars() as progress:
         progress('reading', 0, 2)
         if args.store is not None:
             annotations = annotations_of_store(AnnotationStore(args.store))
         else:
-            annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels)
+            annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels, summary)
         classes, train_images = annotations.classes, None
         if args.train is not None:
             train_images = train_image_counts(args.train, classes.label_names, protocol.is_challenge)
@@ -90,16 +91,20 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         return evaluate_predictions(annotations, predictions, protocol, args.other_classes, progress, train_images)
 
 
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
+def print_evaluation(evaluation: Evaluation, summary: Summary, title: str) -> None:
     table = Table(title=title, show_header=False)
     table.add_row('images', f'{evaluation.num_images:,}')
     table.add_row('images without detections', f'{evaluation.num_images_without_detections:,}')
     table.add_row('detections', f'{evaluation.num_detections:,}')
     for reason, count in evaluation.left_out.items():
         table.add_row(f'left out: {reason}', f'{count:,}', style='yellow')
+    for reason, count in evaluation.changed.items():
+        table.add_row(reason, f'{count:,}', style='yellow')
     table.add_row('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}')
     table.add_row('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}')
     Console().print(table)
+    for line in summary.lines():
+        print(f'annotations: {line}')
 
 
 def print_classes(evaluation: Evaluation, top: int) -> None:
@@ -128,21 +133,21 @@ def print_groups(evaluation: Evaluation) -> None:
 
 
 def main() -> None:
-    args = parse_args()
+    args, summary = parse_args(), Summary()
     try:
-        evaluation = evaluate(args)
+        evaluation = evaluate(args, summary)
+        print_evaluation(evaluation, summary, args.predictions)
+        print_classes(evaluation, args.top)
+        print_groups(evaluation)
+        print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
+        if math.isnan(evaluation.mean_ap):
+            raise AnnotationError('no class has ground truth, so there is no mAP')
         if args.out is not None:
             evaluation.write_json(args.out)
         if args.table is not None:
             evaluation.write_table(args.table)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    print_evaluation(evaluation, args.predictions)
-    print_classes(evaluation, args.top)
-    print_groups(evaluation)
-    print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})')
-    if math.isnan(evaluation.mean_ap):
-        print('No class has ground truth.')
 
 
 if __name__ == '__main__':

@@ -11,9 +11,7 @@ run resumes when it is started again with the same arguments. Needs ensemble-box
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +19,8 @@ from rich.table import Table
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import load_tree
-from mmoid.openimages.predictions.ensemble import match_sets, open_sets, read_class_weights, run_ensemble
+from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
 from mmoid.openimages.predictions.fusion import CONFIDENCE_TYPES, METHODS, SOFT_NMS_DECAYS, Fusion
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -63,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(args: argparse.Namespace, inputs: Path) -> dict[str, int]:
+def run(args: argparse.Namespace) -> dict[str, int]:
     fusion = Fusion(
         method=args.method,
         iou_threshold=args.iou,
@@ -76,6 +75,8 @@ def run(args: argparse.Namespace, inputs: Path) -> dict[str, int]:
         max_per_image=args.max_per_image,
     )
     require_replaceable(args.out, args.overwrite)
+    if args.hierarchy is not None and args.expand_detections is None:
+        raise ValueError('--hierarchy is for --expand-detections, which is not given')
     classes, hierarchy = None, None
     if args.store is not None:
         store = AnnotationStore(args.store)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace, inputs: Path) -> dict[str, int]:
         hierarchy = load_tree(args.hierarchy)
     with progress_bars() as progress:
         sets = match_sets(
-            open_sets(args.predictions, inputs, classes),
+            [open_predictions(path, classes) for path in args.predictions],
             weights=args.weights,
             class_weights=None if args.class_weights is None else read_class_weights(args.class_weights),
             missing=args.missing,
@@ -107,12 +108,10 @@ def run(args: argparse.Namespace, inputs: Path) -> dict[str, int]:
 
 def main() -> None:
     args = parse_args()
-    inputs = Path(args.out).with_name(f'{Path(args.out).name}.inputs')
     try:
-        counts = run(args, inputs)
+        counts = run(args)
     except (AnnotationError, ValueError, OSError, ImportError) as error:
         sys.exit(f'error: {error}')
-    shutil.rmtree(inputs, ignore_errors=True)
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():
         table.add_row(name, f'{count:,}')

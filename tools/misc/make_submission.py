@@ -13,11 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.hierarchy import load_tree
+from mmoid.openimages.image_ids import match_images
+from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -33,8 +36,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--store', help='prepared split: its images and its hierarchy')
     parser.add_argument('--hierarchy', help='hierarchy JSON, for --expand-detections')
     parser.add_argument('--expand-detections', action='store_true', help='add the ancestors of every detection')
-    nms = 'with --expand-detections: IoU threshold of NMS per class over own and added boxes; default: no NMS'
-    parser.add_argument('--ancestor-nms', type=float, metavar='IOU', help=nms)
+    nms = 'IoU threshold of the NMS per class that follows --expand-detections (%(default)s); 0: no NMS'
+    parser.add_argument('--ancestor-nms', type=float, metavar='IOU', default=0.5, help=nms)
     parser.add_argument('--score', type=float, default=0.0, help='leave detections below it out (%(default)s)')
     parser.add_argument('--max-per-image', type=int, help='keep the best detections of an image, ancestors counted')
     missing = 'images of the list that the model was not run on: a row without detections (default), or stop'
@@ -46,20 +49,21 @@ def parse_args() -> argparse.Namespace:
 def make_submission(args: argparse.Namespace) -> dict[str, int]:
     if Path(args.out).exists() and not args.overwrite:
         raise ValueError(f'{args.out}: exists already; give --overwrite to replace it')
+    if args.hierarchy is not None and not args.expand_detections:
+        raise ValueError('--hierarchy is for --expand-detections, which is not given')
     predictions = open_predictions(args.predictions)
     store = None if args.store is None else AnnotationStore(args.store)
     hierarchy = None
-    if args.expand_detections and args.hierarchy is not None:
-        hierarchy = ClassHierarchy.from_json(args.hierarchy, predictions.label_names)
-    elif args.expand_detections and store is not None:
-        hierarchy = ClassHierarchy(store.metadata['hierarchy'], predictions.label_names, source=args.store)
-    elif args.expand_detections:
-        raise ValueError('--expand-detections needs --hierarchy or --store')
-    own = predictions.image_ids()
-    image_ids = own if store is None else store.image_ids()
+    if args.expand_detections:
+        if args.hierarchy is None and store is None:
+            raise ValueError('--expand-detections needs --hierarchy or --store')
+        tree = store.metadata['hierarchy'] if args.hierarchy is None else load_tree(args.hierarchy)
+        hierarchy = hierarchy_with_ancestors(tree, predictions.label_names, args.hierarchy or args.store)
+    image_ids = predictions.image_ids() if store is None else store.image_ids()
     if args.images is not None:
         image_ids = read_image_list(args.images)
-    missing = sorted(set(image_ids) - set(own))
+    found = match_images(pa.array(image_ids, pa.string()), predictions.ids)
+    missing = [name for name, index in zip(image_ids, found) if index < 0]
     if missing and args.missing_images == 'error':
         raise ValueError(
             f'{predictions.path}: does not have {len(missing)} of the {len(image_ids)} images, first {missing[0]!r}; '
@@ -73,7 +77,7 @@ def make_submission(args: argparse.Namespace) -> dict[str, int]:
             min_score=args.score,
             max_per_image=args.max_per_image,
             hierarchy=hierarchy,
-            ancestor_nms=args.ancestor_nms,
+            ancestor_nms=args.ancestor_nms or None,
             progress=progress,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.readers.csv_files import (
@@ -37,7 +38,7 @@ class Annotations:
         is_group_of: (B,) bool.
         label_image: (L,) int image index of each image-level label.
         label_class: (L,) int class index of each image-level label.
-        label_confidence: (L,) float: 0 verified absent, above 0 present.
+        label_confidence: (L,) float: 1 verified present, 0 verified absent.
     """
 
     image_ids: Sequence[str]
@@ -61,8 +62,12 @@ def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | No
             None: all, in the order of the store.
 
     Raises:
-        AnnotationError: A class that the store does not have.
+        AnnotationError: A class that the store does not have, machine-generated labels in a store of version 0.1.
     """
+    if not np.isin(store.image_label_confidence, (0, 1)).all():
+        raise AnnotationError(
+            f'{store.path}: has machine-generated image-level labels, which verify nothing; prepare it again'
+        )
     classes = ClassNames(store.label_names, store.class_names, str(store.path))
     chosen = np.arange(len(classes)) if label_names is None else classes.indices(label_names, 'label_names')
     new_label = np.full(store.num_classes, -1, dtype=np.int32)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.class_groups import class_columns, class_groups
@@ -50,18 +50,15 @@ class Protocol:
     name: Literal['challenge', 'v2'] = 'challenge'
     expand_detections: bool = False
     iou_threshold: float = 0.5
-    ancestor_nms: float | None = None
+    ancestor_nms: float | None = 0.5
 
     def __post_init__(self) -> None:
         if self.name not in PROTOCOLS:
             raise ValueError(f'protocol must be one of {", ".join(PROTOCOLS)}, got {self.name!r}')
         if not 0 < self.iou_threshold <= 1:
             raise ValueError(f'iou_threshold must be in (0, 1], got {self.iou_threshold}')
-        if self.ancestor_nms is not None:
-            if not self.expand_detections:
-                raise ValueError('ancestor_nms needs expand_detections=True: without it no ancestors are added')
-            if not 0 < self.ancestor_nms < 1:
-                raise ValueError(f'ancestor_nms must be between 0 and 1, got {self.ancestor_nms}')
+        if self.ancestor_nms is not None and not 0 < self.ancestor_nms < 1:
+            raise ValueError(f'ancestor_nms must be between 0 and 1, got {self.ancestor_nms}')
 
     @property
     def is_challenge(self) -> bool:
@@ -81,7 +78,7 @@ class Protocol:
             'group_of_weight': self.group_of_weight,
             'iou': self.iou_threshold,
             'expand_detections': self.expand_detections,
-            'ancestor_nms': self.ancestor_nms,
+            'ancestor_nms': self.ancestor_nms if self.expand_detections else None,
         }
 
     def describe(self, has_image_labels: bool) -> str:
@@ -91,9 +88,9 @@ class Protocol:
             rules = f'Open Images Challenge metric, ground truth expanded, {labels}, group-of weight 1'
         else:
             rules = 'Open Images V2 metric, no hierarchy, all detections count, group-of weight 0'
-        detections = 'detections expanded' if self.expand_detections else 'detections as predicted'
-        nms = '' if self.ancestor_nms is None else f', NMS {self.ancestor_nms:g}'
-        return f'{rules}, {detections}{nms}, IoU {self.iou_threshold:g}'
+        nms = 'no NMS' if self.ancestor_nms is None else f'NMS {self.ancestor_nms:g}'
+        detections = f'detections expanded, {nms}' if self.expand_detections else 'detections as predicted'
+        return f'{rules}, {detections}, IoU {self.iou_threshold:g}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,16 +137,22 @@ class Evaluator:
     def _multi_label_objects(self) -> MultiLabelObjects:
         return MultiLabelObjects.of(self.annotations)
 
-    def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
-        """Adds ancestors if the protocol says so, and matches all detections of some images.
-
-        Arguments are those of :func:`mmoid.openimages.metric.matching.match_detections`.
-        """
+    def with_ancestors(
+        self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The detections of some images as they are evaluated: with their ancestors if the protocol says so."""
         protocol, hierarchy = self.protocol, self.annotations.hierarchy
         if protocol.expand_detections and hierarchy is not None:
             rows, label = add_ancestors(hierarchy, image, label, score, box, protocol.ancestor_nms)
             image, score, box = image[rows], score[rows], box[rows]
-        rules = (protocol.iou_threshold, protocol.group_of_weight)
+        return image, label, score, box
+
+    def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
+        """Matches all detections of some images, ancestors included.
+
+        Arguments are those of :func:`mmoid.openimages.metric.matching.match_detections`.
+        """
+        rules = (self.protocol.iou_threshold, self.protocol.group_of_weight)
         return match_detections(self.ground_truth, image, label, score, box, *rules)
 
     def evaluate(
@@ -158,14 +161,16 @@ class Evaluator:
         detections_of_image: np.ndarray,
         images: np.ndarray | None = None,
         left_out: Mapping[str, int] | None = None,
+        changed: Mapping[str, int] | None = None,
     ) -> Evaluation:
         """Computes the figures.
 
         Args:
             matches: Of all images evaluated, each once.
-            detections_of_image: (I,) int detections given for each image evaluated, before ancestors were added.
+            detections_of_image: (I,) int detections of each image evaluated, ancestors included.
             images: (I,) int indices of these images, each once; None: all.
             left_out: Number of detections that were not matched, by reason.
+            changed: Number of detections that were changed while they were read, by reason.
         """
         annotations, num_classes = self.annotations, len(self.annotations.classes)
         left_out = {reason: count for reason, count in (left_out or {}).items() if count}
@@ -184,6 +189,7 @@ class Evaluator:
             num_images_without_detections=int((detections_of_image == 0).sum()),
             num_detections=int(detections_of_image.sum()) + sum(left_out.values()),
             left_out=left_out,
+            changed=dict(changed or {}),
             groups=class_groups(annotations.hierarchy, self.train_images),
             multi_label=self._multi_label_objects.recall(self.ground_truth, matches.found, images),
             class_columns=class_columns(annotations.hierarchy, self.train_images),
@@ -217,8 +223,8 @@ def evaluate_predictions(
     image_of = _image_indices(predictions, annotations)
     label_of = _class_indices(predictions, annotations, other_classes)
     counts = np.diff(predictions.detection_stop, prepend=0)
-    other = predictions.dropped
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
+    other = 0
     parts = []
     for first, last in runs_of_rows(counts, DETECTIONS_AT_ONCE):
         stop = int(predictions.detection_stop[last - 1])
@@ -226,24 +232,35 @@ def evaluate_predictions(
         image = np.repeat(image_of[first:last], counts[first:last])
         label, score, box = label_of[predictions.label[rows]], predictions.score[rows], predictions.box[rows]
         kept = np.flatnonzero((image >= 0) & (label >= 0))
-        given += np.bincount(image[kept], minlength=len(given))
         other += int(((image >= 0) & (label < 0)).sum())
-        parts.append(evaluator.match(image[kept], label[kept], score[kept], box[kept]))
+        expanded = evaluator.with_ancestors(image[kept], label[kept], score[kept], box[kept])
+        given += np.bincount(expanded[0], minlength=len(given))
+        parts.append(evaluator.match(*expanded))
         progress('matching detections', stop, len(predictions.label))
-    elsewhere = int(counts[image_of < 0].sum())
-    left_out = {'on images that are not annotated': elsewhere, 'of other classes': other}
-    return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out)
+    left_out = {**predictions.left_out, 'of other classes': other}
+    elsewhere = np.flatnonzero((image_of < 0) & (counts > 0))
+    if len(elsewhere):
+        reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'
+        left_out[reason] = int(counts[elsewhere].sum())
+    if not given.any():
+        reasons = '; '.join(f'{count} {reason}' for reason, count in left_out.items() if count)
+        raise AnnotationError(
+            f'{predictions.path}: has no detection to evaluate on the {len(annotations.image_ids)} annotated images'
+            + (f': {reasons}' if reasons else '')
+        )
+    return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out, changed=predictions.changed)
 
 
 def _image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
     """(N,) index of each image of the predictions among the annotated ones; -1: not there."""
-    ids = pa.array(annotations.image_ids, pa.string())
-    found = pc.index_in(pa.array(predictions.image_ids(), pa.string()), ids)
-    image: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    times = np.bincount(image[image >= 0])
-    if (times > 1).any():
-        name = annotations.image_ids[int(times.argmax())]
-        raise AnnotationError(f'{predictions.path}: has image {name!r} {times.max()} times; expected once')
+    known = pa.array(annotations.image_ids, pa.string())
+    image = match_images_once(predictions.ids, known, str(predictions.path))
+    if len(image) and not (image >= 0).any():
+        raise AnnotationError(
+            f'{predictions.path}: none of its {len(image)} images is annotated, first '
+            f'{predictions.ids[0].as_py()!r}; annotated are {len(annotations.image_ids)} others, first '
+            f'{next(iter(annotations.image_ids), None)!r}'
+        )
     return image
 
 

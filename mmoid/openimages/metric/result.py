@@ -35,8 +35,9 @@ class Evaluation:
         true_positives: (C,) float64 sum of their values.
         num_images: Images evaluated.
         num_images_without_detections: Of these. If there are many, the model was run on other images.
-        num_detections: Given, before ancestors were added.
+        num_detections: Given, ancestors included.
         left_out: Number of detections that were left out, by reason.
+        changed: Number of detections that were changed while they were read, by reason.
         groups: Groups of classes that get an mAP of their own.
         multi_label: Recall of the objects with several labels.
         class_columns: Further columns of the table, C rows.
@@ -53,6 +54,7 @@ class Evaluation:
     num_images_without_detections: int
     num_detections: int
     left_out: Mapping[str, int]
+    changed: Mapping[str, int]
     groups: Sequence[ClassGroup]
     multi_label: MultiLabelRecall
     class_columns: Mapping[str, pa.Array]
@@ -104,6 +106,7 @@ class Evaluation:
             'num_classes_with_ground_truth': self._count(np.arange(len(self.ap))),
             'num_detections': self.num_detections,
             'left_out': dict(self.left_out),
+            'changed': dict(self.changed),
             'groups': {
                 group.name: {
                     'mAP': _none_if_nan(self.group_ap(group)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy, names_with_ancestors
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.openimages.statistics.objects import overlapping_pairs
 
@@ -27,10 +30,11 @@ def add_ancestors(
         image: (D,) int image index of each detection.
         label: (D,) int class indices.
         score: (D,).
-        box: (D, 4) xmin, ymin, xmax, ymax.
+        box: (D, 4) xmin, ymin, xmax, ymax, with area.
         nms_iou: NMS over the own and the added boxes of each image and class: of two that overlap by more than this
             IoU, the lower-scored one is removed. A parent then never scores below its child on the same box. Only
-            classes with descendants go through NMS, since no other class gets boxes. None: no NMS.
+            classes with descendants go through NMS, since no other class gets boxes. Added to its own result again,
+            it changes nothing. None: no NMS.
 
     Returns:
         ``rows`` and ``label``, both (M,): result k is input row ``rows[k]`` with class ``label[k]``. Rows ascend, and
@@ -51,6 +55,18 @@ def add_ancestors(
     kept = np.ones(len(rows), dtype=bool)
     kept[candidates] = _nms(key, score[source], box[source], nms_iou)
     return rows[kept], label[kept]
+
+
+def hierarchy_with_ancestors(tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> ClassHierarchy:
+    """The hierarchy over some classes, followed by their ancestors that are not among them.
+
+    Raises:
+        AnnotationError: A class that the tree lacks; no class has an ancestor, so there is nothing to add.
+    """
+    hierarchy = ClassHierarchy(tree, names_with_ancestors(tree, label_names, source), source)
+    if not hierarchy.ancestor_matrix.any():
+        raise AnnotationError(f'{source}: none of the {len(label_names)} classes has an ancestor, so none can be added')
+    return hierarchy
 
 
 def _nms(key: np.ndarray, score: np.ndarray, box: np.ndarray, iou_threshold: float) -> np.ndarray:

@@ -7,11 +7,13 @@ A row for each detection, as the official evaluator takes them::
 A row for each image, as the challenge takes them, with ``{Label Confidence XMin YMin XMax YMax}`` for each detection::
 
     ImageId,PredictionString
+
+Columns may have any order and any case; ``Score`` may be called ``Conf`` or ``Confidence``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -23,18 +25,23 @@ from pyarrow import csv as pa_csv
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import number_images
+from mmoid.openimages.predictions.checks import check_detections
 from mmoid.openimages.predictions.prediction_store import Predictions, PredictionStore
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     TEXT,
+    find_column,
     line_of_row,
     read_columns,
     read_header,
     unreadable,
 )
+from mmoid.openimages.store.summary import Summary
 
 _BLOCK_BYTES = 8 << 20
 """Read at a time. A row must fit: some 130,000 detections of one image."""
+
+_SCORE = ('Score', 'Conf', 'Confidence')
 
 _Columns: TypeAlias = tuple[pa.ChunkedArray, np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]
 """Of R rows: ids (R,), number of detections (R,); of all detections: MIDs (D,), score (D,), box (D, 4)."""
@@ -43,8 +50,34 @@ _Columns: TypeAlias = tuple[pa.ChunkedArray, np.ndarray, pa.DictionaryArray, np.
 def open_predictions(
     path: str | Path, classes: ClassNames | None = None, other_classes: Literal['error', 'drop'] = 'error'
 ) -> Predictions:
-    """Opens a :class:`PredictionStore` if ``path`` is a folder, else reads a CSV file (:func:`read_predictions`)."""
-    return PredictionStore(path) if Path(path).is_dir() else read_predictions(path, classes, other_classes)
+    """Opens a :class:`PredictionStore` if ``path`` is a folder, else reads a CSV file (:func:`read_predictions`).
+
+    Both are checked (:func:`check_detections`). Scores of a store may be above 1, since some ensembles have such.
+    """
+    if not Path(path).is_dir():
+        return read_predictions(path, classes, other_classes)
+    store = PredictionStore(path)
+
+    def place_of(k: int) -> str:
+        image = _row_of_detection(store.detection_stop, k)
+        return f'{path}: image {store.ids[image].as_py()!r}'
+
+    checked = check_detections(store.score, store.box, place_of, np.inf)
+    if not checked.left_out and not checked.changed:
+        return store
+    image = store.image_of_detection()[checked.kept]
+    return Predictions(
+        path=store.path,
+        label_names=store.label_names,
+        class_names=store.class_names,
+        ids=store.ids,
+        detection_stop=np.cumsum(np.bincount(image, minlength=store.num_images)),
+        label=store.label[checked.kept],
+        score=checked.score[checked.kept],
+        box=checked.box[checked.kept],
+        left_out=checked.left_out,
+        changed=checked.changed,
+    )
 
 
 def read_predictions(
@@ -58,80 +91,109 @@ def read_predictions(
         other_classes: What to do with detections that are not of ``classes``: raise, or leave them out.
 
     Raises:
-        AnnotationError: Neither format, a row that does not parse, a score that is not finite, a coordinate below -1
-            or above 2, an unknown class, two submission rows of one image.
+        AnnotationError: Neither format, a row that does not parse, a score or box out of range, an unknown class, two
+            submission rows of one image.
     """
     header = read_header(path)
-    image_column = image_column_of(path, header)
-    if 'PredictionString' in header:
-        ids, counts, mids, score, box = _read_strings(path, image_column)
-    elif 'LabelName' in header:
-        ids, counts, mids, score, box = _read_rows(path, image_column)
-    else:
-        expected = "'LabelName', 'Score', 'XMin', ... or 'PredictionString'"
-        raise AnnotationError(f'{path}:1: expected the columns {expected}; it has {", ".join(header)}')
+    _require_predictions(path, header)
+    is_submission = find_column(header, 'PredictionString') is not None
+    ids, counts, mids, score, box = (_read_strings if is_submission else _read_rows)(path, header)
+    stop = np.cumsum(counts)
+
+    def place_of(k: int) -> str:
+        row = _row_of_detection(stop, k)
+        place = f'{path}:{line_of_row(path, row)}'
+        return f'{place}: detection {k - stop[row] + counts[row] + 1}' if is_submission else place
+
+    checked = check_detections(score, box, place_of)
     classes = classes or ClassNames(tuple(mids.dictionary.to_pylist()))
     label = classes.find(mids)
     known = label >= 0
-    if other_classes == 'error' and not known.all():
+    left_out = checked.left_out
+    if not known.all():
         k = int(np.argmin(known))
-        line = line_of_row(path, _row_of_detection(counts, k))
-        remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
-        raise classes.unknown(mids[k].as_py(), f'{path}:{line}', remedy)
-    distinct, image_of_row, _ = number_images(ids)
-    image = np.repeat(image_of_row, counts)[known]
-    label, score, box = label[known], score[known], box[known]
+        if other_classes == 'error':
+            remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
+            raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
+        left_out = {**left_out, f'of other classes (first: {mids[k].as_py()})': int((~known & checked.kept).sum())}
+    summary = Summary()
+    distinct, image_of_row, _ = number_images(ids, summary)
+    changed = {f'{reason} (first: {summary.first[reason]})': count for reason, count in summary.changed.items()}
+    rows = np.flatnonzero(known & checked.kept)
+    image = np.repeat(image_of_row, counts)[rows]
     if (np.diff(image_of_row) < 0).any():
         order = np.argsort(image, kind='stable')
-        label, score, box = label[order], score[order], box[order]
+        image, rows = image[order], rows[order]
     return Predictions(
         path=Path(path),
         label_names=classes.label_names,
         class_names=classes.display_names,
         ids=distinct,
         detection_stop=np.cumsum(np.bincount(image, minlength=len(distinct))),
-        label=label,
-        score=score,
-        box=box,
-        dropped=int((~known).sum()),
+        label=label[rows],
+        score=checked.score[rows],
+        box=checked.box[rows],
+        left_out=left_out,
+        changed=checked.changed | changed,
+        lists_images=is_submission,
     )
 
 
 def read_image_list(path: str | Path) -> list[str]:
-    """Reads the images of a CSV with a column ``ImageID`` or ``ImageId``, each once, in their order."""
-    column = image_column_of(path, read_header(path))
+    """Reads the images of a CSV with a column ``ImageID``, or of a text file with an id in each line.
+
+    Returns:
+        Each id once, in the order of the file.
+    """
+    header = read_header(path)
+    if len(header) == 1 and find_column(header, 'ImageID') is None:
+        lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
+        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    column = _column_of(path, header, 'ImageID')
     return pc.unique(read_columns(path, {column: pa.string()})[column]).to_pylist()
 
 
-def image_column_of(path: str | Path, header: Sequence[str]) -> str:
-    """Name of the column of ImageIDs."""
-    for name in ('ImageID', 'ImageId'):
-        if name in header:
-            return name
-    raise AnnotationError(f'{path}:1: has no column ImageID or ImageId; it has {", ".join(header)}')
+def _column_of(path: str | Path, header: Sequence[str], name: str) -> str:
+    """The name of a column as the file spells it."""
+    spellings = _SCORE if name == 'Score' else (name,)
+    for column in (find_column(header, spelling) for spelling in spellings):
+        if column is not None:
+            return column
+    raise AnnotationError(f'{path}:1: has no column {" or ".join(spellings)}; it has {", ".join(header)}')
 
 
-def _read_rows(path: str | Path, image_column: str) -> _Columns:
-    types = {image_column: pa.string(), 'LabelName': TEXT, **dict.fromkeys(('Score', *COORDINATES), pa.float64())}
-    table = read_columns(path, types)
-    score = table['Score'].to_numpy()
-    box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
-    _require_plausible(score, box, lambda k: f'{path}:{line_of_row(path, k)}')
-    mids = pa.chunked_array([pa.array([], TEXT), *table['LabelName'].chunks]).combine_chunks()
-    return table[image_column], np.ones(len(table), dtype=np.int64), mids, score, box
+def _require_predictions(path: str | Path, header: Sequence[str]) -> None:
+    """Raises for files of other kinds that are easily given by mistake."""
+    expected = 'expected a CSV with ImageID,LabelName,Score,XMin,XMax,YMin,YMax or ImageId,PredictionString'
+    if header[0].lstrip().startswith(('[', '{')):
+        raise AnnotationError(f'{path}:1: is JSON, such as COCO results, which are not read; {expected}')
+    of_annotations = any(find_column(header, name) for name in ('Source', 'IsGroupOf'))
+    if of_annotations and find_column(header, 'Score') is None:
+        raise AnnotationError(f'{path}:1: has the columns of annotations, {", ".join(header)}; {expected}')
 
 
-def _read_strings(path: str | Path, image_column: str) -> _Columns:
+def _read_rows(path: str | Path, header: Sequence[str]) -> _Columns:
+    image, label, score, *sides = (
+        _column_of(path, header, name) for name in ('ImageID', 'LabelName', 'Score', *COORDINATES)
+    )
+    table = read_columns(path, {image: pa.string(), label: TEXT, **dict.fromkeys((score, *sides), pa.float64())})
+    box = np.stack([table[name].to_numpy() for name in sides], axis=1)
+    mids = pa.chunked_array([pa.array([], TEXT), *table[label].chunks]).combine_chunks()
+    return table[image], np.ones(len(table), dtype=np.int64), mids, table[score].to_numpy(), box
+
+
+def _read_strings(path: str | Path, header: Sequence[str]) -> _Columns:
     """Reads and parses a file block by block, so that its text never lies in memory as a whole."""
-    types = {image_column: pa.string(), 'PredictionString': pa.string()}
+    names = [_column_of(path, header, name) for name in ('ImageID', 'PredictionString')]
+    types = dict.fromkeys(names, pa.string())
     read_options = pa_csv.ReadOptions(block_size=_BLOCK_BYTES)
-    convert_options = pa_csv.ConvertOptions(column_types=types, include_columns=list(types))
+    convert_options = pa_csv.ConvertOptions(column_types=types, include_columns=names)
     empty = (pa.array([], pa.string()), np.empty(0, np.int64), pa.array([], TEXT), np.empty(0), np.empty((0, 4)))
     parts = [empty]
     first = 0
     try:
         for batch in pa_csv.open_csv(path, read_options, convert_options=convert_options):
-            parts.append((batch[image_column], *_parse_strings(path, first, batch['PredictionString'])))
+            parts.append((batch[names[0]], *_parse_strings(path, first, batch[names[1]])))
             first += len(batch)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
@@ -162,12 +224,6 @@ def _parse_strings(
             '6; expected {Label Confidence XMin YMin XMax YMax} for each detection'
         )
     counts = lengths // 6
-
-    def place_of(detection: int) -> str:
-        row = _row_of_detection(counts, detection)
-        nth = detection - int(counts[:row].sum()) + 1
-        return f'{path}:{line_of_row(path, first + row)}: detection {nth}'
-
     flat = words.flatten()
     start = np.arange(0, len(flat), 6)
     numbers: np.ndarray = np.empty((len(start), 5))
@@ -177,30 +233,14 @@ def _parse_strings(
             numbers[:, k] = pc.cast(column, pa.float64())
         except pa.ArrowInvalid:
             detection, text = next((i, text) for i, text in enumerate(column.to_pylist()) if not _is_number(text))
-            raise AnnotationError(f'{place_of(detection)}: {name} = {text!r} is not a number') from None
-    score, box = numbers[:, 0], numbers[:, 1:]
-    _require_plausible(score, box, place_of)
-    return counts, flat.take(pa.array(start)).dictionary_encode(), score, box
+            row = _row_of_detection(np.cumsum(counts), detection)
+            place = f'{path}:{line_of_row(path, first + row)}: detection {detection - counts[:row].sum() + 1}'
+            raise AnnotationError(f'{place}: {name} = {text!r} is not a number') from None
+    return counts, flat.take(pa.array(start)).dictionary_encode(), numbers[:, 0], numbers[:, 1:]
 
 
-def _row_of_detection(counts: np.ndarray, detection: int) -> int:
-    return int(np.searchsorted(np.cumsum(counts), detection, side='right'))
-
-
-def _require_plausible(score: np.ndarray, box: np.ndarray, place_of: Callable[[int], str]) -> None:
-    """Raises for the first score that is not finite, or the first box in pixels."""
-    finite = np.isfinite(score)
-    if not finite.all():
-        k = int(np.argmin(finite))
-        raise AnnotationError(f'{place_of(k)}: Score = {score[k]:g} must be a finite number')
-    # Models put corners a little outside the image. Anything farther is pixels.
-    near = (box >= -1) & (box <= 2)
-    if not near.all():
-        k, side = divmod(int(np.argmin(near)), 4)
-        value = f'{COORDINATES[side]} = {box[k, side]:g}'
-        raise AnnotationError(
-            f'{place_of(k)}: {value} is far outside [0, 1]; coordinates are fractions of the image size'
-        )
+def _row_of_detection(stop: np.ndarray, detection: int) -> int:
+    return int(np.searchsorted(stop, detection, side='right'))
 
 
 def _is_number(text: str) -> bool:

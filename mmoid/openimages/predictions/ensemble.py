@@ -1,7 +1,7 @@
 """Predictions of several models -> one PredictionStore, image by image in a process pool.
 
 Example:
-    >>> sets = match_sets([PredictionStore(path) for path in paths], weights=[2, 1, 1])
+    >>> sets = match_sets([open_predictions(path) for path in paths], weights=[2, 1, 1])
     >>> run_ensemble(sets, Fusion(method='wbf'), out)
 """
 
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -21,16 +21,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions.ancestors import add_ancestors
-from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.image_ids import number_images
+from mmoid.openimages.predictions.ancestors import add_ancestors, hierarchy_with_ancestors
 from mmoid.openimages.predictions.fusion import Fusion, fuse
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.predictions.shards import Bound, PredictionShards, open_shards
+from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.utils.processes import end_with_parent
 from mmoid.utils.progress import Progress, no_progress
@@ -40,62 +40,43 @@ IMAGES_PER_SHARD = 128
 
 
 @dataclass(frozen=True, eq=False)
-class MatchedSets:
-    """M sets of predictions under common image and class indices.
+class Votes:
+    """Who votes for what, in all images.
 
     Attributes:
-        stores: M sets.
-        image_ids: N ids of the result.
         classes: The C classes of the result.
-        image: (M, N) int64 index of an image in each set; -1: the model was not run on it, and has no vote there.
-        label: M arrays (K_m,) int64: class of the result for each class of the set.
-        weights: (M, C) float64; 0: no vote.
+        weights: (M, C) float64 of each set; 0: no vote.
         scales: Whether weights were given; without them scores are not scaled.
         hierarchy: Over the classes of the result, to add ancestors; None: without.
         expand: When ancestors are added: to the detections of each model, or to the result.
     """
 
-    stores: Sequence[PredictionStore]
-    image_ids: tuple[str, ...]
     classes: ClassNames
-    image: np.ndarray
-    label: tuple[np.ndarray, ...]
     weights: np.ndarray
     scales: bool
     hierarchy: ClassHierarchy | None
     expand: Literal['before', 'after'] | None
 
 
-def open_sets(
-    paths: Sequence[str | Path], inputs: str | Path, classes: ClassNames | None = None
-) -> list[PredictionStore]:
-    """Opens the sets. CSV files are converted to folders, which all processes can map.
+@dataclass(frozen=True, eq=False)
+class MatchedSets:
+    """M sets of predictions under common image and class indices.
 
-    Args:
-        paths: Folders or CSV files.
-        inputs: Folder of the converted files. One that was converted before is not converted again.
-        classes: Classes of the CSV files; None: those that each file names.
+    Attributes:
+        sets: M sets.
+        votes: Classes and weights.
+        image_ids: N ids of the result.
+        image: (M, N) int64 index of an image in each set; -1: not there.
+        was_run: (M, N) bool: whether the model was run on the image. If not, it has no vote there.
+        label: M arrays (K_m,) int64: class of the result for each class of the set.
     """
-    names = None if classes is None else [classes.label_names, classes.display_names]
-    stores = []
-    for path in map(Path, paths):
-        folder = path
-        if path.is_file():
-            folder = Path(inputs) / _digest([_identity(path), names])
-            if not folder.is_dir():
-                table = read_predictions(path, classes)
-                write_predictions(
-                    folder,
-                    image_ids=table.image_ids(),
-                    detections_per_image=np.diff(table.detection_stop, prepend=0),
-                    label=table.label,
-                    score=table.score,
-                    box=table.box,
-                    label_names=table.label_names,
-                    class_names=table.class_names,
-                )
-        stores.append(PredictionStore(folder))
-    return stores
+
+    sets: Sequence[Predictions]
+    votes: Votes
+    image_ids: tuple[str, ...]
+    image: np.ndarray
+    was_run: np.ndarray
+    label: tuple[np.ndarray, ...]
 
 
 def read_class_weights(path: str | Path) -> dict[str, list[float]]:
@@ -121,7 +102,7 @@ def read_class_weights(path: str | Path) -> dict[str, list[float]]:
 
 
 def match_sets(
-    stores: Sequence[PredictionStore],
+    sets: Sequence[Predictions],
     *,
     weights: Sequence[float] | None = None,
     class_weights: Mapping[str, Sequence[float]] | None = None,
@@ -131,62 +112,77 @@ def match_sets(
 ) -> MatchedSets:
     """Matches images by ImageID and classes by MID, whatever their order in each set.
 
-    The result has the images and classes of the first set in their order, then those that only later sets have.
+    The result has the images and classes of the first set in their order, then those that only later sets have, then
+    the ancestors that no set has. A CSV with a row for each detection does not list images without detections: its
+    model counts as run on all images.
 
     Args:
-        stores: At least one.
+        sets: At least one.
         weights: One weight above 0 for each set; None: scores are not scaled.
         class_weights: MID -> one weight >= 0 for each set, in place of ``weights`` for this class. 0: no vote.
-        missing: What to do with images that are not in all sets: raise, leave them out, or fuse those sets that have
-            them.
+        missing: What to do with images that the model of a set was not run on: raise, leave them out, or fuse the
+            others.
         hierarchy: The nested hierarchy, for ``expand``.
         expand: Adds ancestors with NMS at the fusion's IoU threshold (:func:`add_ancestors`). ``before``: to each
             model's detections, so that a model that says Apple votes for Fruit too. ``after``: to the result.
 
     Raises:
-        AnnotationError: Images missing, a weight for an unknown class.
+        AnnotationError: Images missing, no image in common, a weight for an unknown class.
         ValueError: Weights out of range, no hierarchy for ``expand``.
     """
-    names = {mid: name for store in stores[::-1] for mid, name in zip(store.label_names, store.class_names)}
-    mids = tuple(dict.fromkeys(mid for store in stores for mid in store.label_names))
-    classes = ClassNames(mids, tuple(names[mid] for mid in mids), 'the sets')
-    label = tuple(classes.indices(store.label_names, str(store.path)) for store in stores)
+    names = {mid: name for one in sets[::-1] for mid, name in zip(one.label_names, one.class_names)}
+    mids = tuple(dict.fromkeys(mid for one in sets for mid in one.label_names))
     graph = None
     if expand is not None:
         if hierarchy is None:
             raise ValueError('expand: needs the hierarchy of the classes (--hierarchy or --store)')
-        graph = ClassHierarchy(hierarchy, mids)
-    known = np.zeros((len(stores), len(mids)), dtype=bool)
+        graph = hierarchy_with_ancestors(hierarchy, mids)
+        mids = graph.label_names
+    classes = ClassNames(mids, tuple(names.get(mid, mid) for mid in mids), 'the sets')
+    label = tuple(classes.indices(one.label_names, str(one.path)) for one in sets)
+    known = np.zeros((len(sets), len(mids)), dtype=bool)
     for row, own in zip(known, label):
         row[own] = True
-        if expand == 'before' and graph is not None:
+        if graph is not None:
             row |= graph.ancestor_matrix[own].any(axis=0)
-    weight = np.where(known, _weight_matrix(len(stores), classes, weights, class_weights), 0.0)
+    weight = np.where(known, _weight_matrix(len(sets), classes, weights, class_weights), 0.0)
     if not weight.any(axis=0).all():
         mid = mids[int(np.argmin(weight.any(axis=0)))]
         raise ValueError(f'class_weights[{mid!r}]: is above 0 only for sets that do not have this class')
-    image_ids, image = _match_images(stores, missing)
     scales = weights is not None or class_weights is not None
-    return MatchedSets(stores, image_ids, classes, image, label, weight, scales, graph, expand)
+    return MatchedSets(sets, Votes(classes, weight, scales, graph, expand), *_match_images(sets, missing), label)
 
 
-def _match_images(stores: Sequence[PredictionStore], missing: str) -> tuple[tuple[str, ...], np.ndarray]:
-    own = [pa.array(store.image_ids(), pa.string()) for store in stores]
-    every = pc.unique(pa.chunked_array(own))
-    found = [pc.index_in(every, ids).fill_null(-1).to_numpy(zero_copy_only=False) for ids in own]
-    image = np.stack(found).astype(np.int64)
-    shared = (image >= 0).all(axis=0)
+def _match_images(sets: Sequence[Predictions], missing: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    ids, number, _ = number_images(pa.chunked_array([one.ids for one in sets], pa.string()))
+    image: np.ndarray = np.full((len(sets), len(ids)), -1, dtype=np.int64)
+    stops = np.cumsum([one.num_images for one in sets])
+    for row, one, own in zip(image, sets, np.split(number, stops[:-1])):
+        row[own] = np.arange(len(own))
+        if (row[own] != np.arange(len(own))).any():
+            k = int(own[np.argmax(row[own] != np.arange(len(own)))])
+            raise AnnotationError(f'{one.path}: has image {ids[k].as_py()!r} more than once')
+    found = image >= 0
+    shared_with_others = (found & (found.sum(axis=0) > 1)).any(axis=1)
+    for one, is_shared in zip(sets, shared_with_others):
+        if one.num_images and not is_shared and sum(other.num_images > 0 for other in sets) > 1:
+            raise AnnotationError(
+                f'{one.path}: has no image in common with the other sets, first {one.ids[0].as_py()!r}; '
+                'all models must be run on the same images'
+            )
+    was_run = (image >= 0) | np.array([[not one.lists_images] for one in sets])
+    shared = was_run.all(axis=0)
     if missing == 'error' and not shared.all():
         k = int(np.argmin(shared))
-        without = stores[int(np.argmax(image[:, k] < 0))].path
+        without = sets[int(np.argmin(was_run[:, k]))].path
         raise AnnotationError(
-            f'{without}: does not have image {every[k].as_py()!r}, which another set has ({int((~shared).sum())} of '
-            f'{len(every)} images are not in all sets); run every model on all images, or choose --missing drop or '
+            f'{without}: does not have image {ids[k].as_py()!r}, which another set has ({int((~shared).sum())} of '
+            f'{len(ids)} images are not in all sets); run every model on all images, or choose --missing drop or '
             '--missing keep'
         )
     if missing == 'drop':
-        every, image = every.filter(pa.array(shared)), image[:, shared]
-    return tuple(every.to_pylist()), image
+        ids, image, was_run = ids.filter(pa.array(shared)), image[:, shared], was_run[:, shared]
+    return tuple(ids.to_pylist()), image, was_run
 
 
 def _weight_matrix(
@@ -209,40 +205,45 @@ def _weight_matrix(
     return matrix
 
 
-def fuse_image(sets: MatchedSets, fusion: Fusion, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fuses one image of the result. Returns boxes, scores and class indices, the best score first."""
-    found = []
-    for store, own, label_of in zip(sets.stores, sets.image[:, image], sets.label):
-        rows = slice(store.detection_stop[own - 1] if own > 0 else 0, store.detection_stop[own] if own >= 0 else 0)
-        box, score, label = np.clip(store.box[rows], 0, 1), store.score[rows], label_of[store.label[rows]]
-        used = fusion.usable(score, box)
-        box, score, label = box[used], score[used], label[used]
-        if sets.expand == 'before':
-            box, score, label = _with_ancestors(sets, fusion, box, score, label)
-        found.append((box, score, label))
+def fuse_image(
+    votes: Votes, fusion: Fusion, found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], was_run: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fuses the detections of M models on one image.
+
+    Args:
+        votes: Classes and weights.
+        fusion: Settings.
+        found: Boxes, scores and class indices of each model.
+        was_run: (M,) bool.
+
+    Returns:
+        Boxes, scores and class indices, the best score first.
+    """
+    if votes.expand == 'before':
+        found = [_with_ancestors(votes, fusion, *columns) for columns in found]
     # Classes with the same weights are fused together.
     present = np.unique(np.concatenate([label for _, _, label in found]))
-    weights, group_of_class = np.unique(sets.weights[:, present], axis=1, return_inverse=True)
-    parts = []
+    weights, group_of_class = np.unique(votes.weights[:, present], axis=1, return_inverse=True)
+    parts = [fuse(fusion, (), (), ())]
     for group, weight in enumerate(weights.T):
         chosen = present[group_of_class.reshape(-1) == group]
-        voters = np.flatnonzero((sets.image[:, image] >= 0) & (weight > 0))
+        voters = np.flatnonzero(was_run & (weight > 0))
         rows_of = [np.isin(found[m][2], chosen) for m in voters]
         boxes, scores, labels = ([found[m][k][rows] for m, rows in zip(voters, rows_of)] for k in range(3))
-        parts.append(fuse(fusion, boxes, scores, labels, weight[voters].tolist() if sets.scales else None))
-    box, score, label = map(np.concatenate, zip(*parts)) if parts else fuse(fusion, (), (), ())
-    if sets.expand == 'after':
-        box, score, label = _with_ancestors(sets, fusion, box, score, label)
+        parts.append(fuse(fusion, boxes, scores, labels, weight[voters].tolist() if votes.scales else None))
+    box, score, label = map(np.concatenate, zip(*parts))
+    if votes.expand == 'after':
+        box, score, label = _with_ancestors(votes, fusion, box, score, label)
     best = np.argsort(-score, kind='stable')[: fusion.max_per_image]
     return box[best], score[best], label[best]
 
 
 def _with_ancestors(
-    sets: MatchedSets, fusion: Fusion, box: np.ndarray, score: np.ndarray, label: np.ndarray
+    votes: Votes, fusion: Fusion, box: np.ndarray, score: np.ndarray, label: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    assert sets.hierarchy is not None
+    assert votes.hierarchy is not None
     image = np.zeros(len(label), dtype=np.int64)
-    rows, label = add_ancestors(sets.hierarchy, image, label, score, box, fusion.iou_threshold)
+    rows, label = add_ancestors(votes.hierarchy, image, label, score, box, fusion.iou_threshold)
     return box[rows], score[rows], label
 
 
@@ -277,17 +278,19 @@ def run_ensemble(
 
     Raises:
         FileExistsError: ``out`` exists.
-        AnnotationError: There are shards of another ensemble.
+        AnnotationError: No image or no detection to fuse; there are shards of another ensemble.
         ChildProcessError: A worker was killed.
     """
-    num_images = len(sets.image_ids)
-    ancestors = None if sets.hierarchy is None else sets.hierarchy.ancestor_matrix.tolist()
-    matched = [sets.image_ids, sets.image.tolist(), sets.classes.label_names, sets.weights.tolist(), sets.scales]
+    num_images, votes = len(sets.image_ids), sets.votes
+    counts = {'images': num_images, **_count_left_out(sets, fusion)}
+    ancestors = None if votes.hierarchy is None else votes.hierarchy.ancestor_matrix.tolist()
+    matched = [sets.image_ids, sets.image.tolist(), votes.classes.label_names, votes.weights.tolist(), votes.scales]
+    text = json.dumps([matched, sets.was_run.tolist(), votes.expand, ancestors])
     shards = open_shards(
         out,
         {
-            'sets': [_identity(store.path / 'detections.arrow') for store in sets.stores],
-            'images, classes or weights': _digest([matched, sets.expand, ancestors]),
+            'sets': [_identity(one.path) for one in sets.sets],
+            'images, classes or weights': hashlib.sha256(text.encode()).hexdigest(),
             'fusion': asdict(fusion),
         },
         run='an ensemble',
@@ -297,38 +300,64 @@ def run_ensemble(
         restart=restart,
     )
     finished = shards.done()
-    resumed = done = sum(last - first for first, last in finished)
+    counts['images done by an earlier run'] = done = sum(last - first for first, last in finished)
     todo = sorted(set(shards.bounds) - set(finished))
     progress('fusing images', done, num_images)
     for count in _fuse_shards(sets, fusion, shards, todo, num_workers or os.cpu_count() or 1):
         done += count
         progress('fusing images', done, num_images)
-    fused = shards.join(sets.classes.label_names, sets.classes.display_names, overwrite)
-    return {'images': num_images, 'images done by an earlier run': resumed, 'detections fused': fused}
+    counts['detections fused'] = shards.join(votes.classes.label_names, votes.classes.display_names, overwrite)
+    return counts
 
 
-def _identity(file: Path) -> list[Any]:
+def _count_left_out(sets: MatchedSets, fusion: Fusion) -> dict[str, int]:
+    """Counts what does not take part, by description."""
+    counts: dict[str, int] = {}
+    total = 0
+    for one, image in zip(sets.sets, sets.image):
+        usable = int(fusion.usable(one.score, one.box).sum())
+        total += usable
+        own = {
+            **{f'left out: {reason}': count for reason, count in one.left_out.items()},
+            **one.changed,
+            'left out: score 0 or below --skip-score': len(one.score) - usable,
+            'left out: images that are not in all sets': one.num_images - int((image >= 0).sum()),
+        }
+        if not one.lists_images:
+            own['images without a row, taken as without detections'] = int((image < 0).sum())
+        counts |= {f'{one.path.name}: {reason}': count for reason, count in own.items() if count}
+    if not sets.image_ids or not total:
+        what = 'no image is in all sets' if not sets.image_ids else 'no detection of any set takes part'
+        reasons = '; '.join(f'{reason}: {count}' for reason, count in counts.items())
+        raise AnnotationError(f'{sets.sets[0].path} and the other sets: {what}' + (f' ({reasons})' if reasons else ''))
+    return counts
+
+
+def _identity(path: Path) -> list[Any]:
+    file = path / 'detections.arrow' if path.is_dir() else path
     status = file.stat()
     return [str(file.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def _fuse_shards(
     sets: MatchedSets, fusion: Fusion, shards: PredictionShards, todo: Sequence[Bound], num_workers: int
 ) -> Iterator[int]:
     """Writes the shards. Yields the number of images of each finished one."""
+    job = (sets.votes, fusion, shards)
     num_workers = min(num_workers, len(todo))
     if num_workers <= 1:
-        yield from (_write_shard(sets, fusion, shards, bound) for bound in todo)
+        yield from (_write_shard(*job, _shard(sets, bound)) for bound in todo)
         return
     # Not fork: the caller may have threads (Arrow's pool), which do not survive one.
-    with ProcessPoolExecutor(num_workers, get_context('spawn'), _start_worker, (sets, fusion, shards)) as pool:
+    with ProcessPoolExecutor(num_workers, get_context('spawn'), _start_worker, job) as pool:
+        running: set[Future[int]] = set()
         try:
-            for future in as_completed([pool.submit(_work, bound) for bound in todo]):
-                yield future.result()
+            for bound in todo:
+                running.add(pool.submit(_work, _shard(sets, bound)))
+                if len(running) >= 2 * num_workers:  # the detections of these lie in memory
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in finished)
+            yield from (future.result() for future in running)
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f'{shards.folder}: a worker was killed, probably by the out-of-memory killer (check dmesg); the same '
@@ -338,31 +367,60 @@ def _fuse_shards(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write_shard(sets: MatchedSets, fusion: Fusion, shards: PredictionShards, bound: Bound) -> int:
-    found = [fuse_image(sets, fusion, image) for image in range(*bound)]
-    box, score, label = map(np.concatenate, zip(*found))
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """Some images: ids, counts and detections (boxes, scores, class indices) of each set, ``was_run`` (M, n)."""
+
+    bound: Bound
+    image_ids: Sequence[str]
+    counts: Sequence[np.ndarray]
+    columns: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    was_run: np.ndarray
+
+
+def _shard(sets: MatchedSets, bound: Bound) -> _Shard:
+    images = slice(*bound)
+    per_image, columns = [], []
+    for one, image, label in zip(sets.sets, sets.image, sets.label):
+        counts, rows = gather_rows(one.detection_stop, image[images])
+        per_image.append(counts)
+        columns.append((np.clip(one.box[rows], 0, 1), one.score[rows], label[one.label[rows]]))
+    return _Shard(bound, sets.image_ids[images], per_image, columns, sets.was_run[:, images])
+
+
+def _write_shard(votes: Votes, fusion: Fusion, shards: PredictionShards, shard: _Shard) -> int:
+    stops = [np.cumsum(counts) for counts in shard.counts]
+    fused = []
+    for image in range(len(shard.image_ids)):
+        found = []
+        for stop, counts, (box, score, label) in zip(stops, shard.counts, shard.columns):
+            rows = np.arange(stop[image] - counts[image], stop[image])
+            rows = rows[fusion.usable(score[rows], box[rows])]
+            found.append((box[rows], score[rows], label[rows]))
+        fused.append(fuse_image(votes, fusion, found, shard.was_run[:, image]))
+    box, score, label = map(np.concatenate, zip(*fused))
     shards.write(
-        bound,
-        image_ids=sets.image_ids[slice(*bound)],
-        detections_per_image=np.array([len(one[1]) for one in found]),
+        shard.bound,
+        image_ids=shard.image_ids,
+        detections_per_image=np.array([len(one[1]) for one in fused]),
         label=label,
         score=score,
         box=box,
-        label_names=sets.classes.label_names,
-        class_names=sets.classes.display_names,
+        label_names=votes.classes.label_names,
+        class_names=votes.classes.display_names,
     )
-    return len(found)
+    return len(shard.image_ids)
 
 
-_job: tuple[MatchedSets, Fusion, PredictionShards]
+_job: tuple[Votes, Fusion, PredictionShards]
 
 
 def _start_worker(*job: Any) -> None:
-    """Receives the sets once for each worker, not with each shard."""
+    """Receives the settings once for each worker, not with each shard."""
     global _job
     end_with_parent()
     _job = job
 
 
-def _work(bound: Bound) -> int:
-    return _write_shard(*_job, bound)
+def _work(shard: _Shard) -> int:
+    return _write_shard(*_job, shard)

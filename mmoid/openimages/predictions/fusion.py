@@ -109,7 +109,10 @@ def fuse(
                 allows_overflow=fusion.allows_overflow,
             )
     box, score, label = found
-    return np.asarray(box, dtype=np.float64), np.asarray(score, dtype=np.float64), np.asarray(label).astype(np.int64)
+    score = np.asarray(score, dtype=np.float64)
+    # WBF gives more than 1 for overlapping boxes of a model with a high weight.
+    score = score if fusion.allows_overflow else np.minimum(score, 1)
+    return np.asarray(box, dtype=np.float64), score, np.asarray(label).astype(np.int64)
 
 
 def _ensemble_boxes() -> ModuleType:

@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +37,22 @@ class Predictions:
         label: (D,) int32 class indices.
         score: (D,) float32 or float64.
         box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
-        dropped: Detections of other classes that were left out while reading.
+        left_out: Number of detections that were left out while reading, by reason.
+        changed: Number of detections that were changed while reading, by reason.
+        lists_images: Whether images without detections are among the ids. False: a CSV with a row for each detection.
     """
 
     path: Path
     label_names: tuple[str, ...]
     class_names: tuple[str, ...]
-    ids: pa.Array | pa.ChunkedArray
+    ids: pa.Array
     detection_stop: np.ndarray
     label: np.ndarray
     score: np.ndarray
     box: np.ndarray
-    dropped: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
+    lists_images: bool = True
 
     @property
     def num_images(self) -> int:
@@ -87,7 +91,7 @@ class PredictionStore(Predictions):
             path=path,
             label_names=tuple(metadata['label_names']),
             class_names=tuple(metadata['class_names']),
-            ids=tables['images']['image_id'],
+            ids=tables['images']['image_id'].combine_chunks(),
             detection_stop=column(tables['images'], 'detection_stop'),
             label=column(tables['detections'], 'label'),
             score=column(tables['detections'], 'score'),

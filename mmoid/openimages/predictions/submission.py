@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from mmoid.openimages.boxes import has_area
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.ragged import gather_rows, row_and_position, row_lengths, runs_of_rows
@@ -34,7 +35,7 @@ def write_submission(
     min_score: float = 0.0,
     max_per_image: int | None = None,
     hierarchy: ClassHierarchy | None = None,
-    ancestor_nms: float | None = None,
+    ancestor_nms: float | None = 0.5,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Writes a submission, atomically.
@@ -48,8 +49,8 @@ def write_submission(
         image_ids: Images of the file, in this order, those without detections included; None: those of the predictions.
         min_score: Detections below it are left out.
         max_per_image: Best-scored detections of an image that are kept, ancestors counted; None: all.
-        hierarchy: Over the classes of the predictions: adds the ancestors of every detection, since the official
-            evaluator does not. None: detections as predicted.
+        hierarchy: Over the classes of the predictions and then others (:func:`hierarchy_with_ancestors`): adds the
+            ancestors of every detection, since the official evaluator does not. None: detections as predicted.
         ancestor_nms: IoU threshold of the NMS after that, see :func:`add_ancestors`; None: no NMS.
         progress: Progress in images.
 
@@ -57,23 +58,29 @@ def write_submission(
         Counts of what was written and of what was left out, by description.
 
     Raises:
-        AnnotationError: An image that occurs twice, an image id or MID with a separator of the format.
+        AnnotationError: An image that occurs twice, an image id or MID with a separator of the format, no image or no
+            detection to write.
         ValueError: ``max_per_image`` below 1.
     """
     if max_per_image is not None and max_per_image < 1:
         raise ValueError(f'max_per_image must be at least 1, got {max_per_image}')
-    own = predictions.image_ids()
-    ids = pa.array(own if image_ids is None else image_ids, pa.string())
-    names = pa.array(predictions.label_names, pa.string())
+    label_names = predictions.label_names if hierarchy is None else hierarchy.label_names
+    ids = predictions.ids if image_ids is None else pa.array(image_ids, pa.string())
+    names = pa.array(label_names, pa.string())
     _require_plain('image id', ids)
     _require_plain('class', names)
-    if len(pc.unique(ids)) < len(ids):
-        raise AnnotationError('image_ids: an image occurs twice; a submission has one row for each')
-    found = pc.index_in(ids, pa.array(own, pa.string())).fill_null(-1)
-    image: np.ndarray = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    image = match_images_once(ids, predictions.ids, 'the list of images')
     known = int((image >= 0).sum())
+    if not known:
+        listed, own = (None if not len(column) else column[0].as_py() for column in (ids, predictions.ids))
+        raise AnnotationError(
+            f'{predictions.path}: has none of the {len(ids)} images of the list, first {listed!r}; it has '
+            f'{predictions.num_images} others, first {own!r}'
+        )
     counts = Counter({'images': len(ids), 'images without predictions': len(ids) - known})
-    counts['images of the predictions that are not in the list'] = len(own) - known
+    counts['images of the predictions that are not in the list'] = predictions.num_images - known
+    counts.update({f'left out: {reason}': count for reason, count in predictions.left_out.items()})
+    counts.update(predictions.changed)
     with atomic_write(out) as temporary:
         compression = 'gzip' if str(out).endswith('.gz') else None
         with pa.output_stream(str(temporary), compression=compression) as stream:
@@ -85,6 +92,9 @@ def write_submission(
                 )
                 stream.write(_format(ids.slice(first, last - first), names, *selected))
                 progress('writing images', last, len(ids))
+        if not counts['detections']:
+            reasons = '; '.join(f'{count} {reason}' for reason, count in counts.items() if count)
+            raise AnnotationError(f'{predictions.path}: no detection is left to write ({reasons})')
     return dict(counts)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from mmoid.openimages.metric.annotations import annotations_of_store, read_annot
 from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.metric.result import read_ap
 from mmoid.openimages.predictions.csv_files import read_predictions
-from mmoid.openimages.predictions.ensemble import open_sets
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
 from tests.official_files import write_files
 from tests.openimages.predictions.prediction_cases import Row, make_store
 from tests.shared_data import SHARED
@@ -36,6 +37,11 @@ def annotations_of(folder: Path):
     return read_annotations(
         folder / 'boxes.csv', folder / 'classes.csv', folder / 'hierarchy.json', folder / 'labels.csv'
     )
+
+
+def with_float32_scores(predictions):
+    """As a submission rounds them, which may make two of them equal."""
+    return replace(predictions, score=predictions.score.astype(np.float32))
 
 
 def assert_official(figures: dict, folder: Path, protocol: str) -> None:
@@ -73,9 +79,8 @@ def test_a_store_small_chunks_and_another_order_of_classes_give_the_same_figures
         image_sizes=tmp_path / 'sizes.csv',
     )
     annotations = annotations_of(case)
-    # A store rounds scores to float32, which may make two of them equal: compare with the rounded ones.
     names = annotations.classes.subset(range(len(annotations.classes))[::-1])
-    (predictions,) = open_sets([case / 'predictions.csv'], tmp_path / 'predictions', names)
+    predictions = with_float32_scores(read_predictions(case / 'predictions.csv', names))
     for expand in (False, True):
         protocol = Protocol(expand_detections=expand)
         whole = evaluate_predictions(annotations, predictions, protocol)
@@ -89,7 +94,7 @@ def test_a_store_small_chunks_and_another_order_of_classes_give_the_same_figures
 
 def test_expanding_detections_equals_evaluating_a_submission_with_ancestors(case, tmp_path):
     annotations = annotations_of(case)
-    (predictions,) = open_sets([case / 'predictions.csv'], tmp_path / 'predictions', annotations.classes)
+    predictions = with_float32_scores(read_predictions(case / 'predictions.csv', annotations.classes))
     expanded = evaluate_predictions(annotations, predictions, Protocol(expand_detections=True))
     write_submission(tmp_path / 'out.csv', predictions, hierarchy=annotations.hierarchy)
     submission = read_predictions(tmp_path / 'out.csv', annotations.classes)
@@ -97,7 +102,7 @@ def test_expanding_detections_equals_evaluating_a_submission_with_ancestors(case
     np.testing.assert_allclose(submitted.ap, expanded.ap, rtol=0, atol=1e-12)
     plain = evaluate_predictions(annotations, predictions)
     assert 'detections as predicted' in plain.description and 'detections expanded' in expanded.description
-    assert (expanded.scored >= plain.scored).all()
+    assert not np.array_equal(expanded.scored, plain.scored)
 
 
 @pytest.fixture
@@ -120,7 +125,7 @@ def test_the_json_and_the_table_hold_all_figures(annotations, tmp_path):
     assert figures['mAP'] == result.mean_ap == pytest.approx((0 + 0 + 1 / 4 + 0) / 4)
     assert figures['AP'] == {'/m/apple': 0, '/m/orange': 0, '/m/fruit': 0.25, '/m/bench1': 0, '/m/bench2': None}
     assert figures['num_gt'] == {'/m/apple': 2, '/m/orange': 1, '/m/fruit': 4, '/m/bench1': 1, '/m/bench2': 0}
-    assert figures['left_out'] == {'on images that are not annotated': 1}
+    assert figures['left_out'] == {'on images that are not annotated (first: elsewhere)': 1}
     assert (figures['num_detections'], figures['num_images'], figures['num_classes_with_ground_truth']) == (3, 4, 4)
     assert figures['num_images_without_detections'] == 3
     description = (
@@ -153,18 +158,66 @@ def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_pa
     )
     read = read_predictions(tmp_path / 'rows.csv', annotations.classes, other_classes='drop')
     same = evaluate_predictions(annotations, read)
-    assert (same.num_detections, same.left_out) == (2, {'of other classes': 1}) and same.mean_ap == result.mean_ap
+    assert (same.num_detections, same.left_out) == (
+        2,
+        {'of other classes (first: /m/car)': 1},
+    ) and same.mean_ap == result.mean_ap
+
+
+def test_nothing_to_evaluate_is_an_error(annotations, tmp_path):
+    box = (0, 0, 1, 1)
+    for rows, ids, message in (
+        ([Row('x9', 0, 0.5, box)], ['x9'], "none of its 1 images is annotated, first 'x9'; .* first 'b1'"),
+        ([], [], 'has no detection to evaluate on the 4 annotated images$'),
+        ([], ['c2'], 'has no detection to evaluate'),
+        (
+            [Row('x9', 0, 0.5, box)],
+            ['c2', 'x9'],
+            r'.* annotated images: 1 on images that are not annotated \(first: x9\)',
+        ),
+    ):
+        with pytest.raises(AnnotationError, match=f'store: {message}'):
+            evaluate_predictions(annotations, make_store(tmp_path / 'store', rows, ids))
+
+
+@pytest.mark.parametrize('spelling', ['{}.jpg', 'train/{}', 'a\\{}.PNG'])
+def test_other_spellings_of_image_ids_give_the_same_figures(files, annotations, tmp_path, spelling):
+    rows = [Row('c2', 2, 0.9, (0.25, 0.25, 0.75, 0.75)), Row('b1', 0, 0.5, (0, 0, 0.1, 0.1))]
+    expected = evaluate_predictions(annotations, make_store(tmp_path / 'plain', rows, ['b1', 'c2']))
+    other = [row._replace(image=spelling.format(row.image)) for row in rows]
+    predictions = make_store(tmp_path / 'other', other, [row.image for row in other[::-1]])
+    assert evaluate_predictions(annotations, predictions).as_json() == expected.as_json()
+    header, *lines = Path(files['image_labels']).read_text().splitlines()
+    respelled = [','.join([spelling.format(line.split(',')[0]), *line.split(',')[1:]]) for line in lines]
+    Path(files['image_labels']).write_text('\n'.join([header, *respelled]))
+    joined = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
+    assert evaluate_predictions(joined, predictions).as_json() == expected.as_json()
+    twice = make_store(tmp_path / 'twice', [], ['c2', spelling.format('c2')])
+    with pytest.raises(AnnotationError, match="twice: 'c2' and '.*' are the same image"):
+        evaluate_predictions(annotations, twice)
+
+
+def test_labels_of_machines_verify_nothing_and_are_counted(files, annotations):
+    header, *lines = Path(files['image_labels']).read_text().splitlines()
+    image = lines[0].split(',')[0]
+    columns = dict(ImageID=image, LabelName='/m/bench2', Confidence='0.7', Source='machine')
+    row = ','.join(columns.get(name, '') for name in header.split(','))
+    Path(files['image_labels']).write_text('\n'.join([header, *lines, row]))
+    summary = Summary()
+    read = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'], summary)
+    assert read.label_confidence.tolist() == annotations.label_confidence.tolist()
+    assert summary.dropped == {'machine-generated labels': 1}
 
 
 def test_an_image_that_occurs_twice_is_an_error(annotations, tmp_path):
     store = make_store(tmp_path / 'store', [], ['c2', 'b1', 'c2'])
-    with pytest.raises(AnnotationError, match="has image 'c2' 2 times; expected once"):
+    with pytest.raises(AnnotationError, match="'c2' and 'c2' are the same image; expected each image once"):
         evaluate_predictions(annotations, store)
 
 
 def test_a_hierarchy_is_needed_only_by_some_protocols(files, tmp_path):
     annotations = read_annotations(files['boxes'], files['classes'])
-    store = make_store(tmp_path / 'store', [], ['c2'])
+    store = make_store(tmp_path / 'store', [Row('c2', 0, 0.9, (0, 0, 0.1, 0.1))], ['c2'])
     assert evaluate_predictions(annotations, store, Protocol('v2')).mean_ap == 0
     for protocol, what in (
         (Protocol(), 'the challenge protocol'),
@@ -177,7 +230,8 @@ def test_a_hierarchy_is_needed_only_by_some_protocols(files, tmp_path):
 def test_without_ground_truth_the_mean_is_null(files, tmp_path):
     Path(files['boxes']).write_text('ImageID,LabelName,XMin,XMax,YMin,YMax\n')
     annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
-    result = evaluate_predictions(annotations, make_store(tmp_path / 'store', [], []))
+    rows = [Row('b1', 0, 0.9, (0, 0, 1, 1))]
+    result = evaluate_predictions(annotations, make_store(tmp_path / 'store', rows, ['b1']))
     result.write_json(tmp_path / 'out.json')
     assert json.loads((tmp_path / 'out.json').read_text())['mAP'] is None
     assert annotations.image_ids == ['b1', 'd3']
@@ -193,8 +247,8 @@ def test_errors_name_the_cause(files, tmp_path):
         Protocol('coco')
     with pytest.raises(ValueError, match=r'iou_threshold must be in \(0, 1\], got 0'):
         Protocol(iou_threshold=0)
-    with pytest.raises(ValueError, match='ancestor_nms needs expand_detections=True'):
-        Protocol(ancestor_nms=0.5)
+    with pytest.raises(ValueError, match='ancestor_nms must be between 0 and 1, got 1'):
+        Protocol(ancestor_nms=1)
     for text in ('{"mAP": 1}', '[]', 'no JSON', '{"AP": {"/m/apple": "x"}}'):
         (tmp_path / 'other.json').write_text(text)
         with pytest.raises(AnnotationError, match=r"other\.json: not a JSON with 'AP' by MID"):

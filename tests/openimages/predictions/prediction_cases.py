@@ -32,7 +32,7 @@ def random_rows(rng: np.random.Generator, images: int = 6, per_image: int = 12, 
         for score in sorted(rng.random(count).astype(np.float32).tolist(), reverse=True):
             low = places[rng.integers(3)] + rng.normal(0, 0.03, 2)
             size = 0.25 + rng.normal(0, 0.03, 2)
-            box = tuple(np.concatenate([low, low + size]).tolist())
+            box = tuple(np.clip(np.concatenate([low, low + size]), 0, 1).tolist())
             rows.append(Row(f'image{image}', int(rng.integers(classes)), score, box))
     return rows
 

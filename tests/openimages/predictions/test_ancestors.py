@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.boxes import box_iou
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.boxes import box_iou, has_area
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy, names_with_ancestors
 from mmoid.openimages.predictions import ancestors
-from mmoid.openimages.predictions.ancestors import add_ancestors
+from mmoid.openimages.predictions.ancestors import add_ancestors, hierarchy_with_ancestors
 
 TREE = {
     'LabelName': 'root',
@@ -72,6 +73,27 @@ def test_a_parent_never_scores_below_its_child_on_the_same_box():
             same = rows[(labels == parent) & (image[rows] == image[k])]
             overlapping = same[(box_iou(box[same], box[k]) > 0.5) | (box[same] == box[k]).all(axis=1)]
             assert score[overlapping].max() >= score[k]
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_adding_ancestors_to_the_result_changes_nothing(seed):
+    image, label, score, box = random_detections(seed)
+    solid = has_area(box)
+    image, label, score, box = image[solid], label[solid], score[solid], box[solid]
+    rows, once = add_ancestors(HIERARCHY, image, label, score, box, 0.5)
+    image, score, box = image[rows], score[rows], box[rows]
+    again, twice = add_ancestors(HIERARCHY, image, once, score, box, 0.5)
+    assert twice.tolist() == once.tolist()
+    for column in (image, score, box):
+        np.testing.assert_array_equal(column[again], column)
+
+
+def test_ancestors_that_are_not_among_the_classes_are_added_to_them():
+    hierarchy = hierarchy_with_ancestors(TREE, ['d', 'c'])
+    assert hierarchy.label_names[:2] == ('d', 'c') and set(hierarchy.label_names) == set('abcde')
+    assert names_with_ancestors(TREE, ['f', 'a']) == ('f', 'a')
+    with pytest.raises(AnnotationError, match='tree.json: none of the 2 classes has an ancestor, so none can be added'):
+        hierarchy_with_ancestors(TREE, ['f', 'a'], 'tree.json')
 
 
 def test_no_detections_and_a_bad_threshold():

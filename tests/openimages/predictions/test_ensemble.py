@@ -17,7 +17,8 @@ from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.predictions.ancestors import add_ancestors
-from mmoid.openimages.predictions.ensemble import match_sets, open_sets, read_class_weights, run_ensemble
+from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
 from mmoid.openimages.predictions.fusion import METHODS, Fusion
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from tests.official_files import LABEL_NAMES, TREE
@@ -85,6 +86,7 @@ def by_class(stores, fusion, weights=None, class_weights=None, ancestors=None):
                 if weights or class_weights:
                     options['weights'] = voters
                 for box, score, _ in zip(*CALLS[fusion.method](boxes, scores, labels, **options)):
+                    score = score if fusion.allows_overflow else min(score, 1)
                     found.append(Row(image, label, float(np.float32(score)), tuple(np.asarray(box, dtype=float))))
         expected += sorted(found, key=lambda row: -row.score)[: fusion.max_per_image]
     return sorted(expected)
@@ -128,7 +130,7 @@ def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, method,
     expected = by_class(stores, fusion, weights, class_weights)
     assert sorted(rows_of(out)) == expected and counts['detections fused'] == len(expected) > 10
     assert_best_first(out)
-    assert out.label_names == sets.classes.label_names and sorted(out.label_names) == sorted(LABEL_NAMES)
+    assert out.label_names == sets.votes.classes.label_names and sorted(out.label_names) == sorted(LABEL_NAMES)
     assert out.image_ids()[:5] == stores[0].image_ids()
     assert not list(tmp_path.glob('out.*'))
 
@@ -321,26 +323,54 @@ def test_a_killed_worker_is_reported_and_finished_shards_are_kept(stores, whole,
     assert counts['images done by an earlier run'] >= 20 and contents(tmp_path / 'out') == whole
 
 
-def test_no_images_and_no_detections_are_no_error(tmp_path):
-    for ids in ([], ['a', 'b']):
-        store = make_store(tmp_path / 'store', [], ids)
-        counts = run_ensemble(match_sets([store, store]), Fusion(), tmp_path / 'out', overwrite=True)
-        assert PredictionStore(tmp_path / 'out').image_ids() == ids and counts['detections fused'] == 0
+def test_nothing_to_fuse_is_an_error(tmp_path):
+    row = Row('a', 0, 0.5, (0, 0, 1, 1))
+    one, empty = make_store(tmp_path / 'one', [row], ['a']), make_store(tmp_path / 'empty', [], ['a'])
+    other = make_store(tmp_path / 'other', [row._replace(image='b')], ['b'])
+    with pytest.raises(AnnotationError, match="other: has no image in common with the other sets, first 'b'"):
+        match_sets([other, one], missing='drop')
+    for sets, fusion, message in (
+        ([empty, empty], Fusion(), 'no detection of any set takes part'),
+        ([one], Fusion(skip_score=0.6), r'takes part \(one: left out: score 0 or below --skip-score: 1\)'),
+        ([make_store(tmp_path / 'none', [], [])], Fusion(), 'no image is in all sets'),
+    ):
+        with pytest.raises(AnnotationError, match=message):
+            run_ensemble(match_sets(sets), fusion, tmp_path / 'out')
+    assert not list(tmp_path.glob('out*'))
 
 
-def test_csv_files_are_converted_once(tmp_path):
-    rows = random_rows(np.random.default_rng(0))
-    (tmp_path / 'a.csv').write_text(rows_csv(rows))
-    (tmp_path / 'b.csv').write_text(submission_csv(rows, image_names()))
-    inputs, classes = tmp_path / 'inputs', CLASSES
-    (store,) = open_sets([tmp_path / 'a.csv'], inputs, classes)
-    assert rows_of(store) == rows and store.label_names == tuple(LABEL_NAMES)
-    made = (store.path / 'metadata.json').stat().st_mtime_ns
-    (again,) = open_sets([tmp_path / 'a.csv'], inputs, classes)
-    assert again.path == store.path and (again.path / 'metadata.json').stat().st_mtime_ns == made
-    (tmp_path / 'a.csv').write_text(rows_csv(rows[1:]))
-    (changed,) = open_sets([tmp_path / 'a.csv'], inputs, classes)
-    assert rows_of(changed) == rows[1:]
-    (submission,) = open_sets([tmp_path / 'b.csv'], inputs, classes)
-    assert rows_of(submission) == rows and submission.image_ids() == image_names()
-    assert open_sets([tmp_path / 'a.csv', store.path], inputs)[0].label_names != store.label_names
+def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tmp_path):
+    """An image without rows is one on which the model found nothing, and ids may have an extension."""
+    rows = [Row('a', 1, 0.9, (0.5, 0.5, 0.9, 0.9))]
+    first = make_store(tmp_path / 'first', [Row(name, 0, 0.9, (0.1, 0.1, 0.4, 0.4)) for name in 'ab'], ['a', 'b'])
+    (tmp_path / 'rows.csv').write_text(rows_csv([row._replace(image=f'{row.image}.jpg') for row in rows]))
+    (tmp_path / 'submission.csv').write_text(submission_csv(rows, ['a', 'b']))
+    results = []
+    for name in ('rows.csv', 'submission.csv'):
+        sets = match_sets([first, open_predictions(tmp_path / name, CLASSES)])
+        counts = run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, overwrite=True)
+        results.append(rows_of(PredictionStore(tmp_path / 'out')))
+        assert counts.get('rows.csv: images without a row, taken as without detections') == (
+            1 if name == 'rows.csv' else None
+        )
+    assert results[0] == results[1]
+    assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
+
+
+def test_ancestors_that_no_set_has_are_added(tmp_path):
+    store = make_store(tmp_path / 'store', [Row('a', 0, 0.75, (0, 0, 1, 1))], ['a'], ['/m/apple'])
+    for when in ('before', 'after'):
+        sets = match_sets([store], hierarchy=TREE, expand=when)
+        run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, overwrite=True)
+        out = PredictionStore(tmp_path / 'out')
+        found = {(out.label_names[label], score) for label, score in zip(out.label, out.score)}
+        assert found == {('/m/apple', 0.75), ('/m/fruit', 0.75)}
+
+
+def test_scores_stay_in_0_to_1_unless_asked_otherwise(tmp_path):
+    box = (0.1, 0.1, 0.5, 0.5)
+    one = make_store(tmp_path / 'one', [Row('a', 0, 1.0, box)] * 2, ['a'])
+    sets = match_sets([one, make_store(tmp_path / 'two', [], ['a'])], weights=[5, 1])
+    for overflows in (False, True):
+        run_ensemble(sets, Fusion(allows_overflow=overflows), tmp_path / 'out', num_workers=1, overwrite=True)
+        assert (PredictionStore(tmp_path / 'out').score.max() > 1) == overflows

@@ -1,0 +1,87 @@
+"""What a single detection must be: the same in every tool, whatever it was read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmoid.openimages.boxes import has_area
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.csv_files import COORDINATES
+
+ROUNDING = 1e-3
+"""Scores this much outside [0, 1] are taken for 0 or 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """D detections, checked.
+
+    Attributes:
+        score: (D,) in [0, 1].
+        box: (D, 4) in [0, 1].
+        kept: (D,) bool: boxes with area.
+        left_out: Number of detections that are not kept, by reason with the first place.
+        changed: Number of detections that were changed, likewise.
+    """
+
+    score: np.ndarray
+    box: np.ndarray
+    kept: np.ndarray
+    left_out: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+
+
+def check_detections(
+    score: np.ndarray, box: np.ndarray, place: str | Callable[[int], str], max_score: float = 1.0, farthest: float = 1.0
+) -> Checked:
+    """Clips boxes to the image and scores to [0, 1]; finds boxes without area or with swapped corners.
+
+    Args:
+        score: (D,).
+        box: (D, 4) xmin, ymin, xmax, ymax as fractions of the image size.
+        place: For messages: file or image, or a function from the index of a detection to its file and line.
+        max_score: inf: scores above 1 are fine.
+        farthest: How far outside the image a coordinate may be. Models put corners a little outside; anything farther
+            in a file is pixels.
+
+    Raises:
+        AnnotationError: A score or coordinate that is not finite, a score outside [0, 1] by more than rounding, a
+            coordinate too far outside the image.
+    """
+    _require(np.isfinite(score), score, place, 'Score', 'must be a finite number')
+    near = (score >= -ROUNDING) & (score <= max_score + ROUNDING)
+    _require(near, score, place, 'Score', 'is outside [0, 1]')
+    for side, name in enumerate(COORDINATES):
+        near = (box[:, side] >= -farthest) & (box[:, side] <= 1 + farthest)
+        remedy = 'is far outside [0, 1]; coordinates are fractions of the image size'
+        _require(near, box[:, side], place, name, remedy)
+    rounded, outside = np.clip(score, 0, max_score), ((box < 0) | (box > 1)).any(axis=1)
+    clipped = np.clip(box, 0, 1) if outside.any() else box
+    kept = has_area(clipped)
+    return Checked(
+        score=rounded,
+        box=clipped,
+        kept=kept,
+        left_out=_count('without area or with swapped corners', ~kept, place),
+        changed=_count('scores outside [0, 1] by rounding, clipped', rounded != score, place)
+        | _count('boxes partly outside the image, clipped', outside & kept, place),
+    )
+
+
+def _count(reason: str, rows: np.ndarray, place: str | Callable[[int], str]) -> dict[str, int]:
+    return {f'{reason} (first: {_place(place, int(np.argmax(rows)))})': int(rows.sum())} if rows.any() else {}
+
+
+def _require(
+    holds: np.ndarray, values: np.ndarray, place: str | Callable[[int], str], name: str, complaint: str
+) -> None:
+    if not holds.all():
+        k = int(np.argmin(holds))
+        raise AnnotationError(f'{_place(place, k)}: {name} = {values[k]:.9g} {complaint}')
+
+
+def _place(place: str | Callable[[int], str], k: int) -> str:
+    return place if isinstance(place, str) else place(k)
