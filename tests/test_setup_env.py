@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ('bash', 'cat', 'cksum', 'cp', 'date', 'dirname', 'env', 'find', 'flock', 'ls', 'mkdir', 'rm', 'sed')
-PROGRAMS += ('readlink', 'sleep', 'tail', 'touch', 'tr', 'uname')
+PROGRAMS += ('df', 'gzip', 'mv', 'readlink', 'sleep', 'tail', 'tar', 'touch', 'tr', 'uname')
 PYTHON = r"""#!/usr/bin/env bash
 words="${*//$'\n'/ }"
 case "$words" in
@@ -26,13 +26,22 @@ case "$words" in
         [[ -e ${FAKE_UNLOADABLE-} ]] || exit 0
         rm "$FAKE_UNLOADABLE"; echo 'undefined symbol: of another torch'; exit 1 ;;
     *get_device_capability*) echo cp311-torch2.13.0+cpu ;;
+    "-m pytest"*) echo "$words" >>"$CALLS" ;;
     *torch.__version__*) echo 2.13.0+cpu ;;
     *check_env.py) [[ ! ${FAKE_UNUSABLE-} ]] || exit 1; echo "$words" >>"$CALLS" ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "$words" >>"$CALLS" ;;
-    *"cache list"*) ;;
     "-m pip "*) echo "ops=${MMCV_WITH_OPS-} cuda=${FORCE_CUDA-} $words" >>"$CALLS"
-        [[ ! ${FAKE_FAIL-} || $words != *$FAKE_FAIL* ]] || { echo 'ERROR: as the test wants it'; exit 1; }
-        [[ ! ${FAKE_HANG-} || $words != *$FAKE_HANG* ]] || { touch "$CALLS.hangs"; exec sleep 30; } ;;
+        [[ ! ${FAKE_FAIL-} || $words != *$FAKE_FAIL* ]] || { echo "ERROR: ${FAKE_ERROR-as the test wants it}"; exit 1; }
+        [[ ! ${FAKE_HANG-} || $words != *$FAKE_HANG* ]] || { touch "$CALLS.hangs"; exec sleep 30; } ;;&
+    *" download "*" --dest "*) while [[ $1 != --dest ]]; do shift; done
+        mkdir -p "$2/mmcv-1/mmcv/ops/csrc/pytorch/cpu"
+        touch "$2/mmcv-1/mmcv/ops/csrc/pytorch/"{nms,roi_align,cpu/nms}.cpp
+        tar -czf "$2/mmcv-1.tar.gz" -C "$2" mmcv-1
+        rm -r "$2/mmcv-1" ;;
+    *" --wheel-dir "*) while [[ $1 != --wheel-dir ]]; do shift; done
+        touch "$2/mmcv-1.whl"
+        cd "$3/mmcv/ops/csrc/pytorch"
+        echo "compiles" *.cpp cpu/*.cpp ":$(cat *.cpp | tr '\n' ' ')$CFLAGS" >>"$CALLS" ;;
 esac
 """
 
@@ -41,12 +50,13 @@ class Checkout:
     """A copy of the set-up scripts, and a PATH with little more than the stand-in."""
 
     FILES = ('pyproject.toml', 'tools/setup_env.sh', 'tools/mmcv_operators.sh')
+    """Files that the environment depends on."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.bin, self.calls_file = folder / 'a tree', folder / 'bin', folder / 'calls'
         self.venv = self.root / '.venv'
         (self.root / 'tools').mkdir(parents=True)
-        for name in self.FILES:
+        for name in (*self.FILES, 'tools/run_tests.sh'):
             shutil.copy(ROOT / name, self.root / name)
         self.bin.mkdir()
         for name in PROGRAMS:
@@ -58,10 +68,10 @@ class Checkout:
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
-    def start(self, *arguments: object, **environment: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, script: str = 'setup_env.sh', **environment: object) -> subprocess.Popen[str]:
         settings = {'PATH': self.bin, 'CALLS': self.calls_file, 'HOME': self.root.parent, 'MMOID_DEVICE': 'cpu'}
         return subprocess.Popen(
-            ['bash', str(self.root / 'tools' / 'setup_env.sh'), *map(str, arguments)],
+            ['bash', str(self.root / 'tools' / script), *map(str, arguments)],
             env={name: str(value) for name, value in (settings | environment).items()},
             cwd='/',
             stdout=subprocess.PIPE,
@@ -70,8 +80,8 @@ class Checkout:
             start_new_session=True,  # so that a test can kill it with all that it started
         )
 
-    def run(self, *arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **environment)
+    def run(self, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **options)
         stdout, stderr = process.communicate(timeout=60)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -169,6 +179,14 @@ def test_a_second_stack_stands_beside_the_first(ready):
     assert ready.run().stdout.startswith('.venv is up to date (onedl,')
 
 
+def test_run_tests_makes_the_environment_and_passes_the_other_arguments_on(fresh):
+    for form in (('--stack', 'openmmlab', '--venv', fresh.root / 'other'), (f'--venv={fresh.root}/other',)):
+        assert fresh.run(*form, '-k', 'name', script='run_tests.sh').returncode == 0
+        assert fresh.calls()[-1].endswith(' -k name')
+    done = fresh.run('--venv', script='run_tests.sh')
+    assert (done.returncode, done.stderr) == (2, 'run_tests.sh: --venv needs a value\n')
+
+
 def test_a_failing_step_shows_the_log_and_the_next_run_continues(fresh):
     failed = fresh.run(FAKE_FAIL='--editable')
     assert failed.returncode == 1
@@ -203,6 +221,39 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits_for_it(fresh):
     assert sum('up to date' in output for output in outputs) == 1
 
 
+@pytest.mark.parametrize(
+    ('output', 'message'),
+    [
+        ('NewConnectionError: Name or service not known', 'error: pip cannot reach the package index'),
+        ('OSError: [Errno 28] No space left on device', 'error: the disk is full'),
+    ],
+)
+def test_a_well_known_cause_is_named(fresh, output, message):
+    assert message in fresh.run(FAKE_FAIL='torch==', FAKE_ERROR=output).stderr
+
+
+def test_a_place_that_cannot_be_written_is_reported(fresh):
+    (fresh.root / 'file').touch()
+    done = fresh.run('--venv', fresh.root / 'file' / 'venv')
+    assert done.returncode == 1 and done.stderr.count('\n') == 1
+    assert f'{fresh.root}/file is not a writable directory; --venv FOLDER' in done.stderr
+
+
+def test_an_environment_of_another_checkout_is_not_touched(ready, tmp_path):
+    other = Checkout(tmp_path / 'other')
+    other.venv.symlink_to(ready.venv)
+    for arguments in ((), ('--remake',), ('--venv', ready.venv)):
+        done = other.run(*arguments)
+        assert done.returncode == 1 and f'belongs to the checkout {ready.root}' in done.stderr
+    assert ready.run().stdout.startswith('.venv is up to date')
+
+
+def test_an_environment_whose_python_was_removed_is_made_again(ready):
+    (ready.venv / 'bin' / 'python').write_text('#!/nowhere/python')
+    assert ready.run().returncode == 0
+    assert any('-m venv' in call for call in ready.calls())
+
+
 def test_another_environment_is_not_touched(fresh):
     fresh.venv.mkdir()
     (fresh.venv / 'pyvenv.cfg').touch()
@@ -212,22 +263,35 @@ def test_another_environment_is_not_touched(fresh):
     assert [path.name for path in fresh.venv.iterdir()] == ['pyvenv.cfg']
 
 
-def test_without_a_fitting_wheel_the_operators_are_compiled(fresh, tmp_path):
+def test_without_a_fitting_wheel_the_operators_are_compiled_as_one_file_and_kept(fresh):
     done = fresh.run(FAKE_FAIL='--only-binary')
+    assert done.returncode == 0, done.stderr
     assert 'No wheel of onedl-mmcv>=2.3.6 fits Python 3.11 and torch 2.13.0 (cpu): compiling' in done.stdout
-    assert '10 to 20 minutes on two cores' in done.stdout and 'PIP_FIND_LINKS=' in done.stdout
-    (build,) = [call for call in fresh.calls() if '--no-binary onedl-mmcv' in call]
-    assert build.startswith('ops=1 cuda= -m pip --cache-dir ') and '--no-build-isolation' in build
+    calls = fresh.calls()
+    (build,) = [call for call in calls if 'pip wheel' in call]
+    assert build.startswith('ops=1 cuda= ') and '--no-build-isolation --no-deps' in build
+    includes = '#include "parts/nms.cpp" #include "parts/roi_align.cpp"'
+    assert f'compiles all_operators.cpp cpu/nms.cpp :{includes}  -g0' in calls
+    fresh.run('--remake', FAKE_FAIL='--only-binary')
+    assert any(call.endswith('onedl-mmcv--2.3.6/mmcv-1.whl') for call in fresh.calls()), 'the kept wheel'
+
+
+def test_operators_that_cannot_be_compiled_as_one_file_are_compiled_one_by_one(fresh, tmp_path):
+    done = fresh.run(FAKE_FAIL='@(--only-binary|mmcv-source/united)')
+    assert done.returncode == 0 and 'compiling each file on its own' in done.stdout
+    assert 'compiles nms.cpp roi_align.cpp cpu/nms.cpp : -g0' in fresh.calls()
+    shutil.rmtree(fresh.root.parent / '.cache')
 
     (tmp_path / 'once').touch()
     done = fresh.run('--remake', FAKE_UNLOADABLE=tmp_path / 'once')
     assert 'does not serve with torch 2.13.0 (cpu): undefined symbol: of another torch' in done.stdout
-    assert any('--no-binary onedl-mmcv' in call for call in fresh.calls())
+    assert any('pip wheel' in call for call in fresh.calls())
+    shutil.rmtree(fresh.root.parent / '.cache')
 
     (fresh.bin / 'c++').unlink()
     done = fresh.run('--remake', FAKE_FAIL='--only-binary')
     assert done.returncode == 1 and 'there is no C++ compiler' in done.stderr
-    assert not any('--no-binary' in call for call in fresh.calls())
+    assert not any('pip wheel' in call for call in fresh.calls())
 
 
 def test_a_gpu_is_used_by_a_new_environment_or_on_request(ready):

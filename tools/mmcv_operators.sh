@@ -19,7 +19,7 @@ PY
 }
 
 install_operators() { # DISTRIBUTION: mmcv, so that mmcv.ops works
-    local distribution=$1 requirement reason tag cache
+    local distribution=$1 requirement reason tag cache packages work=$venv/mmcv-source
     requirement=$(sed -n "s/^ *'\(${distribution}[>=][^']*\)'.*/\1/p" "$root/pyproject.toml")
     [[ $requirement ]] || die "pyproject.toml does not name $distribution"
     # Wheels only, first: pip prefers a newer source release to an older wheel.
@@ -27,27 +27,57 @@ install_operators() { # DISTRIBUTION: mmcv, so that mmcv.ops works
         if reason=$(operators_load); then return; fi
         say "      The wheel found does not serve with torch $torch ($device): $reason"
     fi
-    # pip caches wheels by source address alone, so use one cache per torch, Python and GPU.
+    # Wheels compiled here are kept for each torch, Python, GPU and release.
     tag=$("$python" -c 'import sys, torch
 gpus = sorted({"sm%d%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
 print("-".join(["cp%d%d" % sys.version_info[:2], "torch" + torch.__version__, *gpus]))' 2>>"$log")
-    cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmoid/$tag
-    if [[ ! $(pip --cache-dir "$cache" cache list --format abspath "${distribution//-/_}" 2>>"$log") ]]; then
-        say "      No wheel of $requirement fits Python $version and torch $torch ($device): compiling its operators."
-        say '      That takes 10 to 20 minutes on two cores, once; the result is kept in'
-        say "      $cache"
-        say '      To avoid it, stop here (Ctrl-C) and name a folder that holds such a wheel:'
-        say '          PIP_FIND_LINKS=/path/to/wheels bash tools/setup_env.sh'
-        say "      To watch it: tail -f $log"
-        can_compile
-    fi
+    cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/mmoid/$tag/${requirement//[^a-z0-9.]/-}
+    mkdir -p "$cache" 2>>"$log" || cache=$venv/wheels
+    if install_wheel; then return; fi
+    say "      No wheel of $requirement fits Python $version and torch $torch ($device): compiling its operators."
+    say '      That takes about 4 minutes of two cores, with CUDA longer, once; the result is kept in'
+    say "      $cache"
+    say "      To watch it: tail -f $log"
+    can_compile
+    # The other packages are downloaded meanwhile. If that fails, the next step tries again and shows why.
+    pip install --constraint "$venv/constraints.txt" --editable "${root}[dev]" >/dev/null 2>&1 </dev/null &
+    packages=$!
+    rm -rf "$work"
+    run pip download --no-build-isolation --no-deps --no-binary "$distribution" --dest "$work" "$requirement"
     [[ $device == cpu ]] || export FORCE_CUDA=1
-    MMCV_WITH_OPS=1 run pip --cache-dir "$cache" install --no-build-isolation --no-deps --force-reinstall \
-        --no-binary "$distribution" --constraint "$venv/constraints.txt" "$requirement"
-    reason=$(operators_load) || fail 1 "the operators just compiled do not load: $reason"
+    if ! compile united; then
+        say '      That failed; compiling each file on its own: 10 to 20 minutes on two cores.'
+        compile separate || fail 1 "the operators could not be compiled${reason:+, or do not load: $reason}"
+    fi
+    rm -rf "$work"
+    wait "$packages" || true
 }
 
-can_compile() { # fails now, not after ten minutes of compiling
+install_wheel() { # installs the wheel in the cache; fails if there is none, or if its operators do not load
+    local wheels=("$cache"/*.whl)
+    [[ -f ${wheels[0]} ]] && attempt pip install --no-deps --force-reinstall "${wheels[0]}" && reason=$(operators_load)
+}
+
+compile() { # united|separate: makes a wheel in the cache of the source archive in $work, and installs it
+    local operators=$work/$1/mmcv/ops/csrc/pytorch file
+    mkdir "$work/$1"
+    attempt tar -xzf "$work"/*.tar.gz -C "$work/$1" --strip-components 1 || return 1
+    if [[ $1 == united ]]; then
+        # Some 58 small files, which spend their time on PyTorch's headers. Those in cpu/ cannot be united: they define
+        # macros of the same names.
+        mkdir "$operators/parts"
+        mv "$operators"/*.cpp "$operators/parts" || return 1
+        for file in "$operators"/parts/*.cpp; do
+            printf '#include "parts/%s"\n' "${file##*/}"
+        done >"$operators/all_operators.cpp"
+    fi
+    rm -f "$cache"/*.whl
+    # -g0: without debug information a file takes half the time.
+    MMCV_WITH_OPS=1 CFLAGS="${CFLAGS-} -g0" CXXFLAGS="${CXXFLAGS-} -g0" \
+        attempt pip wheel --no-build-isolation --no-deps --wheel-dir "$cache" "$work/$1" && install_wheel
+}
+
+can_compile() { # fails now, not after minutes of compiling
     command -v "${CXX:-c++}" >/dev/null ||
         fail 1 'there is no C++ compiler (Debian and Ubuntu: apt-get install build-essential)'
     "$python" -c 'import pathlib, sys, sysconfig

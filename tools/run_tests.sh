@@ -5,12 +5,21 @@ set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
 setup=()
-while [[ ${1-} == --stack || ${1-} == --venv ]]; do
-    (($# > 1)) || { echo "run_tests.sh: $1 needs a value" >&2; exit 2; }
-    [[ $1 == --stack ]] || venv=$(readlink -m -- "$2")
-    setup+=("$1" "$2")
-    shift 2
+while [[ ${1-} == --stack* || ${1-} == --venv* ]]; do
+    option=$1
+    shift
+    if [[ $option != *=* ]]; then
+        (($# > 0)) || { echo "run_tests.sh: $option needs a value" >&2; exit 2; }
+        option+==$1
+        shift
+    fi
+    [[ $option != --venv=?* ]] || venv=$(readlink -m -- "${option#--venv=}")
+    setup+=("$option")
 done
+if [[ ${1-} == -h || ${1-} == --help ]]; then
+    sed -n '2,3s/^# //p' "$0"
+    exit 0
+fi
 bash "$root/tools/setup_env.sh" "${setup[@]}"
 cd "$root"
 # Tests start several processes at a time, so each gets one thread.

@@ -20,8 +20,8 @@ Environment:
   MMOID_DEVICE    cpu or cuda. Otherwise an existing .venv stays what it is, and a new one is for cuda where
                   `nvidia-smi -L` succeeds.
   MMOID_TORCH     the version of PyTorch. Otherwise 2.13.0, with which both stacks are tested.
-  PIP_FIND_LINKS  folders with prebuilt wheels, as pip takes it. A wheel of mmcv in one of them saves 10-20 minutes
-                  of compiling.
+  PIP_FIND_LINKS  folders with prebuilt wheels, as pip takes it. A wheel of mmcv in one of them saves minutes of
+                  compiling.
 TEXT
 }
 
@@ -116,7 +116,8 @@ key() {
     cksum <"$root/tools/setup_env.sh"
     cksum <"$root/tools/mmcv_operators.sh"
 }
-up_to_date() { [[ $remake == no && -x $python && -f $stamp && $(<"$stamp") == "$(key)" ]]; }
+works() { [[ -x $python ]] && "$python" -c '' 2>/dev/null; } # not after its Python was removed
+up_to_date() { [[ $remake == no && -f $stamp && $(<"$stamp") == "$(key)" ]] && works; }
 
 if up_to_date; then
     say "$name is up to date ($stack, Python $version, torch $torch, $device)"
@@ -125,7 +126,8 @@ fi
 
 # --- One run at a time. Child processes of a killed run keep the lock, so the next run waits for them ------------------
 
-mkdir -p "$(dirname "$venv")"
+{ mkdir -p "$(dirname "$venv")" && : >>"$venv.lock" && [[ ! -d $venv || -w $venv ]]; } 2>/dev/null ||
+    die "$(dirname "$venv") is not a writable directory; --venv FOLDER makes the environment elsewhere"
 exec 9>"$venv.lock"
 if command -v flock >/dev/null && ! flock -n 9; then
     say "Another setup_env.sh is running for $name; waiting until it ends."
@@ -162,12 +164,23 @@ fail() { # STATUS WHAT
     (($1 > 128)) || rm -f "$busy"
     {
         printf '\nsetup_env.sh: failed with status %s: %s\n' "$1" "$2"
+        explain
         say 'The last lines of the log:'
         tail -n 25 "$log" | sed 's/^/    /'
         say "The whole log: $log"
         say 'Solve the problem and run the same command again; it continues from here.'
     } >&2
     exit 1
+}
+explain() { # names the cause if the log shows a well-known one
+    local last
+    last=$(tail -n 40 "$log")
+    case $last in
+        *NewConnectionError* | *'Name or service not known'* | *'Temporary failure in name resolution'* | *ProxyError* | \
+            *ConnectTimeoutError* | *ReadTimeoutError*)
+            say 'error: pip cannot reach the package index. Check the network and `pip config list`.' ;;
+        *'No space left on device'*) say "error: the disk is full: $(df -h "$venv" | tail -n 1)" ;;
+    esac
 }
 trap 'printf "\nsetup_env.sh: interrupted; the same command starts again.\n" >&2; exit 130' INT
 
@@ -230,7 +243,11 @@ mend_opencv() { # opencv-python needs libGL, which a machine without a screen ma
 if [[ -e $venv && ! -f $state && $(ls -A "$venv") ]]; then
     die "$venv exists, but this script did not create it. To move it away: mv '$venv' '$venv.old'"
 fi
-if [[ $remake == no && -f $state && $(<"$state") == "$(wanted)" && ! -e $busy ]] && "$python" -c '' 2>/dev/null; then
+owner=$(recorded root)
+if [[ $owner && $owner != "$root" && -e $owner/tools/setup_env.sh && $(readlink -f "$venv") != "$root"/* ]]; then
+    die "$venv belongs to the checkout $owner; --venv FOLDER makes one for this checkout"
+fi
+if [[ $remake == no && -f $state && $(<"$state") == "$(wanted)" && ! -e $busy ]] && works; then
     begin "Python $version environment in $venv (there already)"
 else
     make_venv
