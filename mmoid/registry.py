@@ -1,13 +1,24 @@
-"""Registers mmoid's modules with mmdet's registries when imported.
+"""Registers mmoid's modules with mmdet's registries, and mmoid with mmengine, when imported.
 
-A config finds them in one of two ways:
+A config finds the modules in one of two ways:
 
 - ``type='ConcurrentSoftmaxLoss'``, if it has ``custom_imports = dict(imports=['mmoid.registry'])``, as
   ``configs/_base_/default_runtime.py`` has;
 - ``type='mmoid.ConcurrentSoftmaxLoss'`` in any other config: mmengine imports what it does not find in a registry as
   ``module.attribute``, and ``mmoid/__init__.py`` imports this module.
+
+After the import, ``_base_ = 'mmoid::...'`` and ``mmengine.hub.get_config('mmoid::...')`` find the recipes of the
+package. mmengine gives what they build the scope ``mmoid``, which looks everything up in mmdet's registries.
 """
+
+import mmdet.registry
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import Registry
 
 from mmoid import datasets, engine, evaluation, models
 
 __all__ = ['datasets', 'engine', 'evaluation', 'models']
+
+MODULE2PACKAGE['mmoid'] = 'mmoid'
+for _parent in [value for value in vars(mmdet.registry).values() if isinstance(value, Registry)]:
+    Registry(_parent.name, parent=_parent, scope='mmoid', locations=['mmoid.registry', *_parent._locations])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import LoggerHook
+from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -31,12 +33,13 @@ def load_config(
     """Reads a config as mmdet's tools do.
 
     Args:
-        path: The config file.
+        path: The config file, or the name of a package's recipe such as ``mmoid::openimages/<name>.py``.
         cfg_options: Overrides by dotted key (``--cfg-options``).
         work_dir: By default that of the config, else ``work_dirs/<name of the config>``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
     """
-    cfg = Config.fromfile(path)
+    import_module('mmoid.registry')  # mmengine finds the recipes of mmoid:: from here on
+    cfg = get_config(str(path)) if '::' in str(path) else Config.fromfile(path)
     cfg.launcher = launcher
     if cfg_options is not None:
         cfg.merge_from_dict(cfg_options)

@@ -1,0 +1,102 @@
+"""The package as users install it: an sdist, the wheel built from it, and what the wheel holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmoid
+from mmoid.__main__ import COMMANDS, TOOLS, usage
+
+ROOT = Path(__file__).parents[1]
+USE = """
+import mmoid.registry
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+
+print(mmoid.__file__)
+name = 'mmoid::openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+assert get_config(name).model.type == 'FasterRCNN'
+cfg = Config.fromstring(f'_base_ = {name!r}\\nmodel = dict(roi_head=dict(bbox_head=dict(fc_out_channels=32)))', '.py')
+for name in ('concurrent_rates', 'hierarchy'):  # no data here
+    cfg.model.roi_head.bbox_head.loss_cls.pop(name)
+with DefaultScope.overwrite_default_scope('mmdet'):
+    model = MODELS.build(cfg.model)
+print(type(model.roi_head.bbox_head).__module__, model.roi_head.bbox_head.fc_out_channels)
+"""
+
+
+def test_every_recipe_is_in_the_index_and_every_tool_is_a_command():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    metafiles = [yaml.safe_load((ROOT / name).read_text()) for name in index['Import']]
+    listed = {model['Config']: model['Name'] for metafile in metafiles for model in metafile['Models']}
+    recipes = [path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_']
+    assert listed == {str(path.relative_to(ROOT)): path.stem for path in recipes}
+    folders = ('analysis_tools', 'dataset_converters', 'misc')
+    tools = [f'{folder}/{path.name}' for folder in folders for path in (ROOT / 'tools' / folder).glob('*.py')]
+    assert sorted(COMMANDS.values()) == sorted([*tools, 'train.py', 'test.py'])
+    assert all(f'  {name} ' in usage() for name in COMMANDS)
+
+
+def run(*command: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel that was built from the sdist."""
+    folder = tmp_path_factory.mktemp('package')
+    tree = folder / 'tree'
+    ignored = shutil.ignore_patterns('.*', 'work_dirs', '*.egg-info', '__pycache__', 'build', 'dist')
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=lambda path, names: ignored(path, names) - {'.mim'})
+    build = 'import setuptools.build_meta as backend; print(backend.build_{}({!r}))'
+    done = run(sys.executable, '-c', build.format('sdist', str(folder)), folder=tree)
+    with tarfile.open(folder / done.stdout.splitlines()[-1]) as archive:
+        archive.extractall(folder / 'sdist', filter='data')
+    (source,) = (folder / 'sdist').iterdir()
+    done = run(sys.executable, '-c', build.format('wheel', str(folder)), folder=source)
+    wheel = folder / done.stdout.splitlines()[-1]
+    assert wheel.name.startswith(f'mmoid-{mmoid.__version__}-')
+    done = run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', folder / 'site', wheel, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / 'site'
+
+
+def test_the_wheel_holds_recipes_that_other_configs_inherit_from(installed):
+    done = run(sys.executable, '-c', USE, folder=installed.parent, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    where, head = done.stdout.splitlines()[-2:]
+    assert where == str(installed / 'mmoid/__init__.py')
+    assert head == 'mmoid.models.roi_heads.label_set_bbox_head 32'
+    assert 'Failed to' not in done.stdout + done.stderr
+
+
+def test_the_command_of_the_wheel_runs_its_tools(installed):
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(sys.executable, '-m', 'mmoid', *arguments, folder=installed.parent, PYTHONPATH=str(installed))
+
+    tools = installed / 'mmoid/.mim/tools'
+    assert {str(path.relative_to(tools)) for path in tools.rglob('*.py')} == set(COMMANDS.values())
+    assert command('--version').stdout.strip() == mmoid.__version__
+    assert 'usage: prepare_openimages.py' in command('prepare', '--help').stdout
+    recipe = 'mmoid::openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+    done = command('plan-training', recipe, '--images', '1000')
+    assert done.returncode == 0 and 'SoftBalanceClassAwareSampler' in done.stdout, done.stderr
+    done = command('prepar')
+    assert done.returncode == 1 and done.stderr == "error: unknown command 'prepar'; mmoid --help lists the commands\n"
+    assert 'entry_points.txt' in [path.name for path in installed.glob('mmoid-*.dist-info/*')]
+
+
+def test_the_checkout_serves_its_tools_and_recipes_too():
+    assert (TOOLS / 'train.py').samefile(ROOT / 'tools/train.py')
