@@ -30,7 +30,7 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error."""
+    """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error if a terminal."""
     bars: dict[str, TaskID] = {}
     columns = (
         TextColumn('{task.description}'),
@@ -39,7 +39,8 @@ def progress_bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with ProgressBars(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with ProgressBars(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def update(what: str, done: int, total: int) -> None:
             if what not in bars:
