@@ -189,6 +189,9 @@ def show(summary: dict) -> None:
     table.add_row('this run', 'Eq. 5, and pairs of classes mixed up', f'{summary["test_mAP"]:.3f}')
     console.print(table)
     console.print(summary['protocol'])
+    console.print(
+        f'{stock["images"]} images: differences below 0.02 are noise. docs/reproduction.md has more images and seeds.'
+    )
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
     for path in summary['figures']:
         console.print(f'Figure: {path}')
