@@ -30,7 +30,7 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Gives a callback ``(what, done, total)`` that shows one bar for each ``what``, on standard error if a terminal."""
+    """Gives a callback ``(what, done, total)`` that shows a bar for each ``what`` on a terminal (stderr)."""
     bars: dict[str, TaskID] = {}
     columns = (
         TextColumn('{task.description}'),
