@@ -76,7 +76,9 @@ def convert_classes(
         shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
     filled = shares.any(dim=1)
     generator = torch.Generator().manual_seed(seed)
-    converted, layers = dict(state_dict), []
+    # A config gives the rates and ancestors of the new classes.
+    of_config = re.compile(r'(^|\.)(rates|ancestors|class_names)$')
+    converted, layers = {name: value for name, value in state_dict.items() if not of_config.search(name)}, []
     for name, value in state_dict.items():
         by_class = 'fc_reg' in name  # class, then coordinate; dense heads order channels by anchor, then class
         background = int('fc_cls' in name)

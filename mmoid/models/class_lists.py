@@ -1,13 +1,17 @@
-"""The classes of a model and their ancestors, from the values that a config may give."""
+"""The classes of a model, their ancestors and what else a config and a checkpoint tell about them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
 from mmoid.openimages.classes import require_unique
 from mmoid.openimages.errors import AnnotationError
@@ -99,3 +103,76 @@ def ancestor_matrix(hierarchy: Hierarchy, num_classes: int, label_names: Sequenc
             'classes, give their names as classes = [...]'
         )
     return matrix
+
+
+class ClassBuffer(nn.Module):
+    """Base of modules with a buffer by class that both a config and a checkpoint give, such as the rates.
+
+    Training takes the config's, whatever ``load_from`` holds. Testing takes the checkpoint's, so it needs no data
+    files, and so does ``--resume`` with :class:`mmoid.ClassOrderCheckHook`. A difference is logged.
+
+    Attributes:
+        buffer_name: Name of the buffer.
+        rates_from: ``checkpoint``, or ``config`` to keep the config's values in tests and with ``--resume`` too.
+        config_wins: Whether the config's values stay when the next checkpoint is loaded.
+        missing_files: ``key = path`` of files of the config that do not exist.
+        label_names: (C,) MIDs by class index; None if nothing tells them. The checkpoint holds them as bytes.
+    """
+
+    buffer_name: str
+    rates_from: str = 'checkpoint'
+    config_wins = False
+    missing_files: Sequence[str] = ()
+    label_names: tuple[str, ...] | None = None
+    class_names: Tensor | None
+
+    if TYPE_CHECKING:  # else mypy takes every attribute of a head of mmdet for a Tensor or Module
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def set_class_buffer(self, value: Tensor) -> None:
+        """Sets the buffer. Call it when ``label_names`` are known."""
+        self.register_buffer(self.buffer_name, value)
+        names = '\n'.join(self.label_names or ()).encode()
+        self.register_buffer('class_names', torch.tensor(list(names), dtype=torch.uint8) if names else None)
+
+    def require_class_files(self) -> None:
+        """Raises AnnotationError if files were missing and no checkpoint has given the buffer."""
+        if self.missing_files:
+            raise AnnotationError(
+                f'{self.missing_files[0]}: no such file, and no checkpoint with the {self.buffer_name} was loaded'
+            )
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        key, own = prefix + self.buffer_name, getattr(self, self.buffer_name)
+        given = state_dict.get(key)
+        names = state_dict.pop(f'{prefix}class_names', None)
+        if self.class_names is not None:
+            state_dict[f'{prefix}class_names'] = self.class_names
+            if names is not None:
+                self._require_names(bytes(names.tolist()).decode().split('\n'))
+        from_config = self.config_wins and not self.missing_files
+        if given is not None and not from_config and given.shape == own.shape:
+            self.missing_files = ()
+        if given is not None and own.any() and not torch.equal(given.to(own), own):
+            message = (
+                f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
+            )
+            message += "the config's" if from_config else "the checkpoint's (loss_cls.rates_from='config' changes that)"
+            print_log(message, 'current', logging.INFO if from_config else logging.WARNING)
+        if from_config:
+            state_dict[key] = own
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.set_class_buffer(getattr(self, self.buffer_name))
+
+    def _require_names(self, names: Sequence[str]) -> None:
+        """Raises ValueError if the checkpoint's MIDs are not the config's."""
+        label_names = self.label_names or ()
+        if len(names) != len(label_names) and self.config_wins:
+            return  # fine-tuning on more or fewer classes starts with a new last layer
+        for index, (own, other) in enumerate(zip_longest(label_names, names)):
+            if own != other:
+                raise ValueError(
+                    f'the checkpoint has other classes than the config: class {index} is {other} there and {own} here; '
+                    'convert it with tools/misc/convert_checkpoint.py'
+                )

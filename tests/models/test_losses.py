@@ -354,7 +354,7 @@ def test_an_averaged_model_has_the_rates_too():
     averaged = ExponentialMovingAverage(module)
     logits, sets = batch()
     assert torch.equal(module(logits, sets), averaged.module(logits, sets))
-    module.set_rates(torch.zeros(4, 4))
+    module.set_class_buffer(torch.zeros(4, 4))
     averaged.update_parameters(module)
     plain = mmoid.ConcurrentSoftmaxLoss(3)
     assert torch.equal(averaged.module(logits, sets), plain(logits, sets))

@@ -17,7 +17,7 @@ model = dict(
             ),
         )
     ),
-    train_cfg=dict(rcnn=dict(sampler=dict(type='LabelSetSampler'))),
+    train_cfg=dict(rcnn=dict(sampler=dict(type='LabelSetSampler', sampler='RandomSampler'))),
     # A label set puts several detections on one object: mmdet's 0.05 and 100 would cut them off.
     test_cfg=dict(rcnn=dict(score_thr=0.01, max_per_img=300)),
 )

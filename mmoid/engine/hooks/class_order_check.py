@@ -7,8 +7,9 @@ from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmoid.openimages.errors import AnnotationError
@@ -16,34 +17,54 @@ from mmoid.openimages.errors import AnnotationError
 
 @HOOKS.register_module()
 class ClassOrderCheckHook(Hook):
-    """Compares the classes of model, training set and validation set before the first iteration, and before a test.
+    """Compares the classes of model, checkpoint, training set and validation set before training and before a test.
 
-    A module with ``label_names`` (a loss has those of its rates and its store) must have the names of the data in the
-    same order, a box head the same number of classes. The validation set must have the classes of the training set,
-    because a validation would otherwise silently confuse classes.
+    Every head must have as many classes as the data. A module with ``label_names`` (a loss has those of its rates and
+    its store) must have those of the data in the same order. So must the checkpoint of a test or of ``--resume``, the
+    validation set, and each part of a ``ConcatDataset``; display names are compared where there are no MIDs, without
+    regard to case. The classes would otherwise be confused silently.
+
+    With ``--resume``, modules take the rates of the checkpoint, as in a test
+    (:class:`~mmoid.models.class_lists.ClassBuffer`).
 
     Raises:
         AnnotationError: They differ.
     """
 
+    def __init__(self) -> None:
+        self.trained_on: dict[str, Any] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        meta = checkpoint.get('meta', {})
+        meta = {key.lower(): value for key, value in {**meta, **(meta.get('dataset_meta') or {})}.items()}
+        self.trained_on = {key: meta[key] for key in ('classes', 'label_names') if meta.get(key)}
+        if runner._resume:
+            for module in runner.model.modules():
+                if hasattr(module, 'config_wins'):
+                    module.config_wins = module.rates_from == 'config'
+
     def before_train(self, runner: Runner) -> None:
-        self._check(runner, 'training', runner.train_dataloader)
+        parts = self._check(runner, 'training', runner.train_dataloader)
+        if runner._resume:
+            _require_same_classes(self.trained_on, parts[0], 'the classes of the checkpoint', 'training')
         if runner.val_loop is not None:
-            self._check(runner, 'validation', runner.val_dataloader)
-            own = _metainfo(runner.train_dataloader).get('label_names')
-            names = _metainfo(runner.val_dataloader).get('label_names')
-            if own and names:
-                remedy = 'prepare both with the same --classes file'
-                _require_same(own, names, 'the classes of the training set', 'validation', remedy)
+            validation = self._check(runner, 'validation', runner.val_dataloader)[0]
+            _require_same_classes(parts[0], validation, 'the classes of the training set', 'validation')
 
     def before_test(self, runner: Runner) -> None:
-        self._check(runner, 'test', runner.test_dataloader)
+        parts = self._check(runner, 'test', runner.test_dataloader)
+        _require_same_classes(self.trained_on, parts[0], 'the classes of the checkpoint', 'test')
 
-    def _check(self, runner: Runner, split: str, loader: DataLoader) -> None:
-        classes, names = _metainfo(loader).get('classes'), _metainfo(loader).get('label_names')
+    def _check(self, runner: Runner, split: str, loader: DataLoader) -> list[dict[str, Any]]:
+        """Checks one data set; returns the metainfo of its parts."""
+        metainfo = getattr(loader.dataset, 'metainfo', {})
+        parts = metainfo if isinstance(metainfo, list) else [metainfo]
+        for other in parts[1:]:
+            _require_same_classes(parts[0], other, f'the classes of the first part of the {split} set', split)
+        classes, names = parts[0].get('classes'), parts[0].get('label_names')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for key, module in model.named_modules():
-            if classes and hasattr(module, 'fc_cls') and module.num_classes != len(classes):
+            if classes and _is_head(key, module) and module.num_classes != len(classes):
                 raise AnnotationError(
                     f'model.{key}.num_classes is {module.num_classes}, the {split} set has {len(classes)} classes'
                 )
@@ -51,10 +72,27 @@ class ClassOrderCheckHook(Hook):
             if names and own:
                 remedy = 'give the model the store, rates and classes of its training data'
                 _require_same(own, names, f'the classes of model.{key}', split, remedy)
+        return parts
 
 
-def _metainfo(loader: DataLoader) -> dict[str, Any]:
-    return getattr(loader.dataset, 'metainfo', {})
+def _is_head(key: str, module: nn.Module) -> bool:
+    """Whether a module predicts the classes of the data: a head of any kind, but no RPN, backbone or semantic head.
+
+    Grounding heads (``contrastive_cfg``) predict tokens of a text.
+    """
+    other = any(part in key for part in ('rpn_head', 'backbone', 'semantic'))
+    is_head = isinstance(getattr(module, 'num_classes', None), int) and isinstance(module, BaseModule)
+    return is_head and not other and not hasattr(module, 'contrastive_cfg')
+
+
+def _require_same_classes(first: dict[str, Any], second: dict[str, Any], what: str, split: str) -> None:
+    """Compares the MIDs of two data sets if both have them, else their display names."""
+    remedy = 'prepare both with the same --classes file, or give both the same metainfo.classes'
+    if first.get('label_names') and second.get('label_names'):
+        _require_same(first['label_names'], second['label_names'], what, split, remedy)
+    elif first.get('classes') and second.get('classes'):
+        own, names = ([name.casefold() for name in part['classes']] for part in (first, second))
+        _require_same(own, names, what, split, remedy)
 
 
 def _require_same(own: Sequence[str], names: Sequence[str], what: str, split: str, remedy: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
-from mmoid.models.class_lists import Hierarchy, ancestor_matrix, is_missing, label_names_of
+from mmoid.models.class_lists import ClassBuffer, Hierarchy, ancestor_matrix, is_missing, label_names_of
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
@@ -52,6 +52,8 @@ class LabelSetLoss(nn.Module, ABC):
     custom_activation = True
     custom_accuracy = True
     uses_label_sets = True
+    use_sigmoid = False  # asked by DETR heads
+    trains_in_model = False
     initial_score: float | None = None
     class_weight: Tensor | None  # (C+1,) float32
 
@@ -100,6 +102,7 @@ class LabelSetLoss(nn.Module, ABC):
 
     def init_weights(self) -> None:
         """Called by mmengine's Runner before training: fail now, not at the first iteration."""
+        self.trains_in_model = True
         self.require_files()
 
     def require_files(self) -> None:
@@ -137,10 +140,17 @@ class LabelSetLoss(nn.Module, ABC):
             Scalar, or (N,) for ``none``. 0 for no boxes, also for ``mean``.
 
         Raises:
-            ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1.
+            ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1, a
+                head that gives single labels to a loss of label sets.
             AnnotationError: A file that training needs does not exist.
         """
         self.require_files()
+        if self.uses_label_sets and not self._gets_label_sets(labels):
+            raise ValueError(
+                f'{type(self).__name__} needs label sets, and this head gives single labels: use '
+                "bbox_head.type='mmoid.LabelSetBBoxHead' with train_cfg.rcnn.sampler.type='mmoid.LabelSetSampler', or "
+                "loss_cls.type='mmoid.SoftmaxLoss' or a stock loss"
+            )
         if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
             raise ValueError(
                 f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes + 1)'
@@ -154,6 +164,12 @@ class LabelSetLoss(nn.Module, ABC):
         if reduction == 'mean' and not len(losses):
             reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
         return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
+
+    def _gets_label_sets(self, labels: Tensor) -> bool:
+        """False for single labels in the training of a detector. RoI samplers such as OHEM's use no gradient."""
+        if not isinstance(labels, Tensor):  # GFL's pair of labels and quality
+            return False
+        return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
     def targets(self, labels: Tensor) -> Tensor:
         """(N, C+1) bool with background last, from any of the forms that :meth:`forward` takes."""
@@ -189,11 +205,11 @@ class LabelSetLoss(nn.Module, ABC):
         return {'acc': 100 * hits.float().mean().reshape(1)}
 
 
-class RatesLoss(LabelSetLoss):
+class RatesLoss(ClassBuffer, LabelSetLoss):
     """Base of losses that use the concurrent rates r_ij.
 
-    The rates are a buffer. They are saved in the checkpoint, so a trained model needs no data files. Files that do not
-    exist are therefore an error only when training starts, or when the rates are used and no checkpoint has provided
+    The rates are a buffer (:class:`~mmoid.models.class_lists.ClassBuffer`), so a trained model needs no data files.
+    Files that do not exist are an error when training starts, or when the rates are used and no checkpoint has provided
     them.
 
     Args:
@@ -203,8 +219,8 @@ class RatesLoss(LabelSetLoss):
         hierarchy: A prepared store, the official JSON (if an ``.npz`` of rates gives the order of classes), or a
             (C, C) matrix that is true at [i, j] if j is an ancestor of i. None: no class is an ancestor of another.
         hierarchy_rate: r_ij and r_ji of a class and its ancestor; replaces those of ``concurrent_rates``.
-        rates_from: ``checkpoint``: the rates of a checkpoint replace those of the config. ``config``: they do not, for
-            a test with other rates.
+        rates_from: Which rates and ancestors a test and ``--resume`` use, those of the ``checkpoint`` or of the
+            ``config``. Training from ``load_from`` uses the config's.
         class_weight, classes, loss_weight, reduction: See :class:`LabelSetLoss`.
 
     Raises:
@@ -212,6 +228,7 @@ class RatesLoss(LabelSetLoss):
         AnnotationError: A file of rates or a hierarchy that cannot be used or does not hold the classes.
     """
 
+    buffer_name = 'rates'
     rates: Tensor  # (C+1, C+1) float32; background, the last, is concurrent with nothing
 
     def __init__(
@@ -232,6 +249,7 @@ class RatesLoss(LabelSetLoss):
         if rates_from not in ('checkpoint', 'config'):
             raise ValueError(f"loss_cls.rates_from must be 'checkpoint' or 'config', got {rates_from!r}")
         self.rates_from = rates_from
+        self.config_wins = rates_from == 'config'
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
         sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
         self.missing_files = [f'loss_cls.{key} = {path}' for key, path in sources.items() if is_missing(path)]
@@ -243,28 +261,15 @@ class RatesLoss(LabelSetLoss):
                 related = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
                 rates[:-1, :-1][related | related.T] = hierarchy_rate
             np.fill_diagonal(rates, 0)
-        self.set_rates(torch.from_numpy(rates))
+        self.set_class_buffer(torch.from_numpy(rates))
 
-    def set_rates(self, rates: Tensor) -> None:
-        """Replaces the rates, (C+1, C+1) float32."""
-        self.register_buffer('rates', rates)
+    def init_weights(self) -> None:
+        super().init_weights()
+        self.config_wins = True
 
     def require_files(self) -> None:
         super().require_files()
-        self.require_rates()
-
-    def require_rates(self) -> None:
-        """Raises AnnotationError if files were missing and no checkpoint with the rates was loaded."""
-        if self.missing_files:
-            raise AnnotationError(f'{self.missing_files[0]}: no such file, and no checkpoint with the rates was loaded')
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        if self.rates_from == 'config' and not self.missing_files:
-            state_dict[f'{prefix}rates'] = self.rates
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if f'{prefix}rates' in state_dict:
-            self.missing_files = []
-            self.set_rates(self.rates)
+        self.require_class_files()
 
     def _read_rates(self, source: Rates) -> np.ndarray:
         """(C, C) array. Sets ``label_names`` if only the file of rates tells them."""

@@ -17,14 +17,14 @@ from mmengine.model import bias_init_with_prob
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmoid.models.class_lists import ancestor_matrix, is_missing, label_names_of
+from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, is_missing, label_names_of
 from mmoid.models.losses.base import LabelSetLoss
 
-NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from')
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'average_labels')
 
 
 @MODELS.register_module()
-class LabelSetBBoxHead(ConvFCBBoxHead):
+class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
     """mmdet's box head, trained on label sets.
 
     The loss receives the sets if it uses them (``loss_cls.uses_label_sets``), otherwise the one label that mmdet
@@ -33,13 +33,15 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
 
     In a stock config only the ``type`` of the head and of ``loss_cls`` has to change. One option,
     ``loss_cls.type=DistCELoss``, swaps the losses of mmoid: each receives the number of classes from the head, and
-    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate`` and ``rates_from`` that its
-    constructor has.
+    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate``, ``rates_from`` and
+    ``average_labels`` that its constructor has.
 
     At test time every detection also counts for the ancestors of its class, and NMS runs over the own and the added
     boxes of each class, as :func:`mmoid.openimages.predictions.ancestors.add_ancestors` does: a parent never scores
     below its child on the same box. ``max_per_img`` limits the detections before ancestors are added. The ancestors are
-    a buffer, so a checkpoint needs no data files.
+    a buffer (:class:`~mmoid.models.class_lists.ClassBuffer`), so a trained model needs no data files.
+
+    An empty ground-truth box is no target: the RoIs assigned to it have weight 0.
 
     Args:
         num_shared_fcs: Shared fully connected layers; 2 makes it the ``Shared2FCBBoxHead`` of Faster R-CNN.
@@ -55,6 +57,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
     """
 
+    buffer_name = 'ancestors'
     ancestors: Tensor
 
     def __init__(
@@ -82,13 +85,19 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         if self.label_names is None:
             self.label_names = label_names_of(self.hierarchy, self.classes, 'loss_cls')
         self.add_ancestors = add_ancestors
+        self.rates_from = given.get('rates_from', 'checkpoint')
+        self.config_wins = self.rates_from == 'config'
         ancestors = np.zeros((num_classes, num_classes), dtype=bool)
-        if self.hierarchy is not None and not is_missing(self.hierarchy):
+        if is_missing(self.hierarchy):
+            self.missing_files = [f'loss_cls.hierarchy = {self.hierarchy}']
+        elif self.hierarchy is not None:
             ancestors = ancestor_matrix(self.hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.register_buffer('ancestors', torch.from_numpy(ancestors))
+        self.set_class_buffer(torch.from_numpy(ancestors))
 
     def init_weights(self) -> None:
         super().init_weights()
+        self.require_class_files()
+        self.config_wins = True
         score = getattr(self.loss_cls, 'initial_score', None)
         if score is not None:
             torch.nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
@@ -106,6 +115,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         results = super().predict_by_feat(rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_cfg, rescale)
         if rcnn_test_cfg is None or not self.add_ancestors:
             return results
+        self.require_class_files()
         iou_threshold = rcnn_test_cfg.nms.get('iou_threshold', 0.5)
         return [self._with_ancestors(result, iou_threshold) if len(result) else result for result in results]
 
@@ -140,6 +150,17 @@ class LabelSetBBoxHead(ConvFCBBoxHead):
         if bbox_pred is not None:
             losses['loss_bbox'] = self.loss_of_boxes(bbox_pred, rois, sets, *boxes)
         return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def _get_targets_single(
+        self, pos_priors: Tensor, neg_priors: Tensor, pos_gt_bboxes: Tensor, pos_gt_labels: Tensor, cfg: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As in mmdet, with weight 0 for positives of an empty box, whose offsets are not finite."""
+        targets = super()._get_targets_single(pos_priors, neg_priors, pos_gt_bboxes, pos_gt_labels, cfg)
+        boxes = get_box_tensor(pos_gt_bboxes)
+        empty = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+        for target in targets[1:]:
+            target[: len(boxes)].masked_fill_(empty.reshape(-1, *[1] * (target.dim() - 1)), 0)
+        return targets
 
     def label_sets(self, sampling_results: Sequence[SamplingResult]) -> Tensor:
         """(N, C) bool label set of every RoI, in the order of ``get_targets``; background has none."""

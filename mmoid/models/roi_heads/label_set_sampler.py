@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -27,11 +29,12 @@ class LabelSetSampler:
     that flag, so set ``group_of='ignore'`` or ``'drop'`` in :class:`mmoid.OpenImagesHierarchyDataset` to exclude them
     here.
 
-    In a stock config only the ``type`` of ``train_cfg.rcnn.sampler`` has to change: its other keys become those of the
-    wrapped ``RandomSampler``, and the classes are those of the box head.
+    In a stock config only the ``type`` of ``train_cfg.rcnn.sampler`` has to change, and ``sampler`` names the type that
+    it had: the other keys go to that sampler. The classes are those of the box head.
 
     Args:
-        sampler: Config of the wrapped sampler, such as ``dict(type='OHEMSampler', num=512, ...)``.
+        sampler: Config of the wrapped sampler, or its type, such as ``'OHEMSampler'``. None: ``RandomSampler``, with a
+            warning.
         num_classes: C; that of the box head if None.
         ancestors: Whether label sets also hold the ancestors of the annotated labels. Losses that sum over the labels
             of a box, such as :class:`mmoid.ConcurrentSoftmaxLoss`, then weigh a box by their number, against
@@ -42,16 +45,16 @@ class LabelSetSampler:
         classes: (C,) MIDs or display names, for a data set with some of the store's classes; those of the box head's
             loss if None.
         context: The RoI head; mmdet passes it.
-        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: Arguments of a ``RandomSampler``, instead of ``sampler``.
+        num, pos_fraction, neg_pos_ub, add_gt_as_proposals: Arguments of the wrapped sampler if ``sampler`` is a type.
 
     Raises:
-        ValueError: Neither or both of ``sampler`` and ``num``, ``same_object_iou`` out of range, no number of classes,
-            ``ancestors`` without a hierarchy.
+        ValueError: ``num`` is missing, or given beside a config; ``same_object_iou`` out of range, no number of
+            classes, ``ancestors`` without a hierarchy.
     """
 
     def __init__(
         self,
-        sampler: dict | None = None,
+        sampler: dict | str | type | None = None,
         num_classes: int | None = None,
         ancestors: bool = False,
         hierarchy: Hierarchy | None = None,
@@ -65,16 +68,20 @@ class LabelSetSampler:
     ) -> None:
         if not 0 < same_object_iou <= 1:
             raise ValueError(f'rcnn.sampler.same_object_iou must be in (0, 1], got {same_object_iou}')
-        if (sampler is None) == (num is None):
-            raise ValueError('rcnn.sampler needs either num, for a RandomSampler, or sampler = dict(type=...)')
-        random_sampler = dict(
-            type='mmdet.RandomSampler',
-            num=num,
-            pos_fraction=pos_fraction,
-            neg_pos_ub=neg_pos_ub,
-            add_gt_as_proposals=add_gt_as_proposals,
-        )
-        self.sampler = TASK_UTILS.build(sampler or random_sampler, default_args=dict(context=context))
+        if isinstance(sampler, dict) != (num is None):
+            raise ValueError('rcnn.sampler needs either num and the type of a sampler, or sampler = dict(type=...)')
+        if sampler is None:
+            message = "LabelSetSampler: sampling at random; name any other RoI sampler, as in sampler='OHEMSampler'"
+            print_log(message, 'current', logging.WARNING)
+        if not isinstance(sampler, dict):
+            sampler = dict(
+                type=sampler or 'mmdet.RandomSampler',
+                num=num,
+                pos_fraction=pos_fraction,
+                neg_pos_ub=neg_pos_ub,
+                add_gt_as_proposals=add_gt_as_proposals,
+            )
+        self.sampler = TASK_UTILS.build(sampler, default_args=dict(context=context))
         head: Any = getattr(context, 'bbox_head', None)
         if isinstance(head, nn.ModuleList):  # Cascade R-CNN has a head and a sampler for each stage
             head = head[context.current_stage]
@@ -93,12 +100,13 @@ class LabelSetSampler:
 
     def sample(
         self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: Any
-    ) -> SamplingResult:
-        """As that of the wrapped sampler, with ``pos_gt_label_sets`` added. ``kwargs`` are the wrapped sampler's."""
-        result = self.sampler.sample(assign_result, pred_instances, gt_instances, **kwargs)
+    ) -> SamplingResult | tuple[SamplingResult, Any]:
+        """What the wrapped sampler returns, with ``pos_gt_label_sets`` added. ``kwargs`` are the wrapped sampler's."""
+        found = self.sampler.sample(assign_result, pred_instances, gt_instances, **kwargs)
+        result = found[0] if isinstance(found, tuple) else found  # ScoreHLRSampler also returns weights
         sets = self.label_sets(get_box_tensor(gt_instances.bboxes), gt_instances.labels)
         result.pos_gt_label_sets = sets[result.pos_assigned_gt_inds]
-        return result
+        return found
 
     def label_sets(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """(G, C) bool label sets of G ground truths: (G, 4) xyxy boxes in any unit, (G,) class indices."""
