@@ -129,7 +129,7 @@ def test_no_rows_give_no_losses():
 
 
 def random_module(rng, classes):
-    """A loss with random options, and what they mean: rates (C+1, C+1), class weights, factor."""
+    """A loss with random options, what they mean as rates (C+1, C+1) and class weights, and the options."""
     rates = rng.random((classes, classes)).astype(np.float32)
     rates[rng.random(rates.shape) < 0.4] = 0
     rates[rng.random(rates.shape) < 0.2] = 1
@@ -138,6 +138,8 @@ def random_module(rng, classes):
     if rng.random() < 0.5:
         options['hierarchy'] = ancestors
     if rng.random() < 0.5:
+        options['average_labels'] = True
+    if rng.random() < 0.5:
         options['class_weight'] = (rng.random(classes) * 2).astype(np.float32)
     module = mmoid.ConcurrentSoftmaxLoss(classes, rates, **options)
     expected = np.zeros((classes + 1, classes + 1))
@@ -145,7 +147,7 @@ def random_module(rng, classes):
     if 'hierarchy' in options:
         expected[:-1, :-1][ancestors | ancestors.T] = options['hierarchy_rate']
     weights = [*np.asarray(options.get('class_weight', [1.0] * classes)).tolist(), 1.0]
-    return module, expected.tolist(), weights, options['loss_weight']
+    return module, expected.tolist(), weights, options
 
 
 def random_labels(rng, rows, classes):
@@ -164,7 +166,7 @@ def random_labels(rng, rows, classes):
 def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype):
     rng = np.random.default_rng(seed)
     classes, rows = int(rng.integers(1, 8)), int(rng.integers(0, 7))
-    module, rates, weights, loss_weight = random_module(rng, classes)
+    module, rates, weights, options = random_module(rng, classes)
     logits = rng.normal(rng.choice([0, 0, 5e3]), rng.choice([1, 20, 1e4]), (rows, classes + 1)).clip(-1e4, 1e4)
     logits = torch.from_numpy(logits.astype(np.float32)).to(dtype).requires_grad_()
     labels, y = random_labels(rng, rows, classes)
@@ -177,8 +179,10 @@ def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype):
     loss.sum().backward()
 
     z = logits.detach().double().tolist()
-    factor = loss_weight / {'none': 1, 'sum': 1, 'mean': avg_factor or max(rows, 1)}[reduction]
+    factor = options['loss_weight'] / {'none': 1, 'sum': 1, 'mean': avg_factor or max(rows, 1)}[reduction]
     of_rows = [factor] * rows if weight is None else [factor * value for value in weight.tolist()]
+    if 'average_labels' in options:
+        of_rows = [value / sum(y[n]) for n, value in enumerate(of_rows)]
     losses = [of_rows[n] * eq_3(z[n], y[n], rates, weights) for n in range(rows)]
     assert loss.dtype == scores.dtype == torch.float32
     assert loss.tolist() == pytest.approx(losses if reduction == 'none' else sum(losses), rel=1e-6, abs=2e-6)

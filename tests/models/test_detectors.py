@@ -1,20 +1,19 @@
 """Whole detectors of mmdet with our head, sampler and losses."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from mmdet.models.roi_heads.cascade_roi_head import CascadeRoIHead
+from mmdet.models.task_modules.samplers import OHEMSampler
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper
 from mmengine.structures import InstanceData
 
-import mmoid.registry  # noqa: F401
-from mmoid.models.losses import concurrent_softmax
+import mmoid
 from mmoid.openimages.boxes import box_iou
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.predictions.ancestors import add_ancestors
 
@@ -37,8 +36,9 @@ def small(model):
     """A narrow R-18 that a test can afford."""
     model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    model.rpn_head.update(in_channels=16, feat_channels=16)
-    model.roi_head.bbox_roi_extractor.update(out_channels=16)
+    if 'rpn_head' in model:
+        model.rpn_head.update(in_channels=16, feat_channels=16)
+        model.roi_head.bbox_roi_extractor.update(out_channels=16)
     return model
 
 
@@ -139,43 +139,6 @@ def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(bui
             assert found[True].scores[(overlap > 0.5) & (found[True].labels == 2)].max() >= score
 
 
-def test_a_checkpoint_brings_its_ancestors_without_data_files():
-    torch.manual_seed(1)
-    trained = faster_rcnn()
-    config = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
-    box_head(config.roi_head.bbox_head)
-    config.roi_head.bbox_head.loss_cls['hierarchy'] = 'nowhere'
-    config.train_cfg = None
-    model = MODELS.build(config)
-    assert not model.roi_head.bbox_head.ancestors.any()
-    model.load_state_dict(trained.state_dict())
-    assert (model.roi_head.bbox_head.ancestors.numpy() == ANCESTORS).all()
-
-
-@pytest.mark.parametrize('agnostic', [False, True])
-def test_cascade_refines_a_positive_by_its_label_and_background_by_its_best_score(agnostic):
-    model = cascade_rcnn(reg_class_agnostic=agnostic)
-    head = model.roi_head.bbox_head[0]
-    torch.manual_seed(2)
-    boxes = torch.tensor([[10.0, 10, 50, 50], [60, 20, 90, 80], [5, 50, 30, 90]])
-    results = {
-        'rois': torch.cat([torch.zeros(3, 1), boxes], dim=1),
-        'bbox_targets': (torch.tensor([1, 3, CLASSES]), None, None, None),  # the third is background
-        'cls_score': torch.tensor([[5.0, 0, 0, 0, 0], [5, 0, 0, 0, 0], [0, 3, 0, 0, 9]]),
-        'bbox_pred': torch.randn(3, 4 if agnostic else 4 * CLASSES) / 5,
-    }
-    sampling = [InstanceData(pos_is_gt=torch.zeros(2))]
-    refined = head.refine_bboxes(sampling, results, [dict(img_shape=(96, 96))])
-    deltas = results['bbox_pred'].view(3, -1, 4)
-    scores = concurrent_softmax(results['cls_score'], head.loss_cls.rates)
-    labels = [1, 3, int(scores[2, :-1].argmax())]
-    assert labels[2] == 1
-    for row, label in enumerate(labels):
-        delta = deltas[row : row + 1, 0 if agnostic else label]
-        expected = head.bbox_coder.decode(boxes[row : row + 1], delta, max_shape=(96, 96))
-        assert torch.allclose(refined[0].bboxes[row], expected[0])
-
-
 def objects(model):
     """One object, Girl, and a proposal beside it: sampling result, RoIs, features of the box head."""
     truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 50, 50]]), labels=torch.tensor([0]))
@@ -220,42 +183,67 @@ def test_a_detector_trains_with_amp():
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_gradients_accumulate_to_those_of_the_whole():
-    torch.manual_seed(1)
-    model = faster_rcnn().eval()  # batch norm must not see the order of the halves
-    twin = copy.deepcopy(model)
-    for detector, count in ((model, 2), (twin, 1)):
-        wrapper = OptimWrapper(torch.optim.SGD(detector.parameters(), lr=0.1), accumulative_counts=count)
-        wrapper.initialize_count_status(detector, 0, count)
-        for _ in range(count):
-            torch.manual_seed(3)  # RoI sampling
-            with wrapper.optim_context(detector):
-                losses, _ = detector.parse_losses(detector.loss(*batch()))
-            wrapper.update_params(losses)
-    for ours, other in zip(model.parameters(), twin.parameters()):
-        assert torch.allclose(ours, other, atol=1e-6)
+def detector(path, loss):
+    model = get_config(path).model
+    head = model.bbox_head if 'retinanet' in path else model.roi_head.bbox_head
+    head.update(in_channels=16, num_classes=CLASSES)
+    head.loss_cls = loss
+    return MODELS.build(small(model))
 
 
-def test_a_parents_box_is_learned_from_the_objects_of_its_children():
-    """No ground truth is labelled Person (2), yet its regressor ends where those of Girl and Woman do."""
-    learned = {}
-    for loss in ('ConcurrentSoftmaxLoss', 'SoftmaxLoss'):
-        torch.manual_seed(1)
-        model = faster_rcnn(loss)
-        head = model.roi_head.bbox_head
-        truth, result, rois, features = objects(model)
-        optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
-        for _ in range(60):
-            cls_score, bbox_pred = head(features)
-            out = head.loss_and_target(cls_score, bbox_pred, rois, [result], model.train_cfg.rcnn)
-            optimizer.zero_grad()
-            out['loss_bbox']['loss_bbox'].backward()
-            optimizer.step()
-        _, bbox_pred = head(features)
-        for label in range(CLASSES):
-            decoded = head.bbox_coder.decode(result.priors, bbox_pred.view(len(rois), CLASSES, 4)[:, label])
-            learned[loss, label] = (decoded - truth.bboxes).abs().max().item()
-    assert learned['ConcurrentSoftmaxLoss', 0] < 1.5 and learned['SoftmaxLoss', 0] < 1.5
-    assert learned['ConcurrentSoftmaxLoss', 2] < 1.5  # Person, from Girl
-    assert learned['SoftmaxLoss', 2] > 3  # one label: nothing has taught it
-    assert learned['ConcurrentSoftmaxLoss', 3] > 3  # Chair is no parent of Girl
+@pytest.mark.parametrize('loss', ['ConcurrentSoftmaxLoss', 'LabelSetBCELoss'])
+@pytest.mark.parametrize('path', ['_base_/models/faster-rcnn_r50_fpn.py', '_base_/models/retinanet_r50_fpn.py'])
+def test_a_head_that_gives_single_labels_to_a_loss_of_label_sets_is_an_error(path, loss):
+    model = detector(f'mmdet::{path}', dict(type=f'mmoid.{loss}', num_classes=CLASSES))
+    model.init_weights()
+    with pytest.raises(ValueError, match=f'{loss} needs label sets, and this head gives single labels'):
+        model.loss(*batch())
+
+
+def with_sampler(wrapped, loss, roi_head='StandardRoIHead'):
+    model = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
+    box_head(model.roi_head.bbox_head, loss)
+    model.roi_head.type = roi_head
+    model.train_cfg.rcnn.sampler.update(type='mmoid.LabelSetSampler', sampler=wrapped, num=32)
+    model = MODELS.build(model)
+    model.init_weights()
+    return model
+
+
+def test_ohem_samples_the_hardest_rois_with_label_sets():
+    model = with_sampler('OHEMSampler', 'ConcurrentSoftmaxLoss')
+    assert type(model.roi_head.bbox_sampler.sampler).__name__ == 'OHEMSampler'
+    assert model.parse_losses(model.loss(*batch()))[0].isfinite()
+
+
+def test_pisa_gets_the_weights_of_its_sampler_but_no_label_sets():
+    model = with_sampler('ScoreHLRSampler', 'SoftmaxLoss', 'PISARoIHead')
+    assert model.parse_losses(model.loss(*batch()))[0].isfinite()
+    with pytest.raises(ValueError, match='in a StandardRoIHead or CascadeRoIHead'):
+        with_sampler('ScoreHLRSampler', 'ConcurrentSoftmaxLoss', 'PISARoIHead').loss(*batch())
+
+
+def test_a_trained_model_brings_its_ancestors_and_without_any_it_fails():
+    trained = faster_rcnn()
+    config = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
+    config.train_cfg = None
+    box_head(config.roi_head.bbox_head, 'SoftmaxLoss')
+    config.roi_head.bbox_head.loss_cls['hierarchy'] = 'nowhere'
+    model = MODELS.build(config).eval()
+    with pytest.raises(
+        AnnotationError, match=r'loss_cls\.hierarchy = nowhere: no such file, and no checkpoint with the a'
+    ):
+        model.predict(*batch())
+    model.load_state_dict(trained.state_dict(), strict=False)
+    assert (model.roi_head.bbox_head.ancestors.numpy() == ANCESTORS).all()
+    model.predict(*batch())
+
+
+def test_modules_may_be_given_as_classes():
+    model = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
+    box_head(model.roi_head.bbox_head)
+    model.roi_head.bbox_head.update(type=mmoid.LabelSetBBoxHead)
+    model.roi_head.bbox_head.loss_cls.type = mmoid.DistCELoss
+    model.train_cfg.rcnn.sampler.update(type=mmoid.LabelSetSampler, sampler=OHEMSampler)
+    built = MODELS.build(model).roi_head
+    assert type(built.bbox_head.loss_cls) is mmoid.DistCELoss and type(built.bbox_sampler.sampler) is OHEMSampler

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.models.task_modules.assigners import AssignResult
+from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
@@ -193,15 +194,35 @@ def test_the_type_alone_swaps_the_loss_and_the_sampler_reads_the_hierarchy_from_
         head(loss_cls=dict(type=f'mmoid.{loss_type}', hierachy=ANCESTORS))
 
 
-def test_a_random_sampler_needs_no_config_of_its_own():
-    plain = TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', num=16, pos_fraction=0.5, num_classes=4))
-    assert (plain.sampler.num, plain.sampler.pos_fraction, plain.sampler.add_gt_as_proposals) == (16, 0.5, True)
+def test_the_type_of_the_wrapped_sampler_gets_the_other_keys_and_none_is_a_warning(monkeypatch):
+    messages = []
+    monkeypatch.setattr('mmoid.models.roi_heads.label_set_sampler.print_log', lambda text, *_: messages.append(text))
+    arguments = dict(num=16, pos_fraction=0.5, num_classes=4)
+    for wrapped in ('mmdet.RandomSampler', RandomSampler, None):
+        plain = TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=wrapped, **arguments))
+        assert (plain.sampler.num, plain.sampler.pos_fraction, plain.sampler.add_gt_as_proposals) == (16, 0.5, True)
+        assert any('sampling at random' in text for text in messages) == (wrapped is None)
     with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
         TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', num_classes=4))
     with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
         sampler(num=16)
     with pytest.raises(ValueError, match=r'rcnn\.sampler\.num_classes is needed'):
         sampler(num_classes=None)
+
+
+@pytest.mark.parametrize('loss_type', ['mmdet.CrossEntropyLoss', 'mmoid.ConcurrentSoftmaxLoss'])
+def test_an_empty_box_is_no_target(loss_type):
+    """As a proposal it would be assigned to itself, with offsets that are not finite."""
+    boxes, labels = torch.cat([BOXES, torch.tensor([[5.0, 5, 5, 40]])]), torch.tensor([0, 1, 3, 3, 2])
+    result = sample(boxes, labels)
+    assert 4 in result.pos_assigned_gt_inds
+    box_head = head(loss_cls=dict(type=loss_type))
+    *_, out = run(box_head, [result])
+    _, label_weights, targets, weights = out['bbox_targets']
+    empty = torch.nonzero(result.pos_assigned_gt_inds == 4).flatten()
+    assert not label_weights[empty].any() and not weights[empty].any() and targets.isfinite().all()
+    assert label_weights.sum() == len(label_weights) - len(empty)
+    assert all(value.isfinite() for key, value in out['loss_bbox'].items() if 'loss' in key)
 
 
 def test_a_stock_sampler_is_told_to_be_wrapped():

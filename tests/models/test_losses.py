@@ -337,14 +337,46 @@ def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path)
     assert torch.equal(elsewhere(logits, sets), trained(logits, sets))
 
 
-def test_a_test_can_use_the_rates_of_the_config():
-    trained, wanted = loss(), np.full((3, 3), 0.25)
-    for source, expected in (('checkpoint', trained.rates), ('config', loss(concurrent_rates=wanted).rates)):
-        module = loss(concurrent_rates=wanted, rates_from=source)
-        module.load_state_dict(trained.state_dict())
-        logits = batch()[0]
-        assert torch.equal(module.rates, expected)
-        assert torch.equal(module.get_activation(logits), concurrent_softmax(logits, expected))
+@pytest.mark.parametrize(
+    ('trains', 'source', 'expected', 'message'),
+    [
+        (False, 'checkpoint', 0.5, "using the checkpoint's"),
+        (False, 'config', 0.25, "using the config's"),
+        (True, 'checkpoint', 0.25, "using the config's"),  # load_from
+    ],
+)
+def test_training_takes_the_rates_of_the_config_and_a_test_those_of_the_checkpoint(
+    trains, source, expected, message, monkeypatch
+):
+    messages = []
+    monkeypatch.setattr('mmoid.models.class_lists.print_log', lambda text, *_: messages.append(text))
+    module = loss(concurrent_rates=np.full((3, 3), 0.25), rates_from=source)
+    if trains:
+        module.init_weights()  # as the Runner does
+    module.load_state_dict(loss().state_dict())
+    assert module.rates[0, 1] == expected
+    logits = batch()[0]
+    assert torch.equal(module.get_activation(logits), concurrent_softmax(logits, module.rates))
+    assert len(messages) == 1 and message in messages[0]
+
+
+def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
+    modules = []
+    for names in (('/m/a', '/m/b'), ('/m/b', '/m/a'), ('/m/a', '/m/b', '/m/c')):
+        path = tmp_path / f'{len(modules)}.npz'
+        save_rates(path, np.eye(len(names)), names)
+        modules.append(mmoid.ConcurrentSoftmaxLoss(len(names), path))
+    modules[0].load_state_dict(modules[0].state_dict())
+    for other in modules[1:]:
+        with pytest.raises(ValueError, match=r'class \d is /m/\w there and \S+ here; convert it with'):
+            modules[0].load_state_dict(other.state_dict())
+    modules[0].init_weights()
+    modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
+    with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
+        modules[0].load_state_dict(modules[1].state_dict())
+
+
+def test_wrong_rates_from_is_refused():
     with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
         loss(rates_from='here')
 

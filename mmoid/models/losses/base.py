@@ -148,8 +148,8 @@ class LabelSetLoss(nn.Module, ABC):
         if self.uses_label_sets and not self._gets_label_sets(labels):
             raise ValueError(
                 f'{type(self).__name__} needs label sets, and this head gives single labels: use '
-                "bbox_head.type='mmoid.LabelSetBBoxHead' with train_cfg.rcnn.sampler.type='mmoid.LabelSetSampler', or "
-                "loss_cls.type='mmoid.SoftmaxLoss' or a stock loss"
+                "bbox_head.type='mmoid.LabelSetBBoxHead' in a StandardRoIHead or CascadeRoIHead; or a loss of single "
+                "labels, such as loss_cls.type='mmoid.SoftmaxLoss'"
             )
         if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
             raise ValueError(

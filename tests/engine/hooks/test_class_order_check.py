@@ -1,82 +1,90 @@
-"""ClassOrderCheckHook on a real Runner and box head."""
+"""ClassOrderCheckHook with models and metainfo of every form."""
 
-import numpy as np
+from types import SimpleNamespace
+
 import pytest
-from mmengine.config import Config
+import torch
+from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
+from torch import nn
 
+import mmoid
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
 
-CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
-
-
-def runner(monkeypatch, data_root, work_dir, num_classes, **options):
-    monkeypatch.setenv('MMOID_DATA_ROOT', str(data_root))
-    monkeypatch.setenv('MMOID_NUM_CLASSES', str(num_classes))
-    cfg = Config.fromfile(CONFIG)
-    cfg.merge_from_dict({'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False, **options})
-    cfg.work_dir, cfg.launcher, cfg.log_level = str(work_dir), 'none', 'WARNING'
-    cfg.experiment_name = f'{work_dir.name}-{len(DefaultScope._instance_dict)}'
-    return Runner.from_cfg(cfg)
+NAMES = {'classes': ('Apple', 'Bench', 'Cat'), 'label_names': ('/m/a', '/m/b', '/m/c')}
+TURNED = {'classes': ('Bench', 'Apple', 'Cat'), 'label_names': ('/m/b', '/m/a', '/m/c')}
+COCO = {'classes': ['apple', 'bench', 'cat']}
+COCO_TURNED = {'classes': ['bench', 'apple', 'cat']}
+HEADS = {
+    'box': dict(type='Shared2FCBBoxHead', in_channels=4, fc_out_channels=4, roi_feat_size=1),
+    'one-stage': dict(type='RetinaHead', in_channels=4, feat_channels=4, stacked_convs=1),
+    'DETR': dict(type='DETRHead', loss_cls=dict(type='FocalLoss', use_sigmoid=True)),
+    'mask': dict(type='FCNMaskHead', in_channels=4, conv_out_channels=4, num_convs=1),
+}
 
 
-def test_rates_in_another_order_than_the_data_are_refused_before_the_first_iteration(monkeypatch, tiny_data, tmp_path):
-    rates, names = load_rates(tiny_data / 'concurrent_rates.npz')
-    turned = np.roll(np.arange(len(names)), 1)
-    save_rates(tmp_path / 'turned.npz', rates[np.ix_(turned, turned)], tuple(names[i] for i in turned))
-    loss = 'model.roi_head.bbox_head.loss_cls'
-    run = runner(
-        monkeypatch,
-        tiny_data,
-        tmp_path,
-        len(names),
-        **{f'{loss}.concurrent_rates': str(tmp_path / 'turned.npz'), f'{loss}.hierarchy': None},
+def run(model, train=NAMES, validation=NAMES, checkpoint=None, resume=False, test=False):
+    """The hook's calls in the order of mmengine's Runner."""
+    loaders = [SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo)) for metainfo in (train, validation)]
+    runner = SimpleNamespace(
+        model=model, train_dataloader=loaders[0], val_dataloader=loaders[1], test_dataloader=loaders[1]
     )
-    with pytest.raises(
-        AnnotationError, match=r'classes of model\..*bbox_head differ from.* in names or order: class 0 is'
-    ):
-        run.train()
+    runner.val_loop, runner._resume = object(), resume
+    hook = mmoid.ClassOrderCheckHook()
+    if checkpoint:
+        hook.after_load_checkpoint(runner, dict(meta=dict(dataset_meta=checkpoint)))
+    (hook.before_test if test else hook.before_train)(runner)
 
 
-def test_another_number_of_classes_than_the_data_is_refused(monkeypatch, tiny_data, tmp_path):
-    options = {
-        'model.roi_head.bbox_head.loss_cls.concurrent_rates': None,
-        'model.roi_head.bbox_head.loss_cls.hierarchy': None,
-        'model.train_cfg.rcnn.sampler.hierarchy': None,
-    }
-    run = runner(monkeypatch, tiny_data, tmp_path, 7, **options)
-    with pytest.raises(AnnotationError, match=r'bbox_head\.num_classes is 7, the training set has \d+ classes'):
-        run.train()
+@pytest.mark.parametrize('kind', HEADS)
+def test_every_head_must_have_the_number_of_classes_of_the_data(kind):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        for num_classes in (3, 7):
+            rpn = MODELS.build(dict(type='RPNHead', in_channels=4, feat_channels=4))  # has one class, the object
+            head = MODELS.build(dict(HEADS[kind], num_classes=num_classes))
+            model = nn.ModuleDict(dict(rpn_head=rpn, heads=nn.ModuleList([head])))
+            if num_classes == 3:
+                run(model)
+            else:
+                with pytest.raises(AnnotationError, match=r'heads\.0.* is 7, the training set has 3 classes'):
+                    run(model)
 
 
-def test_rates_of_the_wrong_shape_are_refused_when_the_model_is_built(monkeypatch, tiny_data, tmp_path):
-    with pytest.raises(ValueError, match=r'loss_cls\.(concurrent_rates: has shape|hierarchy: is for)'):
-        runner(monkeypatch, tiny_data, tmp_path, 7)
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(train=[NAMES, COCO]), None),  # ConcatDataset
+        (dict(train=[NAMES, COCO_TURNED]), 'the first part of the training set .* class 0'),
+        (dict(validation=COCO), None),
+        (dict(validation=TURNED), 'the training set differ from those of the validation set .* class 0'),
+        (dict(validation=COCO_TURNED), 'the training set differ from those of the validation set .* class 0'),
+        (dict(checkpoint=TURNED), None),  # load_from
+        (dict(checkpoint=TURNED, resume=True), 'the checkpoint differ from those of the training set'),
+        (dict(checkpoint=NAMES, test=True), None),
+        (dict(checkpoint=COCO_TURNED, test=True), 'the checkpoint differ from those of the test set'),
+        (dict(checkpoint={'CLASSES': COCO_TURNED['classes']}, test=True), 'the checkpoint differ from'),  # mmdet 2
+    ],
+)
+def test_data_sets_and_checkpoints_must_have_the_same_classes_in_the_same_order(options, message):
+    if message is None:
+        run(nn.Module(), **options)
+    else:
+        with pytest.raises(AnnotationError, match=message):
+            run(nn.Module(), **options)
 
 
-def test_a_validation_set_in_another_order_is_refused_before_the_first_iteration(monkeypatch, tiny_data, tmp_path):
-    annotations = tiny_data / 'annotations'
-    lines = (annotations / 'classes-description.csv').read_text().splitlines()
-    (tmp_path / 'turned.csv').write_text('\n'.join(lines[::-1]))
-    convert(
-        tmp_path / 'validation',
-        boxes=annotations / 'validation-detection-bbox.csv',
-        classes=tmp_path / 'turned.csv',
-        hierarchy=annotations / 'label-hierarchy.json',
-        images=tiny_data / 'images' / 'validation',
-    )
-    options = {
-        'val_dataloader.dataset.ann_file': str(tmp_path / 'validation'),
-        'val_evaluator.ann_file': str(tmp_path / 'validation'),
-        # A model that knows no classes: the data sets must be compared.
-        'model.roi_head.bbox_head.loss_cls.type': 'SoftmaxLoss',
-        'model.roi_head.bbox_head.loss_cls.hierarchy': None,
-    }
-    run = runner(monkeypatch, tiny_data, tmp_path, len(lines), **options)
-    with pytest.raises(
-        AnnotationError, match=r'training set differ from those of the validation set in names or order: class 0'
-    ):
-        run.train()
+def test_a_module_must_have_the_classes_of_the_data_in_the_same_order():
+    loss = mmoid.ConcurrentSoftmaxLoss(3, classes=TURNED['label_names'])
+    run(nn.ModuleDict(dict(loss_cls=loss)), TURNED, TURNED)
+    with pytest.raises(AnnotationError, match=r'classes of model\.loss_cls differ .* class 0 is'):
+        run(nn.ModuleDict(dict(loss_cls=loss)))
+
+
+def test_resume_takes_the_rates_of_the_checkpoint():
+    given = torch.zeros(4, 4).fill_diagonal_(0)
+    for resume, expected in ((False, 0.5), (True, 0.0)):
+        loss = mmoid.ConcurrentSoftmaxLoss(3, torch.full((3, 3), 0.5))
+        loss.init_weights()  # as the Runner does before it loads a checkpoint
+        run(nn.ModuleDict(dict(loss_cls=loss)), checkpoint=NAMES, resume=resume)
+        loss.load_state_dict(dict(rates=given))
+        assert loss.rates[0, 1] == expected
