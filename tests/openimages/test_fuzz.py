@@ -7,6 +7,7 @@ tries more than the test does.
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,13 +19,18 @@ from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.readers import coco, csv_files
 from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.readers.voc import import_voc
+from mmoid.openimages.readers.yolo import import_yolo
 from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import coco_document
 from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, write_files
+from tests.openimages.readers.test_voc import XML
 
 WORDS = '\ufeff|\r\n|,|"|\\|\0|nan|inf|-1|1e999|NaN|null|true|{}|[]|[|]|{|}|:|\xff|é|/m/apple|../x|a.jpg|0.5|-0.0|2'
 ROWS = 'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\na,/m/apple,0.5,0,1,0,1\nb,/m/fruit,0.25,0,0.5,0,1\n'
+YOLO_ROWS = '0 0.5 0.5 0.5 0.4\n1 0.1 0.1 0.2 0.1 0.2 0.3\n'
+YAML = 'path: .\ntrain: images\nnames: {0: fruit, 1: apple}\n'
 STRINGS = 'ImageID,PredictionString\na,/m/apple 0.5 0 0 1 1 /m/fruit 1 0 0 1 1\nb,\n'
 
 
@@ -78,6 +84,16 @@ def readers(folder: Path) -> dict[str, tuple]:
     for name, (text, _) in texts.items():
         (folder / name).write_text(text)
     found = {name: (folder / name, read) for name, (_, read) in texts.items()}
+    for name, (text, read) in {
+        'labels/a.txt': (YOLO_ROWS, lambda path: import_yolo(folder / 'y', data=folder / 'data.yaml', overwrite=True)),
+        'data.yaml': (YAML, lambda path: import_yolo(folder / 'y', data=path, overwrite=True)),
+        'xml/a.xml': (XML, lambda path: import_voc(folder / 'v', annotations=path.parent, overwrite=True)),
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+        found[name] = (folder / name, read)
+    (folder / 'images').mkdir()
+    shutil.copy(folder / 'official' / 'images' / 'a0.jpg', folder / 'images' / 'a.jpg')
     found['rates'] = (folder / 'rates.npz', load_rates)
     for path in (folder / 'store').iterdir():
         found[f'store/{path.name}'] = (path, open_store)
@@ -113,7 +129,7 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
 
 def test_damaged_files_are_errors_that_say_so(tmp_path):
     outcome = fuzz(tmp_path, 600, seed=0)
-    assert len(outcome) == 16 and sum(outcome.values()) > 200
+    assert len(outcome) == 19 and sum(outcome.values()) > 200
 
 
 if __name__ == '__main__':

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below
+from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, Rows, write_converted
@@ -54,13 +54,15 @@ class _Category(msgspec.Struct):
     name: _Text
     freebase_id: _Text | None = None
     mid: _Text | None = None
+    supercategory: str | None = None
 
 
 class _Image(msgspec.Struct, gc=False):
     id: _Id
-    file_name: _Text
     width: _Pixels
     height: _Pixels
+    file_name: _Text | None = None
+    coco_url: _Text | None = None
     openimages_id: _Text | None = None
     pos_category_ids: tuple[_Id, ...] | None = None
     neg_category_ids: tuple[_Id, ...] | None = None
@@ -96,6 +98,7 @@ def import_coco(
     annotations: str | Path,
     images: str | Path | None = None,
     hierarchy: str | Path | None = None,
+    supercategories: bool = False,
     missing_images: Literal['error', 'drop'] = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -111,6 +114,7 @@ def import_coco(
         images: Folder that the ``file_name`` of images starts from, to record it and to look for the files.
         hierarchy: Hierarchy JSON over the classes. Without it, the one that :func:`export_coco` writes into the file;
             else no class has ancestors.
+        supercategories: Make each ``supercategory`` a class above its categories, after these. Its name is its MID.
         missing_images: Images that are not in the folder: raise, or drop them.
         overwrite: Replace a store that is there.
         progress: Callback.
@@ -123,10 +127,15 @@ def import_coco(
     path = Path(annotations)
     progress('reading', 0, 1)
     document = _decode(path)
+    if supercategories and hierarchy is not None:
+        raise ValueError('supercategories, hierarchy: give one of them (--supercategories, --hierarchy)')
     mids = tuple(category.freebase_id or category.mid or category.name for category in document.categories)
     require_unique(mids, lambda i: f'{path}: categories[{i}]')
     classes = ClassNames(mids, tuple(category.name for category in document.categories), str(path))
-    if hierarchy is not None:
+    if supercategories:
+        classes, tree = _with_supercategories(document.categories, classes)
+        mids, source = classes.label_names, f'{path}: supercategory'
+    elif hierarchy is not None:
         tree, source = load_tree(hierarchy), str(hierarchy)
     elif document.info and HIERARCHY_KEY in document.info:
         tree, source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
@@ -137,7 +146,7 @@ def import_coco(
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)
     labels = _image_labels(path, document.images, category)
-    summary = Summary(box_rows=len(document.annotations), label_rows=len(labels))
+    summary = Summary(label_rows=len(labels))
     boxes = _boxes(path, document.annotations, images_of_ids, category, table, summary)
     content = Content(table, boxes, labels, classes, tree, summary)
     del document  # Python objects, far larger than the arrays
@@ -162,6 +171,23 @@ def _decode(path: Path) -> _Document:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
 
 
+def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) -> tuple[ClassNames, dict]:
+    """The classes and, after them, the supercategories that are none of them; and the hierarchy of both."""
+    # A category such as "person" may be its own supercategory.
+    by_name = {category.name: mid for category, mid in zip(categories, classes.label_names)}
+    below: dict[str, list[str]] = {}
+    for category, mid in zip(categories, classes.label_names):
+        above = by_name.get(category.supercategory or '', category.supercategory)
+        if above and above != mid:
+            below.setdefault(above, []).append(mid)
+    new = [name for name in below if name not in classes.label_names]
+    names = ClassNames((*classes.label_names, *new), (*classes.display_names, *new), classes.source)
+    nodes = [
+        {'LabelName': mid, 'Subcategory': [{'LabelName': m} for m in below.get(mid, ())]} for mid in names.label_names
+    ]
+    return names, {**flat_tree(names.label_names), 'Subcategory': nodes}
+
+
 def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
     """Position of each value, each of which must occur once."""
     position: dict[Any, int] = {}
@@ -172,10 +198,10 @@ def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
 
 
 def _image_table(path: Path, images: Sequence[_Image]) -> pa.Table:
-    file_names = [image.file_name for image in images]
+    file_names = [_file_name(path, i, image) for i, image in enumerate(images)]
     _positions(file_names, f'{path}: images', 'file_name')
     columns = {
-        'image_id': pa.array(_image_ids(path, images), pa.string()),
+        'image_id': pa.array(_image_ids(path, images, file_names), pa.string()),
         'file_name': pa.array(file_names, pa.string()),
         'width': np.array([image.width for image in images], dtype=np.int32),
         'height': np.array([image.height for image in images], dtype=np.int32),
@@ -183,7 +209,14 @@ def _image_table(path: Path, images: Sequence[_Image]) -> pa.Table:
     return pa.table(columns)
 
 
-def _image_ids(path: Path, images: Sequence[_Image]) -> list[str]:
+def _file_name(path: Path, i: int, image: _Image) -> str:
+    """``file_name``; in files of LVIS, folder and name of the address, such as ``val2017/000000397133.jpg``."""
+    if image.file_name is None and image.coco_url is None:
+        raise AnnotationError(f'{path}: images[{i}]: Object missing required field `file_name`')
+    return image.file_name or '/'.join((image.coco_url or '').split('/')[-2:])
+
+
+def _image_ids(path: Path, images: Sequence[_Image], file_names: Sequence[str]) -> list[str]:
     """``openimages_id``, or the shortest part of the file names that is unique."""
     given = [image.openimages_id for image in images if image.openimages_id is not None]
     if given:
@@ -192,7 +225,7 @@ def _image_ids(path: Path, images: Sequence[_Image]) -> list[str]:
             raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
         _positions(given, f'{path}: images', 'openimages_id')
         return given
-    names = pa.array([image.file_name for image in images], pa.string())
+    names = pa.array(file_names, pa.string())
     return next(ids for ids in spellings(names) if len(pc.unique(ids)) == len(ids) or ids is names).to_pylist()
 
 
@@ -226,16 +259,9 @@ def _boxes(
             raise AnnotationError(f'{path}: annotations[{i}].{key}: {value!r} is not the id of {what}')
     flags = {name: _flag(annotations, keys) for name, keys in FLAG_KEYS.items()}
     bbox: np.ndarray = np.fromiter((row.bbox for row in annotations), np.dtype((np.float64, 4)), count)
-    size = np.stack([images['width'].to_numpy()[image], images['height'].to_numpy()[image]], axis=1)
-    low, high = bbox[:, :2], bbox[:, :2] + bbox[:, 2:]
-    box = np.clip(np.hstack([low / size, high / size]), 0, 1)
-    solid = (bbox[:, 2:] > 0).all(axis=1)
-    keep = solid & has_area(box)
-    cut = ((low < -ROUNDING) | (high > size + ROUNDING)).any(axis=1)
-    summary.drop('boxes without area', (~solid).sum())
-    summary.drop('boxes outside the image', (solid & ~keep).sum())
-    summary.drop('parts of boxes outside the image', (keep & cut).sum())
-    return Rows(image, label, {'box': box, **flags}).take(keep)
+    size = np.stack([images[name].to_numpy() for name in ('width', 'height')], axis=1)
+    corners = np.hstack([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]])
+    return rows_of_pixels(image, label, corners, size, flags, ROUNDING, summary)
 
 
 def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from PIL import Image
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import file_digest
+from mmoid.openimages.store.writing import Content, file_digest
 from mmoid.utils.progress import Progress, no_progress
 
 _CHUNK = 512
@@ -110,6 +111,19 @@ def read_sizes(
                 progress('reading image sizes', row, len(paths))
     progress('reading image sizes', len(paths), len(paths))
     return sizes, faults
+
+
+def with_sizes_of_files(
+    content: Content, folder: str | Path, missing_images: Literal['error', 'drop'], progress: Progress
+) -> Content:
+    """Adds the sizes of image files. If one cannot be read: lists all such and raises, or drops and counts them."""
+    size, faults = read_sizes(folder, content.images['file_name'].to_pylist(), progress)
+    if faults and missing_images == 'error':
+        listed = ''.join(f'\n  {fault}' for fault in faults.values())
+        remedy = "replace them, or drop these images with missing_images='drop' (--missing-images drop)"
+        raise AnnotationError(f'{folder}: {len(faults)} of the {len(size)} images cannot be read; {remedy}:{listed}')
+    bad: np.ndarray = np.isin(np.arange(len(size)), list(faults))
+    return content.without_images(bad, 'that cannot be read').with_sizes(size[~bad])
 
 
 def _size(path: str) -> tuple[int, int] | str:

@@ -24,7 +24,7 @@ from mmoid.openimages.readers.csv_files import (
     read_image_labels,
     read_image_sizes,
 )
-from mmoid.openimages.readers.image_files import find_images, images_below, read_sizes
+from mmoid.openimages.readers.image_files import find_images, images_below, with_sizes_of_files
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, Rows, write_converted
@@ -85,25 +85,18 @@ def convert(
     progress('reading boxes', 1, 1)
     if images is not None:
         found = find_images(images, content.images['file_name'].combine_chunks(), summary)
-        content = replace(content, images=content.images.set_column(1, 'file_name', found))
-        content = content.with_files(found.is_valid().to_numpy(zero_copy_only=False), images, missing_images)
+        content = content.with_file_names(found).with_files(
+            found.is_valid().to_numpy(zero_copy_only=False), images, missing_images
+        )
     if image_sizes is not None and sizes is not None:
         size = _sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks())
+        content = content.with_sizes(size)
     else:
         assert images is not None
-        size, faults = read_sizes(images, content.images['file_name'].to_pylist(), progress)
-        if faults and missing_images == 'error':
-            listed = ''.join(f'\n  {fault}' for fault in faults.values())
-            remedy = "replace them, or drop these images with missing_images='drop' (--missing-images drop)"
-            raise AnnotationError(
-                f'{images}: {len(faults)} of the {len(size)} images cannot be read; {remedy}:{listed}'
-            )
-        bad: np.ndarray = np.isin(np.arange(len(size)), list(faults))
-        content, size = content.without_images(bad, 'that cannot be read'), size[~bad]
-    sized = content.images.append_column('width', pa.array(size[:, 0])).append_column('height', pa.array(size[:, 1]))
+        content = with_sizes_of_files(content, images, missing_images, progress)
     sources = (boxes, classes, hierarchy, image_labels, image_sizes)
     progress('writing', 0, 1)
-    summary = write_converted(Path(out), replace(content, images=sized), sources, images, overwrite)
+    summary = write_converted(Path(out), content, sources, images, overwrite)
     progress('writing', 1, 1)
     return summary
 

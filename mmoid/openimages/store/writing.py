@@ -90,6 +90,17 @@ class Content:
             )
         return self.without_images(~exists, 'without a file')
 
+    def with_sizes(self, size: np.ndarray) -> Content:
+        """The same with the (N, 2) width and height of the images."""
+        columns = zip(('width', 'height'), size.astype(np.int32).T)
+        return replace(
+            self, images=pa.table({**dict(zip(self.images.column_names, self.images.columns)), **dict(columns)})
+        )
+
+    def with_file_names(self, names: pa.Array) -> Content:
+        """The same with (N,) other paths of the images."""
+        return replace(self, images=self.images.set_column(1, 'file_name', names))
+
     def without_images(self, lost: np.ndarray, why: str) -> Content:
         """Drops and counts the images with ``lost`` (N,) bool."""
         if not lost.any():

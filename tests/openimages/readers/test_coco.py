@@ -98,6 +98,34 @@ def test_a_hierarchy_is_taken_from_its_file_and_never_guessed(tmp_path):
         imported(tmp_path, coco_document(), hierarchy=tmp_path / 'hierarchy.json')
 
 
+def test_supercategories_become_classes_above_their_categories(tmp_path):
+    document = coco_document()
+    document['categories'] += [
+        {'id': 40, 'name': 'person', 'supercategory': 'person'},
+        {'id': 41, 'name': 'cat', 'supercategory': 'animal'},
+        {'id': 42, 'name': 'thing'},
+    ]
+    store, _ = imported(tmp_path, document, supercategories=True)
+    assert store.class_names == ('dog', 'car', 'person', 'cat', 'thing', 'animal', 'vehicle')
+    assert np.argwhere(store.hierarchy.ancestor_matrix).tolist() == [[0, 5], [1, 6], [3, 5]]
+    assert store.class_image_counts().tolist() == [1, 2, 0, 0, 0, 1, 2]
+    with pytest.raises(ValueError, match='supercategories, hierarchy: give one of them'):
+        imported(tmp_path, document, supercategories=True, hierarchy='tree.json')
+
+
+def test_files_of_lvis_name_images_by_their_address(tmp_path):
+    document = coco_document()
+    for image in document['images']:
+        name = image.pop('file_name').rpartition('/')[2]
+        image |= {'coco_url': f'http://images.cocodataset.org/val2017/{name}', 'not_exhaustive_category_ids': [3]}
+    store, _ = imported(tmp_path, document)
+    assert store.file_name(0) == 'val2017/b.jpg' and store.image_id(0) == 'b'
+    assert store.image_label_confidence.tolist() == [1, 1, 0]
+    del document['images'][1]['coco_url']
+    with pytest.raises(AnnotationError, match=r'images\[1\]: Object missing required field `file_name`'):
+        imported(tmp_path, document)
+
+
 def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):
     document = coco_document()
     boxes = [
@@ -113,11 +141,8 @@ def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):
     store, summary = imported(tmp_path, document)
     assert store.box.tolist() == [[0, 0, 0.1, 0.2], [0.95, 0.9, 1, 1], [0, 0, 1, 1]]
     assert summary.box_rows == 7
-    assert summary.dropped == {
-        'boxes without area': 2,
-        'boxes outside the image': 2,
-        'parts of boxes outside the image': 2,
-    }
+    assert summary.dropped == {'boxes without area': 2, 'boxes outside the image': 2}
+    assert summary.changed == {'boxes cut at the edges of the image': 2}
 
 
 def test_flags_of_any_spelling_are_read(tmp_path):

@@ -1,0 +1,45 @@
+"""Boxes in pixels, as COCO, YOLO and Pascal VOC have them -> rows of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmoid.openimages.boxes import has_area
+from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import Rows
+
+
+def rows_of_pixels(
+    image: np.ndarray,
+    label: np.ndarray,
+    box: np.ndarray,
+    size: np.ndarray,
+    flags: Mapping[str, np.ndarray],
+    rounding: float,
+    summary: Summary,
+) -> Rows:
+    """Cuts boxes at the edges of their images and drops those without area; the summary counts both.
+
+    Args:
+        image: (B,) image index.
+        label: (B,) class index.
+        box: (B, 4) xmin, ymin, xmax, ymax, pixels.
+        size: (N, 2) width and height of the images, pixels.
+        flags: (B,) int8 by flag; others are unknown.
+        rounding: Pixels by which a box may leave its image without being counted as cut.
+        summary: Counts what is dropped and cut.
+    """
+    sides = np.tile(size[image], 2)
+    inside = np.clip(box / sides, 0, 1)
+    solid = has_area(box)
+    keep = solid & has_area(inside)
+    cut = ((box < -rounding) | (box > sides + rounding)).any(axis=1)
+    summary.box_rows = len(box)
+    summary.drop('boxes without area', (~solid).sum())
+    summary.drop('boxes outside the image', (solid & ~keep).sum())
+    summary.change('boxes cut at the edges of the image', (keep & cut).sum())
+    unknown = {name: np.full(len(box), UNKNOWN, dtype=np.int8) for name in FLAGS if name not in flags}
+    return Rows(image, label, {'box': inside, **unknown, **flags}).take(keep)

@@ -1,0 +1,93 @@
+"""Pascal VOC XML files -> AnnotationStore."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.voc import import_voc
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
+# As labelImg and the official files write it.
+XML = """<annotation>
+    <folder>VOC2007</folder><filename>000005.jpg</filename>
+    <size><width>500</width><height>375</height><depth>3</depth></size>
+    <segmented>0</segmented>
+    <object>
+        <name>chair</name><pose>Rear</pose><truncated>0</truncated><difficult>0</difficult>
+        <bndbox><xmin>263</xmin><ymin>211</ymin><xmax>324</xmax><ymax>339</ymax></bndbox>
+    </object>
+    <object>
+        <name>bottle</name><pose>Unspecified</pose><truncated>1</truncated><difficult>1</difficult>
+        <occluded>1</occluded>
+        <bndbox><ymin>1</ymin><xmin>1</xmin><xmax>500.0</xmax><ymax>375</ymax></bndbox>
+        <part><name>cap</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>
+    </object>
+</annotation>
+"""
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    (tmp_path / 'Annotations').mkdir()
+    (tmp_path / 'Annotations' / '000005.xml').write_text(XML)
+    empty = '<annotation><size><width>8</width><height>9</height></size></annotation>'
+    (tmp_path / 'Annotations' / 'empty.xml').write_text('\ufeff' + empty, encoding='utf-8')
+    (tmp_path / 'Annotations' / 'notes.txt').write_text('not XML')
+    (tmp_path / 'images').mkdir()
+    for name in ('000005', 'empty'):
+        Image.new('RGB', (8, 9)).save(tmp_path / 'images' / f'{name}.jpg')
+    return tmp_path
+
+
+def imported(folder, **options):
+    options = {'annotations': folder / 'Annotations', 'images': folder / 'images', **options}
+    summary = import_voc(folder / 'store', overwrite=True, **options)
+    return AnnotationStore(folder / 'store'), summary
+
+
+def test_a_folder_of_xml_files_becomes_a_store(folder):
+    store, summary = imported(folder)
+    assert [(store.image_id(i), store.file_name(i)) for i in range(2)] == [
+        ('000005', '000005.jpg'),
+        ('empty', 'empty.jpg'),
+    ]
+    assert np.array([store.width, store.height]).T.tolist() == [[500, 375], [8, 9]]
+    assert store.class_names == ('bottle', 'chair')
+    assert store.box_label.tolist() == [1, 0] and store.box_stop.tolist() == [2, 2]
+    np.testing.assert_allclose(store.box, [[262 / 500, 210 / 375, 324 / 500, 339 / 375], [0, 0, 1, 1]], atol=1e-12)
+    assert store.flag('IsTruncated').tolist() == [0, 1] and store.flag('IsOccluded').tolist() == [-1, 1]
+    assert summary.changed == {'objects marked difficult, taken like others': 1}
+    assert store.image_folder.samefile(folder / 'images')
+
+
+def test_missing_images_are_an_error_or_dropped(folder):
+    (folder / 'images' / 'empty.jpg').unlink()
+    with pytest.raises(AnnotationError, match=r"images: has no file of 1 of the 2 images, first 'empty'"):
+        imported(folder)
+    assert imported(folder, missing_images='drop')[0].image_ids() == ['000005']
+    assert imported(folder, images=None)[0].image_folder is None
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('<xmin>263</xmin>', '', r'000005\.xml: object 1: has no bndbox/xmin'),
+        ('>263<', '>left<', r"000005\.xml: object 1: bndbox/xmin = 'left' must be a number"),
+        ('>263<', '>inf<', r"000005\.xml: object 1: bndbox/xmin = 'inf' must be a number"),
+        ('<name>bottle</name>', '<name> </name>', r'000005\.xml: object 2: has no name'),
+        ('<width>500', '<width>0', r'000005\.xml: size/width = 0\.0 must be a whole number'),
+        ('</annotation>', '', r'000005\.xml: cannot be read as XML'),
+        ('000005.jpg', 'empty.jpg', r'Annotations: 2 files describe 1 images'),
+        ('000005.jpg', '../x.jpg', r"'\.\./x\.jpg' lies outside the image folder"),
+    ],
+)
+def test_an_error_names_the_file_and_the_element(folder, old, new, message):
+    (folder / 'Annotations' / '000005.xml').write_text(XML.replace(old, new))
+    with pytest.raises(AnnotationError, match=message):
+        imported(folder, images=None)
+
+
+def test_a_folder_without_xml_files_is_an_error(folder):
+    with pytest.raises(AnnotationError, match=r'images: has no XML files'):
+        imported(folder, annotations=folder / 'images')

@@ -1,0 +1,118 @@
+"""YOLO data sets -> AnnotationStore."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.yolo import import_yolo
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
+ROOT = Path(__file__).parents[3]
+YAML = 'path: /somewhere/else\ntrain: images/train\nval: [images/val]\nnc: 3\nnames: {0: fruit, 1: apple, 2: dog}\n'
+LABELS = '0 0.5 0.5 0.5 0.4\n1 0.5 0.5 0.5 0.4\n\n2 0.1 0.1 0.2 0.1 0.2 0.3\n'
+
+
+@pytest.fixture()
+def data(tmp_path):
+    """The data.yaml of a data set of three images; the last has no labels."""
+    for name, size in {'train/a.jpg': (100, 50), 'train/x/b.png': (40, 40), 'val/c.jpg': (10, 10)}.items():
+        path = tmp_path / 'images' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', size).save(path)
+    (tmp_path / 'labels/train').mkdir(parents=True)
+    (tmp_path / 'labels/train/a.txt').write_text('\ufeff' + LABELS.replace('\n', '\r\n'))
+    (tmp_path / 'data.yaml').write_text(YAML)
+    return tmp_path / 'data.yaml'
+
+
+def imported(data, **options):
+    summary = import_yolo(data.parent / 'store', data=data, overwrite=True, **options)
+    return AnnotationStore(data.parent / 'store'), summary
+
+
+def test_a_yolo_data_set_becomes_a_store(data):
+    store, summary = imported(data)
+    assert [(store.image_id(i), store.file_name(i)) for i in range(2)] == [
+        ('a', 'images/train/a.jpg'),
+        ('b', 'images/train/x/b.png'),
+    ]
+    assert np.array([store.width, store.height]).T.tolist() == [[100, 50], [40, 40]]
+    assert store.class_names == ('fruit', 'apple', 'dog')
+    assert store.box_label.tolist() == [0, 1, 2] and store.box_stop.tolist() == [3, 3]
+    np.testing.assert_allclose(store.box, [[0.25, 0.3, 0.75, 0.7]] * 2 + [[0.1, 0.1, 0.2, 0.3]], atol=1e-12)
+    assert (store.is_group_of == -1).all() and len(store.image_label) == 0
+    assert (store.image_folder / store.file_name(1)).is_file()
+    assert (summary.dropped, summary.changed) == ({}, {})
+    assert count_concurrence(store).rates[0, 1] == 1, 'rows with the same box are one object'
+
+
+@pytest.mark.parametrize('value', ['../images/train', './images/train', 'list.txt'])
+def test_the_folder_of_a_split_may_be_written_in_other_ways(data, value):
+    data.write_text(f'train: {value}\nnames: [fruit, apple, dog]\n')
+    (data.parent / 'list.txt').write_text('./images/train/a.jpg\nimages/train/x/b.png\n')
+    store, _ = imported(data)
+    assert store.image_ids() == ['a', 'b'] and store.num_boxes == 3
+
+
+def test_boxes_outside_are_cut_or_dropped_and_counted(data):
+    (data.parent / 'labels/train/a.txt').write_text('0 0.0 0.5 0.5 0.5\n1 1.5 0.5 0.2 0.2\n2 0.5 0.5 0 0.1\n')
+    store, summary = imported(data)
+    assert store.box.tolist() == [[0, 0.25, 0.25, 0.75]]
+    assert summary.dropped == {'boxes without area': 1, 'boxes outside the image': 1}
+    assert summary.changed == {'boxes cut at the edges of the image': 1}
+
+
+@pytest.mark.parametrize(
+    ('row', 'message'),
+    [
+        ('3 0.5 0.5 0.5 0.5', r'a\.txt:2: class 3 is not one of the 3 names of data\.yaml'),
+        ('0.5 0.5 0.5 0.5 0.5', r'a\.txt:2: class 0\.5 is not one of'),
+        ('1 0.5 0.5 0.5', r"a\.txt:2: expected 'class x y width height', got '1 0\.5"),
+        ('1 nan 0.5 0.5 0.5', r'a\.txt:2: expected'),
+        ('dog 0.5 0.5 0.5 0.5', r'a\.txt:2: expected'),
+        ('1 50 25 20 10', r'a\.txt:2: .* is far outside \[0, 1\]'),
+    ],
+)
+def test_an_error_names_the_file_and_the_line(data, row, message):
+    (data.parent / 'labels/train/a.txt').write_text(f'0 0.5 0.5 0.5 0.5\n{row}\n')
+    with pytest.raises(AnnotationError, match=message):
+        imported(data)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('names: 5\n', r'data\.yaml: cannot be read as data\.yaml \(.*names'),
+        ('names: [a]\ntrain: [\n', r'data\.yaml: cannot be read as data\.yaml'),
+        ('names: [a]\n', r"data\.yaml: has no 'train'; it names the image folder"),
+        ('names: [a]\ntrain: nowhere\n', r'nowhere: no such image folder'),
+        ('names: [a, a]\ntrain: images/train\n', r"data\.yaml: class 'a' occurs twice"),
+        ('names: [a]\ntrain: /tmp\n', r'/tmp: lies outside .*; set path in data\.yaml'),
+        ('names: [a]\ntrain: images\ntest: [images, images]\n', r'hold 6 images of 3 names'),
+    ],
+)
+def test_a_bad_description_is_an_error(data, text, message):
+    data.write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        imported(data, split='test' if 'test' in text else 'train')
+
+
+def test_the_tool_reports_in_one_line(data):
+    tool = [
+        sys.executable,
+        ROOT / 'tools/dataset_converters/import_yolo.py',
+        '--data',
+        data,
+        '--out',
+        data.parent / 's',
+    ]
+    done = subprocess.run(tool, capture_output=True, text=True)
+    assert done.returncode == 0 and 'images without boxes' in done.stdout, done.stderr
+    done = subprocess.run([*tool, '--split', 'test'], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith('error: ')

@@ -1,0 +1,14 @@
+r"""A folder of Pascal VOC XML files -> a store that mmoid trains on.
+
+python tools/dataset_converters/import_voc.py --annotations Annotations --images JPEGImages --out data/mine/train
+"""
+
+from mmoid.openimages.readers.voc import import_voc
+from mmoid.utils.convert_tool import converter_parser, run_converter
+
+if __name__ == '__main__':
+    parser = converter_parser(__doc__)
+    parser.add_argument('--annotations', required=True, help='folder of XML files')
+    parser.add_argument('--images', help='image folder, sub-folders included')
+    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
+    run_converter(import_voc, parser)
