@@ -2,6 +2,7 @@
 
 from mmoid.visualization.figures import (
     draw_class_ap,
+    draw_comparison,
     draw_confusion,
     draw_imbalance,
     draw_label_pairs,
@@ -17,6 +18,7 @@ from mmoid.visualization.worst_images_sheet import draw_mistakes
 __all__ = [
     'draw_annotations',
     'draw_class_ap',
+    'draw_comparison',
     'draw_confusion',
     'draw_imbalance',
     'draw_label_pairs',

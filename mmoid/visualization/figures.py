@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
+from mmoid.openimages.metric.comparison import Difference
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
@@ -220,6 +221,36 @@ def draw_training(
     middle.plot(loss_epochs, losses, color=BLUE)
     middle.set_ylim(bottom=0)
     bottom.semilogy(loss_epochs, lrs, color=GREEN, drawstyle='steps-post')
+    return figure
+
+
+def draw_comparison(
+    groups: Sequence[str], differences: Sequence[Difference], kinds: Sequence[str], counts: Sequence[np.ndarray]
+) -> Figure:
+    """Differences in mAP with their intervals, and errors of two sets of predictions by kind.
+
+    Args:
+        groups: Names of the groups of classes.
+        differences: Of each group.
+        kinds: K names.
+        counts: (K,) errors of the first set, and of the second.
+    """
+    figure = Figure(figsize=(12, 4.5), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    _finish(left, 'Second minus first, 95 % interval', 'difference in mAP')
+    value, low, high = (np.array([getattr(one, name) for one in differences]) for name in ('value', 'low', 'high'))
+    ends = np.maximum([value - low, high - value], 0)
+    left.errorbar(value, np.arange(len(groups)), xerr=ends, fmt='o', color=BLUE, capsize=3)
+    left.axvline(0, color=GREY)
+    left.set_yticks(np.arange(len(groups)), groups)
+    left.invert_yaxis()
+    _finish(right, 'Errors', 'detections')
+    place = np.arange(len(kinds))
+    for offset, colour, name, of_kind in zip((-0.2, 0.2), (GREY, BLUE), ('first', 'second'), counts):
+        right.barh(place + offset, of_kind, 0.4, color=colour, label=name)
+    right.set_yticks(place, kinds)
+    right.invert_yaxis()
+    right.legend()
     return figure
 
 

@@ -136,6 +136,25 @@ def test_an_ensemble_of_a_folder_and_a_csv_is_written_evaluated_and_plotted(file
         assert image.width > 1000
 
 
+def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):
+    make_store(tmp_path / 'one', rows[:-4], IDS)
+    (tmp_path / 'two.csv').write_text(rows_csv([row._replace(image=f'{row.image}.jpg') for row in rows]))
+    options = ['--store', tmp_path / 'prepared', '--samples', 50, '--out', tmp_path / 'comparison.png']
+    done = run_tool('compare_predictions', tmp_path / 'one', tmp_path / 'two.csv', *options)
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in line.strip('│').split('│')] for line in done.stdout.splitlines()]
+    figures = {row[0]: row[1:] for row in cells if len(row) == 4}
+    for name, protocol in (('challenge', []), ('v2', ['--protocol', 'v2'])):
+        for column, file in enumerate(('one', 'two.csv')):
+            line = evaluate('--store', tmp_path / 'prepared', '--predictions', tmp_path / file, *protocol)
+            assert line.startswith(f'mAP {figures[name][column]} ')
+    first, second = map(float, figures['challenge'][:2])
+    assert float(figures['all'][1]) == pytest.approx(second - first, abs=2e-4)
+    assert 0 <= float(figures['COCO, IoU 0.5 to 0.95'][0]) <= float(figures['COCO, IoU 0.5'][0])
+    with Image.open(tmp_path / 'comparison.png') as image:
+        assert image.width > 1000
+
+
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'message'),
     [
@@ -143,6 +162,7 @@ def test_an_ensemble_of_a_folder_and_a_csv_is_written_evaluated_and_plotted(file
         ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 's', '--labels', 'l'], 'leave --labels out'),
         ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 'nowhere'], 'error: nowhere: no such folder'),
         ('make_submission', ['nowhere.csv', '--out', 'o'], 'error: nowhere.csv: cannot be read'),
+        ('compare_predictions', ['a', 'b', '--store', 'nowhere'], 'error: nowhere: no such folder'),
         ('ensemble', ['nowhere', '--out', 'o'], 'error: nowhere: cannot be read'),
         ('plot_class_ap', ['a.json', 'b.json', '--store', 'nowhere', '--out', 'o'], 'error: nowhere: no such folder'),
     ],

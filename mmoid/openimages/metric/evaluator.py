@@ -220,8 +220,8 @@ def evaluate_predictions(
         ValueError: The protocol needs a hierarchy and there is none.
     """
     evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
-    image_of = _image_indices(predictions, annotations)
-    label_of = _class_indices(predictions, annotations, other_classes)
+    image_of = image_indices(predictions, annotations)
+    label_of = class_indices(predictions, annotations, other_classes)
     counts = np.diff(predictions.detection_stop, prepend=0)
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
     other = 0
@@ -251,7 +251,7 @@ def evaluate_predictions(
     return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out, changed=predictions.changed)
 
 
-def _image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
+def image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
     """(N,) index of each image of the predictions among the annotated ones; -1: not there."""
     known = pa.array(annotations.image_ids, pa.string())
     image = match_images_once(predictions.ids, known, str(predictions.path))
@@ -264,7 +264,7 @@ def _image_indices(predictions: Predictions, annotations: Annotations) -> np.nda
     return image
 
 
-def _class_indices(predictions: Predictions, annotations: Annotations, other_classes: str) -> np.ndarray:
+def class_indices(predictions: Predictions, annotations: Annotations, other_classes: str) -> np.ndarray:
     """(K,) index of each class of the predictions among the annotated ones; -1: not there."""
     label = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
     unknown = np.flatnonzero(label < 0)

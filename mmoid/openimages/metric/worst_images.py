@@ -72,14 +72,19 @@ def count_mistakes(
 
 
 def judge(
-    ground_truth: GroundTruth, image: int, label: int, score: np.ndarray, box: np.ndarray, iou_threshold: float = 0.5
+    ground_truth: GroundTruth,
+    image: int | np.ndarray,
+    label: int | np.ndarray,
+    score: np.ndarray,
+    box: np.ndarray,
+    iou_threshold: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The verdict on each detection of one class in one image.
+    """The verdict on each detection.
 
     Args:
         ground_truth: Of all images.
-        image: Image index.
-        label: Class index.
+        image: Image index, or (D,) of each detection.
+        label: Class index, or (D,).
         score: (D,).
         box: (D, 4).
         iou_threshold: As given to :func:`match_detections`.
@@ -90,7 +95,8 @@ def judge(
     # Matches do not name their detections. As scores, ranks do: score count - k is that of detection by_rank[k].
     count = len(score)
     by_rank = np.argsort(-np.asarray(score), kind='stable')
-    columns = (np.full(count, image), np.full(count, label), np.arange(count, 0, -1), box[by_rank])
+    image, label = (np.broadcast_to(index, count)[by_rank] for index in (image, label))
+    columns = (image, label, np.arange(count, 0, -1), box[by_rank])
     matches = match_detections(ground_truth, *columns, iou_threshold, group_of_weight=0.0)
     verdict = np.full(count, Verdict.NOT_COUNTED, dtype=np.int64)
     matched = by_rank[count - matches.score.astype(np.int64)]

@@ -1,0 +1,185 @@
+"""Two sets of predictions compared: a paired bootstrap of the difference in mAP, and the kinds of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmoid.openimages.boxes import box_iou
+from mmoid.openimages.metric.annotations import Annotations
+from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.matching import Matches
+from mmoid.openimages.metric.worst_images import Verdict, judge
+from mmoid.openimages.ragged import gather_rows, row_lengths, runs_of_rows
+from mmoid.utils.progress import Progress, no_progress
+
+KINDS = {
+    'duplicate': 'of an object that a better-scored detection has found',
+    'localisation': 'on an object of the class, IoU 0.1 to the threshold',
+    'ancestor': 'on an object of an ancestor or descendant of the class',
+    'sibling': 'on an object of a class with the same parent',
+    'other class': 'on an object of another class',
+    'background': 'on no annotated object',
+    'unverified': 'of a class that is not verified in the image; not counted by the challenge',
+}
+"""Kinds of errors and their meaning. A detection has the first kind that fits."""
+
+NEAR = 0.1
+"""Lowest IoU of a detection that is badly localised."""
+
+ELEMENTS_AT_ONCE = 1 << 20
+"""Bounds the memory of the bootstrap and of comparing boxes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """A difference in mAP, second minus first.
+
+    Attributes:
+        value: On the images as they are.
+        low: Lower end of the 95 % interval of the bootstrap.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    ground_truth: GroundTruth,
+    first: Matches,
+    second: Matches,
+    groups: Sequence[np.ndarray],
+    group_of_weight: float = 1.0,
+    samples: int = 1000,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> list[Difference]:
+    """95 % intervals of the difference in mAP over images drawn with replacement, the same images for both.
+
+    Args:
+        ground_truth: Of all images.
+        first: Matches of the first set.
+        second: Matches of the second.
+        groups: Class indices of each group of classes.
+        group_of_weight: As given to the matching.
+        samples: Number of draws.
+        seed: Of the draws.
+        progress: Progress in classes.
+
+    Returns:
+        The difference of each group, NaN without ground truth. In a draw, classes without ground truth are left out.
+
+    Raises:
+        ValueError: ``samples`` below 2.
+    """
+    if samples < 2:
+        raise ValueError(f'samples must be at least 2, got {samples}')
+    rng, num_images = np.random.default_rng(seed), ground_truth.num_images
+    drawn = np.ones((samples + 1, num_images), dtype=np.float32)  # row 0: the images as they are
+    for row in drawn[1:]:
+        row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
+    weight = np.where(ground_truth.is_group_of, group_of_weight, 1.0)
+    truth_of = _rows_by_label(ground_truth.label, ground_truth.num_classes)
+    rows_of = [_rows_by_label(side.label, ground_truth.num_classes) for side in (first, second)]
+    ap = np.full((2, samples + 1, ground_truth.num_classes), np.nan)
+    for label, truth in enumerate(truth_of):
+        positives = drawn[:, ground_truth.image[truth]] @ weight[truth]
+        for side, matches in enumerate((first, second)):
+            rows = rows_of[side][label]
+            rows = rows[np.lexsort((matches.image[rows], -matches.score[rows]))]
+            at_once = max(1, ELEMENTS_AT_ONCE // max(1, len(rows)))
+            for start in range(0, samples + 1, at_once):
+                part = slice(start, start + at_once)
+                times = drawn[part][:, matches.image[rows]]
+                ap[side, part, label] = _weighted_ap(matches.value[rows], times, positives[part])
+        progress('drawing images', label + 1, ground_truth.num_classes)
+    return [_difference(ap[:, :, labels]) for labels in groups]
+
+
+def _rows_by_label(label: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    stop = np.cumsum(np.bincount(label, minlength=num_classes))
+    return np.split(np.argsort(label, kind='stable'), stop[:-1])
+
+
+def _weighted_ap(value: np.ndarray, times: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """(S,) AP of one class if row r occurs ``times[s, r]`` times in draw s; ``value`` (R,), best score first."""
+    gained = value * times
+    true = np.cumsum(gained, axis=1, dtype=np.float64)
+    counted = true + np.cumsum((value == 0) * times, axis=1, dtype=np.float64)
+    precision = np.divide(true, counted, out=np.zeros_like(true), where=counted > 0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    area = (gained * envelope).sum(axis=1)
+    ap: np.ndarray = np.divide(area, positives, out=np.full(len(area), np.nan), where=positives > 0)
+    return ap
+
+
+def _difference(ap: np.ndarray) -> Difference:
+    """Of (2, S, n) APs; row 0 is that of the images as they are."""
+    valid = ~np.isnan(ap)
+    count = valid.sum(axis=2)
+    mean = np.divide(np.where(valid, ap, 0).sum(axis=2), count, out=np.full(count.shape, np.nan), where=count > 0)
+    value, *draws = mean[1] - mean[0]
+    known = np.array(draws)[~np.isnan(draws)]
+    low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
+    return Difference(float(value), float(low), float(high))
+
+
+def error_kinds(
+    annotations: Annotations,
+    ground_truth: GroundTruth,
+    image: np.ndarray,
+    label: np.ndarray,
+    score: np.ndarray,
+    box: np.ndarray,
+    iou_threshold: float = 0.5,
+) -> np.ndarray:
+    """The kind of error of each detection.
+
+    Args:
+        annotations: With a hierarchy.
+        ground_truth: Made of them.
+        image: (D,) int image indices.
+        label: (D,) int class indices.
+        score: (D,).
+        box: (D, 4).
+        iou_threshold: As given to the matching.
+
+    Returns:
+        (D,) int index into :data:`KINDS`; -1: no error, or absorbed by a group-of box.
+    """
+    assert annotations.hierarchy is not None
+    names = list(KINDS)
+    verdict = judge(ground_truth, image, label, score, box, iou_threshold)[0]
+    kind = np.where(verdict == Verdict.FALSE, names.index('background'), -1)
+    if ground_truth.verified is not None:
+        known = np.isin(image * ground_truth.num_classes + label, ground_truth.verified)
+        kind[~known] = names.index('unverified')
+
+    ancestor = annotations.hierarchy.ancestor_matrix
+    parent = ancestor & ~(ancestor.astype(np.int64) @ ancestor > 0)
+    sibling = parent.astype(np.int64) @ parent.T > 0
+    relation = np.full(ancestor.shape, names.index('other class'))
+    relation[sibling] = names.index('sibling')
+    relation[ancestor | ancestor.T] = names.index('ancestor')
+    np.fill_diagonal(relation, names.index('duplicate'))
+
+    singles = np.flatnonzero(~ground_truth.is_group_of)
+    singles = singles[np.argsort(ground_truth.image[singles], kind='stable')]
+    stop = np.cumsum(np.bincount(ground_truth.image[singles], minlength=ground_truth.num_images))
+    is_copy = annotations.label[ground_truth.source] != ground_truth.label
+    wrong = np.flatnonzero(verdict == Verdict.FALSE)
+    for first, last in runs_of_rows(row_lengths(stop, image[wrong]), ELEMENTS_AT_ONCE):
+        rows = wrong[first:last]
+        counts, truth = gather_rows(stop, image[rows])
+        one, other = np.repeat(rows, counts), singles[truth]
+        iou = box_iou(box[one], ground_truth.box[other])
+        same = label[one] == ground_truth.label[other]
+        found = np.where(iou >= iou_threshold, relation[label[one], ground_truth.label[other]], len(names))
+        found[same & (iou >= NEAR) & (iou < iou_threshold)] = names.index('localisation')
+        found[is_copy[other] & ~same] = len(names)  # confusions are with annotated labels
+        np.minimum.at(kind, one, found)
+    return kind

@@ -1,0 +1,184 @@
+"""Compares two sets of predictions: is the difference in mAP more than chance, and where are the errors?
+
+    python tools/analysis_tools/compare_predictions.py work_dirs/a/predictions work_dirs/b/predictions \
+        --store data/openimages/validation --train data/openimages/train --out comparison.png
+
+Prints the difference in mAP (second minus first) with a 95 % interval of a paired bootstrap over images, for all
+classes and for groups of them; the kinds of errors; and both sets under the challenge, V2 and COCO protocols.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
+from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
+from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
+from mmoid.openimages.metric.comparison import KINDS, Difference, bootstrap, error_kinds
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
+from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.progress import progress_bars
+from mmoid.visualization import draw_comparison, save
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
+    parser.add_argument('second', help='likewise')
+    parser.add_argument('--store', required=True, help='prepared split that both are compared with')
+    parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
+    parser.add_argument(
+        '--expand-detections', action='store_true', help='add the ancestors of every detection, with NMS'
+    )
+    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap (%(default)s)')
+    parser.add_argument('--score', type=float, default=0.3, help='count errors at this score and above (%(default)s)')
+    parser.add_argument('--out', help='figure, a PNG')
+    return parser.parse_args()
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detections on annotated images, of annotated classes, ancestors included if asked for."""
+
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    box: np.ndarray
+
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        return self.image, self.label, self.score, self.box
+
+
+def read(path: str, evaluator: Evaluator) -> Detections:
+    annotations = evaluator.annotations
+    predictions = open_predictions(path, annotations.classes, 'drop')
+    for reason, count in {**predictions.left_out, **predictions.changed}.items():
+        print(f'{path}: {count:,} {reason}')
+    image = image_indices(predictions, annotations)[predictions.image_of_detection()]
+    label = class_indices(predictions, annotations, 'drop')[predictions.label]
+    kept = np.flatnonzero((image >= 0) & (label >= 0))
+    if len(kept) < len(image):
+        print(f'{path}: {len(image) - len(kept):,} on images or of classes that are not annotated, left out')
+    if not len(kept):
+        raise AnnotationError(f'{path}: has no detection on the {len(annotations.image_ids)} annotated images')
+    return Detections(
+        *evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
+    )
+
+
+def official_map(evaluator: Evaluator, detections: Detections) -> float:
+    positives = count_positives(evaluator.ground_truth, evaluator.protocol.group_of_weight)
+    return mean_average_precision(average_precision(evaluator.match(*detections.columns), positives))
+
+
+def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, float]:
+    """AP of COCO at IoU 0.5 to 0.95, and at 0.5: boxes as annotated, group-of boxes as crowds, 100 detections."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def xywh(box: np.ndarray) -> np.ndarray:  # IoU does not depend on the unit
+        return 1000 * np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
+
+    columns = (annotations.image, annotations.label, annotations.is_group_of, xywh(annotations.box))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            'images': [{'id': k} for k in range(len(annotations.image_ids))],
+            'categories': [{'id': k} for k in range(len(annotations.classes))],
+            'annotations': [
+                dict(id=k, image_id=image, category_id=label, iscrowd=int(crowd), bbox=box, area=box[2] * box[3])
+                for k, (image, label, crowd, box) in enumerate(zip(*(column.tolist() for column in columns)), 1)
+            ],
+        }
+        coco.createIndex()
+        rows = np.column_stack([detections.image, xywh(detections.box), detections.score, detections.label])
+        evaluation = COCOeval(coco, coco.loadRes(rows), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval['precision'][..., 0, -1]
+    valid = np.ma.masked_less(precision, 0)
+    return float(valid.mean()), float(valid[0].mean())
+
+
+def print_differences(groups: list[ClassGroup], differences: list[Difference], samples: int) -> None:
+    table = Table('mAP', 'of', 'second - first', '95 % interval', title=f'Paired bootstrap, {samples} draws of images')
+    for group, found in zip(groups, differences):
+        interval = f'{found.low:+.4f} to {found.high:+.4f}'
+        table.add_row(group.name, group.meaning, f'{found.value:+.4f}', interval)
+    Console().print(table)
+
+
+def print_errors(counts: list[np.ndarray], score: float) -> None:
+    table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {score:g} and above')
+    for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
+        table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
+    Console().print(table)
+
+
+def print_protocols(rows: dict[str, tuple[float, ...]]) -> None:
+    table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
+    for name, (first, second) in rows.items():
+        table.add_row(name, f'{first:.4f}', f'{second:.4f}', f'{second - first:+.4f}')
+    Console().print(table)
+
+
+def compare(args: argparse.Namespace) -> None:
+    store = AnnotationStore(args.store)
+    annotations = annotations_of_store(store)
+    challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
+    v2 = Evaluator(annotations, Protocol('v2'))
+    sides = [read(path, challenge) for path in (args.first, args.second)]
+    train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
+    groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
+    groups += class_groups(annotations.hierarchy, train_images)
+    truth = challenge.ground_truth
+    with progress_bars() as progress:
+        differences = bootstrap(
+            truth,
+            *(challenge.match(*side.columns) for side in sides),
+            [group.labels for group in groups],
+            samples=args.samples,
+            seed=args.seed,
+            progress=progress,
+        )
+    print_differences(groups, differences, args.samples)
+    counts = []
+    for side in sides:
+        kinds = error_kinds(annotations, truth, *side.columns)
+        counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
+    print_errors(counts, args.score)
+    coco = np.array([coco_map(annotations, side) for side in sides])
+    print_protocols(
+        {
+            'challenge': tuple(official_map(challenge, side) for side in sides),
+            'v2': tuple(official_map(v2, side) for side in sides),
+            'COCO, IoU 0.5 to 0.95': tuple(coco[:, 0]),
+            'COCO, IoU 0.5': tuple(coco[:, 1]),
+        }
+    )
+    if args.out is not None:
+        print(save(draw_comparison([group.name for group in groups], differences, list(KINDS), counts), args.out))
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        compare(args)
+    except (AnnotationError, ValueError, OSError, ImportError) as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()
