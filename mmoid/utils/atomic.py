@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -28,7 +30,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     remove_abandoned(path.parent, f'.writing-*.{glob.escape(path.name)}')
     temporary = path.with_name(f'.writing-{os.getpid()}.{path.name}')
     try:
-        temporary.touch()
+        with naming_path(path):
+            temporary.touch()
         with locked(temporary), naming_path(path):
             yield temporary
             flush(temporary)
@@ -40,11 +43,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_path(path: Path) -> Iterator[None]:
-    """Adds the path and a remedy to the error of a full or read-only disk, which often names no file."""
+    """Adds the path and a remedy to the error of a disk that is full, read-only or not ours, which may name no file."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) or str(path) in str(error):
+        if error.errno not in UNWRITABLE or str(path) in str(error):
             raise
         raise OSError(error.errno, f'{path}: {os.strerror(error.errno)}; free space, or write elsewhere') from error
 
