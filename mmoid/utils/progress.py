@@ -58,7 +58,16 @@ def print_summary(summary: Summary, title: str) -> None:
             table.add_row(name.replace('_', ' '), f'{value:,}')
     if not summary.dropped:
         table.add_row('dropped', 'nothing')
-    console = Console()
-    console.print(table)
+    print_table(table)
+    print_changes(summary)
+
+
+def print_changes(summary: Summary) -> None:
+    """Prints what was dropped and changed, a line for each reason."""
     for line in summary.lines():
-        console.print(line, style='yellow', markup=False, soft_wrap=True)
+        Console().print(line, style='yellow', markup=False, emoji=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table on standard output; brackets in its cells, such as those of class names, are not markup."""
+    Console(markup=False, emoji=False).print(table)

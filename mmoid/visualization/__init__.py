@@ -11,11 +11,12 @@ from mmoid.visualization.figures import (
     draw_training,
     save,
 )
-from mmoid.visualization.label_sets import draw_annotations, draw_predictions, draw_training_items
+from mmoid.visualization.label_sets import ImageReader, draw_annotations, draw_predictions, draw_training_items
 from mmoid.visualization.report import headlines, write_report
 from mmoid.visualization.worst_images_sheet import draw_mistakes
 
 __all__ = [
+    'ImageReader',
     'draw_annotations',
     'draw_class_ap',
     'draw_comparison',

@@ -11,20 +11,17 @@ from matplotlib.figure import Figure
 from mmoid.openimages.boxes import box_area, intersection_area
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.worst_images import Verdict, judge
-from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization.label_sets import (
     GREY,
     SAME_OBJECT,
-    SAME_PREDICTION,
+    Canvas,
+    ImageReader,
     detections,
-    draw_box,
-    in_pixels,
+    draw_detections,
     objects_of,
-    read_image,
     sheet,
-    show_image,
-    texts_of,
 )
 
 GREEN, RED = '#1a8a3c', '#c62828'
@@ -34,9 +31,9 @@ MAX_OTHERS = 8
 
 
 def draw_mistakes(
-    store: AnnotationStore,
+    read: ImageReader,
     ground_truth: GroundTruth,
-    predictions: PredictionStore,
+    predictions: Predictions,
     label: int,
     images: Sequence[int],
     title: str,
@@ -49,19 +46,20 @@ def draw_mistakes(
     are grey, boxes of other classes thin and grey. Group-of boxes are dashed.
 
     Args:
-        store: Of the evaluated split; must know its image folder.
+        read: Reader of the evaluated split.
         ground_truth: Built from it by the rules of a protocol.
-        predictions: Of the store's classes.
+        predictions: With its image ids and class indices (:func:`align_predictions`).
         label: Class index.
         images: Image indices, two pairs per row.
         title: Above all images.
         score_threshold: Detections with a lower score are left out.
         iou_threshold: As of the metric.
     """
+    store = read.store
     figure, axes = sheet(2 * len(images), title)
     row_of = {image_id: row for row, image_id in enumerate(predictions.image_ids())}
     for image, left, right in zip(images, axes[::2], axes[1::2]):
-        pixels = read_image(store, image)
+        pixels = read(image)
         rows = detections(predictions, row_of.get(store.image_id(image)), score_threshold)
         is_ours = predictions.label[rows] == label
         ours, others = rows[is_ours], rows[~is_ours][:MAX_OTHERS]
@@ -69,11 +67,12 @@ def draw_mistakes(
         verdict, found = judge(ground_truth, image, label, score, box, iou_threshold)
 
         counts = [int((verdict == kind).sum()) for kind in (Verdict.TRUE, Verdict.FALSE)]
-        show_image(right, pixels, f'predictions   {counts[0]} true, {counts[1]} false')
-        _draw_others(right, in_pixels(predictions.box[others], pixels), texts_of(predictions, others), SAME_PREDICTION)
-        for corners, kind, value in zip(in_pixels(box, pixels), verdict, score):
+        canvas = Canvas(right, pixels, f'predictions   {counts[0]} true, {counts[1]} false')
+        for corners, kind, value in zip(box, verdict, score):
             colour, note = VERDICTS[Verdict(kind)]
-            draw_box(right, corners, [f'{value:.2f}{note}'], colour)
+            canvas.draw_box(corners, [f'{value:.2f}{note}'], colour)
+        draw_detections(canvas, store, predictions, others, GREY)
+        canvas.write_labels()
 
         absorbed = box[verdict == Verdict.NOT_COUNTED]
         _draw_truth(left, pixels, store, ground_truth, image, label, found, absorbed)
@@ -95,22 +94,18 @@ def _draw_truth(
     is_found = np.where(truth.is_group_of[rows], _holds_some(truth.box[rows], absorbed), np.isin(rows, found))
     verified = truth.verified is None or np.isin(image * truth.num_classes + label, truth.verified)
     note = f'{is_found.sum()} of {len(rows)} found' if verified else 'class not verified here'
-    show_image(ax, pixels, f'{store.image_id(image)}   {note}')
-
-    all_rows = np.arange(store.num_boxes)[store.boxes_of_image(image)]
-    others = np.setdiff1d(all_rows, truth.source[rows])[:MAX_OTHERS]
-    texts = [store.class_names[k] for k in store.box_label[others]]
-    _draw_others(ax, in_pixels(store.box[others], pixels), texts, SAME_OBJECT)
-    for row, corners, ok in zip(rows, in_pixels(truth.box[rows], pixels), is_found):
+    canvas = Canvas(ax, pixels, f'{store.image_id(image)}   {note}')
+    for row, corners, ok in zip(rows, truth.box[rows], is_found):
         annotated = store.box_label[truth.source[row]]  # a descendant, where the ground truth was expanded
         words = [] if annotated == label else [store.class_names[annotated]]
         words += [] if ok else ['missed']
-        draw_box(ax, corners, words, GREEN if ok else RED, truth.is_group_of[row])
-
-
-def _draw_others(ax: Axes, box: np.ndarray, texts: Sequence[str], same_object_iou: float) -> None:
-    for rows in objects_of(box, same_object_iou):
-        draw_box(ax, box[rows[0]], [texts[k] for k in rows], GREY, line_width=0.8)
+        canvas.draw_box(corners, words, GREEN if ok else RED, truth.is_group_of[row])
+    all_rows = np.arange(store.num_boxes)[store.boxes_of_image(image)]
+    others = np.setdiff1d(all_rows, truth.source[rows])[:MAX_OTHERS]
+    for members in objects_of(store.box[others], SAME_OBJECT):
+        names = [store.class_names[k] for k in dict.fromkeys(store.box_label[others[members]].tolist())]
+        canvas.draw_box(store.box[others[members[0]]], names, GREY, line_width=0.8)
+    canvas.write_labels()
 
 
 def _holds_some(group: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -5,12 +5,15 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
 from mmoid.openimages.statistics.concurrent_rates import count_concurrence, load_rates
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.progress import print_table
+from tests.box_stores import make_store
 from tests.real_stores import train_sample
 from tests.tool_runs import tool
 
@@ -67,13 +70,41 @@ def test_wrong_input_is_reported_in_one_line(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'validation')
     odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
     for name, options, message in (
-        ('concurrent_rates', ('--out', tmp_path / 'file' / 'rates.npz'), 'error: '),
         ('concurrent_rates', ('--out', tmp_path / 'rates.npz', '--iou', '1.5'), 'must be in'),
-        ('report_openimages', ('--out', tmp_path / 'r', '--predictions', odd.path), 'images predicted are not in'),
+        (
+            'report_openimages',
+            ('--out', tmp_path / 'r', '--predictions', odd.path),
+            'has no detection on the images of',
+        ),
         ('plan_sampling', ('--balance', -2), 'error: balance (λ) must be a finite number >= 0, got -2.0'),
     ):
         assert message in refused(name, store.path, *options)
     assert {path.name for path in tmp_path.iterdir()} == {'file', 'odd'}
+
+
+def test_what_was_computed_is_printed_before_an_output_that_cannot_be_written(tiny_data, tmp_path):
+    (tmp_path / 'file').touch()
+    for name, out, printed in (
+        ('concurrent_rates', 'rates.npz', 'Boxes with different labels on one object'),
+        ('report_openimages', 'report', 'objects with several labels'),
+        ('plan_sampling', 'plan', 'Never seen'),
+    ):
+        done = tool(name, tiny_data / 'validation', '--out', tmp_path / 'file' / out, check=False)
+        assert done.returncode == 1 and printed in done.stdout
+        assert done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1
+
+
+def test_class_names_in_brackets_are_printed_as_they_are(capsys):
+    table = Table('class', title='[bold]')
+    table.add_row('[/x] :apple:')
+    print_table(table)
+    assert '[/x] :apple:' in capsys.readouterr().out
+
+
+def test_a_store_without_boxes_has_no_rates_and_no_report(tmp_path):
+    store = make_store(tmp_path, [])
+    for name in ('concurrent_rates', 'report_openimages'):
+        assert f'error: {store.path}: has no boxes' in refused(name, store.path, '--out', tmp_path / 'out')
 
 
 def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):

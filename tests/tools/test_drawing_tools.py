@@ -1,5 +1,6 @@
 """browse_dataset and show_predictions, and what they draw."""
 
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import draw_mistakes, draw_training_items
+from mmoid.visualization import ImageReader, draw_mistakes, draw_training_items
 from mmoid.visualization.label_sets import GREY
 from mmoid.visualization.worst_images_sheet import GREEN, RED
 from tests.tool_runs import ROOT, tool
@@ -107,25 +108,36 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted):
     store, predictions = predicted
     truth = Evaluator(annotations_of_store(store)).ground_truth
     label = int(predictions.label[0])
-    left, right = draw_mistakes(store, truth, predictions, label, [0], 'title').axes
+    left, right = draw_mistakes(ImageReader(store), truth, predictions, label, [0], 'title').axes
     wanted = int(((truth.image == 0) & (truth.label == label)).sum())
     colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
     assert colours.count(GREEN) + colours.count(RED) == wanted and colours.count(GREEN) >= 1
     assert RED in [to_hex(patch.get_edgecolor()) for patch in right.patches]
     assert any(text.get_text() == '0.60 false' for text in right.texts)
-    left, right = draw_mistakes(store, truth, predictions, label, [0], 'title', score_threshold=0.95).axes
+    left, right = draw_mistakes(ImageReader(store), truth, predictions, label, [0], 'title', score_threshold=0.95).axes
     colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
     assert (colours.count(GREEN), colours.count(RED)) == (0, wanted) and not right.patches
 
 
-def test_show_predictions_draws_the_worst_classes_first(predicted, tmp_path):
+def test_show_predictions_draws_the_worst_classes_first_whatever_the_spelling(predicted, tmp_path):
+    """Predictions as rows of a CSV, images with folder and extension, one of them elsewhere; an image is missing."""
     store, predictions = predicted
-    out = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'out')
+    rows = ['ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n', f'nowhere.jpg,{store.label_names[0]},1,0,1,0,1\n']
+    for k, image in enumerate(predictions.image_of_detection()):
+        x_min, y_min, x_max, y_max = predictions.box[k]
+        label, score = store.label_names[predictions.label[k]], predictions.score[k]
+        rows.append(f'val/{predictions.image_ids()[image]}.jpg,{label},{score},{x_min},{x_max},{y_min},{y_max}\n')
+    (tmp_path / 'rows.csv').write_text(''.join(rows))
+    copy = shutil.copytree(store.path, tmp_path / 'store')  # without its images
+    out = ('--store', copy, '--predictions', tmp_path / 'rows.csv', '--out', tmp_path / 'out')
     done = tool('show_predictions', *out, '--classes', 2, '--number', 2)
-    assert done.returncode == 0, done.stderr[-2000:]
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
-    assert [name[:4] for name in sheets] == ['000-', '001-']
-    printed = ''.join(line.split('│')[-2].strip() for line in done.stdout.splitlines() if '│' in line)
-    assert all(name in printed for name in sheets), 'names are not cut'
-    done = tool('show_predictions', *out, '--class', 'Nothing', check=False)
+    assert [name[:4] for name in sheets] == ['000-', '001-'] and all(name in done.stdout for name in sheets)
+    assert f'dropped: 1 images of {tmp_path}/rows.csv that are not in {copy}, first nowhere' in done.stdout
+    assert f'not readable, drawn grey: {copy}/' in done.stdout and 'No such file' in done.stdout
+    (tmp_path / 'file').touch()
+    options = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'file' / 'out')
+    done = tool('show_predictions', *options, '--classes', 1, check=False)
+    assert done.returncode == 1 and 'images with mistakes' in done.stdout and done.stderr.startswith('error: ')
+    done = tool('show_predictions', *options, '--class', 'Nothing', check=False)
     assert done.returncode == 1 and f"error: --class: 'Nothing' is not a class of {store.path}" in done.stderr

@@ -1,5 +1,7 @@
 """Images with one box per object and all its labels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,7 +11,7 @@ from PIL import Image
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import draw_annotations, draw_predictions, save
-from mmoid.visualization.label_sets import GREY, draw_box, objects_of, sheet, show_image
+from mmoid.visualization.label_sets import GREY, Canvas, ImageReader, label_lines, objects_of, sheet
 
 
 def texts(ax):
@@ -29,47 +31,86 @@ def test_an_object_has_one_box_with_all_its_labels(tiny_data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['sheet.png']
 
 
-def test_predictions_above_the_threshold_are_drawn_on_their_image(tiny_data, tmp_path):
+def test_predictions_above_the_threshold_are_drawn_on_their_image_with_ancestors_folded(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'validation')
+    child = int(store.hierarchy.depth.argmax())
+    parent, *_ = store.hierarchy.ancestors(child)
+    other = next(
+        k for k in range(store.num_classes) if not store.hierarchy.ancestor_matrix[[child, k]][:, [k, child]].any()
+    )
     write_predictions(
         tmp_path / 'predictions',
         image_ids=[store.image_id(1)],
-        detections_per_image=np.array([3]),
-        label=np.array([0, 1, 2]),
-        score=np.array([0.9, 0.8, 0.1]),
-        box=np.array([[0.1, 0.1, 0.5, 0.5], [0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]),
+        detections_per_image=np.array([4]),
+        label=np.array([parent, child, other, 2]),
+        score=np.array([0.95, 0.9, 0.8, 0.1]),
+        box=np.array([[0.1, 0.1, 0.5, 0.5]] * 3 + [[0, 0, 1, 1]]),
         label_names=store.label_names,
         class_names=store.class_names,
     )
     figure = draw_predictions(store, PredictionStore(tmp_path / 'predictions'), [0, 1])
     first, second = figure.axes
     assert texts(first) == []
-    assert texts(second) == [f'{store.class_names[0]} 0.90\n{store.class_names[1]} 0.80']
+    names = store.class_names
+    assert texts(second) == [f'{names[child]} 0.90\n{names[other]} 0.80\n↑ {names[parent]}']
 
 
-def test_labels_stay_in_the_image():
+def test_a_class_that_is_detected_twice_on_an_object_is_named_once_with_its_best_score(tiny_data):
+    store = AnnotationStore(tiny_data / 'validation')
+    lines, first = label_lines(store, np.array([3, 3]), np.array([0.9, 0.5]))
+    assert (lines, first) == ([f'{store.class_names[3]} 0.90'], 3)
+
+
+def test_labels_stay_in_the_image_and_cover_no_other_label():
     figure, (ax,) = sheet(1, 'title')
-    show_image(ax, np.zeros((100, 200, 3), np.uint8), 'image')
-    for box in ((0, 0, 10, 10), (190, 0, 200, 10), (0, 90, 10, 100), (190, 90, 200, 100), (0, 0, 200, 100)):
-        draw_box(ax, np.array(box), ['A long class name', 'another'], GREY)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
+    corner, wide = (0, 0, 0.05, 0.1), (0, 0, 1, 1)
+    for box in (corner, corner, corner, (0.95, 0, 1, 0.1), (0, 0.9, 0.05, 1), (0.95, 0.9, 1, 1), wide, wide):
+        canvas.draw_box(np.array(box), ['A long class name', 'another'], GREY)
+    canvas.write_labels()
+    agg = FigureCanvasAgg(figure)
+    agg.draw()
     place, margin = ax.get_window_extent(), 3  # pixels
-    for text in ax.texts:
-        label = text.get_bbox_patch().get_window_extent(canvas.get_renderer())
+    labels = [text.get_bbox_patch().get_window_extent(agg.get_renderer()) for text in ax.texts]
+    assert len(labels) == 8
+    for k, label in enumerate(labels):
         assert place.x0 - margin <= label.x0 and label.x1 <= place.x1 + margin
         assert place.y0 - margin <= label.y0 and label.y1 <= place.y1 + margin
+        for other in labels[:k]:
+            width = min(label.x1, other.x1) - max(label.x0, other.x0)
+            height = min(label.y1, other.y1) - max(label.y0, other.y0)
+            assert min(width, height) <= margin
+
+
+def test_labels_without_room_are_counted_in_the_title():
+    _, (ax,) = sheet(1, 'title')
+    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
+    for _ in range(200):
+        canvas.draw_box(np.array([0.4, 0.4, 0.6, 0.6]), ['A long class name', 'another'], GREY)
+    canvas.write_labels()
+    assert len(ax.texts) > 20
+    assert ax.get_title(loc='left') == f'image   {200 - len(ax.texts)} labels without room'
 
 
 def test_group_of_boxes_are_dashed_and_dollar_signs_are_not_mathematics():
     _, (ax,) = sheet(1, 'title')
-    show_image(ax, np.zeros((100, 200, 3), np.uint8), 'image')
-    draw_box(ax, np.array([10, 10, 60, 60]), ['Girl', 'Costs $5'], '#0072b2', dashed=True)
-    draw_box(ax, np.array([80, 10, 90, 20]), [], GREY)
+    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
+    canvas.draw_box(np.array([0.1, 0.1, 0.3, 0.6]), ['Girl', 'Costs $5'], '#0072b2', dashed=True)
+    canvas.draw_box(np.array([0.4, 0.1, 0.5, 0.2]), [], GREY)
+    canvas.write_labels()
     group, bare = ax.patches
     assert texts(ax) == ['Girl\nCosts \\$5']
     assert group.get_linestyle() != 'solid' and bare.get_linestyle() == 'solid'
     assert to_hex(bare.get_edgecolor()) == GREY
+
+
+def test_unreadable_images_are_drawn_grey_and_named(tiny_data, monkeypatch):
+    store = AnnotationStore(tiny_data / 'train')
+    monkeypatch.setattr(store, 'file_name', {0: 'missing.jpg', 1: '../metadata.json'}.__getitem__)
+    read = ImageReader(store)
+    assert (read(0) == 204).all() and read(0).shape == (store.height[0], store.width[0], 3)
+    assert (read(1) == 204).all()
+    assert [Path(path).name for path in read.unreadable] == ['missing.jpg', 'metadata.json']
 
 
 def test_boxes_on_one_object_are_grouped():

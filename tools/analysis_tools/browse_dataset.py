@@ -40,24 +40,27 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+    paths: list[Path] = []
     try:
+        cfg = load_config(args.config, args.cfg_options)
         fed = stage_items(cfg, args.stage, args.epoch)
+        name = f'{fed.stage.name}, ' if fed.stage else ''
+        title = f'{name}{fed.sampler}, epoch {fed.epoch}'
+        stage = (fed.stage.name if fed.stage else 'train').replace(' ', '-').replace('/', '-')
+        with progress_bars() as progress:
+            for done in range(0, args.number, PER_SHEET):
+                items = list(islice(fed.items, min(PER_SHEET, args.number - done)))
+                if not items:
+                    break
+                figure = draw_training_items(items, fed.class_names, title, fed.same_object_iou)
+                path = args.out / f'{stage}-epoch{fed.epoch}-{len(paths):03d}.png'
+                paths.append(save(figure, path, dpi=150))
+                print(path)
+                progress('drawing', done + len(items), args.number)
     except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    name = f'{fed.stage.name}, ' if fed.stage else ''
-    title, paths = f'{name}{fed.sampler}, epoch {fed.epoch}', []
-    with progress_bars() as progress:
-        while len(paths) * PER_SHEET < args.number:
-            done = len(paths) * PER_SHEET
-            items = list(islice(fed.items, min(PER_SHEET, args.number - done)))
-            if not items:
-                break
-            figure = draw_training_items(items, fed.class_names, title, fed.same_object_iou)
-            stage = (fed.stage.name if fed.stage else 'train').replace(' ', '-').replace('/', '-')
-            paths.append(save(figure, args.out / f'{stage}-epoch{fed.epoch}-{len(paths):03d}.png', dpi=150))
-            progress('drawing', min(done + PER_SHEET, args.number), args.number)
-    print('\n'.join(map(str, paths)))
+    if not paths:
+        sys.exit(f'error: {args.config}: its training data has no image')
 
 
 if __name__ == '__main__':

@@ -18,14 +18,15 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_threshold, save_rates
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import print_changes, print_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
     parser.add_argument(
-        '--predictions', help='folder made by tools/test.py --out on images of the store: adds the pairs mixed up'
+        '--predictions', help='of tools/test.py --out on images of the store, or a CSV: adds the pairs mixed up'
     )
     parser.add_argument(
         '--least',
@@ -61,7 +62,7 @@ def print_levels(levels: Sequence[OverlapLevel], store: AnnotationStore) -> None
         top = [f'{store.class_names[i]}, {store.class_names[j]}' for i, j, _ in level.concurrence.top_pairs(1)]
         counts = [f'{value:,}' for value in (level.pairs, level.boxes, level.label_pairs)]
         table.add_row(f'{level.iou_threshold:g}', *counts, *top)
-    Console().print(table)
+    print_table(table)
 
 
 def print_top_pairs(level: OverlapLevel, names: Sequence[str], count: int) -> None:
@@ -70,7 +71,7 @@ def print_top_pairs(level: OverlapLevel, names: Sequence[str], count: int) -> No
     rates = level.concurrence.rates
     for i, j, together in level.concurrence.top_pairs(count):
         table.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-    Console().print(table)
+    print_table(table)
 
 
 def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
@@ -83,7 +84,9 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np
 
 def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.ndarray) -> np.ndarray:
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
-    confusion = count_confusion(store, PredictionStore(args.predictions))
+    summary = Summary()
+    confusion = count_confusion(store, open_predictions(args.predictions, store.classes), summary=summary)
+    print_changes(summary)
     ratio, scores = confusion.interchangeability, confusion.mean_scores
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
     mixed = (ratio >= args.least) & ~related
@@ -100,14 +103,18 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.n
             f'{scores[i, j]:.2f} {scores[j, j]:.2f}',
             f'{ratio[i, j]:.2f}',
         )
-    Console().print(table)
+    print_table(table)
     return mixed
 
 
 def main() -> None:
     args = parse_args()
     try:
+        if not 0 < args.least <= 1:
+            raise ValueError(f'--least must be above 0 and at most 1, got {args.least:g}')
         store = AnnotationStore(args.store)
+        if not store.num_boxes:
+            raise ValueError(f'{args.store}: has no boxes to count labels of')
         rates = rates_of_annotations(args, store)
         if args.predictions:
             mixed = pairs_mixed_up(args, store, rates)
@@ -117,6 +124,9 @@ def main() -> None:
         sys.exit(f'error: {error}')
     pairs = f', {mixed.sum() // 2} pairs of classes mixed up' if args.predictions else ''
     print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
+    if not rates.any():
+        print('warning: no object has two labels, so all rates are 0 and the loss is the softmax loss', file=sys.stderr)
+    print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')
 
 
 if __name__ == '__main__':

@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, head_middle_tail, plan_sampling
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
-from mmoid.utils.progress import progress_bars
+from mmoid.utils.progress import print_table, progress_bars
 from mmoid.visualization import draw_sampling_plans, save
 
 COLUMNS = (
@@ -79,7 +78,7 @@ def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
     for table in (times, unseen):
         for column in table.columns:
             column.justify = 'right'
-        Console().print(table)
+        print_table(table)
     sizes = ', '.join(f'{len(part)} in the {name}' for name, part in zip(('head', 'middle', 'tail'), parts))
     draws = f'{plans[0].samples_per_epoch:,} draws in each of {plans[0].epochs} epochs'
     head, rarest = (f'{store.class_names[label]} ({counts[label]:,} images)' for label in (order[0], order[-1]))
@@ -108,13 +107,13 @@ def main() -> None:
     try:
         store = AnnotationStore(args.store)
         plans = make_plans(args, ImageLists.of_store(store, not args.no_expand))
+        print_plans(plans, store)
+        if args.out is not None:
+            write_classes(args.out / 'classes.csv', plans, store)
+            print(args.out / 'classes.csv')
+            print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    print_plans(plans, store)
-    if args.out is not None:
-        write_classes(args.out / 'classes.csv', plans, store)
-        print(args.out / 'classes.csv')
-        print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
 
 
 if __name__ == '__main__':

@@ -37,10 +37,9 @@ def parse_args() -> argparse.Namespace:
 def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
     """(C,) by class of the store, NaN where there is none."""
     by_name = read_ap(path)
-    unknown = [name for name in by_name if name not in store.label_names]
-    if unknown:
-        raise AnnotationError(f'{store.path}: does not have the class {unknown[0]!r}, which {path} has an AP of')
-    return np.array([by_name.get(name, np.nan) for name in store.label_names])
+    ap = np.full(store.num_classes, np.nan)
+    ap[store.classes.indices(by_name, path)] = list(by_name.values())
+    return ap
 
 
 def difference_in_rules(first: str, second: str) -> str | None:
@@ -59,14 +58,19 @@ def main() -> None:
         store = AnnotationStore(args.store)
         first, second = ap_of(args.first, store), ap_of(args.second, store)
         figure = draw_class_ap(store.class_image_counts(), first, second, store.class_names, names)
+        both = ~np.isnan(first) & ~np.isnan(second)
+        means = f'mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})'
+        print(f'{both.sum()} classes, {means}')
+        different = difference_in_rules(args.first, args.second)
+        if different:
+            print(f'warning: the evaluations do not have the same rules: {different}', file=sys.stderr)
+        alone = np.isnan(first) ^ np.isnan(second)
+        if alone.any():
+            name = store.class_names[int(alone.argmax())]
+            print(f'{alone.sum()} classes with an AP in one of them only were left out, first {name!r}')
+        print(save(figure, args.out))
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    different = difference_in_rules(args.first, args.second)
-    if different:
-        print(f'warning: the evaluations do not have the same rules: {different}', file=sys.stderr)
-    both = ~np.isnan(first) & ~np.isnan(second)
-    print(f'{both.sum()} classes, mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})')
-    print(save(figure, args.out))
 
 
 if __name__ == '__main__':

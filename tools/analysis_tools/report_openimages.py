@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.utils.progress import progress_bars
+from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import print_changes, print_table, progress_bars
 from mmoid.visualization import headlines, write_report
 
 
@@ -27,37 +27,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    parser.add_argument('--predictions', help='folder made by tools/test.py --out: adds what the model confuses')
+    parser.add_argument('--predictions', help='of tools/test.py --out, or a CSV: adds what the model confuses')
     parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    summary = Summary()
     try:
         store = AnnotationStore(args.store)
+        if not store.num_boxes:
+            raise ValueError(f'{args.store}: has no boxes, so there is nothing to report')
         confusion = None
         with progress_bars() as progress:
             statistics = measure(store, args.iou, progress=progress)
             if args.predictions:
                 progress('matching predictions', 0, 1)
-                confusion = count_confusion(store, PredictionStore(args.predictions), args.score)
+                predictions = open_predictions(args.predictions, store.classes)
+                confusion = count_confusion(store, predictions, args.score, summary)
                 progress('matching predictions', 1, 1)
+        table = Table(title=args.store, show_header=False)
+        for name, value in headlines(store, statistics, confusion):
+            table.add_row(name, value)
+        print_table(table)
+        print_changes(summary)
+        source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
+        with progress_bars() as progress:
             page = write_report(
-                args.out,
-                store,
-                statistics,
-                confusion=confusion,
-                confusion_source=f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5',
-                progress=progress,
+                args.out, store, statistics, confusion=confusion, confusion_source=source, progress=progress
             )
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    table = Table(title=args.store, show_header=False)
-    for name, value in headlines(store, statistics, confusion):
-        table.add_row(name, value)
-    Console().print(table)
-    print(page)
+    print(f'{page}: written. Next: tools/analysis_tools/concurrent_rates.py {args.store} --out rates.npz')
 
 
 if __name__ == '__main__':

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics.mini_split import ClassDeviation, box_deviation, image_deviation, split_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.subset import require_writable, subset_stores
+from mmoid.utils.progress import print_table
 
 LEAST_EXPECTED = 100
 """Relative deviations of rarer classes show only rounding."""
@@ -45,7 +45,7 @@ def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None
         boxes = boxes_of_image[images]
         present = np.count_nonzero(box_deviation(store, images).part)
         table.add_row(name, f'{len(images):,}', f'{(boxes == 0).sum():,}', f'{boxes.sum():,}', f'{present:,}')
-    Console().print(table)
+    print_table(table)
 
 
 def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
@@ -61,7 +61,7 @@ def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) ->
             relative = int(np.where(frequent, np.abs(deviation.relative), 0).argmax())
             table.add_row(f'{name}: {unit}', *cells_of(store, deviation, largest))
             table.add_row('', *cells_of(store, deviation, relative))
-    Console().print(table)
+    print_table(table)
     print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')
 
 
@@ -81,13 +81,14 @@ def main() -> None:
         store = AnnotationStore(args.store)
         require_writable(store, [out / name for name in sizes], args.overwrite)
         parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed)))
+        print_sizes(store, parts)
+        print_deviations(store, parts)
         new = {out / name: images for name, images in parts.items()}
         subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
-    print_sizes(store, parts)
-    print_deviations(store, parts)
     print(f'{", ".join(str(path) for path in new)}: written, seed {args.seed}')
+    print(f'Next: tools/analysis_tools/concurrent_rates.py {out / "train"} --out {out / "concurrent_rates.npz"}')
 
 
 if __name__ == '__main__':

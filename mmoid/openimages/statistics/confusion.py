@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
-from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.alignment import align_predictions
+from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs, rates_of
 from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
 
 LEAST_SCORE = 0.01
 """Mean score below which a model does not know a class; a ratio of such scores says nothing."""
@@ -64,7 +63,9 @@ class Confusion:
         return most_frequent_pairs(self.confused, count)
 
 
-def count_confusion(store: AnnotationStore, predictions: PredictionStore, score_threshold: float = 0.5) -> Confusion:
+def count_confusion(
+    store: AnnotationStore, predictions: Predictions, score_threshold: float = 0.5, summary: Summary | None = None
+) -> Confusion:
     """Counts what a model predicts on each annotated object.
 
     Objects are those of :mod:`mmoid.openimages.statistics.objects`. A detection is assigned to at most one object of
@@ -75,12 +76,13 @@ def count_confusion(store: AnnotationStore, predictions: PredictionStore, score_
         store: The annotations.
         predictions: Of the same classes, on all or some of the store's images; objects of other images do not count.
         score_threshold: Of ``Confusion.predicted`` and ``confused``.
+        summary: As of :func:`align_predictions`.
 
     Raises:
-        AnnotationError: Predictions of other classes, or of images that the store does not hold.
+        AnnotationError: As of :func:`align_predictions`.
     """
     num_classes = store.num_classes
-    class_of, image_of = _class_indices(store, predictions), _image_indices(store, predictions)
+    predictions, image_of = align_predictions(predictions, store, summary)
     object_index = object_of_box(store.box, store.box_stop, store.is_group_of)
     boxes_of_image = np.diff(store.box_stop, prepend=0)
     was_predicted = np.zeros(store.num_images, dtype=bool)
@@ -97,7 +99,7 @@ def count_confusion(store: AnnotationStore, predictions: PredictionStore, score_
     detection, box, iou = overlapping_pairs(predictions.box, store.box, store.box_stop[image] - count, count, 0.5)
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
-    said = object_index[box] * num_classes + class_of[predictions.label[detection]]
+    said = object_index[box] * num_classes + predictions.label[detection]
     best = _first_of_each(detection, -iou, ~np.isin(said, supported))
     said, score = said[best], predictions.score[detection[best]].astype(np.float64)
     highest = _first_of_each(said, -score)
@@ -124,24 +126,3 @@ def _first_of_each(group: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     """Row of each group that comes first by the keys, the last key being the most important."""
     order = np.lexsort([*keys, group])
     return order[np.unique(group[order], return_index=True)[1]]
-
-
-def _class_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:
-    """(C,) int64: the store's index of each class of the predictions."""
-    missing = sorted(set(store.label_names) - set(predictions.label_names))
-    if missing:
-        raise AnnotationError(f'{predictions.path}: class {missing[0]!r} of {store.path} is missing')
-    return store.classes.indices(predictions.label_names, str(predictions.path))
-
-
-def _image_indices(store: AnnotationStore, predictions: PredictionStore) -> np.ndarray:
-    """(images predicted,) int64: the store's index of each image of the predictions."""
-    ids = pa.array(predictions.image_ids(), pa.string())
-    row = pc.index_in(ids, pa.array(store.image_ids(), pa.string()))
-    if row.null_count:
-        first = ids.filter(pc.is_null(row))[0].as_py()
-        raise AnnotationError(
-            f'{predictions.path}: {row.null_count} of the {len(ids)} images predicted are not in {store.path}, first '
-            f'{first!r}; give the store of the split that was predicted'
-        )
-    return row.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -76,12 +76,21 @@ def test_invalid_rates_raise(tmp_path, arrays, message):
         load_rates(tmp_path / 'rates.npz')
 
 
-def test_files_that_are_not_rates_raise(tmp_path):
-    with pytest.raises(AnnotationError, match='cannot be read'):
-        load_rates(tmp_path / 'missing.npz')
-    (tmp_path / 'rates.npz').write_bytes(b'no zip')
-    with pytest.raises(AnnotationError, match='cannot be read'):
-        load_rates(tmp_path / 'rates.npz')
+@pytest.mark.parametrize('damage', ['missing', 'folder', 'no zip', 'npy', 'cut', 'changed'])
+def test_files_that_are_not_rates_raise(tmp_path, damage):
+    path = tmp_path / 'rates.npz'
+    if damage == 'folder':
+        path.mkdir()
+    elif damage == 'npy':
+        with open(path, 'wb') as stream:
+            np.save(stream, np.eye(3))
+    elif damage != 'missing':
+        save_rates(path, np.random.default_rng(0).random((40, 40)), tuple(map(str, range(40))))
+        whole = path.read_bytes()
+        damaged = {'no zip': b'no zip', 'cut': whole[:-40], 'changed': whole[:200] + b'damage' * 50 + whole[500:]}
+        path.write_bytes(damaged[damage])
+    with pytest.raises(AnnotationError, match='cannot be read as concurrent rates'):
+        load_rates(path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.statistics.confusion import Confusion, count_confusion
+from mmoid.openimages.store.summary import Summary
 from tests.box_stores import (
     APPLE,
     BENCH,
@@ -95,14 +96,27 @@ def test_classes_are_matched_by_mid_and_images_by_id(tmp_path):
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
 
 
+def test_images_are_matched_in_any_spelling_and_those_of_other_images_are_counted(tmp_path):
+    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (2, BENCH, LEFT, 0)])
+    rows = [(0, ORANGE, 0.9, LEFT), (1, ORANGE, 0.9, LEFT), (2, OTHER_BENCH, 0.9, LEFT)]
+    summary = Summary()
+    predictions = make_predictions(tmp_path, rows, image_ids=('x/b1.jpg', 'e4', 'c2'))
+    found = count_confusion(store, predictions, summary=summary)
+    assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
+    (line,) = summary.lines()
+    assert line == f'dropped: 1 images of {predictions.path} that are not in {store.path}, first e4'
+
+
 def test_predictions_of_other_classes_or_images_raise(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
+    rows = [(0, APPLE, 0.9, LEFT)]
     with pytest.raises(AnnotationError, match=r"predictions: '/m/pear' is not a class of"):
-        count_confusion(store, make_predictions(tmp_path, [], label_names=[*LABEL_NAMES, '/m/pear']))
+        count_confusion(store, make_predictions(tmp_path, rows, label_names=[*LABEL_NAMES, '/m/pear']))
     with pytest.raises(AnnotationError, match=r"predictions: class '/m/bench2' of .*store is missing"):
-        count_confusion(store, make_predictions(tmp_path, [], label_names=LABEL_NAMES[:-1]))
-    with pytest.raises(AnnotationError, match=r"2 of the 3 images predicted are not in .*store, first 'e4'"):
-        count_confusion(store, make_predictions(tmp_path, [], image_ids=['b1', 'e4', 'f5']))
+        count_confusion(store, make_predictions(tmp_path, rows, label_names=LABEL_NAMES[:-1]))
+    for image_ids, count in (('e4', 'f5'), 0), (IDS, 4):
+        with pytest.raises(AnnotationError, match=rf'no detection on the images of .*store, which has {count} of its'):
+            count_confusion(store, make_predictions(tmp_path, rows if count == 0 else [], image_ids=image_ids))
 
 
 def confusion_by_hand(store, boxes, detections):
