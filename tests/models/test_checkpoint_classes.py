@@ -84,7 +84,8 @@ def test_classes_without_mids_are_matched_by_name_and_the_others_reported() -> N
 
 def test_class_agnostic_boxes_and_other_layers_are_left_alone() -> None:
     old = {'fc_cls.weight': torch.randn(4, 2), 'fc_reg.weight': torch.randn(4, 2), 'conv.weight': torch.randn(3, 2)}
-    conversion = convert_classes(old, SOURCE, TARGET)
+    conversion = convert_classes({**old, 'bbox_head.loss_cls.rates': torch.zeros(4, 4)}, SOURCE, TARGET)
+    assert set(conversion.state_dict) == set(old)  # the config gives the rates of the new classes
     assert conversion.layers == ('fc_cls.weight',)
     assert all(np.array_equal(conversion.state_dict[name], old[name]) for name in ('fc_reg.weight', 'conv.weight'))
 

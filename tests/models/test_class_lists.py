@@ -1,20 +1,15 @@
 """Which classes a model has: several parents, a part of a store's classes, files that are not there."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import inference_detector, init_detector
-from mmdet.registry import MODELS, TASK_UTILS
-from mmengine.config import Config
+from mmdet.registry import TASK_UTILS
 
 import mmoid
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates
 from mmoid.openimages.statistics.objects import object_of_box
-from tests.models.test_detectors import small
 from tests.official_files import LABEL_NAMES, write_files
 
 # Tomato is both a Fruit and a Vegetable, and both are Food.
@@ -118,45 +113,3 @@ def test_a_part_of_the_classes_by_mid_needs_no_store(store):
 def test_bad_class_lists_are_refused(store, classes, hierarchy, message):
     with pytest.raises(ValueError, match=message):
         mmoid.ConcurrentSoftmaxLoss(len(classes or 'x'), hierarchy=str(store) if hierarchy else None, classes=classes)
-
-
-def test_a_trained_model_of_a_part_of_the_classes_needs_no_data(store):
-    """Not even to know which classes their names are."""
-    config = Config.fromfile('configs/_base_/models/label-set_faster-rcnn_r50_fpn.py')
-    small(config.model)
-    config.model.data_preprocessor = dict(type='DetDataPreprocessor', mean=[0, 0, 0], std=[1, 1, 1])
-    config.model.roi_head.bbox_head.update(
-        in_channels=16,
-        fc_out_channels=32,
-        num_classes=2,
-        loss_cls=dict(
-            type='ConcurrentSoftmaxLoss',
-            concurrent_rates=str(store.parent / 'rates.npz'),
-            hierarchy=str(store),
-            classes=list(PART),
-        ),
-    )
-    config.model.test_cfg.rcnn.score_thr = 0.0
-    config.default_scope = 'mmdet'
-    config.test_dataloader = dict(
-        dataset=dict(
-            pipeline=[
-                dict(type='LoadImageFromFile'),
-                dict(type='Resize', scale=(64, 64)),
-                dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
-            ]
-        )
-    )
-    trained = MODELS.build(dict(config.model, _scope_='mmdet'))
-    checkpoint = store.parent / 'model.pth'
-    torch.save(dict(state_dict=trained.state_dict(), meta=dict(dataset_meta=dict(classes=PART))), checkpoint)
-    shutil.rmtree(store)
-    (store.parent / 'rates.npz').unlink()
-    model = init_detector(config, str(checkpoint), palette='random', device='cpu')
-    loss = model.roi_head.bbox_head.loss_cls
-    assert torch.equal(loss.rates, trained.roi_head.bbox_head.loss_cls.rates) and loss.rates[0, 1] == 1
-    logits = []
-    model.roi_head.bbox_head.register_forward_hook(lambda module, inputs, outputs: logits.append(outputs[0]))
-    found = inference_detector(model, np.zeros((64, 64, 3), dtype=np.uint8)).pred_instances
-    given = loss.get_activation(logits[0])[:, :-1].reshape(-1, 1)
-    assert len(found.scores) and torch.cdist(found.scores[:, None], given).amin(1).max() < 1e-6

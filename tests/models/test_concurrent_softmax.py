@@ -11,6 +11,8 @@ import mmoid
 from mmoid.models.losses import concurrent_softmax, concurrent_softmax_loss
 from tests.models.concurrent_oracle import eq_3, eq_4, eq_5
 
+DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
+
 
 def random_case(seed, scale, offset=0.0):
     generator = torch.Generator().manual_seed(seed)
@@ -161,20 +163,23 @@ def random_labels(rng, rows, classes):
     return torch.from_numpy(labels[form]), full.astype(int).tolist()
 
 
+@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('seed', range(30))
-def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype):
+def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype, device):
     rng = np.random.default_rng(seed)
     classes, rows = int(rng.integers(1, 8)), int(rng.integers(0, 7))
     module, rates, weights, options = random_module(rng, classes)
     logits = rng.normal(rng.choice([0, 0, 5e3]), rng.choice([1, 20, 1e4]), (rows, classes + 1)).clip(-1e4, 1e4)
-    logits = torch.from_numpy(logits.astype(np.float32)).to(dtype).requires_grad_()
+    logits = torch.from_numpy(logits.astype(np.float32)).to(device, dtype).requires_grad_()
     labels, y = random_labels(rng, rows, classes)
     weight = torch.from_numpy(rng.choice([0, 1, 0.5], rows).astype(np.float32)) if seed % 2 else None
     reduction = str(rng.choice(['mean', 'sum', 'none']))
     avg_factor = 7.0 if reduction == 'mean' and rng.random() < 0.5 else None
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=seed % 3 == 0):
-        loss = module(logits, labels, weight, avg_factor=avg_factor, reduction_override=reduction)
+    module, labels = module.to(device), labels.to(device)
+    on_device = None if weight is None else weight.to(device)
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=seed % 3 == 0):
+        loss = module(logits, labels, on_device, avg_factor=avg_factor, reduction_override=reduction)
         scores = module.get_activation(logits.detach())
     loss.sum().backward()
 

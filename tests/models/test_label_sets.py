@@ -72,14 +72,6 @@ def test_a_hierarchy_that_is_not_there_is_named():
         sampler(hierarchy='nowhere').label_sets(BOXES, LABELS)
 
 
-def test_an_object_is_a_chain_of_overlapping_boxes_as_in_the_statistics():
-    """The first and the last box overlap with less than IoU 0.9."""
-    boxes = torch.tensor([[0.0, 0, 100, 100], [5, 0, 105, 100], [10, 0, 110, 100], [15, 0, 115, 100]])
-    sets = sampler(ancestors=False).label_sets(boxes, torch.arange(4))
-    assert sets.all()
-    assert not sampler(ancestors=False).label_sets(boxes[[0, 2]], torch.arange(2))[0, 1]
-
-
 def test_label_sets_are_as_annotated_by_default():
     assert names(sampler(ancestors=False).label_sets(BOXES, LABELS)[0]) == {0, 1}
     with pytest.raises(ValueError, match=r'rcnn\.sampler\.ancestors=True needs a hierarchy'):
@@ -156,9 +148,7 @@ def test_class_agnostic_regression_counts_an_object_once():
 
 
 def test_decoded_boxes_can_be_regressed():
-    results = [sample()]
-    box_head = head(reg_decoded_bbox=True, loss_bbox=dict(type='mmdet.IoULoss'))
-    *_, out = run(box_head, results)
+    *_, out = run(head(reg_decoded_bbox=True, loss_bbox=dict(type='mmdet.IoULoss')), [sample()])
     assert out['loss_bbox']['loss_bbox'].isfinite()
 
 

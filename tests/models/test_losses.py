@@ -6,17 +6,16 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from mmengine.model import ExponentialMovingAverage
 
 import mmoid
-from mmoid.models.losses import RatesLoss, concurrent_softmax, concurrent_softmax_loss
+from mmoid.models.losses import RatesLoss, concurrent_softmax
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
 from mmoid.openimages.statistics.concurrent_rates import save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.models.test_concurrent_softmax import DEVICES
 from tests.official_files import LABEL_NAMES, TREE, write_files
 
 LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
@@ -106,13 +105,14 @@ def random_case(name, seed):
     return logits, torch.from_numpy(sets), labels, rates, weight
 
 
+@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('seed', range(8))
 @pytest.mark.parametrize('name', FORMULAS)
-def test_loss_and_gradient_match_the_formula(name, seed):
+def test_loss_and_gradient_match_the_formula(name, seed, device):
     logits, given, labels, rates, weight = random_case(name, seed)
     module = build(name, CLASSES, rates, class_weight=weight, reduction='none')
     logits.requires_grad_()
-    losses = module(logits, given)
+    losses = module.to(device)(logits.to(device), given.to(device))
     padded = np.pad(rates.astype(np.float64), (0, 1))
     weights = [*([1.0] * CLASSES if weight is None else weight.tolist()), 1.0]
 
@@ -132,13 +132,14 @@ def test_loss_and_gradient_match_the_formula(name, seed):
             assert logits.grad[n, k].item() == pytest.approx(difference, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', LOSSES)
-def test_half_precision_is_computed_in_float32(name, dtype):
+def test_half_precision_is_computed_in_float32(name, dtype, device):
     logits, given, _, rates, weight = random_case(name, 1)
-    module = build(name, CLASSES, rates, class_weight=weight)
-    halves = logits.to(dtype)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    module = build(name, CLASSES, rates, class_weight=weight).to(device)
+    halves, given = logits.to(device, dtype), given.to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         loss, scores = module(halves, given), module.get_activation(halves)
     assert loss.dtype == scores.dtype == torch.float32
     assert torch.allclose(loss, module(halves.float(), given), rtol=1e-6)
@@ -158,17 +159,6 @@ def test_every_loss_fits_the_head_and_takes_no_boxes(name):
         assert empty == 0
         empty.backward()
     assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
-
-
-def test_one_label_each_is_what_mmdet_computes():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(20, 4), torch.randint(0, 4, (20,))
-    assert torch.allclose(mmoid.SoftmaxLoss(3)(logits, labels), CrossEntropyLoss()(logits, labels))
-    assert torch.allclose(mmoid.DistCELoss(3)(logits, labels), CrossEntropyLoss()(logits, labels))
-    focal = FocalLoss(use_sigmoid=True)(logits[:, :3], F.one_hot(labels, 4)[:, :3], avg_factor=20)
-    assert torch.allclose(mmoid.LabelSetFocalLoss(3)(logits, labels), focal)
-    binary = CrossEntropyLoss(use_sigmoid=True)(logits[:, :3], F.one_hot(labels, 4)[:, :3].float(), avg_factor=20)
-    assert torch.allclose(mmoid.LabelSetBCELoss(3)(logits, labels), binary)
 
 
 def test_co_bce_excuses_ancestors_and_descendants():
@@ -191,43 +181,9 @@ def test_sigmoid_losses_leave_the_background_channel_alone():
     assert module.get_accuracy(logits, torch.tensor([[1, 0, 0], [0, 0, 0]]))['acc'] == 100
 
 
-def test_all_forms_of_targets_mean_the_same():
-    logits, sets = batch()
-    sets[0] = False
-    full = torch.cat([sets, ~sets.any(1, keepdim=True)], 1)
-    expected = loss()(logits, sets)
-    for labels in (full, sets.float(), full.float(), sets.long()):
-        assert torch.equal(loss()(logits, labels), expected)
-    indices = torch.tensor([0, 3, 2, 1, 3, 0])
-    assert torch.equal(loss()(logits, indices), loss()(logits, F.one_hot(indices, 4)))
-
-
-@pytest.mark.parametrize('reduction', ['none', 'mean', 'sum'])
-def test_reductions_weights_and_average_factor(reduction):
-    logits, sets = batch()
-    weight = torch.rand(6)
-    module = loss()
-    rows = concurrent_softmax_loss(logits, module.targets(sets), module.rates)
-    for given, factor in ((None, 1), (weight, weight)):
-        expected = {'none': rows * factor, 'mean': (rows * factor).mean(), 'sum': (rows * factor).sum()}[
-            reduction
-        ] * 2.5
-        assert torch.allclose(loss(reduction=reduction, loss_weight=2.5)(logits, sets, given), expected)
-        assert torch.allclose(loss(loss_weight=2.5)(logits, sets, given, reduction_override=reduction), expected)
-    assert torch.allclose(module(logits, sets, avg_factor=7.0), rows.sum() / 7.0)
-
-
 def test_accuracy_counts_any_label_of_the_set():
     labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]])
     assert loss().get_accuracy(torch.eye(4), labels)['acc'].item() == 75.0
-
-
-@pytest.mark.parametrize('rate', [1.0, 0.0, 0.5])
-def test_the_hierarchy_rate_replaces_the_rates_both_ways(rate):
-    ancestors = np.zeros((3, 3))
-    ancestors[0, 2] = 1
-    rates = loss(hierarchy=ancestors, hierarchy_rate=rate).rates
-    assert rates.tolist() == [[0, 0.5, rate, 0], [0.25, 0, 0, 0], [rate, 1, 0, 0], [0, 0, 0, 0]]
 
 
 def test_rates_in_another_order_of_classes_are_sorted_into_that_of_the_store(tmp_path, store):
