@@ -16,6 +16,7 @@ _PUBLIC = {
     'mmoid.engine': (
         'ClassOrderCheckHook',
         'HybridSchedule',
+        'InvalidLossHook',
         'LogHistoryHook',
         'ResumableCheckpointHook',
         'ResumableEpochTrainLoop',

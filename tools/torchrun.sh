@@ -25,5 +25,5 @@ fi
 # torchrun sets this too, but with a warning.
 [ "$gpus" = 1 ] || export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-exec "$python" -m torch.distributed.run --nnodes="$nodes" --nproc_per_node="$gpus" "${rendezvous[@]}" \
+exec "$python" "$here/torchrun.py" --nnodes="$nodes" --nproc_per_node="$gpus" "${rendezvous[@]}" \
     "$here/${program[0]}" "${program[@]:1}" --launcher pytorch "$@"

@@ -1,14 +1,23 @@
-"""Trains a detector. Options are those of mmdet's tools/train.py."""
+"""Trains a detector. Options are those of mmdet's tools/train.py.
+
+Exit status: 0; 75 after SIGTERM, if the run can be resumed with --resume; 1 after an error.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from mmengine.config import Config, DictAction
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
+from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
+from mmoid.engine.launch import enable_auto_scale_lr, one_line_error
+from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
+from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
+from mmoid.engine.settings import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,22 +39,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def enable_amp(cfg: Config) -> None:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise SystemExit(f'error: --amp needs optim_wrapper.type OptimWrapper, the config has {kind}')
+        raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, the config has {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def enable_auto_scale_lr(cfg: Config) -> None:
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise SystemExit('error: --auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
-    cfg.auto_scale_lr.enable = True
-
-
-@record  # torchrun repeats the exception of a rank that fails
-def main() -> None:
-    args = parse_args()
+def train(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.amp:
         enable_amp(cfg)
@@ -54,8 +55,24 @@ def main() -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
+    if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:
+        runner.register_hook(SigtermHook(checkpoints[0]))
+    try:
+        runner.train()
+    except Terminated:
+        return RESUMABLE
+    return 0
+
+
+@record  # torchrun repeats the exception of a rank that fails
+def main() -> None:
+    args = parse_args()
+    with one_line_error():
+        status = train(args)
     end_launch()
+    sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     class_order=dict(type='ClassOrderCheckHook'),
+    invalid_loss=dict(type='InvalidLossHook'),
     log_history=dict(type='LogHistoryHook'),  # else month-long runs slow down
 )
 

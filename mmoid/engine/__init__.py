@@ -1,6 +1,7 @@
 """Hooks, stages, exact resume and launching."""
 
 from mmoid.engine.hooks.class_order_check import ClassOrderCheckHook
+from mmoid.engine.hooks.invalid_loss import InvalidLossHook
 from mmoid.engine.hooks.log_history import LogHistoryHook
 from mmoid.engine.launch import build_runner, end_launch, load_config, prepare_launch
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
@@ -14,6 +15,7 @@ allow_checkpoint_globals()  # mmdet's own tools load our checkpoints after impor
 __all__ = [
     'ClassOrderCheckHook',
     'HybridSchedule',
+    'InvalidLossHook',
     'LogHistoryHook',
     'ResumableCheckpointHook',
     'ResumableEpochTrainLoop',

@@ -8,6 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +22,15 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import LoggerHook
 from mmengine.hub import get_config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.engine.settings import remove_default_hooks, require_trainable
+from mmoid.openimages.errors import AnnotationError
 
+PACKAGE = Path(__file__).parents[1]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -37,12 +44,19 @@ def load_config(
         cfg_options: Overrides by dotted key (``--cfg-options``).
         work_dir: By default that of the config, else ``work_dirs/<name of the config>``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+
+    Raises:
+        ValueError: The file or the overrides cannot be read.
     """
     import_module('mmoid.registry')  # mmengine finds the recipes of mmoid:: from here on
-    cfg = get_config(str(path)) if '::' in str(path) else Config.fromfile(path)
+    source = str(path)
+    try:
+        cfg = get_config(source) if '::' in source else Config.fromfile(path)
+        source = '--cfg-options'
+        cfg.merge_from_dict(cfg_options or {})
+    except Exception as error:  # a config is Python, so this may be any exception
+        raise ValueError(f'{source}: {type(error).__name__}: {error}') from error
     cfg.launcher = launcher
-    if cfg_options is not None:
-        cfg.merge_from_dict(cfg_options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
@@ -50,16 +64,72 @@ def load_config(
     return cfg
 
 
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """What ``--auto-scale-lr`` does.
+
+    Raises:
+        ValueError: The config has no ``auto_scale_lr.base_batch_size``.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+class CheckedRunner(Runner):
+    """mmengine's Runner, with checks of its settings; SyncBN becomes BN where there is no CUDA."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: torch.nn.Module) -> torch.nn.Module:
+        if self.distributed and not torch.cuda.is_available():
+            if self.cfg.get('sync_bn') or any(type(part).__name__ == 'SyncBatchNorm' for part in model.modules()):
+                self.logger.warning('SyncBN needs CUDA: each process normalises by its own images, as BN')
+            self.cfg.sync_bn, model = None, revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        built = super().build_train_loop(loop)
+        require_trainable(self, built)
+        return built
+
+
 def build_runner(cfg: Config) -> Runner:
     """Builds the Runner of a config, with or without CUDA."""
     prepare_launch(cfg)
+    remove_default_hooks(cfg)
     allow_checkpoint_globals()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     for hook in runner.hooks:
         if isinstance(hook, LoggerHook):
             # All ranks write <timestamp>.json at the same time otherwise, which sometimes leaves it unreadable.
             hook.after_test_epoch = master_only(hook.after_test_epoch)
     return runner
+
+
+@contextmanager
+def one_line_error() -> Iterator[None]:
+    """Ends the process with one line ``error: ...`` and status 1 after an error that explains itself.
+
+    These are errors that our code raises, a config that cannot be read, and a file or folder that cannot be used.
+    Others keep their traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:  # torch raises this in a signal handler, so it may be the cause of any error
+            if str(cause).startswith('DataLoader worker'):
+                sys.exit(
+                    f'error: {str(cause).splitlines()[0]} A process that loads images has died, probably by the '
+                    'out-of-memory killer (check dmesg): set fewer train_dataloader.num_workers. --resume resumes from '
+                    'the newest checkpoint'
+                )
+            cause = cause.__context__
+        if not isinstance(error, (AnnotationError, ValueError, OSError, FloatingPointError)):
+            raise
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        own = (PACKAGE, PACKAGE.parent / 'tools')
+        if not any(map(raised_in.is_relative_to, own)) and getattr(error, 'filename', None) is None:
+            raise
+        sys.exit(f'error: {error}')
 
 
 def end_launch() -> None:
@@ -103,7 +173,6 @@ def prepare_launch(cfg: Config) -> None:
     )
     # Without device_ids, DDP leaves the model on the CPU.
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
-    cfg.sync_bn = None  # torch has no SyncBN for the CPU: each process normalises by its own images
 
 
 def set_slurm_variables() -> None:

@@ -70,9 +70,8 @@ class RandomPlaces(BaseModel):
     def __init__(self, places: int = 8, norm: str = 'BN') -> None:
         super().__init__(data_preprocessor=DetDataPreprocessor(pad_size_divisor=16))
         self.places = places
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4) if norm == 'BN' else nn.GroupNorm(2, 4), nn.Dropout(0.5)
-        )
+        norms = dict(BN=nn.BatchNorm2d(4), SyncBN=nn.SyncBatchNorm(4), GN=nn.GroupNorm(2, 4))
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norms[norm], nn.Dropout(0.5))
         self.head = nn.Linear(4, 1)
         self.loss = MSELoss()
 

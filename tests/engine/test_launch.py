@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.launch import build_runner, end_launch, prepare_launch
+from tests.engine import small_run
 from tests.evaluation import prediction_run
 
 
@@ -58,6 +60,22 @@ def test_several_cpu_processes_keep_the_settings_of_the_model_wrapper(monkeypatc
     cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
     prepare_launch(cfg)
     assert cfg.model_wrapper_cfg.find_unused_parameters
+
+
+def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr('mmoid.engine.launch.ctypes.CDLL', MagicMock())
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        options = {'model.norm': 'SyncBN', 'launcher': 'pytorch', 'find_unused_parameters': True}
+        run = build_runner(small_run.config(tiny_data, tmp_path, **options))
+        assert type(run.model.module.features[1]).__name__ == '_BatchNormXd'
+        assert run.model.find_unused_parameters
+        assert 'SyncBN needs CUDA: each process norm' in Path(run.log_dir, f'{run.timestamp}.log').read_text()
+        del run
+    finally:
+        end_launch()
 
 
 def test_a_process_outside_of_slurm_is_refused(monkeypatch):

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mmoid.engine import load_config
+from mmoid.engine.launch import enable_auto_scale_lr
 from mmoid.engine.schedule.training_plan import LRSpan, TrainingPlan, lr_spans, plan_training
+from mmoid.engine.settings import type_name
 from mmoid.openimages.errors import AnnotationError
 
 
@@ -50,7 +52,7 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
     table = Table('stage', 'epochs', 'iterations', 'learning rate')
     for stage in plan.stages:
         sampler = dict(stage.sampler or default_sampler)
-        name = sampler.pop('type') + ''.join(f', {key} {value}' for key, value in sampler.items())
+        name = type_name(sampler.pop('type')) + ''.join(f', {key} {value}' for key, value in sampler.items())
         console.print(f'{stage.name}: {stage.epochs} epochs of {name}')
         offset = stage.start * plan.epoch_length
         for i, span in enumerate(lr_spans(plan.stage_lr(stage))):
@@ -67,13 +69,13 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    if args.auto_scale_lr:
-        cfg.auto_scale_lr.enable = True
     try:
+        cfg = load_config(args.config, args.cfg_options)
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        if args.auto_scale_lr:
+            enable_auto_scale_lr(cfg)
         plan = plan_training(cfg, args.images or count_images(cfg), args.gpus)
-    except (AnnotationError, ValueError) as error:
+    except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print_plan(plan, cfg.train_dataloader.sampler)
 

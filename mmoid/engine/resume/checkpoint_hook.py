@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mmoid.engine.resume.checkpoints import (
     try_read_checkpoint,
 )
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
+from mmoid.engine.settings import require_scores
 from mmoid.utils.atomic import atomic_write, remove_abandoned
 
 ITER_NAME = 'iter_{}.pth'
@@ -85,6 +87,11 @@ class ResumableCheckpointHook(CheckpointHook):
         loop = runner._train_loop
         if not isinstance(loop, BaseLoop):
             return  # a test run
+        if self.save_best and runner._val_loop is None:
+            runner.logger.warning('default_hooks.checkpoint.save_best has no effect: the run has no validation')
+        elif self.save_best:
+            names = [name for name in self.key_indicators if name != 'auto']
+            require_scores(names, 'default_hooks.checkpoint.save_best', runner.val_loop.evaluator)
         if self.iter_interval is not None and not isinstance(loop, ResumableEpochTrainLoop):
             raise ValueError(
                 f'default_hooks.checkpoint.iter_interval is {self.iter_interval}, but train_cfg.type is '
@@ -117,7 +124,14 @@ class ResumableCheckpointHook(CheckpointHook):
         )
         if self.end_of_epoch(runner.train_dataloader, batch_idx) and epoch_due:
             return
-        self._write(runner, ITER_NAME.format(runner.iter + 1), dict(epoch=runner.epoch, iter=runner.iter + 1))
+        self.write_iteration(runner)
+
+    def write_iteration(self, runner: Runner) -> None:
+        """Writes ``iter_<n>.pth`` at the end of an iteration, if it is not written yet."""
+        name = ITER_NAME.format(runner.iter + 1)
+        if self.last_ckpt is not None and Path(self.last_ckpt).name == name:
+            return
+        self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
         if self._writes_files():
             for path in newest_first(Path(runner.work_dir), Path(self.out_dir), [ITER_NAME])[ITER_KEPT:]:
                 path.unlink(missing_ok=True)
@@ -137,6 +151,11 @@ class ResumableCheckpointHook(CheckpointHook):
             self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not all(bool(weight.isfinite().all()) for weight in runner.model.parameters()):
+            raise FloatingPointError(
+                f'weights are NaN or infinite after {runner.iter} iterations, so no checkpoint is written; --resume '
+                'resumes from the newest one. InvalidLossHook names the images of the batch'
+            )
         checkpoint['meta']['run'] = run_facts(runner)
         checkpoint['meta']['pending_gradients'] = gradients_pending(runner)
         stopped = runner.train_loop.stop_training
@@ -144,6 +163,15 @@ class ResumableCheckpointHook(CheckpointHook):
             dict(wait_count=hook.wait_count, best_score=float(hook.best_score), stopped=stopped)
             for hook in _early_stopping_hooks(runner)
         ]
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        missing = [name for name in self.save_best and self.key_indicators or () if name not in (*metrics, 'auto')]
+        if missing:
+            raise ValueError(
+                f'default_hooks.checkpoint.save_best is {missing[0]!r}, but the validation gave '
+                f'{", ".join(map(repr, metrics))}'
+            )
+        super()._save_best_checkpoint(runner, metrics)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
@@ -267,11 +295,24 @@ def gradients_pending(runner: Runner) -> bool:
 
 
 def _atomic(save_checkpoint: Callable[..., None]) -> Callable[..., None]:
-    """``Runner.save_checkpoint`` through :func:`atomic_write`."""
+    """``Runner.save_checkpoint`` through :func:`atomic_write`.
+
+    Raises:
+        OSError: The disk is full or cannot be written.
+    """
 
     def save(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        with atomic_write(Path(out_dir) / filename) as temporary:
-            save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+        try:
+            with atomic_write(Path(out_dir) / filename) as temporary:
+                save_checkpoint(out_dir, temporary.name, *args, **kwargs)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
+            if isinstance(error, RuntimeError) and not re.search('StreamWriter|inline_container', str(error)):
+                raise
+            raise OSError(
+                f'{Path(out_dir) / filename}: cannot write the checkpoint, '
+                f'{getattr(error, "strerror", "is the disk full?")}. Older checkpoints are as they were: make space, '
+                'or make the folder writable, then use --resume'
+            ) from error
 
     return save
 

@@ -43,8 +43,15 @@ class SeededItems:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self.own: Any = getattr(dataset, '__getitems__', None)
+        if isinstance(self.own, SeededItems):  # of an earlier loader
+            self.own = self.own.own
 
     def __call__(self, batch: Sequence) -> list:
+        if self.own is not None:  # the data set loads whole batches, so there are no items to seed
+            if isinstance(batch, SeededBatch):
+                seed_generators('batch', *batch.place, devices=False)
+            return self.own(list(batch))
         items = []
         for position, index in enumerate(batch):
             if isinstance(batch, SeededBatch):  # not from another loader of the same data set

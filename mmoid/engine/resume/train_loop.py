@@ -57,6 +57,8 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, start=done):
+            if index == len(self.dataloader):
+                self._require_all(index + 1)
             self.run_iter(index, batch)
             done = index + 1
         self._require_all(done)

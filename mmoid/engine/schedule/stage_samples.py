@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 from torch.nn.functional import one_hot
 
 from mmoid.engine.schedule.stages import Stage, stages_of_config
+from mmoid.engine.settings import type_name
 from mmoid.visualization.label_sets import TrainingItem
 
 MARK = 1 << 20
@@ -98,7 +99,7 @@ def _marked(node: Any) -> Any:
         marked = []
         for value in node:
             marked.append(_marked(value))
-            if isinstance(value, dict) and str(value.get('type')).endswith('LoadAnnotations'):
+            if isinstance(value, dict) and type_name(value.get('type', '')).endswith('LoadAnnotations'):
                 marked.append(dict(type=MarkGroupOf))
         return type(node)(marked)
     return node
@@ -108,7 +109,7 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
     """The RoI sampler that unites labels, without the rest of the model; None where the model has none."""
     rcnn, head = cfg.model.get('train_cfg', {}).get('rcnn'), cfg.model.get('roi_head', {}).get('bbox_head')
     rcnn, head = (part[0] if isinstance(part, (list, tuple)) else part for part in (rcnn, head))
-    if not rcnn or not str(rcnn.sampler.type).endswith('LabelSetSampler'):
+    if not rcnn or type_name(rcnn.sampler.type) != 'LabelSetSampler':
         return None
     loss = head.loss_cls
     known = SimpleNamespace(num_classes=num_classes, hierarchy=loss.get('hierarchy'), classes=loss.get('classes'))

@@ -16,6 +16,8 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.registry import PARAM_SCHEDULERS
 
+from mmoid.engine.settings import type_name
+
 KEYS = ('name', 'epochs', 'sampler', 'param_scheduler')
 
 
@@ -72,9 +74,7 @@ def stages_of_config(cfg: Config) -> tuple[Stage, ...]:
     The hook is found by ``type='HybridSchedule'``, ``'mmoid.HybridSchedule'`` or the class itself.
     """
     for hook in cfg.get('custom_hooks') or ():
-        kind = hook['type']
-        name = kind if isinstance(kind, str) else kind.__name__
-        if name.rsplit('.', 1)[-1] == 'HybridSchedule':
+        if type_name(hook['type']) == 'HybridSchedule':
             return parse_stages(hook['stages'])
     return ()
 

@@ -1,0 +1,44 @@
+"""InvalidLossHook: stops the training at a loss that is NaN or infinite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmdet.engine.hooks import CheckInvalidLossHook
+from mmdet.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class InvalidLossHook(CheckInvalidLossHook):
+    """mmdet's ``CheckInvalidLossHook``, which names the losses and the images of the batch.
+
+    It runs before the checkpoint hook, so the newest checkpoint is from before.
+
+    Args:
+        interval: Iterations between checks.
+
+    Raises:
+        FloatingPointError: A loss is NaN or infinite.
+    """
+
+    def __init__(self, interval: int = 1) -> None:
+        super().__init__(interval)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        invalid = {name: value for name, value in (outputs or {}).items() if not math.isfinite(value)}
+        if not invalid:
+            return
+        samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
+        images = [str(getattr(sample, 'img_id', getattr(sample, 'img_path', '?'))) for sample in samples]
+        raise FloatingPointError(
+            f'{", ".join(f"{name} is {float(value)}" for name, value in invalid.items())} in iteration '
+            f'{runner.iter + 1} (epoch {runner.epoch + 1}, rank {runner.rank}); images of the batch: '
+            f'{", ".join(images) or "unknown"}. Look at their boxes, lower the learning rate, or set '
+            'optim_wrapper.clip_grad; --resume resumes from the newest checkpoint'
+        )

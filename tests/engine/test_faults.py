@@ -1,0 +1,133 @@
+"""What a machine does to a run: full and read-only disks, SIGTERM, dead loader workers, losses that are NaN."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+from mmengine.hooks import Hook
+
+from mmoid.engine import build_runner
+from mmoid.engine.hooks.sigterm import RESUMABLE
+from mmoid.engine.launch import one_line_error
+from mmoid.engine.resume.checkpoints import try_read_checkpoint
+from tests.engine import small_run
+from tests.engine.machines import Launch, launches, on_one_machine, write_config
+from tests.engine.run_checks import assert_equal, history, state
+
+
+def wait_for(run, path):
+    while not path.exists():
+        assert run.poll() is None, run.text()
+        time.sleep(0.02)
+
+
+def test_sigterm_to_the_launcher_writes_a_checkpoint_and_the_run_resumes_from_it(whole_of_two, tiny_data, tmp_path):
+    no_checkpoints = {'default_hooks.checkpoint.iter_interval': None}
+    config = write_config(tiny_data, tmp_path, pause=0.2, **no_checkpoints)
+    with launches(on_one_machine(config)) as (run,):
+        wait_for(run, tmp_path / 'rank0.jsonl')
+        run.process.send_signal(signal.SIGTERM)
+        assert run.finish() == RESUMABLE, run.text()
+        (checkpoint,) = tmp_path.glob('*.pth')
+        assert f'SIGTERM: wrote {checkpoint}. Exit with status 75; resume with --resume' in run.text()
+    last = max(history(tmp_path))
+    assert checkpoint.name == f'iter_{last + 1}.pth', 'nothing is done again'
+    with launches(on_one_machine(write_config(tiny_data, tmp_path), 2, '--resume')) as (run,):
+        assert run.finish() == 0, run.text()
+    assert history(tmp_path) == history(whole_of_two)
+    assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole_of_two / 'epoch_4.pth'))
+
+
+def test_sigterm_to_all_processes_ends_them_with_a_checkpoint(tiny_data, tmp_path):
+    """As Slurm sends it, to loader workers too."""
+    config = write_config(tiny_data, tmp_path, pause=0.2, num_workers=2)
+    with launches(Launch([sys.executable, 'tools/train.py', config], tmp_path / 'output.txt')) as (run,):
+        wait_for(run, tmp_path / 'rank0.jsonl')
+        run.poll()
+        for process in [*run.family, run.process]:
+            process.send_signal(signal.SIGTERM)
+        assert run.finish() == RESUMABLE, run.text()
+    assert (tmp_path / f'iter_{max(history(tmp_path)) + 1}.pth').exists()
+
+
+class Fault(Hook):
+    """Calls ``act`` before an iteration."""
+
+    def __init__(self, number, act):
+        self.number, self.act = number, act
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.number:
+            self.act(runner)
+
+
+def train_until_error(data_root, work_dir, fault, **options):
+    """Trains in this process; returns the one line of the error, and the runner."""
+    runner = build_runner(small_run.config(data_root, work_dir, batch_size=8, **options))
+    runner.register_hook(fault)
+    with pytest.raises(SystemExit) as error, one_line_error():
+        runner.train()
+    return str(error.value), runner
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', folder], capture_output=True).returncode != 0:
+        pytest.skip('needs the right to mount a file system')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+def fill(folder):
+    with open(folder / 'other', 'wb', buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+
+
+def make_read_only(folder):
+    subprocess.run(['mount', '-o', 'remount,ro', folder], check=True)
+
+
+@pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left|is the disk full'), (make_read_only, 'Read-only')])
+def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_earlier_one_stays(
+    fault, reason, small_disk, tiny_data, tmp_path
+):
+    end = Fault(5, lambda runner: fault(small_disk))
+    out = {'default_hooks.checkpoint.out_dir': str(small_disk)}
+    line, _ = train_until_error(tiny_data, tmp_path / 'run', end, **out)
+    folder = small_disk / 'run'
+    assert re.fullmatch(rf'error: {folder}/epoch_1\.pth: cannot write the checkpoint, .*({reason}).* --resume', line)
+    assert {path.name for path in folder.iterdir()} == {'iter_2.pth', 'iter_4.pth'}
+    assert try_read_checkpoint(folder / 'iter_4.pth')[1] == ''
+
+
+def test_a_killed_loader_worker_is_one_line(tiny_data, tmp_path):
+    fault = Fault(1, lambda runner: [child.kill() for child in psutil.Process().children()])
+    line, _ = train_until_error(tiny_data, tmp_path, fault, num_workers=1)
+    assert re.match(r'error: DataLoader worker .* fewer train_dataloader\.num_workers\. --resume resumes from', line)
+
+
+def spoil(runner):
+    runner.model.head.bias.data.fill_(float('nan'))
+
+
+def test_a_loss_that_is_nan_ends_the_run_with_the_images_of_the_batch(tiny_data, tmp_path):
+    hooks = [dict(type='InvalidLossHook')]
+    line, runner = train_until_error(tiny_data, tmp_path, Fault(3, spoil), hooks=hooks)
+    assert re.match(r'error: loss is nan in iteration 4 \(epoch 1, rank 0\); images of the batch: ', line)
+    assert ', '.join(history(tmp_path)[3]['images']) in line
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth'}
+
+
+def test_weights_that_are_nan_are_never_in_a_checkpoint(tiny_data, tmp_path):
+    """As on rank 0 if the loss of another rank is NaN."""
+    line, _ = train_until_error(tiny_data, tmp_path, Fault(3, spoil))
+    assert line.startswith('error: weights are NaN or infinite after 3 iterations, so no checkpoint is written')
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth'}
