@@ -6,7 +6,8 @@ if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     shift
 fi
 python=$here/../.venv/bin/python
-[ -x "$python" ] || python=python
+# An active environment comes first.
+[ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x "$python" ] || python=python
 export PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
 
 nodes=${NNODES:-1}

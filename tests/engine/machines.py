@@ -96,7 +96,7 @@ class Launch:
             self.family = self.process.children(recursive=True) or self.family
         return self.process.poll()
 
-    def finish(self, timeout: float = 300.0) -> int:
+    def finish(self, timeout: float = 900.0) -> int:
         """Waits until no process is left; returns the exit status."""
         end = time.monotonic() + timeout
         while self.poll() is None:

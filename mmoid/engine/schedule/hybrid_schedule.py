@@ -70,9 +70,10 @@ class HybridSchedule(Hook):
             sampler.set_epoch(runner.epoch)
         runner.message_hub.update_scalar('train/stage', index + 1)
         lr = next(iter(runner.optim_wrapper.get_lr().values()))[0]
+        balance = f' with λ = {sampler.balance:g}' if hasattr(sampler, 'balance') else ''
         runner.logger.info(
             f'Stage {index + 1} of {len(self.stages)} "{stage.name}": epoch {runner.epoch - stage.start + 1} of '
-            f'{stage.epochs}, {type(sampler).__name__}, learning rate {lr:g}'
+            f'{stage.epochs}, {type(sampler).__name__}{balance}, learning rate {lr:g}'
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -1,7 +1,12 @@
 """Checkpoints of mmengine are read with ``weights_only=True``, and nothing else is let in with them."""
 
 import os
+import runpy
+import sys
+import time
+from pathlib import Path
 
+import mmdet
 import numpy as np
 import pytest
 import torch
@@ -36,3 +41,21 @@ def test_what_does_not_belong_in_a_checkpoint_is_refused(tmp_path, attack):
     torch.save(dict(state_dict=attack), tmp_path / 'foreign.pth')
     with pytest.raises(Exception, match='(?i)weights_only|weights only|only statistics'):
         read_checkpoint(tmp_path / 'foreign.pth')
+
+
+def run_tool(monkeypatch, name, *arguments):
+    """A tool of mmdet, in a process that has imported mmoid.registry."""
+    path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+    monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
+    runpy.run_path(str(path), run_name='__main__')
+
+
+def test_mmdets_tools_publish_a_checkpoint_and_plot_a_log(whole, tmp_path, monkeypatch):
+    run_tool(monkeypatch, 'model_converters/publish_model.py', whole / 'epoch_4.pth', tmp_path / 'model.pth')
+    while not (published := [*tmp_path.glob('model-*.pth')]):  # it does not wait for its `mv`
+        time.sleep(0.01)
+    assert torch.load(published[0], weights_only=True).keys() == {'meta', 'state_dict'}
+    (log,) = whole.glob('*/vis_data/scalars.json')
+    plot = ('plot_curve', log, '--keys', 'loss', 'stage', '--style', 'default', '--out', tmp_path / 'curve.png')
+    run_tool(monkeypatch, 'analysis_tools/analyze_logs.py', *plot)
+    assert (tmp_path / 'curve.png').stat().st_size > 10_000

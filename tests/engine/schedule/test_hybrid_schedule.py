@@ -77,7 +77,7 @@ def test_the_stage_is_in_the_log_and_in_tensorboard(tiny_data, tmp_path):
     )
     run = train(tiny_data, tmp_path, **options)
     run.visualizer.close()
-    text = 'Stage 2 of 2 "soft balance": epoch 1 of 2, SoftBalanceClassAwareSampler, learning rate 0.0125'
+    text = 'Stage 2 of 2 "soft balance": epoch 1 of 2, SoftBalanceClassAwareSampler with λ = 0.7, learning rate 0.0125'
     assert text in log(run)
     events = event_accumulator.EventAccumulator(str(Path(run.log_dir, 'vis_data')))
     events.Reload()
