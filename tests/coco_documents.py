@@ -42,7 +42,7 @@ def coco_document():
             {'id': 30, 'file_name': 'train/b.jpg', 'width': 200, 'height': 100, 'coco_url': 'http://x/b.jpg'},
             {
                 'id': 20,
-                'file_name': 'train/é "q" \\.jpg',
+                'file_name': 'train/é "q".jpg',
                 'width': 20,
                 'height': 30,
                 'pos_category_ids': [18, 3],
