@@ -12,6 +12,7 @@ from mmoid import __version__
 TOOLS = Path(__file__).parent / '.mim/tools'
 COMMANDS = {
     'download': 'misc/download_openimages.py',
+    'download-images': 'misc/download_images.py',
     'prepare': 'dataset_converters/prepare_openimages.py',
     'import-coco': 'dataset_converters/import_coco.py',
     'export-coco': 'dataset_converters/export_coco.py',
@@ -39,7 +40,7 @@ def usage() -> str:
     lines = [f'mmoid {__version__}', 'usage: mmoid COMMAND [options of the tool]; mmoid COMMAND --help', '']
     for name, script in COMMANDS.items():
         doc = ast.get_docstring(ast.parse((TOOLS / script).read_text())) or ''
-        lines.append(f'  {name:15}{doc.splitlines()[0]}')
+        lines.append(f'  {name:17}{doc.splitlines()[0]}')
     return '\n'.join([*lines, '', f'recipes: {TOOLS.parent / "configs"}'])
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -17,6 +19,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
+from rich.text import Text
 
 from mmoid.openimages.store.summary import Summary
 
@@ -28,6 +31,14 @@ def no_progress(what: str, done: int, total: int) -> None:
     """No-op progress callback."""
 
 
+class RateColumn(ProgressColumn):
+    """Amount per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text('' if speed is None else f'{speed:,.0f}/s' if speed >= 10 else f'{speed:.1f}/s')
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Gives a callback ``(what, done, total)`` that shows a bar for each ``what`` on a terminal (stderr)."""
@@ -36,6 +47,7 @@ def progress_bars() -> Iterator[Progress]:
         TextColumn('{task.description}'),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

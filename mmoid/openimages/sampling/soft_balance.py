@@ -106,6 +106,10 @@ class BalancedDraws:
         )
         return shuffled.astype(np.int64), position
 
+    def first_images(self, label: int, count: int) -> np.ndarray:
+        """(count,) positions in the class's images that are drawn first; ``count`` is at most the number of images."""
+        return self._positions(label, 0, count) if count else np.empty(0, dtype=np.int64)
+
     def _positions(self, label: int, first: int, count: int) -> np.ndarray:
         """(count,) images of a class: its draws number ``first`` to ``first + count - 1``."""
         size, last = int(self.image_counts[label]), first + count

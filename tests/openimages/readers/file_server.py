@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class FileServer(ThreadingHTTPServer):
     """Serves ``content`` at every path, or what ``files`` holds.
 
-    The next answers end after ``cuts`` bytes. ``asked`` has the path and first byte of each GET.
+    The next answers end after ``cuts`` bytes. ``asked`` has the path and first byte of each GET. ``faults`` are what
+    happens to the next GETs of a path: 'stall', 'cut', 'busy', 'damage'.
     """
 
     def __init__(self, content: bytes, files: dict[str, bytes] | None) -> None:
@@ -23,6 +24,8 @@ class FileServer(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.asked: list[tuple[str, int]] = []
         self.sends_md5 = True
+        self.faults: dict[str, list[str]] = {}
+        self.stalled = threading.Event()
 
     @property
     def url(self) -> str:
@@ -54,7 +57,20 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
         start = int(match[1]) if match else 0
         self.server.asked.append((self.path, start))
+        faults = self.server.faults.get(self.path)
+        fault = faults.pop(0) if faults else ''
+        if fault == 'busy':
+            self.send_response(503)
+            self.send_header('Retry-After', '0')
+            self.end_headers()
+            return
         body = self._answer(start)
+        if fault == 'stall':
+            self.server.stalled.wait(10)
+        elif fault == 'damage':
+            body = bytes([body[0] ^ 255]) + body[1:]
+        elif fault == 'cut':
+            body = body[: len(body) // 2]
         self.wfile.write(body[: self.server.cuts.pop(0)] if self.server.cuts else body)
 
     def _answer(self, start: int) -> bytes:
@@ -70,6 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.sends_md5:
             digest = base64.b64encode(hashlib.md5(content).digest()).decode()
             self.send_header('x-goog-hash', f'crc32c=AAAAAA==, md5={digest}')
+            self.send_header('ETag', f'"{hashlib.md5(content).hexdigest()}"')
         self.end_headers()
         return content[start:]
 

@@ -1,0 +1,169 @@
+"""Downloads images one by one from the public bucket of Open Images: in parallel, resumed, checked, with retries."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import os
+import random
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from queue import SimpleQueue
+from urllib.parse import quote, urlsplit
+
+from PIL import Image
+
+from mmoid.utils.atomic import remove_abandoned
+
+BUCKET = 'https://open-images-dataset.s3.amazonaws.com'
+MISSING = (403, 404, 410)
+"""S3 answers 403 for a file that it does not have."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: the bytes that were downloaded, or the reason why it is not there."""
+
+    image_id: str
+    num_bytes: int = 0
+    problem: str = ''
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from, and how patiently.
+
+    Attributes:
+        url: Folder of ``<image id>.jpg``, such as ``https://open-images-dataset.s3.amazonaws.com/train``.
+        retries: Attempts after the first one that fails.
+        timeout: Seconds without a byte after which an attempt has failed.
+        pause: Seconds before the first retry; doubled for each further one. The server may ask for more.
+    """
+
+    url: str
+    retries: int = 5
+    timeout: float = 30.0
+    pause: float = 1.0
+
+
+def download_images(image_ids: Sequence[str], source: Source, folder: Path, workers: int = 16) -> Iterator[Outcome]:
+    """Downloads ``<folder>/<image id>.jpg`` for each id and yields the outcomes as they come.
+
+    A file that is there is kept. A file takes its name when it is complete: it has the length that the server gave, and
+    the MD5 if the server gave one; otherwise it must decode.
+
+    Args:
+        image_ids: Ids without extension, each once.
+        source: Where they come from.
+        folder: Is made if it does not exist.
+        workers: Connections at a time.
+
+    Raises:
+        OSError: The folder cannot be written.
+        ValueError: An id that is no file name.
+    """
+    for image_id in image_ids:
+        if PurePath(image_id).name != image_id:
+            raise ValueError(f'{image_id!r} is not an image id')
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder, '.writing-*')
+    there = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    wanted, lock, outcomes = iter(image_ids), threading.Lock(), SimpleQueue[Outcome | BaseException]()
+    stop = threading.Event()
+
+    def work() -> None:
+        connection = _Connection(source)
+        try:
+            while not stop.is_set():
+                with lock:
+                    image_id = next(wanted, None)
+                if image_id is None:
+                    return
+                name = f'{image_id}.jpg'
+                outcomes.put(Outcome(image_id) if name in there else connection.fetch(image_id, folder / name, stop))
+        except BaseException as error:  # the caller raises it
+            outcomes.put(error)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for _ in range(workers):
+                pool.submit(work)
+            for _ in image_ids:
+                outcome = outcomes.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+        finally:
+            stop.set()
+
+
+class _Connection:
+    """A connection that is kept open from one image to the next."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.address = urlsplit(source.url)
+        kind = http.client.HTTPSConnection if self.address.scheme == 'https' else http.client.HTTPConnection
+        self.http = kind(self.address.netloc, timeout=source.timeout)
+        self.asked_to_wait = 0.0  # seconds
+
+    def fetch(self, image_id: str, path: Path, stop: threading.Event) -> Outcome:
+        problem = 'stopped'
+        for attempt in range(self.source.retries + 1):
+            pause = self.source.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.0) if attempt else 0.0
+            if stop.wait(max(pause, self.asked_to_wait)):
+                break
+            try:
+                self.http.request('GET', f'{self.address.path}/{quote(image_id, safe="")}.jpg')
+                answer = self.http.getresponse()
+                content = answer.read()
+            except (http.client.HTTPException, OSError) as error:
+                problem = f'{type(error).__name__}: {error}'
+                self.close()
+                continue
+            seconds = answer.headers.get('Retry-After', '')
+            self.asked_to_wait = float(seconds) if seconds.isdecimal() else 0.0
+            if answer.status in MISSING:
+                return Outcome(image_id, problem=f'the server does not have it ({answer.status})')
+            problem = _problem(answer, content)
+            if not problem:
+                _write(path, content)
+                return Outcome(image_id, len(content))
+        return Outcome(image_id, problem=problem)
+
+    def close(self) -> None:
+        self.http.close()  # the next request opens it again
+
+
+def _problem(answer: http.client.HTTPResponse, content: bytes) -> str:
+    """Why an answer is not the image; empty if it is."""
+    if answer.status != 200:
+        return f'the server answered {answer.status} {answer.reason}'
+    length = answer.headers.get('Content-Length')
+    if length is not None and int(length) != len(content):
+        return f'{len(content):,} of {int(length):,} bytes came'
+    md5 = answer.headers.get('ETag', '').strip('"')
+    if re.fullmatch('[0-9a-f]{32}', md5):  # of a file that was uploaded in parts it is no MD5, and has a dash
+        return '' if hashlib.md5(content).hexdigest() == md5 else 'the MD5 is wrong'
+    try:
+        Image.open(io.BytesIO(content)).load()
+    except Exception as error:  # Pillow raises many kinds for broken files
+        return f'not an image: {error}'
+    return ''
+
+
+def _write(path: Path, content: bytes) -> None:
+    # Not by atomic_write, which lists the folder and waits for the disk: there are up to 1.7 million files.
+    temporary = path.with_name(f'.writing-{os.getpid()}-{threading.get_ident()}')
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""Images from a local server that stalls, cuts, is busy, sends damaged files and lacks some."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmoid.openimages.readers.image_download import Source, download_images
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.openimages.readers.file_server import serving
+
+ROOT = Path(__file__).parents[3]
+IDS = [f'{number:016x}' for number in range(12)]
+
+
+def jpeg(number):
+    stream = io.BytesIO()
+    Image.fromarray(np.full((20, 30, 3), number, dtype=np.uint8)).save(stream, 'JPEG')
+    return stream.getvalue()
+
+
+FILES = {f'/train/{image_id}.jpg': jpeg(number) for number, image_id in enumerate(IDS)}
+
+
+@pytest.fixture
+def server():
+    with serving(files=dict(FILES)) as server:
+        yield server
+        server.stalled.set()
+
+
+def run(server, folder, ids=IDS, **options):
+    source = Source(f'{server.url}/train', **{'timeout': 0.3, 'pause': 0.01, **options})
+    return {one.image_id: one for one in download_images(ids, source, folder, workers=4)}
+
+
+def assert_complete(folder, ids=IDS):
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        f'{image_id}.jpg': FILES[f'/train/{image_id}.jpg'] for image_id in ids
+    }
+
+
+@pytest.mark.parametrize('sends_md5', [True, False])
+def test_every_fault_is_tried_again_until_the_file_is_right(server, tmp_path, sends_md5):
+    server.sends_md5 = sends_md5
+    for image_id, faults in zip(IDS, (['stall'], ['cut'], ['busy', 'busy'], ['damage'], ['cut', 'stall', 'busy'])):
+        server.faults[f'/train/{image_id}.jpg'] = list(faults)
+    outcomes = run(server, tmp_path / 'images')
+    assert not any(one.problem for one in outcomes.values())
+    assert sum(one.num_bytes for one in outcomes.values()) == sum(map(len, FILES.values()))
+    assert_complete(tmp_path / 'images')
+    assert len(server.asked) == len(IDS) + 8
+
+
+def test_what_is_there_is_not_asked_for_again(server, tmp_path):
+    run(server, tmp_path, IDS[:5])
+    (tmp_path / f'{IDS[1]}.jpg').write_bytes(b'')  # a computer without power leaves such files
+    (tmp_path / '.writing-1-2').write_bytes(b'half')
+    server.asked.clear()
+    outcomes = run(server, tmp_path)
+    assert sorted(path for path, _ in server.asked) == sorted(f'/train/{name}.jpg' for name in [IDS[1], *IDS[5:]])
+    assert outcomes[IDS[0]].num_bytes == 0
+    assert_complete(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('fault', 'reason'),
+    [
+        ('cut', 'IncompleteRead'),
+        ('stall', 'timed out'),
+        ('busy', 'the server answered 503'),
+        ('damage', 'the MD5 is wrong'),
+    ],
+)
+def test_an_image_that_never_comes_right_is_reported_and_leaves_no_file(server, tmp_path, fault, reason):
+    server.faults[f'/train/{IDS[3]}.jpg'] = [fault] * 3
+    outcomes = run(server, tmp_path, retries=2)
+    assert reason in outcomes[IDS[3]].problem
+    assert_complete(tmp_path, [image_id for image_id in IDS if image_id != IDS[3]])
+
+
+def test_a_missing_image_is_not_tried_again(server, tmp_path):
+    del server.files[f'/train/{IDS[0]}.jpg']
+    assert run(server, tmp_path)[IDS[0]].problem == 'the server does not have it (404)'
+    assert len(server.asked) == len(IDS)
+
+
+def test_a_server_that_is_not_there_and_an_id_that_is_no_name(server, tmp_path):
+    source = Source('http://127.0.0.1:9/train', retries=1, pause=0.01)
+    (outcome,) = download_images(['0'], source, tmp_path)
+    assert outcome.problem.startswith('ConnectionRefusedError')
+    with pytest.raises(ValueError, match=r"'\.\./0' is not an image id"):
+        list(download_images(['../0'], source, tmp_path))
+
+
+def tool(server, *arguments):
+    command = [sys.executable, 'tools/misc/download_images.py', '--mirror', server.url, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'COLUMNS': '200'})
+
+
+def test_ids_of_a_file_in_any_form(server, tmp_path):
+    ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n{IDS[1]},train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
+    (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
+    done = tool(server, '--ids', tmp_path / 'ids.txt', '--split', 'train', '--out', tmp_path / 'images')
+    assert done.returncode == 1
+    assert '4 images, 3 new' in done.stdout
+    assert '1 images are missing, the first is nowhere: the server does not have it (404)' in done.stderr
+    report = tmp_path / 'images' / 'missing.csv'
+    assert report.read_text().splitlines()[1:] == ['nowhere,the server does not have it (404)']
+    report.unlink()
+    assert_complete(tmp_path / 'images', IDS[:3])
+
+
+def test_images_of_classes_of_a_store_with_a_maximum(server, tiny_data, tmp_path):
+    store = AnnotationStore(tiny_data / 'train')
+    server.files = {f'/train/{image_id}.jpg': jpeg(0) for image_id in store.image_ids()}
+    label = int(store.class_image_counts().argmax())
+    arguments = ('--store', store.path, '--split', 'train', '--classes', store.class_names[label])
+    done = tool(server, *arguments, '--max-per-class', 3, '--out', tmp_path / 'three')
+    assert done.returncode == 0, done.stderr
+    three = {path.stem for path in (tmp_path / 'three').iterdir()}
+    names = store.image_ids()
+    assert len(three) == 3 and three < {names[i] for i in store.images_of_class(label)}
+    done = tool(server, '--store', store.path, '--split', 'train', '--classes', 'Nothing', '--out', tmp_path / 'none')
+    assert done.returncode == 1 and "error: --classes: 'Nothing' is not a class of" in done.stderr
