@@ -26,7 +26,7 @@ from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.progress import print_changes, print_table
+from mmoid.utils.progress import print_changes, print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,7 +75,10 @@ def print_top_pairs(level: OverlapLevel, names: Sequence[str], count: int) -> No
 
 
 def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
-    level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
+    with progress_bars() as progress:
+        progress('comparing boxes', 0, 1)
+        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
+        progress('comparing boxes', 1, 1)
     if others:
         print_levels(others, store)
     print_top_pairs(level, store.class_names, args.top)
@@ -85,7 +88,10 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np
 def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.ndarray) -> np.ndarray:
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
     summary = Summary()
-    confusion = count_confusion(store, open_predictions(args.predictions, store.classes), summary=summary)
+    with progress_bars() as progress:
+        progress('matching predictions', 0, 1)
+        confusion = count_confusion(store, open_predictions(args.predictions, store.classes), summary=summary)
+        progress('matching predictions', 1, 1)
     print_changes(summary)
     ratio, scores = confusion.interchangeability, confusion.mean_scores
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T

@@ -112,6 +112,7 @@ def main() -> None:
             write_classes(args.out / 'classes.csv', plans, store)
             print(args.out / 'classes.csv')
             print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
+        print('Next: set the chosen λ as the balance of SoftBalanceClassAwareSampler in your config and train')
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
 

@@ -67,7 +67,10 @@ def main() -> None:
         evaluator = Evaluator(annotations_of_store(store), protocol)
         truth = evaluator.ground_truth
         image = image_of[predictions.image_of_detection()]
-        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+        with progress_bars() as progress:
+            progress('matching detections', 0, 1)
+            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+            progress('matching detections', 1, 1)
         ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
         mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
         labels = chosen_classes(args.label, store, ap, args.classes)
