@@ -103,6 +103,8 @@ class Launch:
             assert time.monotonic() < end, self.text()
             time.sleep(0.05)
         _, alive = psutil.wait_procs(self.family, timeout=30)
+        with suppress(psutil.NoSuchProcess):
+            alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]  # init may be slow
         assert not alive, alive
         return self.process.returncode
 
