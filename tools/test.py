@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
+from mmoid.engine.launch import one_line_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -95,7 +96,8 @@ def main() -> None:
         # Without a file name, mmengine dumps the config as <timestamp>.py and does not replace that of the training,
         # which may be in the same work dir.
         cfg = Config(cfg.to_dict())
-    build_runner(cfg).test()
+    with one_line_error():
+        build_runner(cfg).test()
     end_launch()
 
 

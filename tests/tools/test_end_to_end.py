@@ -147,6 +147,15 @@ def test_a_missing_file_of_rates_ends_the_run_before_it_trains(tiny_data, tmp_pa
     assert 'Epoch(train)' not in done.stdout
 
 
+def test_an_output_that_cannot_be_written_ends_a_test_in_one_line(trained, tiny_data, tmp_path):
+    (tmp_path / 'file').touch()
+    outputs = ('--work-dir', tmp_path / 'work', '--out', tmp_path / 'file' / 'predictions')
+    done = tool('test', CONFIG, trained / 'epoch_2.pth', *outputs, check=False, **data(tiny_data))
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert f'{tmp_path / "file"} is not a writable directory; give another --out' in done.stderr
+    assert 'Epoch(test)' not in done.stdout
+
+
 def test_launchers_without_arguments_print_their_usage():
     for name in ('dist_train', 'dist_test'):
         done = run('bash', f'tools/{name}.sh', check=False)
