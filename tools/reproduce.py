@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,13 +29,15 @@ from matplotlib import pyplot as plt
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from reproduction.heads import Heads
-from reproduction.methods import TABLES, Method
-from reproduction.worlds import KNOBS, ROOT, World, write_json
+from reproduction.methods import DETECTORS, TABLES, Method
+from reproduction.readings import Readings, readings_of_loss
+from reproduction.worlds import KNOBS, ROOT, World, validation_logits, write_json
 
 RESULTS = ROOT / 'docs/reproduction'
 LEARNING_RATES = (0.01, 0.02, 0.04)
 LR_SEED = 1000  # of the learning rate's choice only; the seeds of results start at 0
-SIGMOID = ('LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss')
+WAYS = ('as predicted', 'ancestors', 'ancestors, NMS')
+REFERENCES = ('softmax', 'softmax, class-aware', 'soft balance 1.0', 'class-aware, 7')  # one in each table
 
 
 def key_of(method: Method, seed: int) -> str:
@@ -42,26 +45,11 @@ def key_of(method: Method, seed: int) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def run_cell(world: World, method: Method, seed: int, each_epoch: bool) -> dict:
-    """Trains and reads a head; Eq. 5 and softmax can read any head that is not of sigmoid scores."""
-    torch.set_num_threads(1)
-    init_default_scope('mmdet')
-    MMLogger.get_instance('reproduce', log_level='WARNING')
-    began = time.monotonic()
+def run_head(world: World, method: Method, seed: int, each_epoch: bool) -> dict:
+    """Trains and tests a head on cached RoIs."""
     heads = _heads(world)
     head, curve = heads.fit(method, seed, each_epoch)
-    if method.loss['type'] in SIGMOID:
-        readings = {'sigmoid': heads.read(head, 'own', 'annotated')}
-    else:
-        readings = {
-            'softmax': heads.read(head, 'softmax', 'annotated'),
-            'Eq. 5, annotated': heads.read(head, 'concurrent', 'annotated'),
-            'Eq. 5, pairs': heads.read(head, 'concurrent', 'pairs'),
-        }
-    for reading in readings.values():  # one AP by class is enough for Fig. 5
-        del reading['as predicted']['AP'], reading['ancestors']['AP']
-    seconds = round(time.monotonic() - began, 1)
-    return dict(method=asdict(method), seed=seed, curve=curve, results=readings, seconds=seconds)
+    return dict(curve=curve, results=heads.read(head, *readings_of_loss(method.loss['type'])))
 
 
 _loaded: dict[World, Heads] = {}
@@ -74,16 +62,32 @@ def _heads(world: World) -> Heads:
     return _loaded[world]
 
 
-def run_grid(world: World, cells: list[tuple[Method, int, bool]], jobs: int, file: Path) -> None:
+def run_detector(world: World, method: Method, seed: int) -> dict:
+    """Trains and tests a whole detector; the pairs that annotators mix up come from its own detections."""
+    image_ids, logits, boxes = validation_logits(world.config(method, seed), world.detector(method, seed))
+    readings, pairs = readings_of_loss(method.loss['type']), world.pair_rates(method, seed)
+    return dict(results=Readings(world, image_ids).read(readings, logits, boxes, pairs))
+
+
+def run_cell(cell: Callable[..., dict], world: World, method: Method, seed: int, *options: bool) -> dict:
+    torch.set_num_threads(1)
+    init_default_scope('mmdet')
+    MMLogger.get_instance('reproduce', log_level='WARNING')
+    began = time.monotonic()
+    result = cell(world, method, seed, *options)
+    for reading in result['results'].values():  # one AP by class is enough for Fig. 5
+        del reading['as predicted']['AP'], reading['ancestors']['AP']
+    return dict(method=asdict(method), seed=seed, **result, seconds=round(time.monotonic() - began, 1))
+
+
+def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: int, file: Path) -> None:
     """All cells that have no result yet."""
     stored = json.loads(file.read_text()) if file.exists() else {}
-    world.rois()
-    world.pair_rates()
-    missing = [cell for cell in cells if key_of(*cell[:2]) not in stored]
+    missing = [options for options in cells if key_of(*options[:2]) not in stored]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn')) as pool:
-        waiting = {pool.submit(run_cell, world, *cell): cell for cell in missing}
+        waiting = {pool.submit(run_cell, cell, world, *options): options for options in missing}
         for done in as_completed(waiting):
-            method, seed, _ = waiting[done]
+            method, seed = waiting[done][:2]
             result = done.result()
             stored[key_of(method, seed)] = result
             write_json(file, stored)
@@ -104,44 +108,42 @@ def with_chosen_lr(method: Method, file: Path) -> Method:
     return replace(method, lr=max(own, key=own.__getitem__)) if own else method
 
 
-def values_of(stored: dict, method: Method, seeds: int, test: str, way: str) -> np.ndarray:
-    """(seeds,) mAP in percent."""
-    cells = [stored[key_of(method, seed)] for seed in range(seeds) if key_of(method, seed) in stored]
-    return 100 * np.array([cell['results'][test][way]['mAP'] for cell in cells if test in cell['results']])
+def values_of(stored: dict, method: Method, seeds: int, reading: str, way: str) -> np.ndarray:
+    """(seeds,) mAP in percent; NaN where there is no such cell."""
+    cells = [stored.get(key_of(method, seed), {'results': {}})['results'] for seed in range(seeds)]
+    return 100 * np.array([cell[reading][way]['mAP'] if reading in cell else np.nan for cell in cells])
 
 
-def render_table(stored: dict, methods: list[Method], seeds: int) -> str:
+def render_table(stored: dict, methods: Sequence[Method], seeds: int) -> str:
     """Markdown: mean ± standard error beside the paper's figure, and the paired difference to softmax as published."""
-    reference = next(
-        method for method in methods if method.name in ('softmax, class-aware', 'soft balance 1.0', 'class-aware, 7')
-    )
-    stock = values_of(stored, reference, seeds, 'softmax', 'ancestors, NMS')
+    reference = next(method for method in methods if method.name in REFERENCES)
+    stock = values_of(stored, reference, seeds, 'softmax', WAYS[-1])
     lines = [
-        '| method | paper | lr | tested with | as predicted | ancestors | ancestors, NMS | to stock | seeds |',
+        f'| method | paper | lr | tested with | {" | ".join(WAYS)} | to stock | seeds |',
         '| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |',
     ]
     for method in methods:
-        for test in ('sigmoid', 'softmax', 'Eq. 5, annotated', 'Eq. 5, pairs'):
-            ways = [
-                values_of(stored, method, seeds, test, way) for way in ('as predicted', 'ancestors', 'ancestors, NMS')
-            ]
-            if not len(ways[0]):
+        for reading in readings_of_loss(method.loss['type']):
+            ways = [values_of(stored, method, seeds, reading, way) for way in WAYS]
+            if np.isnan(ways[-1]).all():
                 continue
-            last = ways[-1]
-            difference = mean_and_error(last - stock[: len(last)]) if len(last) <= len(stock) else ''
-            cells = [f'{way.mean():.2f}' for way in ways[:-1]] + [mean_and_error(last)]
+            cells = [f'{np.nanmean(way):.2f}' for way in ways[:-1]] + [mean_and_error(ways[-1])]
+            same = method == reference and reading == 'softmax'
+            difference = '' if same else mean_and_error(ways[-1] - stock, sign='+')
             paper = '' if method.paper is None else f'{method.paper:.2f}'
-            row = (method.name, paper, f'{method.lr:g}', test, *cells, difference, str(len(last)))
+            count = np.isfinite(ways[-1]).sum()
+            row = (method.name, paper, f'{method.lr:g}', reading, *cells, difference, str(count))
             lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
 
 
-def mean_and_error(values: np.ndarray) -> str:
+def mean_and_error(values: np.ndarray, sign: str = '') -> str:
+    values = values[np.isfinite(values)]
     error = f' ± {values.std(ddof=1) / len(values) ** 0.5:.2f}' if len(values) > 1 else ''
-    return f'{values.mean():.2f}{error}'
+    return f'{values.mean():{sign}.2f}{error}' if len(values) else ''
 
 
-def draw_figures(world: World, stored: dict, methods: list[Method], seeds: int) -> list[Path]:
+def draw_figures(world: World, stored: dict, methods: Sequence[Method], seeds: int) -> list[Path]:
     """Fig. 4: mAP by epoch for each λ. Fig. 5: differences of AP over the classes by number of images."""
     by_balance = {method.stages[0][1]: method for method in methods if not method.beta and len(method.stages) == 1}
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -175,8 +177,10 @@ def draw_figures(world: World, stored: dict, methods: list[Method], seeds: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--table', type=int, choices=sorted(TABLES), required=True, help='of the paper')
-    parser.add_argument('--seeds', type=int, default=3, help='heads of each method (default: %(default)s)')
+    grid = parser.add_mutually_exclusive_group(required=True)
+    grid.add_argument('--table', type=int, choices=sorted(TABLES), help='of the paper, with heads on cached RoIs')
+    grid.add_argument('--detectors', action='store_true', help='whole detectors: stock and the defaults')
+    parser.add_argument('--seeds', type=int, default=3, help='cells of each method (default: %(default)s)')
     parser.add_argument('--world', choices=[*KNOBS, 'real'], default='generated', help='data (default: %(default)s)')
     parser.add_argument('--real', type=Path, help='folder of real annotations, classes and hierarchy, for --world real')
     parser.add_argument('--jobs', type=int, default=2, help='cells side by side (default: %(default)s)')
@@ -185,21 +189,40 @@ def main() -> None:
     args = parser.parse_args()
     if (args.world == 'real') != (args.real is not None):
         parser.error('--world real and --real go together')
+    if args.choose_lr and args.detectors:
+        parser.error('--choose-lr is for --table')
     world = World(args.world, args.real)
     file, lr_file = RESULTS / f'heads-{world.name}.json', RESULTS / f'learning-rates-{world.name}.json'
-    if args.choose_lr:
-        tried = [replace(method, lr=lr) for method in TABLES[args.table] for lr in LEARNING_RATES]
-        run_grid(world, [(method, LR_SEED, False) for method in tried], args.jobs, lr_file)
-        return
-    methods = [with_chosen_lr(method, lr_file) for method in TABLES[args.table]]
+    methods = DETECTORS if args.detectors else TABLES[args.table]
+    if args.detectors:
+        file = RESULTS / f'detectors-{world.name}.json'
+    elif not args.choose_lr:
+        methods = tuple(with_chosen_lr(method, lr_file) for method in methods)
     if args.render:
         stored = json.loads(file.read_text())
         print(render_table(stored, methods, args.seeds))
         if args.table == 3:
             print(*draw_figures(world, stored, methods, args.seeds))
-        return
-    cells = [(method, seed, args.table == 3) for seed in range(args.seeds) for method in methods]
-    run_grid(world, cells, args.jobs, file)
+    elif args.detectors:
+        prepare(world, rois=False)
+        run_grid(
+            run_detector, world, [(method, seed) for seed in range(args.seeds) for method in methods], args.jobs, file
+        )
+    elif args.choose_lr:
+        prepare(world, rois=True)
+        tried = [replace(method, lr=lr) for method in methods for lr in LEARNING_RATES]
+        run_grid(run_head, world, [(method, LR_SEED, False) for method in tried], args.jobs, lr_file)
+    else:
+        prepare(world, rois=True)
+        cells = [(method, seed, args.table == 3) for seed in range(args.seeds) for method in methods]
+        run_grid(run_head, world, cells, args.jobs, file)
+
+
+def prepare(world: World, rois: bool) -> None:
+    """What several cells need is made once, before they start."""
+    world.store('train'), world.store('validation'), world.annotated_rates()
+    if rois:
+        world.rois(), world.pair_rates()
 
 
 if __name__ == '__main__':

@@ -146,7 +146,7 @@ class OpenImagesChallengeMetric(BaseMetric):
             checked = check_detections(found.score, found.box, place, farthest=np.inf)
             kept = np.flatnonzero(checked.kept)
             expanded = self.evaluator.with_ancestors(
-                np.full(len(kept), image), found.label[kept], checked.score[kept], checked.box[kept]
+                np.full(len(kept), image), found.label[kept], checked.score[kept], found.box[kept]
             )
             without_area = len(found.label) - len(kept)
             self.results.append(ImageMatches(image, len(expanded[0]), without_area, self.evaluator.match(*expanded)))

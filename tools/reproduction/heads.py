@@ -7,27 +7,18 @@ reading. The head and its loss are those of the package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 import torch
-from mmcv.ops import batched_nms
 from mmdet.registry import MODELS
 from reproduction.methods import Method
+from reproduction.readings import Readings
 from reproduction.worlds import DIMENSIONS, World
 from torch import Tensor, nn
 
-from mmoid.models.losses import concurrent_softmax
-from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.class_groups import train_image_counts
-from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.sampling.soft_balance import class_probabilities
-from mmoid.openimages.statistics.concurrent_rates import load_rates
-from mmoid.openimages.store.annotation_store import AnnotationStore
 
 BATCH, SAMPLED, SAMPLED_POSITIVES = 8, 64, 16  # images per step, RoIs per image, as in the quickstart
-SCORE_THRESHOLD, MAX_PER_IMAGE, NMS_IOU = 0.01, 300, 0.5
 
 
 class Heads:
@@ -36,27 +27,8 @@ class Heads:
     def __init__(self, world: World) -> None:
         self.world = world
         self.__dict__ |= torch.load(world.rois(), weights_only=True)
-        self.store = AnnotationStore(world.store('train'))
-        self.num_classes = self.store.num_classes
-        self.ancestor = torch.from_numpy(self.store.hierarchy.ancestor_matrix)
-
-    @cached_property
-    def evaluator(self) -> Evaluator:
-        validation, train = AnnotationStore(self.world.store('validation')), self.world.store('train')
-        counts = train_image_counts(str(train), validation.label_names, True)
-        return Evaluator(annotations_of_store(validation, validation.label_names), train_images=counts)
-
-    @cached_property
-    def validation_index(self) -> np.ndarray:
-        index = {image_id: i for i, image_id in enumerate(self.evaluator.annotations.image_ids)}
-        return np.array([index[image['image_id']] for image in self.validation])
-
-    def rates(self, kind: str, hierarchy_rate: float = 1.0) -> Tensor:
-        """(C+1, C+1) r_ij; ``kind`` is ``annotated`` or ``pairs``."""
-        file = self.world.pair_rates() if kind == 'pairs' else self.world.annotated_rates()
-        rates = torch.from_numpy(load_rates(file)[0])
-        rates[self.ancestor | self.ancestor.T] = hierarchy_rate
-        return nn.functional.pad(rates.fill_diagonal_(0), (0, 1, 0, 1))
+        self.readings = Readings(world, [image['image_id'] for image in self.validation])
+        self.num_classes = self.readings.hierarchy.num_classes
 
     def build(self, method: Method, seed: int) -> nn.Module:
         torch.manual_seed(seed)
@@ -103,7 +75,7 @@ class Heads:
                     yield method.lr * factor * warm, batch, step + 1 == per_epoch
 
     def fit(self, method: Method, seed: int, each_epoch: bool = False) -> tuple[nn.Module, list[float]]:
-        """Trains a head; also its mAP after every epoch, as predicted by its own activation, if asked."""
+        """Trains a head; also its mAP after every epoch, tested with softmax, if asked."""
         rng = np.random.default_rng(seed)
         head = self.build(method, seed)
         layers = [*head.shared_fcs.parameters(), *head.fc_cls.parameters()]
@@ -119,7 +91,7 @@ class Heads:
             nn.utils.clip_grad_norm_(layers, 10.0)
             optimizer.step()
             if epoch_ends and each_epoch:
-                curve.append(self.read(head, 'own', 'annotated')['ancestors, NMS']['mAP'])
+                curve.append(self.read(head, 'softmax')['softmax']['ancestors, NMS']['mAP'])
         return head, curve
 
     def sample(self, index: int, method: Method, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,55 +105,17 @@ class Heads:
         label[: len(positive)] = image['label'][positive]
         chosen = image['sets'][positive]
         if method.ancestors:
-            chosen = chosen | (chosen.float() @ self.ancestor.float() > 0)
+            chosen = chosen | (chosen.float() @ self.readings.ancestor.float() > 0)
         sets[: len(positive)] = chosen
         return image['features'][np.concatenate([positive, background])], label, sets
+
+    @torch.no_grad()
+    def read(self, head: nn.Module, *readings: str) -> dict[str, dict[str, dict]]:
+        """Figures of the head; see :meth:`Readings.read`."""
+        logits = [self.logits(head, image['features']) for image in self.validation]
+        boxes = [image['boxes'] for image in self.validation]
+        return self.readings.read(readings, logits, boxes, self.world.pair_rates())
 
     @staticmethod
     def logits(head: nn.Module, features: Tensor) -> Tensor:
         return head(features.float()[:, :, None, None])[0]
-
-    @torch.no_grad()
-    def read(self, head: nn.Module, activation: str, rates: str) -> dict[str, dict]:
-        """Figures of the detections as predicted, with ancestors added, and with NMS over own and added boxes.
-
-        Args:
-            head: Trained.
-            activation: ``own`` (the loss's), ``softmax`` or ``concurrent`` (Eq. 5).
-            rates: ``annotated`` or ``pairs``, for ``concurrent``.
-        """
-        image, label, score, box = [], [], [], []
-        matrix = self.rates(rates)
-        for index, regions in zip(self.validation_index, self.validation):
-            logits = self.logits(head, regions['features'])
-            if activation == 'own':
-                scores = head.loss_cls.get_activation(logits)
-            else:
-                scores = logits.softmax(dim=1) if activation == 'softmax' else concurrent_softmax(logits, matrix)
-            rows, labels = (scores[:, :-1] > SCORE_THRESHOLD).nonzero(as_tuple=True)
-            found = batched_nms(
-                regions['boxes'][rows], scores[rows, labels], labels, dict(type='nms', iou_threshold=NMS_IOU)
-            )
-            kept = found[1][:MAX_PER_IMAGE]
-            image.append(np.full(len(kept), index))
-            label.append(labels[kept].numpy())
-            score.append(found[0][:MAX_PER_IMAGE, 4].numpy().astype(np.float64))
-            box.append(regions['boxes'][rows[kept]].numpy().astype(np.float64))
-        detections = tuple(np.concatenate(part) for part in (image, label, score, box))
-        return {
-            'as predicted': self.figures(detections),
-            'ancestors': self.figures(self.expanded(detections, None)),
-            'ancestors, NMS': self.figures(self.expanded(detections, NMS_IOU)),
-        }
-
-    def expanded(self, detections: tuple[np.ndarray, ...], nms_iou: float | None) -> tuple[np.ndarray, ...]:
-        image, _, score, box = detections
-        rows, label = add_ancestors(self.store.hierarchy, *detections, nms_iou)
-        return image[rows], label, score[rows], box[rows]
-
-    def figures(self, detections: tuple[np.ndarray, ...]) -> dict:
-        counts = np.bincount(detections[0], minlength=len(self.evaluator.annotations.image_ids))
-        matches = self.evaluator.match(*detections)
-        evaluation = self.evaluator.evaluate(matches, counts[self.validation_index], self.validation_index)
-        scalars = {name: round(float(value), 5) for name, value in evaluation.scalars().items()}
-        return {**scalars, 'AP': [round(float(value), 4) for value in evaluation.ap]}

@@ -35,6 +35,8 @@ class Method:
     lr: float = 0.02
 
 
+STOCK = Method('softmax', None)
+DETECTORS = (STOCK, Method('concurrent softmax', None, CONCURRENT))  # whole detectors, always class-aware for 5 epochs
 ONLY_NATURAL = ((7, None),)
 TABLES: dict[int, tuple[Method, ...]] = {
     1: (

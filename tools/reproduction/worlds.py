@@ -20,6 +20,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from PIL import Image
+from reproduction.methods import STOCK, Method
 from torch import Tensor, nn
 
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -107,22 +108,22 @@ class World:
             run('tools/analysis_tools/concurrent_rates.py', self.store('train'), '--out', out)
         return out
 
-    def pair_rates(self) -> Path:
-        """Rates of pairs, from the detections of the stock detector on the training images."""
-        out, predictions = self.folder / 'pairs.npz', self.folder / 'train-predictions'
+    def pair_rates(self, method: Method = STOCK, seed: int = 0) -> Path:
+        """Rates of pairs, from the detections of a detector on the training images."""
+        work = self.detector_folder(method, seed)
+        out, predictions = work / 'pairs.npz', work / 'train-predictions'
         if not out.exists():
             store = self.store('train')
             if not predictions.exists():
                 options = [f'{loader}.ann_file={store}' for loader in ('test_dataloader.dataset', 'test_evaluator')]
-                file = self.folder / 'stock.py'
-                checkpoint = self.detector()
-                test = ('--out', predictions, '--work-dir', self.folder / 'stock/test', '--cfg-options', *options)
-                run('tools/test.py', file, checkpoint, *test)
+                checkpoint = self.detector(method, seed)
+                test = ('--out', predictions, '--work-dir', work / 'test', '--cfg-options', *options)
+                run('tools/test.py', work / 'config.py', checkpoint, *test)
             run('tools/analysis_tools/concurrent_rates.py', store, '--predictions', predictions, '--out', out)
         return out
 
-    def config(self) -> Config:
-        """The quickstart's model on this data: stock softmax, class-aware sampling, 5 epochs."""
+    def config(self, method: Method = STOCK, seed: int = 0) -> Config:
+        """The quickstart's model on this data: class-aware sampling, 5 epochs, with the loss of a method."""
         cfg = Config.fromfile(BASE)
         train, validation = str(self.store('train')), str(self.store('validation'))
         num_classes = AnnotationStore(train).num_classes
@@ -131,12 +132,13 @@ class World:
             next(step for step in pipeline if step.type == 'Resize').scale = (size, size)
         cfg.val_dataloader = cfg.test_dataloader
         cfg.val_evaluator = cfg.test_evaluator
-        rates = str(self.annotated_rates())
-        head = dict(type='SoftmaxLoss', concurrent_rates=rates, hierarchy=train)
         cfg.merge_from_dict(
             {
+                'randomness.seed': seed,
                 'model.roi_head.bbox_head.num_classes': num_classes,
-                'model.roi_head.bbox_head.loss_cls': head,
+                'model.roi_head.bbox_head.loss_cls': dict(
+                    method.loss, concurrent_rates=str(self.annotated_rates()), hierarchy=train
+                ),
                 'train_dataloader.batch_size': 8,
                 'train_dataloader.dataset.ann_file': train,
                 'test_dataloader.dataset.ann_file': validation,
@@ -148,23 +150,25 @@ class World:
         )
         return cfg
 
-    def detector(self) -> Path:
-        """Checkpoint of the stock detector; a killed training resumes."""
-        work = self.folder / 'stock'
+    def detector_folder(self, method: Method, seed: int) -> Path:
+        return self.folder / f'detector-{method.loss["type"]}-{seed}'
+
+    def detector(self, method: Method = STOCK, seed: int = 0) -> Path:
+        """Checkpoint of a detector; a killed training resumes."""
+        work = self.detector_folder(method, seed)
         checkpoint = work / 'epoch_5.pth'
         if not checkpoint.exists():
-            file = self.folder / 'stock.py'
-            self.config().dump(file)
+            work.mkdir(parents=True, exist_ok=True)
+            self.config(method, seed).dump(work / 'config.py')
             resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
-            run('tools/train.py', file, '--work-dir', work, *resume)
+            run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
         return checkpoint
 
     def rois(self) -> Path:
         """Cached RoIs of the stock detector: of all training images, as they are and flipped, and of validation."""
         file = self.folder / 'stock.rois'
         if not file.exists():
-            checkpoint = self.detector()
-            cache_rois(self.config(), checkpoint, file)
+            cache_rois(self.config(), self.detector(), file)
         return file
 
 
@@ -244,11 +248,25 @@ def paint_image(rng: np.random.Generator, box: np.ndarray, looks: np.ndarray) ->
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
-@torch.no_grad()
-def cache_rois(cfg: Config, checkpoint: Path, file: Path) -> None:
+def load_detector(cfg: Config, checkpoint: Path) -> nn.Module:
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model).eval()
     load_checkpoint(model, str(checkpoint), map_location='cpu')
+    return model
+
+
+@torch.no_grad()
+def validation_logits(cfg: Config, checkpoint: Path) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """Ids of the validation images; (R, C+1) logits and (R, 4) boxes, as fractions, of each."""
+    model = load_detector(cfg, checkpoint)
+    validation = DATASETS.build(cfg.val_dataloader.dataset)
+    images = [regions(model, validation[i], False, None) for i in range(len(validation))]
+    return tuple([image[key] for image in images] for key in ('image_id', 'logits', 'boxes'))
+
+
+@torch.no_grad()
+def cache_rois(cfg: Config, checkpoint: Path, file: Path) -> None:
+    model = load_detector(cfg, checkpoint)
     dataset = cfg.train_dataloader.dataset
     steps = [step for step in dataset.pipeline if step['type'] not in ('RandomFlip', 'PackDetInputs')]
     pack = dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor'))
@@ -290,11 +308,12 @@ def regions(model: nn.Module, item: dict, train: bool, components: Tensor | None
         found |= dict(label=labels[truth_of[positive]], sets=sets[truth_of[positive]])
     rois = bbox2roi([boxes])
     features = model.roi_head.bbox_roi_extractor(maps[: model.roi_head.bbox_roi_extractor.num_inputs], rois)
-    deltas = model.roi_head.bbox_head(features)[1]
+    logits, deltas = model.roi_head.bbox_head(features)
     height, width = sample.img_shape[:2]
     decoded = model.roi_head.bbox_head.bbox_coder.decode(boxes, deltas, max_shape=sample.img_shape)
     features = features.flatten(1)
     return found | dict(
+        logits=logits,
         features=features if components is None else (features @ components).half(),
         boxes=decoded / decoded.new_tensor([width, height, width, height]),
     )

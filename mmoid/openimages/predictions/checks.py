@@ -21,14 +21,12 @@ class Checked:
 
     Attributes:
         score: (D,) in [0, 1].
-        box: (D, 4) in [0, 1].
         kept: (D,) bool: boxes with area.
         left_out: Number of detections that are not kept, by reason with the first place.
         changed: Number of detections that were changed, likewise.
     """
 
     score: np.ndarray
-    box: np.ndarray
     kept: np.ndarray
     left_out: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
@@ -37,7 +35,9 @@ class Checked:
 def check_detections(
     score: np.ndarray, box: np.ndarray, place: str | Callable[[int], str], max_score: float = 1.0, farthest: float = 1.0
 ) -> Checked:
-    """Clips boxes to the image and scores to [0, 1]; finds boxes without area or with swapped corners.
+    """Clips scores to [0, 1]; finds boxes without area or with swapped corners.
+
+    Boxes that are partly outside the image stay as they are: the official metric does not clip them.
 
     Args:
         score: (D,).
@@ -58,16 +58,12 @@ def check_detections(
         near = (box[:, side] >= -farthest) & (box[:, side] <= 1 + farthest)
         remedy = 'is far outside [0, 1]; coordinates are fractions of the image size'
         _require(near, box[:, side], place, name, remedy)
-    rounded, outside = np.clip(score, 0, max_score), ((box < 0) | (box > 1)).any(axis=1)
-    clipped = np.clip(box, 0, 1) if outside.any() else box
-    kept = has_area(clipped)
+    rounded, kept = np.clip(score, 0, max_score), has_area(box)
     return Checked(
         score=rounded,
-        box=clipped,
         kept=kept,
         left_out=_count('without area or with swapped corners', ~kept, place),
-        changed=_count('scores outside [0, 1] by rounding, clipped', rounded != score, place)
-        | _count('boxes partly outside the image, clipped', outside & kept, place),
+        changed=_count('scores outside [0, 1] by rounding, clipped', rounded != score, place),
     )
 
 

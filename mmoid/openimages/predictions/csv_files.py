@@ -74,7 +74,7 @@ def open_predictions(
         detection_stop=np.cumsum(np.bincount(image, minlength=store.num_images)),
         label=store.label[checked.kept],
         score=checked.score[checked.kept],
-        box=checked.box[checked.kept],
+        box=store.box[checked.kept],
         left_out=checked.left_out,
         changed=checked.changed,
     )
@@ -132,7 +132,7 @@ def read_predictions(
         detection_stop=np.cumsum(np.bincount(image, minlength=len(distinct))),
         label=label[rows],
         score=checked.score[rows],
-        box=checked.box[rows],
+        box=box[rows],
         left_out=left_out,
         changed=checked.changed | changed,
         lists_images=is_submission,

@@ -114,12 +114,14 @@ def _select(
     per_image, rows = gather_rows(predictions.detection_stop, image)
     of_image = np.repeat(np.arange(len(image)), per_image)
     label, score = predictions.label[rows], predictions.score[rows].astype(np.float32)
-    box = np.round(np.clip(predictions.box[rows], 0, 1), DECIMALS) + 0.0  # -0.0 would be written with its sign
+    inside = np.clip(predictions.box[rows], 0, 1)
+    box = np.round(inside, DECIMALS) + 0.0  # -0.0 would be written with its sign
 
     scored, solid = score >= np.float32(min_score), has_area(box)
     counts['detections below the score'] += int((~scored).sum())
     counts['boxes without area'] += int((scored & ~solid).sum())
     kept = np.flatnonzero(scored & solid)
+    counts['boxes partly outside the image, clipped'] += int((inside != predictions.box[rows])[kept].any(axis=1).sum())
     of_image, label, score, box = of_image[kept], label[kept], score[kept], box[kept]
     if hierarchy is not None:
         rows, label = add_ancestors(hierarchy, of_image, label, score, box, ancestor_nms)

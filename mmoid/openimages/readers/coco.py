@@ -261,7 +261,7 @@ def _boxes(
     bbox: np.ndarray = np.fromiter((row.bbox for row in annotations), np.dtype((np.float64, 4)), count)
     size = np.stack([images[name].to_numpy() for name in ('width', 'height')], axis=1)
     corners = np.hstack([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]])
-    return rows_of_pixels(image, label, corners, size, flags, ROUNDING, summary)
+    return rows_of_pixels(image, label, corners, size, flags, summary, lambda i: f'{path}: annotations[{i}]', ROUNDING)
 
 
 def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:

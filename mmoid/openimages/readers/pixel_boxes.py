@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Rows
 
+ROUNDING = 1
+"""Pixels by which a box may leave its image without being counted as cut."""
+
 
 def rows_of_pixels(
     image: np.ndarray,
@@ -18,8 +21,9 @@ def rows_of_pixels(
     box: np.ndarray,
     size: np.ndarray,
     flags: Mapping[str, np.ndarray],
-    rounding: float,
     summary: Summary,
+    place: Callable[[int], str],
+    rounding: float = ROUNDING,
 ) -> Rows:
     """Cuts boxes at the edges of their images and drops those without area; the summary counts both.
 
@@ -29,8 +33,9 @@ def rows_of_pixels(
         box: (B, 4) xmin, ymin, xmax, ymax, pixels.
         size: (N, 2) width and height of the images, pixels.
         flags: (B,) int8 by flag; others are unknown.
-        rounding: Pixels by which a box may leave its image without being counted as cut.
-        summary: Counts what is dropped and cut.
+        summary: Counts what is dropped and cut, with the first place.
+        place: File and line, or element, of the box with an index.
+        rounding: See :data:`ROUNDING`.
     """
     sides = np.tile(size[image], 2)
     inside = np.clip(box / sides, 0, 1)
@@ -38,8 +43,12 @@ def rows_of_pixels(
     keep = solid & has_area(inside)
     cut = ((box < -rounding) | (box > sides + rounding)).any(axis=1)
     summary.box_rows = len(box)
-    summary.drop('boxes without area', (~solid).sum())
-    summary.drop('boxes outside the image', (solid & ~keep).sum())
-    summary.change('boxes cut at the edges of the image', (keep & cut).sum())
+    for add, reason, rows in (
+        (summary.drop, 'boxes without area', ~solid),
+        (summary.drop, 'boxes outside the image', solid & ~keep),
+        (summary.change, 'boxes cut at the edges of the image', keep & cut),
+    ):
+        if rows.any():
+            add(reason, rows.sum(), place(int(np.argmax(rows))))
     unknown = {name: np.full(len(box), UNKNOWN, dtype=np.int8) for name in FLAGS if name not in flags}
     return Rows(image, label, {'box': inside, **unknown, **flags}).take(keep)

@@ -18,10 +18,9 @@ from mmoid.openimages.readers.image_files import files_below, find_images
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, write_converted
+from mmoid.openimages.store.writing import NO_LABELS, Content, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
-ROUNDING = 1  # pixels by which a box may leave its image without being counted as cut
 FLAG_TAGS = {'IsOccluded': 'occluded', 'IsTruncated': 'truncated'}
 
 
@@ -60,6 +59,7 @@ def import_voc(
     summary = Summary()
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
+    places: list[str] = []
     rows: list[tuple[int, str, list[float], list[int]]] = []
     for i, file in enumerate(files):
         path = Path(annotations, file)
@@ -70,6 +70,7 @@ def import_voc(
             place = f'{path}: object {k}'
             corners = [_number(place, item, f'bndbox/{tag}') for tag in ('xmin', 'ymin', 'xmax', 'ymax')]
             marks = [_flag(item, tag) for tag in (*FLAG_TAGS.values(), 'difficult')]
+            places.append(place)
             rows.append((i, _text(place, item, 'name'), [corners[0] - 1, corners[1] - 1, *corners[2:]], marks))
         progress('reading', i + 1, len(files))
     ids = number_images(pa.chunked_array([pa.array(names, pa.string())]))[0]
@@ -86,9 +87,9 @@ def import_voc(
     summary.change('objects marked difficult, taken like others', (flag[:, 2] == 1).sum())
     size = np.array(sizes)
     flags = dict(zip(FLAG_TAGS, flag[:, :2].T))
-    boxes = rows_of_pixels(image, label, box, size, flags, ROUNDING, summary)
+    boxes = rows_of_pixels(image, label, box, size, flags, summary, places.__getitem__)
     table = pa.table({'image_id': ids, 'file_name': names})
-    content = Content(table, boxes if rows else NO_BOXES, NO_LABELS, classes, tree, summary).with_sizes(size)
+    content = Content(table, boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
     if images is not None:
         found = find_images(images, content.images['file_name'].combine_chunks(), summary)
         content = content.with_file_names(found).with_files(found.is_valid().to_numpy(False), images, missing_images)

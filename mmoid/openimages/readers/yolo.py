@@ -15,14 +15,12 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import number_images
-from mmoid.openimages.readers.image_files import images_below, with_sizes_of_files
+from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, write_converted
 from mmoid.utils.progress import Progress, no_progress
-
-ROUNDING = 1  # pixels by which a box may leave its image without being counted as cut
 
 
 class _Data(msgspec.Struct):
@@ -65,11 +63,11 @@ def import_yolo(
     require_replaceable(out, overwrite)
     path = Path(data)
     described = _decode(path)
-    names = (
-        described.names if isinstance(described.names, list) else [described.names[i] for i in sorted(described.names)]
-    )
-    index = range(len(names)) if isinstance(described.names, list) else sorted(described.names)
-    classes = ClassNames(tuple(names), (), str(path))
+    given = described.names
+    name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
+    label_of_number = {number: label for label, number in enumerate(name_of_number)}
+    names = tuple(name_of_number.values())
+    classes = ClassNames(names, (), str(path))
     tree = flat_tree(names) if hierarchy is None else load_tree(hierarchy)
     ClassHierarchy(tree, names, str(hierarchy or path))  # fail now
     root = path.parent / (described.path or '')
@@ -78,24 +76,29 @@ def import_yolo(
     folders = getattr(described, split)
     if folders is None:
         raise AnnotationError(f'{path}: has no {split!r}; it names the image folder of the split')
-    files = [file for folder in ([folders] if isinstance(folders, str) else folders) for file in _images(root, folder)]
+    summary = Summary()
+    files: list[str] = []
+    for folder in [folders] if isinstance(folders, str) else folders:
+        files += _images(root, folder, summary)
     ids = number_images(pa.chunked_array([pa.array(files, pa.string())]))[0]
     if len(ids) < len(files):
         raise AnnotationError(f'{path}: the {split} folders hold {len(files)} images of {len(ids)} names')
-    summary = Summary()
     table = pa.table({'image_id': ids, 'file_name': files})
     content = Content(table, NO_BOXES, NO_LABELS, classes, tree, summary)
     content = with_sizes_of_files(content, root, missing_images, progress)
     size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
-    rows: list[tuple[int, int, list[float]]] = []
+    rows: list[tuple[int, int, list[float], str]] = []
     for i, name in enumerate(content.images['file_name'].to_pylist()):
-        rows += ((i, label, box) for label, box in _rows(root / _label_file(name), list(index)))
+        rows += ((i, *row) for row in _rows(root / _label_file(name), label_of_number))
         if i % 512 == 0:
             progress('reading labels', i, len(files))
     progress('reading labels', len(files), len(files))
+    without = [name for name in content.images['file_name'].to_pylist() if not (root / _label_file(name)).is_file()]
+    if len(without) == len(content.images):
+        raise AnnotationError(f'{root / _label_file(without[0])}: no such file; no image has a label file')
     image, label = (np.array([row[k] for row in rows], dtype=np.int32) for k in (0, 1))
     box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
-    boxes = rows_of_pixels(image, label, box, size, {}, ROUNDING, summary)
+    boxes = rows_of_pixels(image, label, box, size, {}, summary, lambda k: rows[k][3])
     content = Content(content.images, boxes, NO_LABELS, classes, tree, summary)
     return write_converted(Path(out), content, (data, hierarchy), root, overwrite)
 
@@ -107,17 +110,22 @@ def _decode(path: Path) -> _Data:
         raise AnnotationError(f'{path}: cannot be read as data.yaml ({error})') from error
 
 
-def _images(root: Path, folder: str) -> Iterable[str]:
+def _images(root: Path, folder: str, summary: Summary) -> list[str]:
     """Images of a folder, or of a text file that lists them, as paths below ``root``."""
     folder = folder.removeprefix('../') if not (root / folder).exists() else folder  # Roboflow writes ../train/images
     place = root / folder
     if place.is_file():
-        names = [line.strip().removeprefix('./') for line in place.read_text().splitlines() if line.strip()]
-        return names
+        return [line.strip().removeprefix('./') for line in _lines(place) if line.strip()]
     if not place.resolve().is_relative_to(root.resolve()):
         raise AnnotationError(f'{place}: lies outside {root}, the folder of the data set; set path in data.yaml')
     below = place.resolve().relative_to(root.resolve()).as_posix()
-    return [f'{below}/{name}' if below != '.' else name for name in images_below(place).to_pylist()]
+    files = [f'{below}/{name}' if below != '.' else name for name in images_below(place).to_pylist()]
+    labels = Path(_label_file(f'{below}/any.jpg')).parent
+    if labels.as_posix() != below and (root / labels).is_dir():
+        given = {f'{labels}/{name}' for name in files_below(root / labels) if name.endswith('.txt')}
+        lost = sorted(given - {_label_file(file) for file in files})
+        summary.drop('label files without an image', len(lost), str(root / lost[0]) if lost else '')
+    return files
 
 
 def _label_file(image: str) -> str:
@@ -126,15 +134,16 @@ def _label_file(image: str) -> str:
     return f'{folders}{name.rpartition(".")[0]}.txt'
 
 
-def _rows(path: Path, index: list[int]) -> Iterable[tuple[int, list[float]]]:
-    """Class index, and xmin, ymin, xmax, ymax as fractions, of each row of a text file."""
-    if not path.is_file():
-        return
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
+        return path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
-    for number, line in enumerate(lines, start=1):
+
+
+def _rows(path: Path, label_of_number: dict[int, int]) -> Iterable[tuple[int, list[float], str]]:
+    """Class index; xmin, ymin, xmax, ymax as fractions; file and line: of each row of a text file, if there is one."""
+    for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -144,9 +153,9 @@ def _rows(path: Path, index: list[int]) -> Iterable[tuple[int, list[float]]]:
             values = [np.nan]
         if not np.isfinite(values).all() or not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             raise AnnotationError(f"{path}:{number}: expected 'class x y width height', got {line!r}")
-        if label not in index:
+        if label not in label_of_number:
             raise AnnotationError(
-                f'{path}:{number}: class {fields[0]} is not one of the {len(index)} names of data.yaml'
+                f'{path}:{number}: class {fields[0]} is not one of the {len(label_of_number)} names of data.yaml'
             )
         if max(values) > 2 or min(values) < -1:
             raise AnnotationError(
@@ -157,4 +166,4 @@ def _rows(path: Path, index: list[int]) -> Iterable[tuple[int, list[float]]]:
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         else:
             box = [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
-        yield index.index(int(label)), box
+        yield label_of_number[int(label)], box, f'{path}:{number}'

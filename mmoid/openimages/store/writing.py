@@ -175,15 +175,17 @@ def write_converted(
     """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once.
 
     Raises:
-        AnnotationError: No image is left, or of all boxes none.
+        AnnotationError: No image or class is left, or of all boxes none.
     """
     given = [source for source in sources if source is not None]
-    summary = content.summary
+    source, summary = (given or [content.classes.source])[0], content.summary
+    if not len(content.classes):
+        raise AnnotationError(f'{source}: has no classes')
     for what, rows, left in (('image', 0, len(content.images)), ('box', summary.box_rows, len(content.boxes))):
         if not left and (rows or what == 'image'):
             dropped = ''.join(f'; {line}' for line in summary.lines())
             raise AnnotationError(
-                f'{given[0]}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
+                f'{source}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
             )
     metadata = {
         'sources': [fingerprint(source) for source in given],

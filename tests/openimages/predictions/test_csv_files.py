@@ -67,9 +67,9 @@ def test_columns_may_have_any_usual_name_and_files_any_line_end(tmp_path, header
 
 
 @pytest.mark.parametrize('kind', ['rows', 'submission', 'store'])
-def test_bad_boxes_are_left_out_and_noise_is_clipped_and_both_are_counted(tmp_path, kind):
-    boxes = [(0, 0, 1.01, 1), (0.5, 0, 0.2, 1), (0.2, 0.1, 0.2, 1), (1.1, 0, 1.2, 1), (0, 0, 1, 1)]
-    rows = [Row('a', 0, score, box) for score, box in zip((1.0000001, 0.9, 0.8, 0.7, 0.6), boxes)]
+def test_bad_boxes_are_left_out_and_scores_are_clipped_and_both_are_counted(tmp_path, kind):
+    boxes = [(0, 0, 1.5, 1), (0.5, 0, 0.25, 1), (0.25, 0.1, 0.25, 1), (0, 0, 1, 1)]
+    rows = [Row('a', 0, score, box) for score, box in zip((1.0000001, 0.9, 0.8, 0.6), boxes)]
     path = tmp_path / kind
     if kind == 'store':
         make_store(path, rows, ['a'])
@@ -77,12 +77,11 @@ def test_bad_boxes_are_left_out_and_noise_is_clipped_and_both_are_counted(tmp_pa
         path.write_text(rows_csv(rows) if kind == 'rows' else submission_csv(rows, ['a']))
     read = open_predictions(path, CLASSES)
     place = {'rows': 'rows:3', 'submission': 'submission:2: detection 2', 'store': "store: image 'a'"}[kind]
-    assert read.left_out == {f'without area or with swapped corners (first: {path.parent}/{place})': 3}
-    assert sorted(reason.split(' (')[0] for reason in read.changed) == [
-        'boxes partly outside the image, clipped',
+    assert read.left_out == {f'without area or with swapped corners (first: {path.parent}/{place})': 2}
+    assert [reason.split(' (')[0] for reason in read.changed] == [
         *(['scores outside [0, 1] by rounding, clipped'] if kind != 'store' else []),
     ]
-    assert [row.box for row in rows_of(read)] == [(0, 0, 1, 1)] * 2
+    assert [row.box for row in rows_of(read)] == [boxes[0], boxes[3]]
     assert read.score.max() == (pytest.approx(1, abs=1e-6) if kind == 'store' else 1)
 
 

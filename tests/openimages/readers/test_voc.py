@@ -91,3 +91,18 @@ def test_an_error_names_the_file_and_the_element(folder, old, new, message):
 def test_a_folder_without_xml_files_is_an_error(folder):
     with pytest.raises(AnnotationError, match=r'images: has no XML files'):
         imported(folder, annotations=folder / 'images')
+
+
+def test_a_folder_without_a_box_that_can_be_used_is_an_error(folder):
+    file = folder / 'Annotations' / '000005.xml'
+    file.write_text(XML.replace('<xmax>324', '<xmax>200').replace('<xmax>500.0', '<xmax>0'))
+    with pytest.raises(
+        AnnotationError, match=r'Annotations: no box is left .* 2 boxes without area, first .*: object'
+    ):
+        imported(folder)
+
+
+def test_files_without_an_object_have_no_classes(folder):
+    (folder / 'Annotations' / '000005.xml').unlink()
+    with pytest.raises(AnnotationError, match=r'Annotations: has no classes'):
+        imported(folder)

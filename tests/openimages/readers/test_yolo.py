@@ -66,6 +66,19 @@ def test_boxes_outside_are_cut_or_dropped_and_counted(data):
     assert store.box.tolist() == [[0, 0.25, 0.25, 0.75]]
     assert summary.dropped == {'boxes without area': 1, 'boxes outside the image': 1}
     assert summary.changed == {'boxes cut at the edges of the image': 1}
+    lines = {'boxes cut at the edges of the image': 1, 'boxes outside the image': 2, 'boxes without area': 3}
+    assert summary.first == {why: f'{data.parent}/labels/train/a.txt:{line}' for why, line in lines.items()}
+
+
+def test_a_label_file_without_an_image_is_counted_and_no_label_file_is_an_error(data):
+    labels = data.parent / 'labels/train'
+    (labels / 'lost.txt').write_text('0 0.5 0.5 0.5 0.5\n')
+    _, summary = imported(data)
+    assert summary.dropped == {'label files without an image': 1}
+    assert summary.first == {'label files without an image': str(labels / 'lost.txt')}
+    (labels / 'a.txt').unlink()
+    with pytest.raises(AnnotationError, match=r'labels/train/a\.txt: no such file; no image has a label file'):
+        imported(data)
 
 
 @pytest.mark.parametrize(
