@@ -25,4 +25,5 @@ cd "$root"
 # Tests start several processes at a time, so each gets one thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Each file runs in one process, in the order of tests/conftest.py.
-exec "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+source "$venv/bin/activate" # the scripts that are tested take the active environment
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

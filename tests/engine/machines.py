@@ -102,10 +102,10 @@ class Launch:
         while self.poll() is None:
             assert time.monotonic() < end, self.text()
             time.sleep(0.05)
-        _, alive = psutil.wait_procs(self.family, timeout=30)
-        with suppress(psutil.NoSuchProcess):
-            alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]  # init may be slow
-        assert not alive, alive
+        end = time.monotonic() + 30
+        while alive := [process for process in self.family if is_alive(process)]:
+            assert time.monotonic() < end, alive
+            time.sleep(0.05)
         return self.process.returncode
 
     def kill(self, victim: str) -> None:
@@ -134,6 +134,13 @@ class Launch:
                 process.kill()
         self.process.wait()
         self.output.close()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """False for a zombie too: init may be slow to collect it."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextmanager

@@ -16,29 +16,26 @@ from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.metric.test_evaluator import assert_official
-from tests.shared_data import SHARED
-
-CASES = sorted((SHARED / 'metric-cases').glob('case_*'))
-needs_cases = pytest.mark.skipif(not CASES, reason=f'needs {SHARED / "metric-cases"}')
+from tests.shared_data import METRIC_CASES, metric_case
 
 
-@pytest.fixture(scope='module', params=CASES, ids=lambda case: case.name)
+@pytest.fixture(scope='module', params=METRIC_CASES)
 def case(request, tmp_path_factory):
     """The store of an official case, and its predictions in pixels, of a size that keeps every digit."""
-    folder = tmp_path_factory.mktemp('case')
-    with open(request.param / 'predictions.csv') as stream:
+    official, folder = metric_case(request.param), tmp_path_factory.mktemp('case')
+    with open(official / 'predictions.csv') as stream:
         predictions = list(csv.DictReader(stream))
     ids = set()
     for name in ('boxes', 'labels'):
-        with open(request.param / f'{name}.csv') as stream:
+        with open(official / f'{name}.csv') as stream:
             ids |= {row['ImageID'] for row in csv.DictReader(stream)}
     (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{i},1024,512\n' for i in sorted(ids)))
     convert(
         folder / 'store',
-        boxes=request.param / 'boxes.csv',
-        image_labels=request.param / 'labels.csv',
-        classes=request.param / 'classes.csv',
-        hierarchy=request.param / 'hierarchy.json',
+        boxes=official / 'boxes.csv',
+        image_labels=official / 'labels.csv',
+        classes=official / 'classes.csv',
+        hierarchy=official / 'hierarchy.json',
         image_sizes=folder / 'sizes.csv',
     )
     store = AnnotationStore(folder / 'store')
@@ -52,7 +49,7 @@ def case(request, tmp_path_factory):
             scores=torch.tensor([float(row['Score']) for row in rows], dtype=torch.float64),
         )
         samples.append(dict(img_id=image_id, ori_shape=(512, 1024), pred_instances=instances))
-    return request.param, store, samples
+    return official, store, samples
 
 
 def evaluate(store, samples, size=None, **kwargs):
@@ -63,7 +60,6 @@ def evaluate(store, samples, size=None, **kwargs):
     return metric.evaluate(size or len(samples))
 
 
-@needs_cases
 @pytest.mark.parametrize('protocol', ['challenge', 'v2_unexpanded'])
 def test_the_figures_are_the_official_ones(case, protocol, tmp_path):
     folder, store, samples = case
@@ -76,7 +72,6 @@ def test_the_figures_are_the_official_ones(case, protocol, tmp_path):
     assert {name: float(ap) if ap else None for name, ap in table.items()} == figures['AP']
 
 
-@needs_cases
 @pytest.mark.parametrize('expand', [False, True])
 def test_the_metric_gives_the_figures_of_evaluate_predictions(case, expand, tmp_path):
     folder, store, samples = case
@@ -102,7 +97,6 @@ def test_the_metric_gives_the_figures_of_evaluate_predictions(case, expand, tmp_
     assert ours == theirs
 
 
-@needs_cases
 def test_an_image_that_two_ranks_tested_counts_once(case):
     _, store, samples = case
     assert evaluate(store, [*samples, *samples[:5]]) == evaluate(store, samples)

@@ -15,9 +15,9 @@ from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.readers.official_csv import convert
 from tests.official_files import LABEL_NAMES, write_files
-from tests.openimages.metric.test_evaluator import CASES, assert_official
+from tests.openimages.metric.test_evaluator import assert_official
 from tests.openimages.predictions.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
-from tests.shared_data import SHARED
+from tests.shared_data import METRIC_CASES, metric_case
 from tests.tool_runs import tool_path
 
 ROOT = Path(__file__).parents[2]
@@ -36,9 +36,7 @@ def run_tool(name, *arguments):
 
 
 def test_evaluate_predictions_gives_the_official_figures(tmp_path):
-    folder = SHARED / 'metric-cases' / CASES[0]
-    if not folder.is_dir():
-        pytest.skip(f'needs {folder}')
+    folder = metric_case(METRIC_CASES[0])
     counts = tmp_path / 'counts.csv'
     label_names = [line.split(',')[0] for line in (folder / 'classes.csv').read_text().splitlines()]
     counts.write_text('LabelName,images\n' + ''.join(f'{name},{k}\n' for k, name in enumerate(label_names)))

@@ -16,7 +16,6 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
@@ -27,7 +26,7 @@ from mmoid.openimages.metric.comparison import KINDS, Difference, bootstrap, err
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.utils.progress import progress_bars
+from mmoid.utils.progress import print_table, progress_bars
 from mmoid.visualization import draw_comparison, save
 
 
@@ -117,21 +116,21 @@ def print_differences(groups: list[ClassGroup], differences: list[Difference], s
     for group, found in zip(groups, differences):
         interval = f'{found.low:+.4f} to {found.high:+.4f}'
         table.add_row(group.name, group.meaning, f'{found.value:+.4f}', interval)
-    Console().print(table)
+    print_table(table)
 
 
 def print_errors(counts: list[np.ndarray], score: float) -> None:
     table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {score:g} and above')
     for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
         table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
-    Console().print(table)
+    print_table(table)
 
 
 def print_protocols(rows: dict[str, tuple[float, ...]]) -> None:
     table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
     for name, (first, second) in rows.items():
         table.add_row(name, f'{first:.4f}', f'{second:.4f}', f'{second - first:+.4f}')
-    Console().print(table)
+    print_table(table)
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -22,7 +22,6 @@ import math
 import sys
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
@@ -33,7 +32,7 @@ from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.progress import progress_bars
+from mmoid.utils.progress import print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,7 +101,7 @@ def print_evaluation(evaluation: Evaluation, summary: Summary, title: str) -> No
         table.add_row(reason, f'{count:,}', style='yellow')
     table.add_row('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}')
     table.add_row('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}')
-    Console().print(table)
+    print_table(table)
     for line in summary.lines():
         print(f'annotations: {line}')
 
@@ -120,7 +119,7 @@ def print_classes(evaluation: Evaluation, top: int) -> None:
         cells = (f'{evaluation.ap[label]:.4f}', *(f'{count:,g}' for count in counts))
         table.add_row(evaluation.classes.display_names[label], *cells)
     if top > 0:
-        Console().print(table)
+        print_table(table)
 
 
 def print_groups(evaluation: Evaluation) -> None:
@@ -129,7 +128,7 @@ def print_groups(evaluation: Evaluation) -> None:
         table.add_column(justify='right' if column > 1 else 'left')
     for row in evaluation.summary():
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
 
 
 def main() -> None:

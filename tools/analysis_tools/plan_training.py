@@ -48,7 +48,7 @@ def describe(span: LRSpan) -> str:
 
 
 def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table('stage', 'epochs', 'iterations', 'learning rate')
     for stage in plan.stages:
         sampler = dict(stage.sampler or default_sampler)

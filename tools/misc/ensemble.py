@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.classes import ClassNames
@@ -25,7 +24,7 @@ from mmoid.openimages.predictions.fusion import CONFIDENCE_TYPES, METHODS, SOFT_
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.utils.progress import progress_bars
+from mmoid.utils.progress import print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,7 +114,7 @@ def main() -> None:
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():
         table.add_row(name, f'{count:,}')
-    Console().print(table)
+    print_table(table)
 
 
 if __name__ == '__main__':

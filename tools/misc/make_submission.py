@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.openimages.errors import AnnotationError
@@ -24,7 +23,7 @@ from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.utils.progress import progress_bars
+from mmoid.utils.progress import print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,7 +90,7 @@ def main() -> None:
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():
         table.add_row(name, f'{count:,}')
-    Console().print(table)
+    print_table(table)
 
 
 if __name__ == '__main__':

@@ -145,7 +145,7 @@ class World:
                 'val_dataloader.dataset.ann_file': validation,
                 'test_evaluator': dict(ann_file=validation, train_ann_file=train),
                 'val_evaluator': dict(ann_file=validation, train_ann_file=train),
-                'train_cfg.val_interval': 5,
+                'train_cfg.val_interval': 100,  # validation_logits does it
             }
         )
         return cfg

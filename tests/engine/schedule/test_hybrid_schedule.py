@@ -236,7 +236,7 @@ def test_a_plan_is_the_same_whatever_the_order_of_keys():
 
 
 @pytest.mark.parametrize(('norm', 'persistent'), [('BN', False), ('GN', True)])
-def test_whoever_loads_and_whatever_normalises_the_run_is_resumed(tiny_data, tmp_path, norm, persistent):
+def test_a_run_resumes_with_loader_workers_and_each_kind_of_normalisation(tiny_data, tmp_path, norm, persistent):
     options = {'model.norm': norm, 'stages': [dict(epochs=1), dict(epochs=1, sampler=BALANCED)]}
     train(tiny_data, tmp_path / 'whole', **options)
     ends = iterations([3, 6, 9])

@@ -20,17 +20,12 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from tests.official_files import write_files
 from tests.openimages.predictions.prediction_cases import Row, make_store
-from tests.shared_data import SHARED
-
-CASES = sorted(path.name for path in (SHARED / 'metric-cases').glob('case_*')) or ['absent']
+from tests.shared_data import METRIC_CASES, metric_case
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=METRIC_CASES)
 def case(request):
-    folder = SHARED / 'metric-cases' / request.param
-    if not folder.is_dir():
-        pytest.skip(f'needs {folder}')
-    return folder
+    return metric_case(request.param)
 
 
 def annotations_of(folder: Path):

@@ -96,9 +96,7 @@ def test_a_folder_without_xml_files_is_an_error(folder):
 def test_a_folder_without_a_box_that_can_be_used_is_an_error(folder):
     file = folder / 'Annotations' / '000005.xml'
     file.write_text(XML.replace('<xmax>324', '<xmax>200').replace('<xmax>500.0', '<xmax>0'))
-    with pytest.raises(
-        AnnotationError, match=r'Annotations: no box is left .* 2 boxes without area, first .*: object'
-    ):
+    with pytest.raises(AnnotationError, match=r'Annotations: no box is left .* 2 boxes without area, first .*: object'):
         imported(folder)
 
 
