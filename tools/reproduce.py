@@ -88,12 +88,16 @@ def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: 
         waiting = {pool.submit(run_cell, cell, world, *options): options for options in missing}
         for done in as_completed(waiting):
             method, seed = waiting[done][:2]
-            result = done.result()
+            try:
+                result = done.result()
+            except Exception:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
             stored[key_of(method, seed)] = result
             write_json(file, stored)
             best = max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
             left = len(missing) - sum(future.done() for future in waiting)
-            print(f'{method.name}, seed {seed}, lr {method.lr}: {best:.4f}, {result["seconds"]} s; {left} left')
+            print(f'{method.name}, seed {seed}, lr {method.lr}: {best:.4f}, {result["seconds"]} s; {left} left', flush=True)
 
 
 def with_chosen_lr(method: Method, file: Path) -> Method:

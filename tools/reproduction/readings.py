@@ -91,6 +91,8 @@ class Readings:
         image, label, score, box = [], [], [], []
         for index, own, regions in zip(self.image, scores.split([len(part) for part in boxes]), boxes):
             rows, labels = (own[:, :-1] > SCORE_THRESHOLD).nonzero(as_tuple=True)
+            if not len(rows):  # batched_nms fails
+                continue
             nms = dict(type='nms', iou_threshold=NMS_IOU)
             found, kept = batched_nms(regions[rows], own[rows, labels], labels, nms)
             kept = kept[:MAX_PER_IMAGE]

@@ -260,8 +260,13 @@ def validation_logits(cfg: Config, checkpoint: Path) -> tuple[list[str], list[Te
     """Ids of the validation images; (R, C+1) logits and (R, 4) boxes, as fractions, of each."""
     model = load_detector(cfg, checkpoint)
     validation = DATASETS.build(cfg.val_dataloader.dataset)
-    images = [regions(model, validation[i], False, None) for i in range(len(validation))]
-    return tuple([image[key] for image in images] for key in ('image_id', 'logits', 'boxes'))
+    keys = ('image_id', 'logits', 'boxes')
+    found: tuple[list, list, list] = ([], [], [])
+    for i in range(len(validation)):
+        image = regions(model, validation[i], False, None)
+        for key, values in zip(keys, found):
+            values.append(image[key])
+    return found
 
 
 @torch.no_grad()
