@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_of_ancestors
 
 # The last layers of mmdet's heads that have channels for each class. fc_cls has one more, for background; fc_reg and
 # the dense heads have several for each class.
@@ -39,6 +40,29 @@ class Conversion:
     new: tuple[str, ...]
     filled: tuple[str, ...]
     unused: tuple[str, ...]
+
+
+def classes_of_checkpoint(checkpoint: Mapping[str, Any], source: str) -> ClassNames:
+    """The classes that a checkpoint of mmdet 2 or 3 names.
+
+    Raises:
+        AnnotationError: It names none.
+    """
+    meta = checkpoint.get('meta', {})
+    meta = {**meta, **meta.get('dataset_meta', {})}
+    names = meta.get('classes', meta.get('CLASSES'))
+    if names is None:
+        raise AnnotationError(f'{source}: does not name its classes; give them with --classes')
+    return ClassNames(tuple(meta.get('label_names', names)), tuple(names), source)
+
+
+def tree_of_checkpoint(checkpoint: Mapping[str, Any], classes: ClassNames) -> dict:
+    """The class hierarchy in the weights of a :class:`mmoid.LabelSetBBoxHead`; without one, no class has ancestors."""
+    shape = (len(classes), len(classes))
+    for name, value in checkpoint.get('state_dict', checkpoint).items():
+        if name.endswith('.ancestors') and value.shape == shape:
+            return tree_of_ancestors(value.numpy(), classes.label_names)
+    return flat_tree(classes.label_names)
 
 
 def convert_classes(

@@ -110,6 +110,15 @@ def flat_tree(label_names: Sequence[str]) -> dict:
     return {'LabelName': root, 'Subcategory': [{'LabelName': name} for name in label_names]}
 
 
+def tree_of_ancestors(ancestor_matrix: np.ndarray, label_names: Sequence[str]) -> dict:
+    """The hierarchy of (C, C) ancestors: every class hangs below the root and below all of its ancestors."""
+    tree = flat_tree(label_names)
+    for label, node in enumerate(tree['Subcategory']):
+        below = np.flatnonzero(ancestor_matrix[:, label])
+        node['Subcategory'] = [{'LabelName': label_names[i]} for i in below]
+    return tree
+
+
 def load_tree(path: str | Path) -> dict:
     """Reads a hierarchy JSON."""
     try:

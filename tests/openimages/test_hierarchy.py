@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.hierarchy import ClassHierarchy, tree_of_ancestors
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes
 from tests.shared_data import open_images
 
@@ -144,3 +144,10 @@ def test_expansion_of_the_real_validation_sample():
     assert len(rows) == 36191 - 143
     ours = Counter((row, names[label]) for row, label in zip(rows.tolist(), expanded.tolist()))
     assert set(ours) == set(with_repetitions) | {(row, names[label]) for row, label in enumerate(labels)}
+
+
+def test_a_tree_of_ancestors_has_the_same_ancestors_and_depth():
+    hierarchy = ClassHierarchy(DIAMOND, NAMES)
+    again = ClassHierarchy(tree_of_ancestors(hierarchy.ancestor_matrix, NAMES), NAMES)
+    assert (again.ancestor_matrix == hierarchy.ancestor_matrix).all() and hierarchy.ancestor_matrix.any()
+    assert (again.depth == hierarchy.depth).all()

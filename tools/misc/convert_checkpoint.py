@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
-from mmoid.models.checkpoint_classes import convert_classes
-from mmoid.openimages.classes import ClassNames
+from mmoid.models.checkpoint_classes import classes_of_checkpoint, convert_classes
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -37,18 +36,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def classes_of(checkpoint: dict, args: argparse.Namespace) -> ClassNames:
-    """The detector's classes, from --classes or from the checkpoint."""
-    if args.classes:
-        return read_classes(args.classes)
-    meta = checkpoint.get('meta', {})
-    meta = {**meta, **meta.get('dataset_meta', {})}
-    names = meta.get('classes', meta.get('CLASSES'))
-    if names is None:
-        raise AnnotationError(f'{args.checkpoint}: does not name its classes; give them with --classes')
-    return ClassNames(tuple(meta.get('label_names', names)), tuple(names), str(args.checkpoint))
-
-
 def first(names: tuple[str, ...]) -> str:
     return f'{len(names)} ({", ".join(names[:5])}{", ..." if len(names) > 5 else ""})' if names else 'none'
 
@@ -60,7 +47,7 @@ def main() -> None:
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
         store = AnnotationStore(args.store)
         hierarchy = store.hierarchy if args.fill_ancestors else None
-        source = classes_of(checkpoint, args)
+        source = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, str(args.checkpoint))
         conversion = convert_classes(checkpoint.get('state_dict', checkpoint), source, store.classes, hierarchy)
         meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
         with atomic_write(args.out) as temporary:
