@@ -81,6 +81,8 @@ def test_a_set_without_boxes_logs_nan_and_saves_no_best_checkpoint(tiny_data, tm
     Runner.from_cfg(config(tiny_data, tmp_path / 'run', num_classes, **options)).train()
     scalars = scalars_of(tmp_path / 'run')
     assert list(scalars) == ['openimages/mAP'] and math.isnan(scalars['openimages/mAP'])
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert f'evaluator.ann_file = {empty}: has no boxes, so mAP will be NaN' in log.read_text()
     assert (tmp_path / 'run' / 'epoch_1.pth').exists()
     assert not list((tmp_path / 'run').glob('best_*'))
     assert json.loads((tmp_path / 'run' / 'val.json').read_text())['mAP'] is None
