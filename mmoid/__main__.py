@@ -27,6 +27,7 @@ COMMANDS = {
     'browse': 'analysis_tools/browse_dataset.py',
     'train': 'train.py',
     'test': 'test.py',
+    'predict': 'predict.py',
     'evaluate': 'analysis_tools/evaluate_predictions.py',
     'show': 'analysis_tools/show_predictions.py',
     'compare': 'analysis_tools/compare_predictions.py',

@@ -43,7 +43,7 @@ def test_every_recipe_is_in_the_index_and_every_tool_is_a_command():
     assert listed == {str(path.relative_to(ROOT)): path.stem for path in recipes}
     folders = ('analysis_tools', 'dataset_converters', 'misc')
     tools = [f'{folder}/{path.name}' for folder in folders for path in (ROOT / 'tools' / folder).glob('*.py')]
-    assert sorted(COMMANDS.values()) == sorted([*tools, 'train.py', 'test.py'])
+    assert sorted(COMMANDS.values()) == sorted([*tools, 'train.py', 'test.py', 'predict.py'])
     assert all(f'  {name} ' in usage() for name in COMMANDS)
 
 

@@ -1,4 +1,4 @@
-"""torch.distributed.run, with the exit status 75 if its ranks say so in $MMOID_STATUS_FILE. torchrun.sh starts it."""
+"""torch.distributed.run, with the exit status that its ranks write into $MMOID_STATUS_FILE. torchrun.sh starts it."""
 
 from __future__ import annotations
 

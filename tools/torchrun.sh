@@ -1,4 +1,4 @@
-# Sourced by dist_train.sh and dist_test.sh: runs "${program[@]}" of this folder in $gpus processes.
+# Sourced by dist_train.sh, dist_test.sh and dist_predict.sh: runs "${program[@]}" of this folder in $gpus processes.
 # "$@" are its options, after a PORT if there is one.
 
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then

@@ -157,7 +157,7 @@ def test_an_output_that_cannot_be_written_ends_a_test_in_one_line(trained, tiny_
 
 
 def test_launchers_without_arguments_print_their_usage():
-    for name in ('dist_train', 'dist_test'):
+    for name in ('dist_train', 'dist_test', 'dist_predict'):
         done = run('bash', f'tools/{name}.sh', check=False)
         assert done.returncode == 2
         assert f'bash tools/{name}.sh CONFIG' in done.stderr

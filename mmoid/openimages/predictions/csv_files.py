@@ -1,4 +1,4 @@
-"""Reading predictions of any detector from CSV files, in the two formats in use.
+"""Predictions of any detector in CSV files, in the two formats in use; submissions are written elsewhere.
 
 A row for each detection, as the official evaluator takes them::
 
@@ -37,9 +37,14 @@ from mmoid.openimages.readers.csv_files import (
     unreadable,
 )
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.atomic import atomic_write
+from mmoid.utils.progress import Progress, no_progress
 
 _BLOCK_BYTES = 8 << 20
 """Read at a time. A row must fit: some 130,000 detections of one image."""
+
+_ROWS_AT_ONCE = 1 << 18
+"""Written at a time, about 30 MB."""
 
 _SCORE = ('Score', 'Conf', 'Confidence')
 
@@ -137,6 +142,47 @@ def read_predictions(
         changed=checked.changed | changed,
         lists_images=is_submission,
     )
+
+
+def write_rows(
+    out: str | Path, predictions: Predictions, min_score: float = 0.0, progress: Progress = no_progress
+) -> int:
+    """Writes a row for each detection, atomically, with the columns above and the display name, ``ClassName``.
+
+    Scores read back as the same float32; coordinates have six decimals.
+
+    Args:
+        out: The file, ``.csv`` or ``.csv.gz``.
+        predictions: Detections.
+        min_score: Lower ones are left out.
+        progress: Progress in detections.
+
+    Returns:
+        The number of rows.
+    """
+    x_min, y_min, x_max, y_max = range(4)
+    sides = {'XMin': x_min, 'XMax': x_max, 'YMin': y_min, 'YMax': y_max}
+    names = pa.array(predictions.label_names), pa.array(predictions.class_names)
+    kinds = {'ImageID': pa.string(), 'LabelName': pa.string(), 'Score': pa.float32()}
+    kinds |= {**dict.fromkeys(sides, pa.float64()), 'ClassName': pa.string()}
+    schema, count, total = pa.schema(kinds.items()), 0, len(predictions.label)
+    with atomic_write(out) as temporary:
+        compression = 'gzip' if str(out).endswith('.gz') else None
+        stream = pa.output_stream(str(temporary), compression=compression)
+        with stream, pa_csv.CSVWriter(stream, schema) as writer:
+            for first in range(0, total, _ROWS_AT_ONCE):
+                rows = np.arange(first, min(first + _ROWS_AT_ONCE, total))
+                rows = rows[predictions.score[rows] >= np.float32(min_score)]
+                image = np.searchsorted(predictions.detection_stop, rows, side='right')
+                label = pa.array(predictions.label[rows])
+                box = np.round(predictions.box[rows], 6) + 0.0  # -0.0 would be written with its sign
+                columns = [predictions.ids.take(pa.array(image)), names[0].take(label)]
+                columns += [pa.array(predictions.score[rows].astype(np.float32))]
+                columns += [pa.array(np.ascontiguousarray(box[:, side])) for side in sides.values()]
+                writer.write_table(pa.table([*columns, names[1].take(label)], schema=schema))
+                count += len(rows)
+                progress('writing rows', min(first + _ROWS_AT_ONCE, total), total)
+    return count
 
 
 def read_image_list(path: str | Path) -> list[str]:

@@ -67,8 +67,8 @@ def write_submission(
     label_names = predictions.label_names if hierarchy is None else hierarchy.label_names
     ids = predictions.ids if image_ids is None else pa.array(image_ids, pa.string())
     names = pa.array(label_names, pa.string())
-    _require_plain('image id', ids)
-    _require_plain('class', names)
+    require_plain('image id', ids)
+    require_plain('class', names)
     image = match_images_once(ids, predictions.ids, 'the list of images')
     known = int((image >= 0).sum())
     if not known:
@@ -150,7 +150,8 @@ def _format(
     return pa.py_buffer(''.join(f'{line}\n' for line in lines.to_pylist()).encode())
 
 
-def _require_plain(what: str, texts: pa.Array) -> None:
+def require_plain(what: str, texts: pa.Array) -> None:
+    """Raises an AnnotationError for a text that the format cannot hold."""
     unfit = pc.match_substring_regex(texts, r'[\s,"]|^$')
     if pc.any(unfit).as_py():
         text = texts.filter(unfit)[0].as_py()

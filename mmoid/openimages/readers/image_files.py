@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, file_digest
 from mmoid.utils.progress import Progress, no_progress
 
+OPENCV_FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF')
 _CHUNK = 512
 
 
@@ -79,9 +81,9 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
 
 
 def read_sizes(
-    folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress
+    folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress, decode: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Reads sizes from file headers, in parallel; pixels are not decoded.
+    """Reads sizes from file headers, in parallel; pixels are decoded only on request.
 
     Boxes of Open Images fit the stored pixels, so the EXIF orientation is not applied.
 
@@ -89,6 +91,7 @@ def read_sizes(
         folder: Where the names start from.
         file_names: N image files.
         progress: Callback.
+        decode: Find files that end early or have a format that OpenCV does not read, too.
 
     Returns:
         (N, 2) int32 width and height, pixels, and by index the fault of each file that is not a readable image.
@@ -96,9 +99,15 @@ def read_sizes(
     paths = [os.path.join(folder, name) for name in file_names]
     sizes: np.ndarray = np.zeros((len(paths), 2), dtype=np.int32)
     faults = {}
+    what = 'decoding images' if decode else 'reading image sizes'
     with ExitStack() as stack:
         results: Iterable[tuple[int, int] | str] = map(_size, paths)
-        if len(paths) > _CHUNK:
+        if decode:  # Pillow decodes without the interpreter's lock
+            Image.init()  # not in several threads at once
+            threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+            chunks = (paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK))
+            results = chain.from_iterable(threads.map(_decoded_size, chunk) for chunk in chunks)
+        elif len(paths) > _CHUNK:
             # Not fork: Arrow's threads do not survive it.
             pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context('spawn')))
             results = pool.map(_size, paths, chunksize=_CHUNK)
@@ -108,8 +117,8 @@ def read_sizes(
             else:
                 sizes[row] = size
             if row % _CHUNK == 0:
-                progress('reading image sizes', row, len(paths))
-    progress('reading image sizes', len(paths), len(paths))
+                progress(what, row, len(paths))
+    progress(what, len(paths), len(paths))
     return sizes, faults
 
 
@@ -126,12 +135,20 @@ def with_sizes_of_files(
     return content.without_images(bad, 'that cannot be read').with_sizes(size[~bad])
 
 
-def _size(path: str) -> tuple[int, int] | str:
+def _size(path: str, decode: bool = False) -> tuple[int, int] | str:
     try:
-        with Image.open(path) as image:
-            return image.size
+        with Image.open(path, formats=OPENCV_FORMATS if decode else None) as image:
+            size = image.size
+            if decode:
+                image.draft(None, (1, 1))  # a JPEG at an eighth of its size; still reads all of it
+                image.load()
+            return size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f'{path} ({error})'
+
+
+def _decoded_size(path: str) -> tuple[int, int] | str:
+    return _size(path, decode=True)
 
 
 def _stems(names: pa.Array) -> list[str]:

@@ -1,0 +1,159 @@
+"""The tool predict, as you run it: images without annotations, and no data of the config."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from mmoid.engine import load_config
+from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.evaluation import prediction_run
+from tests.tool_runs import ROOT, tool, tool_path
+
+CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+ALL_SCORES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.max_per_img=20')
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope='module')
+def store(tiny_data):
+    return AnnotationStore(tiny_data / 'validation')
+
+
+def save_checkpoint(path, store, state_dict):
+    meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
+    torch.save(dict(state_dict=state_dict, meta=meta), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tiny_data, store, tmp_path_factory):
+    """A detector that has not been trained, with rates, ancestors and class names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MMOID_DATA_ROOT', str(tiny_data))
+        patch.setenv('MMOID_NUM_CLASSES', str(store.num_classes))
+        cfg = load_config(ROOT / CONFIG)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    return save_checkpoint(tmp_path_factory.mktemp('model') / 'random.pth', store, model.state_dict())
+
+
+@pytest.fixture
+def without_data(store, tmp_path):
+    """Environment of a machine that has no data."""
+    return dict(MMOID_DATA_ROOT=str(tmp_path / 'nowhere'), MMOID_NUM_CLASSES=str(store.num_classes))
+
+
+@pytest.fixture
+def photos(store, tmp_path):
+    """Four good images, one in a sub-folder, and one that ends early."""
+    folder = tmp_path / 'photos'
+    (folder / 'more').mkdir(parents=True)
+    for k, name in enumerate(['b.jpg', 'a.png', 'more/c.jpg', 'd.jpg']):
+        with Image.open(store.image_folder / store.file_name(k)) as image:
+            image.save(folder / name)
+    (folder / 'cut.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:-400])
+    return folder
+
+
+def test_a_folder_is_predicted_and_drawn_and_broken_images_are_skipped(
+    checkpoint, without_data, store, photos, tmp_path
+):
+    out, rows = tmp_path / 'out', tmp_path / 'rows.csv'
+    command = ('predict', CONFIG, checkpoint, photos, '--out', out, '--work-dir', tmp_path / 'work')
+    outputs = ('--csv', rows, '--draw', tmp_path / 'drawn', '--score-thr', 0.24, '--batch-size', 2, '--strict')
+    done = tool(*command, *outputs, *ALL_SCORES, check=False, **without_data)
+    assert done.returncode == 1, done.stderr
+    predictions = PredictionStore(out)
+    assert predictions.image_ids() == ['a', 'b', 'd', 'c'] and predictions.label_names == store.label_names
+    assert f'{out}: {len(predictions.label)} detections on 4 images' in done.stdout
+    assert 'skipped 1 of 5 images' in done.stdout and 'cut.jpg (image file is truncated' in done.stdout
+    assert f'next: python tools/misc/make_submission.py {out}' in done.stdout
+    kept = predictions.score >= 0.24
+    written = read_predictions(rows)
+    assert 0 < kept.sum() < len(kept)
+    assert (written.score.astype('f4') == predictions.score[kept]).all()
+    assert abs(written.box - predictions.box[kept]).max() < 1e-6
+    names = [predictions.label_names[k] for k in predictions.label[kept]]
+    assert [written.label_names[k] for k in written.label] == names
+    assert {path.name for path in (tmp_path / 'drawn').iterdir()} == {'a.png', 'b.png', 'c.png', 'd.png'}
+    ancestors = AnnotationStore(tmp_path / 'out.store').hierarchy.ancestor_matrix
+    assert ancestors.any() and (ancestors == store.hierarchy.ancestor_matrix).all()
+    best = [predictions.score[predictions.label == k].max(initial=0) for k in range(store.num_classes)]
+    assert all(best[above] >= best[below] for below, above in zip(*ancestors.nonzero()))
+
+
+def test_a_submission_has_every_id_of_the_list_in_its_order(checkpoint, without_data, photos, tmp_path):
+    ids = ['d', 'cut', 'nowhere', 'a', 'c']
+    (tmp_path / 'list.csv').write_text('ImageId,PredictionString\n' + ''.join(f'{name},\n' for name in ids))
+    files = ('--images', photos, '--out', tmp_path / 'out', '--submission', tmp_path / 'submission.csv')
+    command = ('predict', CONFIG, checkpoint, tmp_path / 'list.csv', *files, '--work-dir', tmp_path)
+    done = tool(*command, *ALL_SCORES, **without_data)
+    assert PredictionStore(tmp_path / 'out').image_ids() == ['d', 'a', 'c']
+    submission = read_predictions(tmp_path / 'submission.csv')
+    assert submission.image_ids() == ids
+    assert 'skipped 2 of 5 images' in done.stdout and f'nowhere: no file below {photos}' in done.stdout
+
+
+@pytest.fixture
+def launch(tiny_data, tmp_path):
+    """Starts the tool on the 48 images of the tiny data, with a detector that counts what it sees."""
+    prediction_run.config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
+    weights = save_checkpoint(
+        tmp_path / 'model.pth', AnnotationStore(tiny_data / 'train'), dict(weight=torch.tensor(3.0))
+    )
+    images = tiny_data / 'images' / 'train'
+
+    def start(out, processes=1, most=10**9):
+        arguments = [tmp_path / 'run.py', weights, *([processes] if processes > 1 else []), images, '--out', out]
+        program = ['bash', 'tools/dist_predict.sh'] if processes > 1 else [sys.executable, tool_path('predict')]
+        search = f'{ROOT}:{ROOT / "tests" / "evaluation"}'
+        path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+        env = {**os.environ, 'PATH': path, 'PYTHONPATH': search, 'SEE_NO_MORE_THAN': str(most)}
+        output = open(tmp_path / f'{time.time():.2f}.txt', 'w')
+        command = [str(word) for word in [*program, *arguments]]
+        return psutil.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+
+    return start
+
+
+def test_a_killed_run_resumes_with_other_processes_and_ends_like_an_uninterrupted_one(launch, tiny_data, tmp_path):
+    assert launch(tmp_path / 'whole').wait(timeout=300) == 0
+    seen = tmp_path / 'seen.txt'
+    seen.unlink()
+    killed = launch(tmp_path / 'out', most=20)
+    while len(prediction_run.seen(seen)) < 20:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(timeout=60)
+    assert not (tmp_path / 'out').exists() and len(list((tmp_path / 'out.parts').glob('images-*'))) == 3
+    assert launch(tmp_path / 'out', processes=2).wait(timeout=300) == 0
+    assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+    assert not (tmp_path / 'out.parts').exists()
+    ids = AnnotationStore(tiny_data / 'train').image_ids()
+    assert sorted(PredictionStore(tmp_path / 'out').image_ids()) == sorted(ids)
+    assert len(prediction_run.seen(seen)) == 20 + len(ids) - 18  # a shard of six was not finished
+
+
+def test_shards_of_other_images_are_an_error_of_one_line(checkpoint, without_data, photos, tmp_path):
+    (tmp_path / 'out.parts').mkdir()
+    command = ('predict', CONFIG, checkpoint, photos, '--out', tmp_path / 'out', '--work-dir', tmp_path)
+    done = tool(*command, check=False, **without_data)
+    assert done.returncode == 1, done.stderr
+    assert 'out.parts: is of a killed run on other images' in done.stderr.splitlines()[-1]

@@ -1,0 +1,170 @@
+"""Predicts on images without annotations: a folder, files, a glob, or a list of ids.
+
+    python tools/predict.py CONFIG CHECKPOINT photos --out work_dirs/photos --draw work_dirs/drawn
+    python tools/predict.py CONFIG CHECKPOINT sample_submission.csv --images images/test --out work_dirs/test \
+        --submission submission.csv.gz
+
+--out is a PredictionStore, as of tools/test.py --out. Run a killed command again to resume it. The data of the config
+is not needed. Images that cannot be read are skipped and listed. tools/dist_predict.sh starts several processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import CheckpointLoader
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from mmoid.engine import build_runner, end_launch, load_config
+from mmoid.engine.hooks.sigterm import STATUS_FILE
+from mmoid.engine.launch import one_line_error
+from mmoid.engine.testing import enable_out, enable_tta, predict_on
+from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.predictions.csv_files import write_rows
+from mmoid.openimages.predictions.images_to_predict import (
+    SKIPPED,
+    Images,
+    find_inputs,
+    image_store,
+    is_store_of,
+    skipped_images,
+)
+from mmoid.openimages.predictions.prediction_store import PredictionStore
+from mmoid.openimages.predictions.submission import require_plain, write_submission
+from mmoid.openimages.readers.csv_files import read_classes
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.arrow_folder import require_replaceable
+from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import print_changes, progress_bars
+from mmoid.visualization import draw_predictions, save
+
+SHOWN = 10
+"""Skipped images that are printed."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file path, or a recipe such as mmoid::openimages/....py')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    inputs = 'folders, image files or globs; or one list of ids, .csv or .txt, such as the sample submission'
+    parser.add_argument('inputs', nargs='+', help=inputs)
+    parser.add_argument('--images', help='folder of the images of a list')
+    parser.add_argument('--out', required=True, help='folder for the predictions; OUT.store lists the images')
+    parser.add_argument('--csv', help='write a row for each detection too, .csv or .csv.gz')
+    submission = (
+        "write the challenge's format too: a row for each image of the list, in its order, skipped ones included"
+    )
+    parser.add_argument('--submission', help=submission)
+    parser.add_argument('--draw', type=Path, help='folder for a drawing of each image')
+    score = 'least score in --csv and --submission (default: all that the model gives) and in --draw (default: 0.3)'
+    parser.add_argument('--score-thr', type=float, help=score)
+    parser.add_argument('--batch-size', type=int, help='of each process (default: that of test_dataloader)')
+    parser.add_argument('--classes', help='CSV of MID, name in the order of the model, if the checkpoint names none')
+    parser.add_argument('--strict', action='store_true', help='exit with status 1 at the end if images were skipped')
+    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run')
+    parser.add_argument('--work-dir', help='the directory of the logs')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    if args.batch_size is not None and args.batch_size < 1:
+        parser.error(f'--batch-size must be at least 1, got {args.batch_size}')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
+    """The store of the images, which the first process makes."""
+
+    def classes() -> tuple[ClassNames, dict]:
+        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
+        names = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, args.checkpoint)
+        return names, tree_of_checkpoint(checkpoint, names)
+
+    files = [path for path in (args.checkpoint, args.classes) if path is not None and '://' not in path]
+    key = images.key(
+        args.checkpoint, args.classes, [(os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+    )
+    path, parts = f'{args.out}.store', Path(f'{args.out}.parts')
+    if parts.is_dir() and not args.restart and not is_store_of(path, key):
+        raise AnnotationError(
+            f'{parts}: is of a killed run on other images or with other weights; remove it with --restart'
+        )
+    with progress_bars() as progress:
+        return image_store(path, images, key, classes, progress)
+
+
+def predict(args: argparse.Namespace, store: AnnotationStore) -> None:
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    cfg.load_from = args.checkpoint
+    predict_on(cfg, str(store.path), args.batch_size)
+    if args.tta:
+        enable_tta(cfg)
+    enable_out(cfg, args.out, args.restart)
+    cfg.test_evaluator = cfg.test_evaluator[-1:]
+    build_runner(Config(cfg.to_dict())).test()  # without a file name, see tools/test.py
+
+
+def write_outputs(args: argparse.Namespace, images: Images, store: AnnotationStore) -> None:
+    predictions = PredictionStore(args.out)
+    print(f'{args.out}: {len(predictions.label):,} detections on {predictions.num_images:,} images')
+    least = args.score_thr or 0.0
+    with progress_bars() as progress:
+        if args.csv:
+            print(f'{args.csv}: {write_rows(args.csv, predictions, least, progress):,} detections')
+        if args.submission:
+            ids = images.ids.to_pylist()
+            counts = write_submission(args.submission, predictions, ids, min_score=least, progress=progress)
+            print(f'{args.submission}: {counts["detections"]:,} detections, {counts["images"]:,} images')
+        for image, image_id in enumerate(store.image_ids() if args.draw else ()):
+            figure = draw_predictions(store, predictions, [image], 0.3 if args.score_thr is None else args.score_thr)
+            save(figure, args.draw / f'{image_id.replace("/", "-")}.png', dpi=200)
+            progress('drawing', image + 1, store.num_images)
+    if args.draw:
+        print(f'{args.draw}: {store.num_images:,} drawings')
+
+
+@record  # torchrun repeats the exception of a rank that fails
+def main() -> None:
+    args = parse_args()
+    summary = Summary()
+    with one_line_error():
+        require_replaceable(args.out, overwrite=True)
+        for folder in filter(os.path.isdir, [*args.inputs, args.images or '']):
+            if args.draw and args.draw.absolute().is_relative_to(Path(folder).absolute()):
+                raise ValueError(f'--draw {args.draw}: is inside {folder}; the next run would predict on the drawings')
+        images = find_inputs(args.inputs, args.images, summary)
+        store = prepare(args, images)
+        if args.submission:  # fail now, not at the end
+            require_plain('image id', images.ids)
+            require_plain('class', pa.array(store.label_names))
+        predict(args, store)
+        first = is_main_process()
+        end_launch()
+        if not first:
+            return
+        write_outputs(args, images, store)
+    print_changes(summary)
+    skipped = skipped_images(store)
+    if skipped:
+        print(f'skipped {len(skipped):,} of {len(images.ids):,} images; {store.path / SKIPPED} has all reasons')
+        print(''.join(f'  {image_id}: {reason}\n' for image_id, reason in skipped[:SHOWN]), end='')
+    if not args.submission:
+        print(f'next: python tools/misc/make_submission.py {args.out} --out submission.csv.gz')
+    if skipped and args.strict:
+        if STATUS_FILE in os.environ:  # else torchrun ends with a traceback
+            Path(os.environ[STATUS_FILE]).write_text('1')
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
