@@ -97,7 +97,10 @@ def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: 
             write_json(file, stored)
             best = max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
             left = len(missing) - sum(future.done() for future in waiting)
-            print(f'{method.name}, seed {seed}, lr {method.lr}: {best:.4f}, {result["seconds"]} s; {left} left', flush=True)
+            print(
+                f'{method.name}, seed {seed}, lr {method.lr}: {best:.4f}, {result["seconds"]} s; {left} left',
+                flush=True,
+            )
 
 
 def with_chosen_lr(method: Method, file: Path) -> Method:
