@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os.path as osp
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
 IMAGES_CHECKED = 16
+MIXES_IMAGES = re.compile('Mosaic|MixUp|CopyPaste')  # transforms of mmdet
 
 
 @DATASETS.register_module()
@@ -140,6 +142,18 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         if self.return_classes:
             item |= {'text': self._metainfo['classes'], 'caption_prompt': self.caption_prompt, 'custom_entities': True}
         return item
+
+    def prepare_data(self, idx: int) -> Any:
+        """What the pipeline makes of an item; in training, with the verified classes of the image in ``gt_instances``.
+
+        An image that the pipeline mixes from several has none.
+        """
+        data = super().prepare_data(idx)
+        mixes = any(MIXES_IMAGES.search(type(step).__name__) for step in self.pipeline.transforms)
+        if not self.test_mode and not mixes and isinstance(data, dict) and 'data_samples' in data:
+            verified = self.data_list.verified_classes(idx, self.hierarchy)
+            data['data_samples'].gt_instances.set_metainfo(dict(verified_classes=verified))
+        return data
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Class indices of the ground-truth boxes of image ``idx``, one per box."""
@@ -310,6 +324,16 @@ class StoreRecords(Sequence):
         if self.group_of != 'keep':
             labels = labels[self.store.is_group_of[rows] != 1]
         return labels.tolist()
+
+    def verified_classes(self, index: int, hierarchy: ClassHierarchy) -> np.ndarray:
+        """Ascending class indices that are verified in item ``index``, as in the metric."""
+        store, image = self.store, int(self.images[index])
+        rows = store.labels_of_image(image)
+        label = self.new_label[store.image_label[rows]]
+        confidence = store.image_label_confidence[rows]
+        box_label = self.new_label[store.box_label[store.boxes_of_image(image)]]
+        present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
+        return hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
 
     def require_images(self, backend_args: dict | None) -> None:
         """Raises AnnotationError if some of a few images, spread over the set, do not exist."""

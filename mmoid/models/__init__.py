@@ -1,7 +1,23 @@
 """Model parts, registered with mmdet."""
 
+from mmoid.models.dense_heads import (
+    LabelSetATSSHead,
+    LabelSetCost,
+    LabelSetDeformableDETRHead,
+    LabelSetDINOHead,
+    LabelSetDynamicSoftLabelAssigner,
+    LabelSetFCOSHead,
+    LabelSetGFLHead,
+    LabelSetRetinaHead,
+    LabelSetRTMDetHead,
+    LabelSetRTMDetSepBNHead,
+    LabelSetTaskAlignedAssigner,
+    LabelSetTOODHead,
+)
 from mmoid.models.losses import (
     CoBCELoss,
+    ConcurrentFocalLoss,
+    ConcurrentQualityFocalLoss,
     ConcurrentSoftmaxLoss,
     DistCELoss,
     LabelSetBCELoss,
@@ -13,12 +29,26 @@ from mmoid.models.test_time_augmentation import LabelSetTTAModel
 
 __all__ = [
     'CoBCELoss',
+    'ConcurrentFocalLoss',
+    'ConcurrentQualityFocalLoss',
     'ConcurrentSoftmaxLoss',
     'DistCELoss',
+    'LabelSetATSSHead',
     'LabelSetBBoxHead',
     'LabelSetBCELoss',
+    'LabelSetCost',
+    'LabelSetDINOHead',
+    'LabelSetDeformableDETRHead',
+    'LabelSetDynamicSoftLabelAssigner',
+    'LabelSetFCOSHead',
     'LabelSetFocalLoss',
+    'LabelSetGFLHead',
+    'LabelSetRTMDetHead',
+    'LabelSetRTMDetSepBNHead',
+    'LabelSetRetinaHead',
     'LabelSetSampler',
+    'LabelSetTOODHead',
     'LabelSetTTAModel',
+    'LabelSetTaskAlignedAssigner',
     'SoftmaxLoss',
 ]

@@ -103,6 +103,18 @@ class ClassHierarchy:
         """Puts the descendants of every label right after it; see :meth:`expand_up`."""
         return _expand(labels, self.ancestor_matrix.T)
 
+    def verified_classes(self, present: np.ndarray, absent: np.ndarray) -> np.ndarray:
+        """Class indices that are verified in an image, ascending: what is present expands up, what is absent down.
+
+        Args:
+            present: (P,) classes of its boxes and of its positive image-level labels.
+            absent: (A,) classes of its negative image-level labels.
+        """
+        verified: np.ndarray = np.zeros(self.num_classes, dtype=bool)
+        verified[present] = verified[absent] = True
+        verified |= self.ancestor_matrix[present].any(axis=0) | self.ancestor_matrix[:, absent].any(axis=1)
+        return np.flatnonzero(verified)
+
 
 def flat_tree(label_names: Sequence[str]) -> dict:
     """A hierarchy in which no class has ancestors."""

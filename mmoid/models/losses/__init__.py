@@ -2,11 +2,19 @@
 
 from mmoid.models.losses.base import LabelSetLoss, RatesLoss
 from mmoid.models.losses.concurrent_softmax import ConcurrentSoftmaxLoss, concurrent_softmax, concurrent_softmax_loss
-from mmoid.models.losses.sigmoid import CoBCELoss, LabelSetBCELoss, LabelSetFocalLoss
+from mmoid.models.losses.sigmoid import (
+    CoBCELoss,
+    ConcurrentFocalLoss,
+    ConcurrentQualityFocalLoss,
+    LabelSetBCELoss,
+    LabelSetFocalLoss,
+)
 from mmoid.models.losses.softmax import DistCELoss, SoftmaxLoss
 
 __all__ = [
     'CoBCELoss',
+    'ConcurrentFocalLoss',
+    'ConcurrentQualityFocalLoss',
     'ConcurrentSoftmaxLoss',
     'DistCELoss',
     'LabelSetBCELoss',

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
@@ -21,6 +23,32 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ClassWeight: TypeAlias = 'Sequence[float] | np.ndarray | Mapping[str, object]'
 Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
+
+
+@dataclass(frozen=True)
+class LabelSetTable:
+    """Label sets that integer labels stand for, while a dense or DETR-type head computes its losses.
+
+    Attributes:
+        sets: (S + B, C) int8, as :meth:`LabelSetLoss.forward` takes them: of S ground truths, then the background of
+            each of B images.
+        num_ground_truths: S; labels from S on are background.
+        image_of_row: (N,) image index of each row; None if all images have the same number of rows, one image after the
+            other.
+    """
+
+    sets: Tensor
+    num_ground_truths: int
+    image_of_row: Tensor | None = None
+
+    def of(self, labels: Tensor) -> Tensor:
+        """(N, C) int8 label sets of (N,) labels."""
+        image = self.image_of_row
+        if image is None:
+            num_images = len(self.sets) - self.num_ground_truths
+            image = torch.arange(len(labels), device=labels.device) // max(len(labels) // num_images, 1)
+        background = self.num_ground_truths + image
+        return self.sets[torch.where(labels < self.num_ground_truths, labels, background)]
 
 
 class LabelSetLoss(nn.Module, ABC):
@@ -42,6 +70,8 @@ class LabelSetLoss(nn.Module, ABC):
     Attributes:
         label_names: (C,) MIDs by class index; None if the config does not tell them.
         initial_score: Score that an untrained head gives each class; None leaves the head as it is.
+        has_background: Whether logits have a last channel for background. Dense and DETR-type heads have none.
+        table: What integer labels stand for. :class:`mmoid.LabelSetHead` sets it.
 
     Raises:
         ValueError: A bad argument; the message names the config key.
@@ -52,9 +82,11 @@ class LabelSetLoss(nn.Module, ABC):
     custom_activation = True
     custom_accuracy = True
     uses_label_sets = True
-    use_sigmoid = False  # asked by DETR heads
+    use_sigmoid = False
     trains_in_model = False
     initial_score: float | None = None
+    has_background = True
+    table: LabelSetTable | None = None
     class_weight: Tensor | None  # (C+1,) float32
 
     def __init__(
@@ -111,8 +143,11 @@ class LabelSetLoss(nn.Module, ABC):
             raise AnnotationError(f'loss_cls.class_weight.store = {self.missing_store}: no such store')
 
     @abstractmethod
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
-        """(N,) losses of (N, C+1) logits against (N, C+1) bool label sets; background is last, no set is empty."""
+    def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
+        """(N,) losses of (N, C+1) logits against (N, C+1) bool label sets; background is last, no set is empty.
+
+        ``judged`` (N, C+1) is False for classes that are neither labels nor negatives; None: all are one or the other.
+        """
 
     @abstractmethod
     def get_activation(self, cls_score: Tensor) -> Tensor:
@@ -131,7 +166,8 @@ class LabelSetLoss(nn.Module, ABC):
         Args:
             cls_score: (N, C+1) logits, background last.
             labels: (N,) integer class indices with C = background, or label sets (N, C+1) or (N, C), bool or 0 and 1.
-                A row without any class is background.
+                A row without any class is background. -1 is a class that is neither a label nor a negative. int8 is
+                not checked, so that a GPU does not wait.
             weight: (N,) weight of each row.
             avg_factor: Divides the sum instead of N, for ``mean`` only.
             reduction_override: Instead of ``reduction``, for this call.
@@ -145,21 +181,24 @@ class LabelSetLoss(nn.Module, ABC):
             AnnotationError: A file that training needs does not exist.
         """
         self.require_files()
+        if self.table is not None:
+            labels = self.table.of(labels)
         if self.uses_label_sets and not self._gets_label_sets(labels):
             raise ValueError(
                 f'{type(self).__name__} needs label sets, and this head gives single labels: use '
                 "bbox_head.type='mmoid.LabelSetBBoxHead' in a StandardRoIHead or CascadeRoIHead; or a loss of single "
                 "labels, such as loss_cls.type='mmoid.SoftmaxLoss'"
             )
-        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + 1:
+        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + self.has_background:
+            plus = ' + 1' if self.has_background else ''
             raise ValueError(
-                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes + 1)'
+                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes{plus})'
             )
         if len(labels) != len(cls_score):
             raise ValueError(f'cls_score has {len(cls_score)} rows, labels have shape {tuple(labels.shape)}')
         if weight is not None and weight.shape != cls_score.shape[:1]:  # (N, 1) would broadcast to (N, N)
             raise ValueError(f'weight has shape {tuple(weight.shape)}, expected ({len(cls_score)},), one for each row')
-        losses = self.row_losses(cls_score, self.targets(labels))
+        losses = self.row_losses(cls_score, *self.targets(labels))
         reduction = reduction_override or self.reduction
         if reduction == 'mean' and not len(losses):
             reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
@@ -171,25 +210,30 @@ class LabelSetLoss(nn.Module, ABC):
             return False
         return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
-    def targets(self, labels: Tensor) -> Tensor:
-        """(N, C+1) bool with background last, from any of the forms that :meth:`forward` takes."""
+    def targets(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(N, C+1) bool label sets with background last, and which classes are judged (see :meth:`row_losses`).
+
+        ``labels`` has any of the forms that :meth:`forward` takes.
+        """
         size = self.num_classes
         if labels.dim() == 1:
             if labels.is_floating_point() or labels.dtype == torch.bool:
                 raise ValueError(f'labels of shape ({len(labels)},) must be class indices, got {labels.dtype}')
             targets = labels.new_zeros(len(labels), size + 1, dtype=torch.bool)
-            return targets.scatter_(1, labels[:, None].long(), True)
-        if not self.uses_label_sets:
+            return targets.scatter_(1, labels[:, None].long(), True), None
+        if not self.uses_label_sets and labels.dtype != torch.int8:
             raise ValueError(f'{type(self).__name__} takes (N,) class indices, got label sets {tuple(labels.shape)}')
         if labels.dim() != 2 or labels.shape[1] not in (size, size + 1):
             raise ValueError(
                 f'labels have shape {tuple(labels.shape)}, expected ({len(labels)},) class indices or ({len(labels)}, '
                 f'{size}) label sets, with or without a last column for background'
             )
-        if labels.dtype != torch.bool and not ((labels == 0) | (labels == 1)).all():
-            raise ValueError('label sets must hold only 0 and 1')
-        sets = labels[:, :size].bool()
-        return torch.cat([sets, ~sets.any(dim=1, keepdim=True)], dim=1)
+        labels = labels[:, :size]
+        if labels.dtype not in (torch.bool, torch.int8) and not ((labels == 0) | (labels.abs() == 1)).all():
+            raise ValueError('label sets must hold only 0 and 1, and -1 for what is neither')
+        sets = labels == 1
+        targets = torch.cat([sets, ~sets.any(dim=1, keepdim=True)], dim=1)
+        return targets, None if labels.dtype == torch.bool else F.pad(labels != -1, (0, 1), value=True)
 
     def get_cls_channels(self, num_classes: int) -> int:
         """Channels that the head must predict."""
@@ -201,7 +245,7 @@ class LabelSetLoss(nn.Module, ABC):
         """Percentage of rows whose best channel is in their label set."""
         if not len(cls_score):
             return {'acc': cls_score.new_zeros(1)}
-        hits = self.targets(labels).gather(1, cls_score.argmax(dim=1, keepdim=True))
+        hits = self.targets(labels)[0].gather(1, cls_score.argmax(dim=1, keepdim=True))
         return {'acc': 100 * hits.float().mean().reshape(1)}
 
 

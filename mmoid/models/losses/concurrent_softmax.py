@@ -87,10 +87,20 @@ def log_suppression(rates: Tensor) -> Tensor:
     return torch.log1p(-rates).clamp(min=LOG_ZERO).fill_diagonal_(LOG_ZERO)
 
 
-def _loss_of_rows(logits: Tensor, targets: Tensor, suppression: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) :func:`log_suppression`."""
+def _loss_of_rows(
+    logits: Tensor,
+    targets: Tensor,
+    suppression: Tensor,
+    class_weight: Tensor | None = None,
+    judged: Tensor | None = None,
+) -> Tensor:
+    """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) :func:`log_suppression`.
+
+    Labels of one box do not compete with each other, and neither do classes that are not ``judged`` (N, M).
+    """
     rows, labels = targets.nonzero(as_tuple=True)
-    competing = suppression[labels].masked_fill(targets[rows], LOG_ZERO)  # labels of one box do not compete
+    excused = targets if judged is None else targets | ~judged
+    competing = suppression[labels].masked_fill(excused[rows], LOG_ZERO)
     losses = -F.logsigmoid(_log_odds(logits, rows, labels, competing))
     if class_weight is not None:
         losses = losses * class_weight[labels]
@@ -169,8 +179,9 @@ class ConcurrentSoftmaxLoss(RatesLoss):
         super().set_class_buffer(value)
         self.register_buffer('log_suppression', log_suppression(value), persistent=False)
 
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
-        losses = _loss_of_rows(_at_least_float32(cls_score), targets, self.log_suppression, self.class_weight)
+    def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
+        logits = _at_least_float32(cls_score)
+        losses = _loss_of_rows(logits, targets, self.log_suppression, self.class_weight, judged)
         return losses / targets.sum(dim=1) if self.average_labels else losses
 
     def get_activation(self, cls_score: Tensor) -> Tensor:

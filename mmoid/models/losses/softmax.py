@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmoid.models.losses.base import LabelSetLoss
+from mmoid.models.losses.concurrent_softmax import LOG_ZERO
 
 
 @MODELS.register_module()
@@ -17,9 +18,12 @@ class DistCELoss(LabelSetLoss):
     The arguments are those of :class:`LabelSetLoss`.
     """
 
-    def row_losses(self, cls_score: Tensor, targets: Tensor) -> Tensor:
+    def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
+        logits = cls_score.float()
+        if judged is not None:
+            logits = logits.masked_fill(~(judged | targets), LOG_ZERO)
         shares = targets / targets.sum(dim=1, keepdim=True)
-        return F.cross_entropy(cls_score.float(), shares, weight=self.class_weight, reduction='none')
+        return F.cross_entropy(logits, shares, weight=self.class_weight, reduction='none')
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) softmax scores; every row sums to 1."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.ops import batched_nms
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import MODELS
@@ -18,9 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, is_missing, label_names_of
-from mmoid.models.losses.base import LabelSetLoss
-
-NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'average_labels')
+from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
 
 
 @MODELS.register_module()
@@ -49,6 +45,9 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         num_classes: C, without background.
         loss_cls: Config of the classification loss. Its ``hierarchy`` gives the ancestors.
         add_ancestors: Whether to add ancestors at test time.
+        unverified: What the classes are that nobody verified in an image; see
+            :class:`~mmoid.models.label_sets.VerifiedClasses`. Not with stock losses.
+        num_sampled: Classes that ``unverified='sample'`` draws.
         **kwargs: As for ``ConvFCBBoxHead``, which takes the arguments of its own base in the same way.
 
     Attributes:
@@ -67,16 +66,15 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         num_classes: int = 80,
         loss_cls: dict | None = None,
         add_ancestors: bool = True,
+        unverified: Unverified = 'negative',
+        num_sampled: int = 50,
         **kwargs: Any,
     ) -> None:
         given = dict(loss_cls or dict(type='mmdet.CrossEntropyLoss'))
-        loss_type = MODELS.get(given['type']) if isinstance(given['type'], str) else given['type']
-        if isinstance(loss_type, type) and issubclass(loss_type, LabelSetLoss):
-            taken = inspect.signature(loss_type).parameters
-            kept = {key: value for key, value in given.items() if key in taken or key not in NOT_OF_ALL_LOSSES}
-            kwargs['loss_cls'] = {'num_classes': num_classes, **kept}
-        else:
-            kwargs['loss_cls'] = given
+        own_loss = loss_config(given, num_classes)
+        if unverified != 'negative' and own_loss is None:
+            raise ValueError(f'bbox_head.unverified={unverified!r} needs a loss of mmoid, such as mmoid.SoftmaxLoss')
+        kwargs['loss_cls'] = own_loss or given
         super().__init__(
             num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs
         )
@@ -85,6 +83,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         if self.label_names is None:
             self.label_names = label_names_of(self.hierarchy, self.classes, 'loss_cls')
         self.add_ancestors = add_ancestors
+        self.verified = VerifiedClasses(unverified, num_sampled, num_classes, self.hierarchy)
         self.rates_from = given.get('rates_from', 'checkpoint')
         self.config_wins = self.rates_from == 'config'
         ancestors = np.zeros((num_classes, num_classes), dtype=bool)
@@ -117,15 +116,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
             return results
         self.require_class_files()
         iou_threshold = rcnn_test_cfg.nms.get('iou_threshold', 0.5)
-        return [self._with_ancestors(result, iou_threshold) if len(result) else result for result in results]
-
-    def _with_ancestors(self, result: InstanceData, iou_threshold: float) -> InstanceData:
-        above = self.ancestors | torch.eye(self.num_classes, dtype=torch.bool, device=self.ancestors.device)
-        rows, labels = above[result.labels].nonzero(as_tuple=True)
-        expanded = result[rows]
-        expanded.labels = labels
-        nms = dict(type='nms', iou_threshold=iou_threshold)
-        return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, labels, nms)[1]]
+        return [with_ancestors(result, self.ancestors, iou_threshold) for result in results]
 
     def loss_and_target(
         self,
@@ -138,18 +129,32 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         reduction_override: str | None = None,
     ) -> dict:
         """As in mmdet; ``sampling_results`` must come from :class:`LabelSetSampler` if the loss uses label sets."""
-        if not getattr(self.loss_cls, 'uses_label_sets', False):
+        uses_sets = getattr(self.loss_cls, 'uses_label_sets', False)
+        if not uses_sets and self.verified.all_are_negative:
             return super().loss_and_target(
                 cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat, reduction_override
             )
         targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=True)
-        _, label_weights, bbox_targets, bbox_weights = targets
-        sets = self.label_sets(sampling_results)
+        labels, label_weights, bbox_targets, bbox_weights = targets
         boxes = bbox_targets, bbox_weights, reduction_override
-        losses = self.loss(cls_score, None, rois, sets, label_weights, *boxes)
-        if bbox_pred is not None:
+        sets = self.label_sets(sampling_results)
+        if not uses_sets:
+            sets = torch.nn.functional.one_hot(labels, self.num_classes + 1)[:, :-1].bool()
+        losses = self.loss(cls_score, None, rois, self._with_unverified(sets, sampling_results), label_weights, *boxes)
+        if bbox_pred is not None and uses_sets:
             losses['loss_bbox'] = self.loss_of_boxes(bbox_pred, rois, sets, *boxes)
+        elif bbox_pred is not None:
+            losses |= self.loss(None, bbox_pred, rois, labels, label_weights, *boxes)
         return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def _with_unverified(self, sets: Tensor, sampling_results: Sequence[SamplingResult]) -> Tensor:
+        """(N, C) bool label sets; as int8 with -1 for classes that are no negatives, if there are such."""
+        judged = self.verified.judged([result.gt_instances for result in sampling_results], sets.device)
+        if judged is None:
+            return sets
+        counts = torch.tensor([len(result.priors) for result in sampling_results], device=sets.device)
+        judged = judged.repeat_interleave(counts, dim=0, output_size=len(sets))
+        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
     def _get_targets_single(
         self, pos_priors: Tensor, neg_priors: Tensor, pos_gt_bboxes: Tensor, pos_gt_labels: Tensor, cfg: Any

@@ -10,12 +10,13 @@ import torch
 from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmoid.models.class_lists import Hierarchy, ancestor_matrix, label_names_of
+from mmoid.models.label_sets import same_objects
 
 
 @TASK_UTILS.register_module()
@@ -101,21 +102,20 @@ class LabelSetSampler:
     def sample(
         self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: Any
     ) -> SamplingResult | tuple[SamplingResult, Any]:
-        """What the wrapped sampler returns, with ``pos_gt_label_sets`` added. ``kwargs`` are the wrapped sampler's."""
+        """What the wrapped sampler returns, with ``pos_gt_label_sets`` and ``gt_instances`` added.
+
+        ``kwargs`` are the wrapped sampler's.
+        """
         found = self.sampler.sample(assign_result, pred_instances, gt_instances, **kwargs)
         result = found[0] if isinstance(found, tuple) else found  # ScoreHLRSampler also returns weights
         sets = self.label_sets(get_box_tensor(gt_instances.bboxes), gt_instances.labels)
         result.pos_gt_label_sets = sets[result.pos_assigned_gt_inds]
+        result.gt_instances = gt_instances
         return found
 
     def label_sets(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """(G, C) bool label sets of G ground truths: (G, 4) xyxy boxes in any unit, (G,) class indices."""
-        same = (bbox_overlaps(boxes, boxes) >= self.same_object_iou).float()
-        same.fill_diagonal_(1)  # an empty box has IoU 0 even with itself
-        # Squaring doubles the length of the chains of boxes, and a chain has at most G boxes. A GPU does not wait here,
-        # as it would for the number of components.
-        for _ in range((len(boxes) - 1).bit_length()):
-            same = (same @ same).clamp(max=1)
+        same = same_objects(boxes, self.same_object_iou)
         return same @ self._labels_of_class(boxes.device)[labels] > 0
 
     def _labels_of_class(self, device: torch.device) -> Tensor:

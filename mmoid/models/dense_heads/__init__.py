@@ -1,0 +1,35 @@
+"""One-stage and DETR-type heads that train on label sets, and their assigners."""
+
+from mmoid.models.dense_heads.assigners import (
+    LabelSetCost,
+    LabelSetDynamicSoftLabelAssigner,
+    LabelSetTaskAlignedAssigner,
+)
+from mmoid.models.dense_heads.label_set_head import (
+    LabelSetATSSHead,
+    LabelSetDeformableDETRHead,
+    LabelSetDINOHead,
+    LabelSetFCOSHead,
+    LabelSetGFLHead,
+    LabelSetHead,
+    LabelSetRetinaHead,
+    LabelSetRTMDetHead,
+    LabelSetRTMDetSepBNHead,
+    LabelSetTOODHead,
+)
+
+__all__ = [
+    'LabelSetATSSHead',
+    'LabelSetCost',
+    'LabelSetDINOHead',
+    'LabelSetDeformableDETRHead',
+    'LabelSetDynamicSoftLabelAssigner',
+    'LabelSetFCOSHead',
+    'LabelSetGFLHead',
+    'LabelSetHead',
+    'LabelSetRTMDetHead',
+    'LabelSetRTMDetSepBNHead',
+    'LabelSetRetinaHead',
+    'LabelSetTOODHead',
+    'LabelSetTaskAlignedAssigner',
+]

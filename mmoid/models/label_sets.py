@@ -1,0 +1,121 @@
+"""Label sets of ground truths, what of them is a negative, and ancestors of detections: the same for all heads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from mmcv.ops import batched_nms
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmoid.models.class_lists import Hierarchy, is_missing
+from mmoid.models.losses.base import LabelSetLoss
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
+Unverified: TypeAlias = Literal['negative', 'ignore', 'sample']
+
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'average_labels')
+
+
+def loss_config(given: dict, num_classes: int) -> dict | None:
+    """Config of a loss of mmoid in a head: with its number of classes, without the options that it does not have.
+
+    None for another loss.
+    """
+    loss_type = MODELS.get(given['type']) if isinstance(given['type'], str) else given['type']
+    if not (isinstance(loss_type, type) and issubclass(loss_type, LabelSetLoss)):
+        return None
+    taken = inspect.signature(loss_type).parameters
+    kept = {key: value for key, value in given.items() if key in taken or key not in NOT_OF_ALL_LOSSES}
+    return {'num_classes': num_classes, **kept}
+
+
+def same_objects(boxes: Tensor, iou: float) -> Tensor:
+    """(G, G) float, 1 where two of (G, 4) xyxy boxes lie on one object: connected by boxes with at least this IoU."""
+    same = (bbox_overlaps(boxes, boxes) >= iou).float()
+    same.fill_diagonal_(1)  # an empty box has IoU 0 even with itself
+    # Squaring doubles the length of the chains of boxes, and a chain has at most G boxes. A GPU does not wait here, as
+    # it would for the number of components.
+    for _ in range((len(boxes) - 1).bit_length()):
+        same = (same @ same).clamp(max=1)
+    return same
+
+
+def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float) -> InstanceData:
+    """Adds each detection to the ancestors of its class, then runs NMS per class over own and added boxes.
+
+    Args:
+        result: ``bboxes``, ``scores`` and ``labels`` of an image, and what else detections have.
+        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
+        iou_threshold: Of the NMS.
+    """
+    if not len(result):
+        return result
+    above = ancestors | torch.eye(len(ancestors), dtype=torch.bool, device=ancestors.device)
+    rows, labels = above[result.labels].nonzero(as_tuple=True)
+    expanded = result[rows]
+    expanded.labels = labels
+    nms = dict(type='nms', iou_threshold=iou_threshold)
+    return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, labels, nms)[1]]
+
+
+class VerifiedClasses:
+    """Which classes of an image are negatives of its boxes and background.
+
+    An image is annotated for a few classes. The others may be in it unseen.
+
+    Args:
+        unverified: What the classes that nobody verified in an image are: ``negative``, as in a stock detector;
+            ``ignore``, neither label nor negative; ``sample``: some of them, drawn anew in each iteration, are
+            negatives in all images of the batch. Zhou et al., "Detecting Twenty-thousand Classes using Image-level
+            Supervision", ECCV 2022, draw 50 by the square root of their frequency.
+        num_sampled: Classes to draw.
+        num_classes: C.
+        hierarchy: Prepared store that gives the frequencies, for ``sample``.
+    """
+
+    def __init__(self, unverified: Unverified, num_sampled: int, num_classes: int, hierarchy: Hierarchy | None) -> None:
+        if unverified not in ('negative', 'ignore', 'sample'):
+            raise ValueError(f"bbox_head.unverified must be 'negative', 'ignore' or 'sample', got {unverified!r}")
+        self.unverified = unverified
+        self.num_classes = num_classes
+        self.num_sampled = min(num_sampled, num_classes)
+        self.weight: Tensor | None = None
+        if unverified == 'sample' and not is_missing(hierarchy):
+            if not (isinstance(hierarchy, (str, Path)) and Path(hierarchy).is_dir()):
+                raise ValueError("bbox_head.unverified='sample' needs a prepared store as loss_cls.hierarchy")
+            counts = AnnotationStore(hierarchy).class_image_counts()
+            if len(counts) != num_classes:
+                raise ValueError("bbox_head.unverified='sample' needs all classes of loss_cls.hierarchy")
+            self.weight = torch.from_numpy(np.sqrt(np.maximum(counts, 1)))
+
+    @property
+    def all_are_negative(self) -> bool:
+        return self.unverified == 'negative'
+
+    def judged(self, ground_truths: Sequence[InstanceData], device: torch.device) -> Tensor | None:
+        """(B, C) bool: verified or drawn, of B images; None if all classes are.
+
+        ``ground_truths`` have ``verified_classes``, which :class:`mmoid.OpenImagesHierarchyDataset` gives them.
+        """
+        if self.all_are_negative:
+            return None
+        judged = np.zeros((len(ground_truths), self.num_classes), dtype=bool)
+        for row, instances in zip(judged, ground_truths):
+            if 'verified_classes' not in instances:
+                raise AnnotationError(
+                    f'bbox_head.unverified={self.unverified!r}: an image has no verified classes; they come from '
+                    'OpenImagesHierarchyDataset, and a pipeline that mixes images (Mosaic, MixUp, CopyPaste) has none'
+                )
+            row[instances.verified_classes] = True
+        if self.weight is not None:
+            judged[:, torch.multinomial(self.weight, self.num_sampled).numpy()] = True
+        return torch.from_numpy(judged).to(device, non_blocking=True)
