@@ -72,7 +72,7 @@ def label_set_detector(head, weights=None, hierarchy=None, rates=None, **options
     model.init_weights()
     if weights is not None:
         missing, unexpected = model.load_state_dict(weights, strict=False)
-        assert not unexpected and not [key for key in missing if not key.endswith(('rates', 'class_ancestors'))]
+        assert not unexpected and not [key for key in missing if not key.endswith(('rates', 'ancestors'))]
     return model
 
 

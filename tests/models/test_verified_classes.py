@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from mmdet.registry import DATASETS
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData

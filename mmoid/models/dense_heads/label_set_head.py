@@ -32,7 +32,7 @@ from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, sa
 from mmoid.models.losses.base import LabelSetLoss, LabelSetTable
 from mmoid.models.losses.sigmoid import SigmoidLoss
 
-LOSS_KEYS = ('loss_cls', 'initial_loss_cls')
+LOSS_CLASSES = ('concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'classes')
 
 
 class LabelSetHead(ClassBuffer):
@@ -52,23 +52,22 @@ class LabelSetHead(ClassBuffer):
         loss_cls: Config of the loss, of a sigmoid loss of mmoid: :class:`mmoid.ConcurrentFocalLoss`, or
             :class:`mmoid.ConcurrentQualityFocalLoss` where the stock head has ``QualityFocalLoss``. Its ``hierarchy``
             gives the ancestors.
-        ancestors: Whether label sets also hold the ancestors of the annotated labels.
+        sets_with_ancestors: Whether label sets also hold the ancestors of the annotated labels.
         same_object_iou: IoU from which two boxes are on one object, in (0, 1].
         add_ancestors: Whether to add ancestors at test time.
         unverified, num_sampled: See :class:`~mmoid.models.label_sets.VerifiedClasses`.
         **kwargs: As for the stock head.
 
     Attributes:
-        class_ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
+        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
         label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
 
     Raises:
-        ValueError: A loss that is not a sigmoid loss of mmoid; ``ancestors`` without a hierarchy is fine: there are
-            none.
+        ValueError: A loss that is not a sigmoid loss of mmoid, ``same_object_iou`` out of range.
     """
 
-    buffer_name = 'class_ancestors'
-    class_ancestors: Tensor
+    buffer_name = 'ancestors'
+    ancestors: Tensor
     num_classes: int
 
     def __init__(
@@ -76,7 +75,7 @@ class LabelSetHead(ClassBuffer):
         *,
         num_classes: int,
         loss_cls: dict,
-        ancestors: bool = True,
+        sets_with_ancestors: bool = True,
         same_object_iou: float = 0.9,
         add_ancestors: bool = True,
         unverified: Unverified = 'negative',
@@ -85,7 +84,10 @@ class LabelSetHead(ClassBuffer):
     ) -> None:
         if not 0 < same_object_iou <= 1:
             raise ValueError(f'bbox_head.same_object_iou must be in (0, 1], got {same_object_iou}')
-        given = {'loss_cls': loss_cls, **{key: kwargs[key] for key in LOSS_KEYS if key in kwargs}}
+        classes_of_loss = {key: loss_cls[key] for key in LOSS_CLASSES if key in loss_cls}
+        given = {'loss_cls': loss_cls}
+        if 'initial_loss_cls' in kwargs:  # TOOD's
+            given['initial_loss_cls'] = {**classes_of_loss, **kwargs['initial_loss_cls']}
         own = {key: self._build_loss(key, config, num_classes) for key, config in given.items()}
         # mmdet's heads only ask whether their loss is of sigmoids.
         kwargs |= {key: dict(type='mmdet.FocalLoss', use_sigmoid=True) for key in given}
@@ -95,7 +97,7 @@ class LabelSetHead(ClassBuffer):
         for key, loss in own.items():
             setattr(self, key, loss)
         self.set_losses: list[LabelSetLoss] = list(own.values())
-        self.ancestors = ancestors
+        self.sets_with_ancestors = sets_with_ancestors
         self.same_object_iou = same_object_iou
         self.add_ancestors = add_ancestors
         hierarchy, classes = loss_cls.get('hierarchy'), loss_cls.get('classes')
@@ -139,9 +141,9 @@ class LabelSetHead(ClassBuffer):
 
     def indexed(self, batch_gt_instances: Sequence[InstanceData]) -> list[InstanceData]:
         """The same with their index in the batch as ``labels``, (G, C) bool ``label_sets``, (G,) ``first_box``."""
-        closure = torch.eye(self.num_classes, device=self.class_ancestors.device)
-        if self.ancestors:
-            closure += self.class_ancestors
+        closure = torch.eye(self.num_classes, device=self.ancestors.device)
+        if self.sets_with_ancestors:
+            closure += self.ancestors
         found, first = [], 0
         for instances in batch_gt_instances:
             same = same_objects(get_box_tensor(instances.bboxes), self.same_object_iou)
@@ -190,7 +192,7 @@ class LabelSetHead(ClassBuffer):
             return results
         self.require_class_files()
         iou_threshold = ((self.test_cfg or {}).get('nms') or {}).get('iou_threshold', 0.5)
-        return [with_ancestors(result, self.class_ancestors, iou_threshold) for result in results]
+        return [with_ancestors(result, self.ancestors, iou_threshold) for result in results]
 
 
 @MODELS.register_module()
