@@ -11,11 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from mmdet.registry import MODELS
+from mmengine.structures import InstanceData
 from reproduction.methods import Method
 from reproduction.readings import Readings
 from reproduction.worlds import DIMENSIONS, World
 from torch import Tensor, nn
 
+from mmoid.models.label_sets import VerifiedClasses
 from mmoid.openimages.sampling.soft_balance import class_probabilities
 
 BATCH, SAMPLED, SAMPLED_POSITIVES = 8, 64, 16  # images per step, RoIs per image, as in the quickstart
@@ -80,12 +82,16 @@ class Heads:
         head = self.build(method, seed)
         layers = [*head.shared_fcs.parameters(), *head.fc_cls.parameters()]
         optimizer = torch.optim.SGD(layers, method.lr, momentum=0.9, weight_decay=1e-4)
+        verified = VerifiedClasses(method.unverified, 50, self.num_classes, str(self.world.store('train')))
         curve = []
         for lr, images, epoch_ends in self.steps(method, rng):
             optimizer.param_groups[0]['lr'] = lr
-            features, label, sets = (torch.cat(part) for part in zip(*(self.sample(i, method, rng) for i in images)))
+            parts = [self.sample(i, method, rng) for i in images]
+            features, label, sets = (torch.cat(part) for part in zip(*parts))
             logits = self.logits(head, features)
-            loss = head.loss_cls(logits, sets if head.loss_cls.uses_label_sets else label)
+            counts = torch.tensor([len(part[1]) for part in parts])
+            targets = self.targets(images, counts, label, sets, verified, head.loss_cls.uses_label_sets)
+            loss = head.loss_cls(logits, targets)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(layers, 10.0)
@@ -93,6 +99,25 @@ class Heads:
             if epoch_ends and each_epoch:
                 curve.append(self.read(head, 'softmax')['softmax']['ancestors, NMS']['mAP'])
         return head, curve
+
+    def targets(
+        self,
+        images: np.ndarray,
+        counts: Tensor,
+        label: Tensor,
+        sets: Tensor,
+        verified: VerifiedClasses,
+        uses_sets: bool,
+    ) -> Tensor:
+        """(N,) labels or (N, C) label sets of the RoIs of a batch, with -1 for classes that are no negatives."""
+        found = [InstanceData(metainfo=dict(verified_classes=self.train[0][i]['verified'])) for i in images]
+        judged = verified.judged(found, label.device)
+        if judged is None:
+            return sets if uses_sets else label
+        if not uses_sets:
+            sets = nn.functional.one_hot(label, self.num_classes + 1)[:, :-1].bool()
+        judged = judged.repeat_interleave(counts, dim=0)
+        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
     def sample(self, index: int, method: Method, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(R, D) features, (R,) labels with C = background, (R, C) label sets of random RoIs of an image."""

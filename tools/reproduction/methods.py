@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from mmoid.models.label_sets import Unverified
+
 SOFTMAX = {'type': 'SoftmaxLoss'}
 CONCURRENT = {'type': 'ConcurrentSoftmaxLoss'}
 
@@ -20,6 +22,7 @@ class Method:
         rates: ``annotated``, or ``pairs``.
         hierarchy_rate: r_ij of a class and its ancestor.
         stages: (epochs, λ) each; None for the images as they are.
+        unverified: See :class:`mmoid.models.label_sets.VerifiedClasses`.
         beta: Of class weights by the effective number of samples, or None.
         lr: Learning rate.
     """
@@ -31,6 +34,7 @@ class Method:
     rates: str = 'annotated'
     hierarchy_rate: float = 1.0
     stages: tuple[tuple[int, float | None], ...] = ((7, 1.0),)
+    unverified: Unverified = 'negative'
     beta: float | None = None
     lr: float = 0.02
 
@@ -81,3 +85,10 @@ TABLES: dict[int, tuple[Method, ...]] = {
     ),
 }
 TABLES[2] = tuple(replace(method, paper=None) for method in TABLES[1] if method.name.endswith('softmax, class-aware'))
+# Not of the paper: what the classes are that nobody verified.
+TABLES[0] = tuple(
+    Method(f'{name}, {sampling}, {unverified}', None, loss, stages=((7, balance),), unverified=unverified)
+    for name, loss in (('softmax', SOFTMAX), ('concurrent softmax', CONCURRENT))
+    for sampling, balance in (('images as they are', None), ('soft balance 0.7', 0.7))
+    for unverified in ('negative', 'ignore', 'sample')
+)
