@@ -1,0 +1,7 @@
+"""mkdocs hook: the site has only the pages of docs, so links to other files of the repository become plain text."""
+
+import re
+
+
+def on_page_markdown(markdown: str, **kwargs: object) -> str:
+    return re.sub(r'\[([^\]]+)\]\(\.\./[^)]*\)', r'`\1`', markdown)
