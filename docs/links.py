@@ -4,4 +4,5 @@ import re
 
 
 def on_page_markdown(markdown: str, **kwargs: object) -> str:
+    """The text of a page without links to files of the repository."""
     return re.sub(r'\[([^\]]+)\]\(\.\./[^)]*\)', r'`\1`', markdown)

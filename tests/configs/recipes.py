@@ -9,15 +9,15 @@ from mmoid.engine.schedule.stages import stages_of_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/[!_]*/*.py'))
-# Those with the paper's protocol; the small ones are for a laptop.
-PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path]
+# Those with the paper's protocol; the small ones are for a laptop, those of label sets have other detectors.
+PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path and 'label_sets/' not in path]
 
 
 def one_of_each_network():
     """A config of each backbone, from weights or from scratch, and data set, as the names tell them."""
     chosen = {}
     for path in RECIPES:
-        backbone, dataset = re.search(r'faster-rcnn_(.+?)_.*_([\w-]+)$', stem(path)).groups()
+        backbone, dataset = re.search(r'^(?:faster-rcnn_)?(.+?)_.*_([\w-]+)$', stem(path)).groups()
         chosen.setdefault((backbone, '-scratch_' in path, dataset), path)
     return list(chosen.values())
 
@@ -30,8 +30,12 @@ def stem(path):
     return Path(path).stem
 
 
+def head_of(model):
+    return model.roi_head.bbox_head if 'roi_head' in model else model.bbox_head
+
+
 def classes_of(cfg):
-    return cfg.model.roi_head.bbox_head.num_classes
+    return head_of(cfg.model).num_classes
 
 
 def batch_of(path):
@@ -62,6 +66,16 @@ def without_weights(cfg):
 def shrunk(cfg):
     """Makes the networks narrow: every part that a config names stays, with less width and depth."""
     model = without_weights(cfg).model
+    if model.backbone.type == 'CSPNeXt':
+        model.backbone.update(deepen_factor=0.167, widen_factor=0.25)
+        model.neck.update(in_channels=[64, 128, 256], out_channels=32)
+        model.bbox_head.update(in_channels=32, feat_channels=32)
+        return cfg
+    if model.type == 'DINO':
+        model.backbone.update(depth=18, base_channels=8)
+        model.neck.in_channels = [16, 32, 64]
+        model.encoder.num_layers, model.decoder.num_layers, model.num_queries = 1, 2, 30
+        return cfg
     if model.backbone.type == 'EfficientNet':
         model.backbone.arch = 'b0'
         model.neck.in_channels = [24, 40, 112, 320]
@@ -72,6 +86,9 @@ def shrunk(cfg):
         model.backbone.update(depth=18, base_channels=8)
         model.neck.in_channels = [8, 16, 32, 64]
     model.neck.out_channels = 16
+    if model.type == 'RetinaNet':
+        model.bbox_head.update(in_channels=16, feat_channels=16)
+        return cfg
     model.rpn_head.update(in_channels=16, feat_channels=16)
     model.roi_head.bbox_roi_extractor.out_channels = 16
     model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
@@ -85,8 +102,12 @@ def shortened(cfg, root, work_dir):
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         for transform in loader.dataset.pipeline:
-            if transform.type == 'Resize':
+            if transform.type in ('Resize', 'RandomResize'):
                 transform.scale = _tenth(transform.scale)
+            if transform.type == 'RandomCrop':
+                transform.crop_size = _tenth(transform.crop_size)
+            if transform.type == 'Pad':
+                transform.size = _tenth(transform.size)
             if transform.type == 'RandomChoiceResize':
                 transform.scales = [_tenth(scale) for scale in transform.scales]
     stages = len(stages_of_config(cfg))
@@ -96,10 +117,13 @@ def shortened(cfg, root, work_dir):
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs
     cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size * (1 if stages else 2)
     cfg.val_dataloader.dataset.indices = 2
+    cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere
+    if 'roi_head' not in cfg.model:
+        cfg.model.test_cfg.max_per_img = 20  # each is a detection of up to all classes
+        return cfg
     cfg.model.train_cfg.rcnn.sampler.num = 64
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=200)
-    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=20)  # each is a detection of up to all classes
-    cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere
+    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=20)
     return cfg
 
 

@@ -1,7 +1,4 @@
 # mmdet's DINO with four scales and R-50, trained on label sets of the 500 classes of the Open Images Challenge.
-attention = dict(embed_dims=256, dropout=0.0)
-deformable_attention = dict(embed_dims=256, num_levels=4, dropout=0.0)
-feed_forward = dict(embed_dims=256, feedforward_channels=2048, ffn_drop=0.0)
 
 model = dict(
     type='DINO',
@@ -33,13 +30,21 @@ model = dict(
         norm_cfg=dict(type='GN', num_groups=32),
         num_outs=4,
     ),
-    encoder=dict(num_layers=6, layer_cfg=dict(self_attn_cfg=deformable_attention, ffn_cfg=feed_forward)),
+    encoder=dict(
+        num_layers=6,
+        layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=256, num_levels=4, dropout=0.0),
+            ffn_cfg=dict(embed_dims=256, feedforward_channels=2048, ffn_drop=0.0),
+        ),
+    ),
     decoder=dict(
         num_layers=6,
         return_intermediate=True,
         post_norm_cfg=None,
         layer_cfg=dict(
-            self_attn_cfg=dict(num_heads=8, **attention), cross_attn_cfg=deformable_attention, ffn_cfg=feed_forward
+            self_attn_cfg=dict(num_heads=8, embed_dims=256, dropout=0.0),
+            cross_attn_cfg=dict(embed_dims=256, num_levels=4, dropout=0.0),
+            ffn_cfg=dict(embed_dims=256, feedforward_channels=2048, ffn_drop=0.0),
         ),
     ),
     positional_encoding=dict(num_feats=128, normalize=True, offset=0.0, temperature=20),

@@ -1,6 +1,4 @@
 # mmdet's RTMDet-s, trained on label sets of the 500 classes of the Open Images Challenge.
-sync_norm = dict(type='SyncBN')
-activation = dict(type='SiLU', inplace=True)
 
 model = dict(
     type='RTMDet',
@@ -13,8 +11,8 @@ model = dict(
         deepen_factor=0.33,
         widen_factor=0.5,
         channel_attention=True,
-        norm_cfg=sync_norm,
-        act_cfg=activation,
+        norm_cfg=dict(type='SyncBN'),
+        act_cfg=dict(type='SiLU', inplace=True),
         init_cfg=dict(
             type='Pretrained',
             prefix='backbone.',
@@ -27,8 +25,8 @@ model = dict(
         out_channels=128,
         num_csp_blocks=1,
         expand_ratio=0.5,
-        norm_cfg=sync_norm,
-        act_cfg=activation,
+        norm_cfg=dict(type='SyncBN'),
+        act_cfg=dict(type='SiLU', inplace=True),
     ),
     bbox_head=dict(
         type='LabelSetRTMDetSepBNHead',
@@ -45,8 +43,8 @@ model = dict(
         ),
         loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
         with_objectness=False,
-        norm_cfg=sync_norm,
-        act_cfg=activation,
+        norm_cfg=dict(type='SyncBN'),
+        act_cfg=dict(type='SiLU', inplace=True),
     ),
     train_cfg=dict(assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1),
     test_cfg=dict(

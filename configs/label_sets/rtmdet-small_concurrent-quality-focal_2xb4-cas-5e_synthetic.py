@@ -3,7 +3,7 @@
 #   and 4. Challenge mAP of the validation images.
 # mAP: paper: none; here: see docs/reproduction.md.
 # Cost: 2 processes x 4 images; minutes on two cores.
-# Run: bash tools/dist_train.sh configs/label_sets/rtmdet_small_concurrent-quality-focal_2xb4-cas-5e_synthetic.py 2
+# Run: bash tools/dist_train.sh configs/label_sets/rtmdet-small_concurrent-quality-focal_2xb4-cas-5e_synthetic.py 2
 _base_ = [
     '../_base_/models/label-set_rtmdet_s.py',
     '../_base_/datasets/synthetic_small.py',
@@ -11,16 +11,15 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-norm = dict(type='GN', num_groups=8)  # does not depend on the batch, which is a few images per process here
 model = dict(
-    backbone=dict(deepen_factor=0.167, widen_factor=0.25, norm_cfg=norm, init_cfg=None),
-    neck=dict(in_channels=[64, 128, 256], out_channels=64, norm_cfg=norm),
+    backbone=dict(deepen_factor=0.167, widen_factor=0.25, norm_cfg=dict(type='GN', num_groups=8), init_cfg=None),
+    neck=dict(in_channels=[64, 128, 256], out_channels=64, norm_cfg=dict(type='GN', num_groups=8)),
     bbox_head=dict(
         num_classes=37,
         in_channels=64,
         feat_channels=64,
         share_conv=False,
-        norm_cfg=norm,
+        norm_cfg=dict(type='GN', num_groups=8),
         loss_cls=dict(
             concurrent_rates=f'{_base_.data_root}/concurrent_rates.npz', hierarchy=f'{_base_.data_root}/train'
         ),
