@@ -1,18 +1,16 @@
-"""Charts: statistics of a data set (Fig. 2 and 3), sampling plans, AP by class (Fig. 5), the course of a training.
-
-Each function draws one figure. :func:`save` writes it.
-"""
+"""Charts: statistics of a data set (Fig. 2 and 3), sampling plans, AP by class (Fig. 5), the course of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter
+from scipy.ndimage import uniform_filter1d
 
 from mmoid.openimages.metric.comparison import Difference
 from mmoid.openimages.sampling.coverage import SamplingPlan
@@ -21,14 +19,18 @@ from mmoid.openimages.statistics.confusion import Confusion
 from mmoid.openimages.statistics.store_statistics import Imbalance, LeafAbsence
 from mmoid.utils.atomic import atomic_write
 
-BLUE, ORANGE, GREEN, RED, GREY = '#2060c0', '#e08020', '#208040', '#d02020', '#909090'
-THOUSANDS, TIMES = '{x:,.0f}', '{x:,.10g}×'
+STYLE: dict[Any, Any] = {
+    'axes.axisbelow': True,
+    'axes.grid': True,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 11,
+    'figure.constrained_layout.use': True,
+    'grid.alpha': 0.3,
+}
+BLUE, GREEN, RED, GREY = 'tab:blue', 'tab:green', 'tab:red', 'tab:gray'
 BY_FREQUENCY = 'class, most frequent first'
-LONGEST_NAME = 27
-"""Characters of a class name in an axis label: the length of the longest official name."""
-
-MAX_NAMES = 60
-"""Class names that fit below a figure."""
+LONGEST_NAME = 27  # characters of a class name in an axis label: the length of the longest official name
+MAX_NAMES = 60  # class names that fit below a figure
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
@@ -38,101 +40,102 @@ def save(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
     return Path(path)
 
 
-def plain(text: str) -> str:
-    """Text with escaped dollar signs, which matplotlib would read as mathematics."""
-    return text.replace('$', r'\$')
-
-
 def short_name(name: str) -> str:
-    """A class name for an axis label, cut at :data:`LONGEST_NAME` characters."""
-    return plain(name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…')
+    """A class name for an axis label, with escaped dollar signs, which matplotlib would read as mathematics."""
+    return (name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…').replace('$', r'\$')
 
 
+@rc_context(STYLE)
 def draw_imbalance(imbalance: Imbalance) -> Figure:
     """Images of each class, most frequent first, on a logarithmic scale (Fig. 2)."""
-    figure, ax = _chart('Images of each class', BY_FREQUENCY, 'images with the class')
-    curves = [
-        (imbalance.images, 'as annotated', BLUE),
-        (imbalance.expanded_images, 'counted for ancestors too', ORANGE),
-    ]
-    for counts, name, colour in curves:
+    figure = Figure(figsize=(9, 4.5))
+    ax = figure.subplots()
+    curves = {'as annotated': imbalance.images, 'counted for ancestors too': imbalance.expanded_images}
+    for name, counts in curves.items():
         present = np.sort(counts[counts > 0])[::-1]
         span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'
-        label = f'{name} ({len(present)} classes, {span})'
-        ax.plot(np.arange(1, len(present) + 1), present, color=colour, label=label, lw=2)
-    ax.set_yscale('log')
-    ax.yaxis.set_major_formatter(THOUSANDS)
+        ax.plot(np.arange(1, len(present) + 1), present, lw=2, label=f'{name} ({len(present)} classes, {span})')
+    ax.set(title='Images of each class', xlabel=BY_FREQUENCY, ylabel='images with the class', yscale='log')
+    ax.yaxis.set_major_formatter('{x:,.0f}')
     ax.legend(loc='upper right')
     return figure
 
 
-def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count: int = 20) -> Figure:
+def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count: int = 30) -> Figure:
     """The most frequent pairs of labels on one object, with both rates (Fig. 3a)."""
     pairs, rates = concurrence.top_pairs(count), concurrence.rates
-    return _draw_shares(
-        'Labels given to one object',
-        'share of the objects (number: objects with both)',
-        [f'{short_name(class_names[i])} · {short_name(class_names[j])}' for i, j, _ in pairs],
-        {
-            'of the first, also the second': np.array([rates[i, j] for i, j, _ in pairs]),
-            'of the second, also the first': np.array([rates[j, i] for i, j, _ in pairs]),
-        },
-        [objects for *_, objects in pairs],
-    )
+    shares = {
+        'of the first, also the second': [rates[i, j] for i, j, _ in pairs],
+        'of the second, also the first': [rates[j, i] for i, j, _ in pairs],
+    }
+    names = [f'{short_name(class_names[i])} · {short_name(class_names[j])} ({n:,})' for i, j, n in pairs]
+    return _draw_shares('Labels given to one object (objects with both)', 'share of the objects', names, shares)
 
 
-def draw_confusion(confusion: Confusion, class_names: Sequence[str], count: int = 20) -> Figure:
+def draw_confusion(confusion: Confusion, class_names: Sequence[str], count: int = 30) -> Figure:
     """The labels that a model most often gives to objects annotated otherwise (Fig. 3a, from predictions)."""
     pairs, rates = confusion.top_pairs(count), confusion.rates
-    return _draw_shares(
-        'Annotated → predicted',
-        'share of the objects annotated so (number: objects)',
-        [f'{short_name(class_names[i])} → {short_name(class_names[j])}' for i, j, _ in pairs],
-        {'': np.array([rates[i, j] for i, j, _ in pairs])},
-        [objects for *_, objects in pairs],
-    )
+    names = [f'{short_name(class_names[i])} → {short_name(class_names[j])} ({n:,})' for i, j, n in pairs]
+    shares = {'': [rates[i, j] for i, j, _ in pairs]}
+    return _draw_shares('Annotated → predicted (objects)', 'share of the objects annotated so', names, shares)
 
 
-def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: int = 25) -> Figure:
+def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: int = 30) -> Figure:
     """Share of the objects of a parent class that have no finer label (Fig. 3b), classes with most objects first."""
-    most = _largest(absence.objects, count)
-    return _draw_shares(
-        'Objects of parent classes without a finer label',
-        "share of the class's objects (number: all its objects)",
-        [short_name(class_names[label]) for label in absence.label[most]],
-        {'': absence.share[most]},
-        absence.objects[most],
-    )
+    most = np.argsort(-absence.objects, kind='stable')[: min(count, np.count_nonzero(absence.objects))]
+    names = [f'{short_name(class_names[absence.label[k]])} ({absence.objects[k]:,})' for k in most]
+    title = 'Objects of parent classes without a finer label (all objects)'
+    return _draw_shares(title, "share of the class's objects", names, {'': absence.share[most]})
 
 
-def draw_sampling_plans(plans: Sequence[SamplingPlan]) -> Figure:
-    """How often an image of each class is seen, and the share of each class's images that are never seen.
-
-    Args:
-        plans: One for each λ, of the same data set, epochs and draws.
-    """
-    figure = Figure(figsize=(11, 4.5), layout='constrained')
-    seen, unseen = figure.subplots(1, 2)
-    counts = plans[0].one_epoch.image_counts
-    order = _largest(counts, len(counts))
-    rank = np.arange(1, len(order) + 1)
-    for plan, colour in zip(plans, colormaps['viridis'](np.linspace(0, 0.88, len(plans)))):
-        for ax, of_class in ((seen, plan.all_epochs.seen), (unseen, plan.all_epochs.unseen)):
-            ax.plot(rank, of_class[order], '.', color=colour, ms=4, label=f'λ = {plan.balance:g}')
-    _finish(seen, 'Times an image of the class is seen', BY_FREQUENCY)
-    _finish(unseen, 'Images of the class never seen', BY_FREQUENCY)
-    seen.axhline(plans[0].epochs, color=GREY, lw=1, ls='--', label='images in sequence')
-    seen.set_yscale('log')
-    seen.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    seen.yaxis.set_major_formatter(TIMES)
-    seen.yaxis.set_minor_formatter('')
-    seen.legend(fontsize=8)
-    unseen.yaxis.set_major_formatter(PercentFormatter(1))
-    title = f'{len(order)} classes, {plans[0].samples_per_epoch:,} draws per epoch, epochs: {plans[0].epochs}'
-    figure.suptitle(title, fontsize=11)
+@rc_context(STYLE)
+def _draw_shares(
+    title: str, xlabel: str, names: Sequence[str], shares: Mapping[str, Sequence[float] | np.ndarray]
+) -> Figure:
+    """Horizontal bars: a row for each name, and in it a bar of each of ``shares``, which are values by legend."""
+    figure = Figure(figsize=(9, 1.5 + 0.35 * max(1, len(names))))
+    ax = figure.subplots()
+    ax.set(title=title, xlabel=xlabel)
+    rows, height = np.arange(len(names)), 0.8 / len(shares)
+    for k, (name, share) in enumerate(shares.items()):
+        bars = ax.barh(rows + (k + 0.5) * height - 0.4, share, height, label=name)
+        ax.bar_label(bars, fmt='{:.1%}', fontsize=7, padding=3)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_yticks(rows, names, fontsize=8)
+    ax.margins(x=0.15, y=0.02)  # room for the percentage behind the longest bar
+    ax.invert_yaxis()
+    if not names:
+        ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', va='center')
+    if len(shares) > 1:
+        figure.legend(loc='outside upper right', ncols=len(shares))
     return figure
 
 
+@rc_context(STYLE)
+def draw_sampling_plans(plans: Sequence[SamplingPlan]) -> Figure:
+    """How often an image of each class is seen, and how many never, by plans that differ in λ alone."""
+    figure = Figure(figsize=(11, 4.5))
+    seen, unseen = figure.subplots(1, 2)
+    counts = plans[0].one_epoch.image_counts
+    order = np.argsort(-counts, kind='stable')[: np.count_nonzero(counts)]
+    rank = np.arange(1, len(order) + 1)
+    for plan, colour in zip(plans, colormaps['viridis'](np.linspace(0, 0.88, len(plans)))):
+        style = dict(color=colour, ls='', marker='.', ms=4, label=f'λ = {plan.balance:g}')
+        seen.plot(rank, plan.all_epochs.seen[order], **style)
+        unseen.plot(rank, plan.all_epochs.unseen[order], **style)
+    seen.axhline(plans[0].epochs, color=GREY, lw=1, ls='--', label='images in sequence')
+    seen.set(title='Times an image of the class is seen', xlabel=BY_FREQUENCY, yscale='log')
+    seen.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    seen.yaxis.set_major_formatter('{x:,.10g}×')
+    seen.yaxis.set_minor_formatter('')
+    seen.legend(fontsize=8)
+    unseen.set(title='Images of the class never seen', xlabel=BY_FREQUENCY)
+    unseen.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.suptitle(f'{len(order)} classes, {plans[0].samples_per_epoch:,} draws per epoch, epochs: {plans[0].epochs}')
+    return figure
+
+
+@rc_context(STYLE)
 def draw_class_ap(
     images: np.ndarray,
     first: np.ndarray,
@@ -143,16 +146,9 @@ def draw_class_ap(
 ) -> Figure:
     """AP by class of two evaluations, from frequent to rare classes (Fig. 5 of the paper).
 
-    Classes without an AP in either evaluation are left out. With many classes, a line shows the running mean over a
-    twentieth of them.
-
-    Args:
-        images: (C,) training images of each class.
-        first: (C,) AP, NaN: none.
-        second: (C,) AP, NaN: none.
-        class_names: C names.
-        names: Of the two evaluations, for the legend.
-        top: Classes named for the largest gain, and for the largest loss, if not all names fit; >= 1.
+    ``images`` are the (C,) training images of each class, ``first`` and ``second`` their (C,) AP; classes where one is
+    NaN are left out. ``names`` are those of the evaluations. If the names of all classes do not fit, ``top`` (>= 1)
+    classes are named for the largest gain, and for the largest loss, and lines show the running mean over a twentieth.
 
     Raises:
         ValueError: No class has an AP in both.
@@ -161,33 +157,39 @@ def draw_class_ap(
     if not len(both):
         raise ValueError('no class has an AP in both evaluations')
     order = both[np.argsort(-images[both], kind='stable')]
-    images, first, second = images[order], first[order], second[order]
-    gain, rank = second - first, np.arange(len(order))
-    window = max(1, len(order) // 20)
-    figure = Figure(figsize=(12, 8), layout='constrained')
+    first, second, rank = first[order], second[order], np.arange(len(order))
+    labels, gain = [short_name(class_names[k]) for k in order], second - first
+    many, window = len(order) > MAX_NAMES, len(order) // 20
+    figure = Figure(figsize=(12, 8))
     counts, upper, lower = figure.subplots(3, 1, sharex=True, height_ratios=(1, 2, 4))
-    title = (
-        f'AP by class, most frequent first: {len(order)} classes, mAP {first.mean():.4f} ({names[0]}), '
-        f'{second.mean():.4f} ({names[1]}); {(gain > 0).sum()} gain, {(gain < 0).sum()} lose'
-    )
-    for ax, above, ylabel in ((counts, title, 'images'), (upper, '', 'AP'), (lower, '', 'AP gained')):
-        _finish(ax, above, '', ylabel)
-    counts.bar(rank, images, 1, color=GREY)
-    counts.set_yscale('symlog')  # a class without training images has a bar of height 0
-    counts.yaxis.set_major_formatter(THOUSANDS)
+    title = f'AP by class, most frequent first: {len(order)} classes, mAP {first.mean():.4f} ({names[0]}), '
+    title += f'{second.mean():.4f} ({names[1]}); {(gain > 0).sum()} gain, {(gain < 0).sum()} lose'
+    counts.bar(rank, images[order], 1, color=GREY)
+    counts.set(title=title, ylabel='images', yscale='symlog')  # a class without training images has no bar
+    counts.yaxis.set_major_formatter('{x:,.0f}')
     for ap, name, colour in ((first, names[0], GREY), (second, names[1], BLUE)):
-        upper.plot(rank, ap, '.', color=colour, alpha=0.5 if window > 1 else 1, label=name)
-        if window > 1:
-            upper.plot(rank, _running_mean(ap, window), color=colour, lw=2, label=f'{name}, mean of {window} classes')
-    upper.set_ylim(0, 1.02)
-    upper.legend(loc='best', ncols=2)
+        upper.plot(rank, ap, '.', color=colour, alpha=0.5 if many else 1, label=name)
+        if many:
+            mean = uniform_filter1d(ap, window)
+            upper.plot(rank, mean, color=colour, lw=2, label=f'{name}, mean of {window} classes')
+    upper.set(ylabel='AP', ylim=(0, 1.02))
+    upper.legend(ncols=2)
     lower.bar(rank, gain, 0.9, color=np.where(gain >= 0, GREEN, RED))
-    if window > 1:
-        lower.plot(rank, _running_mean(gain, window), color='black', lw=1.5)
-    _name_classes(lower, [short_name(class_names[label]) for label in order], gain, top)
+    lower.set_ylabel('AP gained')
+    if not many:
+        lower.set_xticks(rank, labels, rotation=90, fontsize=8)
+        return figure
+    lower.plot(rank, uniform_filter1d(gain, window), color='black', lw=1.5)
+    lower.set_xlabel(BY_FREQUENCY)
+    lower.margins(y=0.8)  # room for the names
+    by_gain = np.argsort(gain, kind='stable')
+    for k in {*by_gain[:top], *by_gain[-top:]}:
+        side = 'bottom' if gain[k] > 0 else 'top'
+        lower.text(k, gain[k], f' {labels[k]} {gain[k]:+.3f} ', rotation=90, ha='center', va=side, fontsize=7)
     return figure
 
 
+@rc_context(STYLE)
 def draw_training(
     epochs: Sequence[int],
     mean_ap: Sequence[float],
@@ -196,133 +198,44 @@ def draw_training(
     lrs: Sequence[float],
     stages: Sequence[tuple[str, int, int]],
 ) -> Figure:
-    """mAP, loss and learning rate over epochs, with one coloured band per stage.
+    """Accuracy (mAP) after ``epochs``, loss and learning rate at ``loss_epochs``, in fractions, and a band per stage.
 
-    Args:
-        epochs: Epochs after which the model was validated.
-        mean_ap: mAP there.
-        loss_epochs: Epochs, with fractions, of the next two.
-        losses: Training loss.
-        lrs: Learning rate.
-        stages: (name, first epoch from 0, epoch after the last).
+    ``stages`` are (name, first epoch from 0, epoch after the last).
     """
-    figure = Figure(figsize=(9, 6), layout='constrained')
+    figure = Figure(figsize=(9, 6))
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    for ax, xlabel, ylabel in ((top, '', 'mAP'), (middle, '', 'loss'), (bottom, 'epoch', 'learning rate')):
-        _finish(ax, '', xlabel, ylabel)
-        for k, (_, start, stop) in enumerate(stages):
-            ax.axvspan(start, stop, color=('#f4f4f4', '#fff2d8', '#e4f2ff')[k % 3], zorder=-1)
     top.plot(epochs, mean_ap, marker='o', color=RED)
-    top.set_ylim(0, 1.1)
+    top.set(ylabel='mAP', ylim=(0, 1.1))
     for epoch, value in zip(epochs, mean_ap):
-        top.annotate(f'{value:.3f}', (epoch, value), textcoords='offset points', xytext=(0, 6), ha='center', fontsize=8)
-    for name, start, stop in stages:
-        top.text((start + stop) / 2, 0.04, name, ha='center', fontsize=9)
+        top.text(epoch, value + 0.04, f'{value:.3f}', ha='center', fontsize=8)
     middle.plot(loss_epochs, losses, color=BLUE)
-    middle.set_ylim(bottom=0)
+    middle.set(ylabel='loss', ylim=(0, None))
     bottom.semilogy(loss_epochs, lrs, color=GREEN, drawstyle='steps-post')
+    bottom.set(xlabel='epoch', ylabel='learning rate')
+    for k, (name, start, stop) in enumerate(stages):
+        top.text((start + stop) / 2, 0.04, name, ha='center', fontsize=9)
+        for ax in figure.axes:
+            ax.axvspan(start, stop, color=('#f4f4f4', '#fff2d8', '#e4f2ff')[k % 3], zorder=-1)
     return figure
 
 
+@rc_context(STYLE)
 def draw_comparison(
     groups: Sequence[str], differences: Sequence[Difference], kinds: Sequence[str], counts: Sequence[np.ndarray]
 ) -> Figure:
-    """Differences in mAP with their intervals, and errors of two sets of predictions by kind.
-
-    Args:
-        groups: Names of the groups of classes.
-        differences: Of each group.
-        kinds: K names.
-        counts: (K,) errors of the first set, and of the second.
-    """
-    figure = Figure(figsize=(12, 4.5), layout='constrained')
+    """Differences in mAP with their intervals by group of classes, and (K,) errors of the first and second by kind."""
+    figure = Figure(figsize=(12, 4.5))
     left, right = figure.subplots(1, 2)
-    _finish(left, 'Second minus first, 95 % interval', 'difference in mAP')
-    value, low, high = (np.array([getattr(one, name) for one in differences]) for name in ('value', 'low', 'high'))
-    ends = np.maximum([value - low, high - value], 0)
-    left.errorbar(value, np.arange(len(groups)), xerr=ends, fmt='o', color=BLUE, capsize=3)
+    low, value, high = np.array([[one.low, one.value, one.high] for one in differences]).T
+    left.hlines(groups, low, high, color=BLUE)
+    left.plot(value, groups, 'o', color=BLUE)
     left.axvline(0, color=GREY)
-    left.set_yticks(np.arange(len(groups)), groups)
-    left.invert_yaxis()
-    _finish(right, 'Errors', 'detections')
+    left.set(title='Second minus first, 95 % interval', xlabel='difference in mAP')
     place = np.arange(len(kinds))
-    for offset, colour, name, of_kind in zip((-0.2, 0.2), (GREY, BLUE), ('first', 'second'), counts):
-        right.barh(place + offset, of_kind, 0.4, color=colour, label=name)
-    right.set_yticks(place, kinds)
-    right.invert_yaxis()
+    right.barh(place - 0.2, counts[0], 0.4, color=GREY, label='first')
+    right.barh(place + 0.2, counts[1], 0.4, color=BLUE, label='second')
+    right.set(title='Errors', xlabel='detections', yticks=place, yticklabels=kinds)
     right.legend()
+    for ax in (left, right):
+        ax.invert_yaxis()
     return figure
-
-
-def _chart(title: str, xlabel: str, ylabel: str, height: float = 4.5) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, height), layout='constrained')
-    ax = figure.subplots()
-    _finish(ax, title, xlabel, ylabel)
-    return figure, ax
-
-
-def _finish(ax: Axes, title: str, xlabel: str, ylabel: str = '') -> None:
-    ax.set_title(title, loc='left', fontsize=11)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.grid(alpha=0.3)
-    ax.set_axisbelow(True)
-
-
-def _draw_shares(
-    title: str,
-    xlabel: str,
-    names: Sequence[str],
-    shares: dict[str, np.ndarray],
-    counts: Sequence[int] | np.ndarray,
-) -> Figure:
-    """Horizontal bars of shares, one row per name, with a count behind each row.
-
-    Args:
-        title: Above the figure.
-        xlabel: Below it.
-        names: N rows.
-        shares: (N,) values in [0, 1] by name in the legend.
-        counts: (N,).
-    """
-    figure, ax = _chart(title, xlabel, '', 1.5 + 0.35 * max(1, len(names)))
-    rows, height = np.arange(len(names)), 0.8 / len(shares)
-    for k, ((name, share), colour) in enumerate(zip(shares.items(), (BLUE, ORANGE))):
-        bars = ax.barh(rows + (k + 0.5) * height - 0.4, share, height, color=colour, label=name)
-    ax.bar_label(bars, [f'{count:,}' for count in counts], fontsize=7, padding=3)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_yticks(rows, names, fontsize=8)
-    if not names:
-        ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', va='center')
-        return figure
-    ax.set_xlim(0, 1.15 * (ax.dataLim.xmax or 1))  # room for the count behind the longest bar
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    if len(shares) > 1:
-        figure.legend(loc='outside upper right', ncols=len(shares))
-    return figure
-
-
-def _name_classes(ax: Axes, names: Sequence[str], gain: np.ndarray, top: int) -> None:
-    if len(names) <= MAX_NAMES:
-        ax.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8)
-        return
-    ax.set_xlabel(BY_FREQUENCY)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.margins(y=0.8)  # room for the names
-    by_gain = np.argsort(gain, kind='stable')
-    for k in {*by_gain[:top].tolist(), *by_gain[-top:].tolist()}:
-        text, side = f'{names[k]} {gain[k]:+.3f}', 'bottom' if gain[k] > 0 else 'top'
-        ax.text(k, gain[k], f' {text} ', rotation=90, ha='center', va=side, fontsize=7)
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the classes at most half a window away; fewer at both ends."""
-    ones = np.ones(window)
-    mean: np.ndarray = np.convolve(values, ones, 'same') / np.convolve(np.ones(len(values)), ones, 'same')
-    return mean
-
-
-def _largest(counts: np.ndarray, number: int) -> np.ndarray:
-    """Indices of the ``number`` largest counts above 0, the largest first."""
-    order = np.argsort(-counts, kind='stable')[:number]
-    return order[counts[order] > 0]

@@ -4,23 +4,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import draw_annotations, draw_predictions, save
-from mmoid.visualization.label_sets import GREY, Canvas, ImageReader, label_lines, objects_of, sheet
+from mmoid.visualization import ImageReader, draw_annotations, draw_predictions, save
+from mmoid.visualization.label_sets import GREY, LabelledBox, draw_sheet, objects_of
 
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
+def drawn(*boxes):
+    """The axes of an image of 200 x 100 pixels with boxes."""
+    boxes = [LabelledBox(np.array(corners), *rest) for corners, *rest in boxes]
+    (ax,) = draw_sheet('title', [('image', np.zeros((100, 200, 3), np.uint8), boxes)]).axes
+    return ax
+
+
 def test_an_object_has_one_box_with_all_its_labels(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'train')
     figure = draw_annotations(store, range(12))
+    assert len(figure.axes) == 12
     for image, ax in enumerate(figure.axes):
         labels = [store.class_names[label] for label in store.box_label[store.boxes_of_image(image)]]
         assert sorted(name for text in texts(ax) for name in text.split('\n')) == sorted(labels)
@@ -31,47 +38,37 @@ def test_an_object_has_one_box_with_all_its_labels(tiny_data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['sheet.png']
 
 
-def test_predictions_above_the_threshold_are_drawn_on_their_image_with_ancestors_folded(tiny_data, tmp_path):
+def test_predictions_above_the_threshold_are_drawn_with_each_class_once_and_ancestors_folded(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'validation')
     child = int(store.hierarchy.depth.argmax())
     parent, *_ = store.hierarchy.ancestors(child)
-    other = next(
-        k for k in range(store.num_classes) if not store.hierarchy.ancestor_matrix[[child, k]][:, [k, child]].any()
-    )
+    related = store.hierarchy.ancestor_matrix
+    other = next(k for k in range(store.num_classes) if not related[[child, k]][:, [k, child]].any() and k != child)
     write_predictions(
         tmp_path / 'predictions',
         image_ids=[store.image_id(1)],
-        detections_per_image=np.array([4]),
-        label=np.array([parent, child, other, 2]),
-        score=np.array([0.95, 0.9, 0.8, 0.1]),
-        box=np.array([[0.1, 0.1, 0.5, 0.5]] * 3 + [[0, 0, 1, 1]]),
+        detections_per_image=np.array([5]),
+        label=np.array([parent, child, other, child, 2]),
+        score=np.array([0.95, 0.9, 0.8, 0.5, 0.1]),
+        box=np.array([[0.1, 0.1, 0.5, 0.5]] * 4 + [[0, 0, 1, 1]]),
         label_names=store.label_names,
         class_names=store.class_names,
     )
-    figure = draw_predictions(store, PredictionStore(tmp_path / 'predictions'), [0, 1])
-    first, second = figure.axes
+    first, second = draw_predictions(store, PredictionStore(tmp_path / 'predictions'), [0, 1]).axes
     assert texts(first) == []
     names = store.class_names
     assert texts(second) == [f'{names[child]} 0.90\n{names[other]} 0.80\n↑ {names[parent]}']
 
 
-def test_a_class_that_is_detected_twice_on_an_object_is_named_once_with_its_best_score(tiny_data):
-    store = AnnotationStore(tiny_data / 'validation')
-    lines, first = label_lines(store, np.array([3, 3]), np.array([0.9, 0.5]))
-    assert (lines, first) == ([f'{store.class_names[3]} 0.90'], 3)
-
-
-def test_labels_stay_in_the_image_and_cover_no_other_label():
-    figure, (ax,) = sheet(1, 'title')
-    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
+@pytest.mark.parametrize('dpi', [100, 120, 150])
+def test_labels_stay_in_the_image_and_cover_no_other_label(dpi):
     corner, wide = (0, 0, 0.05, 0.1), (0, 0, 1, 1)
-    for box in (corner, corner, corner, (0.95, 0, 1, 0.1), (0, 0.9, 0.05, 1), (0.95, 0.9, 1, 1), wide, wide):
-        canvas.draw_box(np.array(box), ['A long class name', 'another'], GREY)
-    canvas.write_labels()
-    agg = FigureCanvasAgg(figure)
-    agg.draw()
+    boxes = (corner, corner, corner, (0.95, 0, 1, 0.1), (0, 0.9, 0.05, 1), (0.95, 0.9, 1, 1), wide, wide)
+    ax = drawn(*((box, ['A long class name', 'another'], GREY) for box in boxes))
+    ax.figure.set_dpi(dpi)
+    ax.figure.canvas.draw()
     place, margin = ax.get_window_extent(), 3  # pixels
-    labels = [text.get_bbox_patch().get_window_extent(agg.get_renderer()) for text in ax.texts]
+    labels = [text.get_bbox_patch().get_window_extent(ax.figure.canvas.get_renderer()) for text in ax.texts]
     assert len(labels) == 8
     for k, label in enumerate(labels):
         assert place.x0 - margin <= label.x0 and label.x1 <= place.x1 + margin
@@ -83,25 +80,18 @@ def test_labels_stay_in_the_image_and_cover_no_other_label():
 
 
 def test_labels_without_room_are_counted_in_the_title():
-    _, (ax,) = sheet(1, 'title')
-    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
-    for _ in range(200):
-        canvas.draw_box(np.array([0.4, 0.4, 0.6, 0.6]), ['A long class name', 'another'], GREY)
-    canvas.write_labels()
+    ax = drawn(*[((0.4, 0.4, 0.6, 0.6), ['A long class name', 'another'], GREY)] * 200)
     assert len(ax.texts) > 20
     assert ax.get_title(loc='left') == f'image   {200 - len(ax.texts)} labels without room'
 
 
-def test_group_of_boxes_are_dashed_and_dollar_signs_are_not_mathematics():
-    _, (ax,) = sheet(1, 'title')
-    canvas = Canvas(ax, np.zeros((100, 200, 3), np.uint8), 'image')
-    canvas.draw_box(np.array([0.1, 0.1, 0.3, 0.6]), ['Girl', 'Costs $5'], '#0072b2', dashed=True)
-    canvas.draw_box(np.array([0.4, 0.1, 0.5, 0.2]), [], GREY)
-    canvas.write_labels()
+def test_group_of_boxes_are_dashed_grey_boxes_thin_and_dollar_signs_are_not_mathematics(tmp_path):
+    ax = drawn(((0.1, 0.1, 0.3, 0.6), ['Girl', 'Costs $x_$'], '#0072b2', True), ((0.4, 0.1, 0.5, 0.2), [], GREY))
     group, bare = ax.patches
-    assert texts(ax) == ['Girl\nCosts \\$5']
+    assert texts(ax) == ['Girl\nCosts $x_$']
     assert group.get_linestyle() != 'solid' and bare.get_linestyle() == 'solid'
-    assert to_hex(bare.get_edgecolor()) == GREY
+    assert to_hex(bare.get_edgecolor()) == GREY and bare.get_linewidth() < group.get_linewidth()
+    assert save(ax.figure, tmp_path / 'sheet.png').exists()
 
 
 def test_unreadable_images_are_drawn_grey_and_named(tiny_data, monkeypatch):
@@ -117,10 +107,3 @@ def test_boxes_on_one_object_are_grouped():
     box = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 9.5]])
     assert [members.tolist() for members in objects_of(box, 0.9)] == [[0, 2], [1]]
     assert objects_of(np.zeros((0, 4)), 0.9) == []
-
-
-@pytest.mark.parametrize('count', [0, 1, 5])
-def test_a_sheet_has_one_place_per_image(count, tmp_path):
-    figure, axes = sheet(count, 'title')
-    assert len(axes) == len(figure.axes) == count
-    assert save(figure, tmp_path / 'sheet.png').exists()

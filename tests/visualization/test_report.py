@@ -2,7 +2,8 @@
 
 import base64
 import io
-from html.parser import HTMLParser
+import re
+from html import escape, unescape
 
 import numpy as np
 import pytest
@@ -19,36 +20,13 @@ from tests.official_files import CLASSES, write_files
 FIGURES = {'imbalance.png', 'label_pairs.png', 'leaf_absence.png'}
 
 
-class Page(HTMLParser):
-    """Tags, addresses and text of a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.addresses, self.text = [], [], ''
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ('src', 'href', 'srcset', 'action', 'data')]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 @pytest.fixture
 def store(tmp_path):
     return make_store(tmp_path / 'data', random_rows(np.random.default_rng(5)))
 
 
 def report(out, store, **options):
-    page = write_report(out, store, measure(store, 0.8), **options)
-    return Page(page.read_text())
-
-
-def confusion_of(store):
-    counts = np.zeros((store.num_classes, store.num_classes), dtype=int)
-    counts[0, 1] = 3
-    return Confusion(np.full(store.num_classes, 4), counts, counts, counts)
+    return write_report(out, store, measure(store, 0.8), **options).read_text()
 
 
 def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):
@@ -56,22 +34,21 @@ def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):
     (tmp_path / 'report' / 'notes.txt').write_text('kept')
     page = report(tmp_path / 'report', store)
     assert {path.name for path in (tmp_path / 'report').iterdir()} == {'index.html', 'notes.txt', *FIGURES}
-    assert len(page.addresses) == len(FIGURES)
-    for address in page.addresses:
-        kind, data = address.split(',')
-        assert kind == 'data:image/png;base64'
+    figures = re.findall(r'src="data:image/png;base64,(.*?)"', page)
+    assert len(figures) == page.count('src=') == len(FIGURES)
+    for data in figures:
         Image.open(io.BytesIO(base64.b64decode(data))).verify()
-    assert not {'script', 'link', 'iframe'} & set(page.tags)
-    html = (tmp_path / 'report' / 'index.html').read_text()
-    assert 'http' not in html and 'url(' not in html
+    assert not re.search(r'http|url\(|href|<script|<link|<iframe', page)
 
 
-def test_the_page_names_its_sources_thresholds_and_the_figures_of_the_paper(store, tmp_path):
-    page = report(tmp_path / 'report', store, confusion=confusion_of(store), confusion_source='my model, score >= 0.3')
+def test_the_page_names_its_sources_and_thresholds_and_what_a_model_confuses(store, tmp_path):
+    counts = np.zeros((store.num_classes, store.num_classes), dtype=int)
+    counts[0, 1] = 3
+    confusion = Confusion(np.full(store.num_classes, 4), counts, counts, counts)
+    page = report(tmp_path / 'report', store, confusion=confusion, confusion_source='my model, score >= 0.3')
     for text in (str(store.path), 'IoU >= 0.8', 'Fig. 2', 'Fig. 3a', 'Fig. 3b', 'my model, score >= 0.3'):
-        assert text in page.text
+        assert text in unescape(page)
     assert (tmp_path / 'report' / 'confusion.png').exists()
-    assert 'What a model confuses' not in report(tmp_path / 'other', store).text
 
 
 def test_names_are_escaped(tmp_path):
@@ -81,8 +58,8 @@ def test_names_are_escaped(tmp_path):
     (tmp_path / 'official' / 'classes.csv').write_text('\n'.join(lines) + '\n')
     convert(tmp_path / 'store', **files)
     page = report(tmp_path / 'report', AnnotationStore(tmp_path / 'store'))
-    assert 'script' not in page.tags
-    assert hostile[0] in page.text and hostile[1] in page.text
+    assert '<script' not in page
+    assert escape(hostile[0]) in page and escape(hostile[1]) in page
 
 
 def test_headlines_are_the_numbers_of_the_store(store):
@@ -100,4 +77,4 @@ def test_headlines_are_the_numbers_of_the_store(store):
 
 def test_a_store_without_boxes_has_a_report(tmp_path):
     page = report(tmp_path / 'report', make_store(tmp_path / 'data', []))
-    assert 'of the rarest class with any' in page.text and 'unknown' in page.text
+    assert 'of the rarest class with any' in page and 'unknown' in page

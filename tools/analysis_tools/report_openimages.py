@@ -53,10 +53,7 @@ def main() -> None:
         print_table(table)
         print_changes(summary)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
-        with progress_bars() as progress:
-            page = write_report(
-                args.out, store, statistics, confusion=confusion, confusion_source=source, progress=progress
-            )
+        page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
     except (AnnotationError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'{page}: written. Next: tools/analysis_tools/concurrent_rates.py {args.store} --out rates.npz')

@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot
 
 from mmoid.engine.schedule.stages import Stage, stages_of_config
 from mmoid.engine.settings import type_name
-from mmoid.visualization.label_sets import TrainingItem
+from mmoid.visualization.label_sets import AnnotatedImage
 
 MARK = 1 << 20
 """Added to the label of a group-of box, so that the flag passes through every transform."""
@@ -42,7 +42,7 @@ class StageItems:
     epoch: int
     class_names: tuple[str, ...]
     same_object_iou: float
-    items: Iterator[TrainingItem]
+    items: Iterator[AnnotatedImage]
 
 
 def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None) -> StageItems:
@@ -117,7 +117,7 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
     return TASK_UTILS.build(dict(rcnn.sampler), default_args=dict(context=context))
 
 
-def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> TrainingItem:
+def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> AnnotatedImage:
     sample = data['data_samples']
     parts = (sample.gt_instances, sample.ignored_instances)
     box = torch.cat([get_box_tensor(part.bboxes).float() for part in parts])
@@ -128,10 +128,10 @@ def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> TrainingItem
         label_set[:learned] = sets.label_sets(box[:learned], label[:learned])
     image = data['inputs'].permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()
     name = sample.metainfo.get('img_id', sample.metainfo.get('img_path', ''))
-    return TrainingItem(
+    return AnnotatedImage(
         title=f'{name}   {image.shape[1]} x {image.shape[0]}',
         image=image[..., ::-1] if to_rgb else image,
-        box=box.numpy(),
+        box=box.numpy() / np.tile(image.shape[1::-1], 2),
         label=label.numpy(),
         label_set=label_set.bool().numpy(),
         group_of=(marked >= MARK).numpy(),
