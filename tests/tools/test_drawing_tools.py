@@ -74,11 +74,18 @@ def test_an_unknown_stage_or_epoch_is_an_error(cfg):
         stage_items(cfg, '1', 4)
 
 
-def test_browse_dataset_writes_sheets(cfg, tmp_path):
-    done = tool('browse_dataset', CONFIG, '--stage', 2, '--number', 10, '--out', tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    sheets = {path.name for path in tmp_path.iterdir()}
-    assert sheets == {'soft-balance-epoch3-000.png', 'soft-balance-epoch3-001.png'}
+def test_browse_dataset_draws_all_images_and_lists_those_that_cannot_be_read(cfg, tiny_data, tmp_path):
+    images = shutil.copytree(tiny_data / 'images' / 'train', tmp_path / 'images')
+    for k, path in enumerate(sorted(images.iterdir())):
+        if k % 2:
+            path.write_bytes(b'' if k % 4 == 1 else b'no image')
+    place = f'train_dataloader.dataset.data_prefix.img={images}'
+    options = ('--stage', 2, '--number', 10, '--out', tmp_path / 'out', '--cfg-options', place)
+    done = tool('browse_dataset', CONFIG, *options, check=False)
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {f'soft-balance-epoch3-00{k}.png' for k in (0, 1)}
+    first, *listed = done.stderr[done.stderr.index('error: ') :].splitlines()
+    assert done.returncode == 1 and first == f'error: {len(listed)} images cannot be read:' and 2 <= len(listed) < 10
+    assert all(line.startswith(f'{images}/') and line.endswith(')') for line in listed)
 
 
 @pytest.fixture

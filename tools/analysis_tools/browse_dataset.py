@@ -3,7 +3,8 @@
     python tools/analysis_tools/browse_dataset.py CONFIG --stage 2 --number 24 --out work_dirs/browse
 
 Each object has one box, with the labels that a proposal on it learns: annotated labels, then the ancestors that the
-hierarchy adds. Group-of boxes are dashed, ignored boxes grey. A sheet has nine images.
+hierarchy adds. Group-of boxes are dashed, ignored boxes grey. A sheet has nine images. Images that cannot be read are
+drawn grey and listed at the end; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ def main() -> None:
         sys.exit(f'error: {error}')
     if not paths:
         sys.exit(f'error: {args.config}: its training data has no image')
+    if fed.unreadable:
+        listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
+        sys.exit(f'error: {len(fed.unreadable)} images cannot be read:{listed}')
 
 
 if __name__ == '__main__':

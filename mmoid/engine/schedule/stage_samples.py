@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet.registry import DATA_SAMPLERS, DATASETS, TASK_UTILS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, TASK_UTILS, TRANSFORMS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -33,9 +34,30 @@ class MarkGroupOf:
         return results
 
 
+class UnreadableImage(Exception):
+    """Its arguments are the path of an image file that cannot be read, and the reason."""
+
+
+class LoadOrName:
+    """Transform around ``LoadImageFromFile`` that raises :class:`UnreadableImage` for any error of it."""
+
+    def __init__(self, transform: dict) -> None:
+        self.transform = TRANSFORMS.build(transform)
+
+    def __call__(self, results: dict) -> dict | None:
+        try:
+            return self.transform(results)
+        except Exception as error:  # OSError, AssertionError and cv2.error, by the damage and the backend
+            reason = getattr(error, 'strerror', None) or str(error).strip()
+            raise UnreadableImage(results['img_path'], reason) from error
+
+
 @dataclass(frozen=True)
 class StageItems:
-    """What one stage of a config (None if it has no stages) feeds in an ``epoch`` of the run, from 0."""
+    """What one stage of a config (None if it has no stages) feeds in an ``epoch`` of the run, from 0.
+
+    Images that cannot be read are grey and without boxes; ``unreadable`` then has the reason by file.
+    """
 
     stage: Stage | None
     sampler: str
@@ -43,6 +65,7 @@ class StageItems:
     class_names: tuple[str, ...]
     same_object_iou: float
     items: Iterator[AnnotatedImage]
+    unreadable: dict[str, str]
 
 
 def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None) -> StageItems:
@@ -72,8 +95,18 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
     sets = _label_set_sampler(cfg, len(classes))
     to_rgb = bool((cfg.model.get('data_preprocessor') or {}).get('bgr_to_rgb', False))
     same_object_iou = sets.same_object_iou if sets is not None else 1.0
-    items = (_item(dataset[int(index)], sets, len(classes), to_rgb) for index in sampler)
-    return StageItems(chosen, type(sampler).__name__, epoch, classes, same_object_iou, items)
+    unreadable: dict[str, str] = {}
+
+    def items() -> Iterator[AnnotatedImage]:
+        for index in sampler:
+            try:
+                yield _item(dataset[int(index)], sets, len(classes), to_rgb)
+            except UnreadableImage as error:
+                path, reason = error.args
+                unreadable[path] = reason
+                yield _grey(f'{Path(path).stem}   not readable', len(classes))
+
+    return StageItems(chosen, type(sampler).__name__, epoch, classes, same_object_iou, items(), unreadable)
 
 
 def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> Stage | None:
@@ -92,14 +125,17 @@ def _choose(stages: tuple[Stage, ...], name: str | None, epoch: int | None) -> S
 
 
 def _marked(node: Any) -> Any:
-    """The config of a data set, wrapped ones included, with :class:`MarkGroupOf` in its pipelines."""
+    """The config of a data set, wrapped ones included, with our transforms in its pipelines."""
     if isinstance(node, dict):
         return {key: _marked(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         marked = []
         for value in node:
+            name = type_name(value.get('type', '')) if isinstance(value, dict) else ''
             marked.append(_marked(value))
-            if isinstance(value, dict) and type_name(value.get('type', '')).endswith('LoadAnnotations'):
+            if name == 'LoadImageFromFile':
+                marked[-1] = dict(type=LoadOrName, transform=value)
+            if name.endswith('LoadAnnotations'):
                 marked.append(dict(type=MarkGroupOf))
         return type(node)(marked)
     return node
@@ -137,3 +173,10 @@ def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> AnnotatedIma
         group_of=(marked >= MARK).numpy(),
         ignored=np.arange(len(label)) >= learned,
     )
+
+
+def _grey(title: str, num_classes: int) -> AnnotatedImage:
+    """Stands for an image that cannot be read."""
+    none = np.zeros(0, dtype=bool)
+    image = np.full((3, 4, 3), 204, dtype=np.uint8)
+    return AnnotatedImage(title, image, np.zeros((0, 4)), none, np.zeros((0, num_classes), dtype=bool), none, none)
