@@ -12,7 +12,8 @@ import mmoid.registry  # noqa: F401
 from mmoid.engine.schedule.stage_samples import MARK, MarkGroupOf, stage_items
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.alignment import align_predictions
+from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import ImageReader, draw_mistakes, draw_training_items
 from mmoid.visualization.label_sets import GREEN, GREY, RED
@@ -90,27 +91,24 @@ def test_browse_dataset_draws_all_images_and_lists_those_that_cannot_be_read(cfg
 
 @pytest.fixture
 def predicted(tiny_data, tmp_path):
-    """Every second box of six images, and one false box in each."""
+    """A CSV with every second box of six images and a false box in each, whose ids have folder and extension."""
     store = AnnotationStore(tiny_data / 'validation')
-    rows = [np.r_[store.boxes_of_image(image)][::2] for image in range(6)]
-    write_predictions(
-        tmp_path / 'predictions',
-        image_ids=store.image_ids()[:6],
-        detections_per_image=np.array([len(part) + 1 for part in rows]),
-        label=np.concatenate([store.box_label[np.append(part, part[0])] for part in rows]),
-        score=np.concatenate([np.append(np.full(len(part), 0.9), 0.6) for part in rows]),
-        box=np.concatenate([np.append(store.box[part], [[0, 0, 0.02, 0.02]], axis=0) for part in rows]),
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    return store, PredictionStore(tmp_path / 'predictions')
+    lines = ['ImageID,LabelName,Score,XMin,YMin,XMax,YMax', f'nowhere.jpg,{store.label_names[0]},1,0,0,1,1']
+    for image in range(6):
+        rows = np.r_[store.boxes_of_image(image)][::2]
+        for row, score, box in [*((row, 0.9, store.box[row]) for row in rows), (rows[0], 0.6, (0, 0, 0.02, 0.02))]:
+            name = f'val/{store.image_id(image)}.jpg,{store.label_names[store.box_label[row]]}'
+            lines.append(f'{name},{score},{",".join(map(str, box))}')
+    (tmp_path / 'rows.csv').write_text('\n'.join(lines))
+    return store, tmp_path / 'rows.csv'
 
 
 @pytest.mark.parametrize('threshold, some_found', [(0.3, True), (0.95, False)])
 def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, some_found):
-    store, predictions = predicted
+    store, path = predicted
+    predictions, _ = align_predictions(open_predictions(path, store.classes), store)
     truth = Evaluator(annotations_of_store(store)).ground_truth
-    label = int(predictions.label[0])
+    label = int(store.box_label[0])
     left, right = draw_mistakes(ImageReader(store), truth, predictions, label, [0], 'title', threshold).axes
     colours = [to_hex(patch.get_edgecolor()) for patch in left.patches]
     assert colours.count(GREEN) + colours.count(RED) == ((truth.image == 0) & (truth.label == label)).sum()
@@ -119,28 +117,20 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, s
     assert ('0.60 false' in [text.get_text() for text in right.texts]) == some_found
 
 
-def test_show_predictions_draws_the_worst_classes_first_whatever_the_spelling(predicted, tmp_path):
-    """Predictions as rows of a CSV, images with folder and extension, one of them elsewhere; an image is missing."""
-    store, predictions = predicted
-    rows = ['ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n', f'nowhere.jpg,{store.label_names[0]},1,0,1,0,1\n']
-    for k, image in enumerate(predictions.image_of_detection()):
-        x_min, y_min, x_max, y_max = predictions.box[k]
-        label, score = store.label_names[predictions.label[k]], predictions.score[k]
-        rows.append(f'val/{predictions.image_ids()[image]}.jpg,{label},{score},{x_min},{x_max},{y_min},{y_max}\n')
-    (tmp_path / 'rows.csv').write_text(''.join(rows))
+def test_show_predictions_draws_the_worst_classes_first_and_names_what_it_leaves_out(predicted, tmp_path):
+    store, path = predicted
     copy = shutil.copytree(store.path, tmp_path / 'store')  # without its images
-    out = ('--store', copy, '--predictions', tmp_path / 'rows.csv', '--out', tmp_path / 'out')
-    done = tool('show_predictions', *out, '--classes', 2, '--number', 2)
+    options = ('--store', copy, '--predictions', path, '--out', tmp_path / 'out')
+    done = tool('show_predictions', *options, '--classes', 2, '--number', 2)
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert [name[:4] for name in sheets] == ['000-', '001-'] and all(name in done.stdout for name in sheets)
-    assert f'dropped: 1 images of {tmp_path}/rows.csv that are not in {copy}, first nowhere' in done.stdout
+    assert f'dropped: 1 images of {path} that are not in {copy}, first nowhere' in done.stdout
     assert f'not readable, drawn grey: {copy}/' in done.stdout and 'No such file' in done.stdout
 
 
-def test_show_predictions_ends_with_one_error(predicted, tmp_path):
-    store, predictions = predicted
-    (tmp_path / 'file').touch()
-    options = ('--store', store.path, '--predictions', predictions.path, '--out', tmp_path / 'file' / 'out')
+def test_show_predictions_ends_with_one_error(predicted):
+    store, path = predicted
+    options = ('--store', store.path, '--predictions', path, '--out', path / 'out')
     done = tool('show_predictions', *options, '--classes', 1, check=False)
     assert done.returncode == 1 and 'images with mistakes' in done.stdout and done.stderr.startswith('error: ')
     done = tool('show_predictions', *options, '--class', 'Nothing', check=False)

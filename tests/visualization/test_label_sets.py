@@ -10,7 +10,7 @@ from PIL import Image
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import ImageReader, draw_annotations, draw_predictions, save
-from mmoid.visualization.label_sets import GREY, LabelledBox, draw_sheet, objects_of
+from mmoid.visualization.label_sets import GREY, LabelledBox, draw_sheet
 
 
 def texts(ax):
@@ -101,9 +101,3 @@ def test_unreadable_images_are_drawn_grey_and_named(tiny_data, monkeypatch):
     assert (read(0) == 204).all() and read(0).shape == (store.height[0], store.width[0], 3)
     assert (read(1) == 204).all()
     assert [Path(path).name for path in read.unreadable] == ['missing.jpg', 'metadata.json']
-
-
-def test_boxes_on_one_object_are_grouped():
-    box = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 9.5]])
-    assert [members.tolist() for members in objects_of(box, 0.9)] == [[0, 2], [1]]
-    assert objects_of(np.zeros((0, 4)), 0.9) == []

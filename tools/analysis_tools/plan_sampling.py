@@ -50,17 +50,10 @@ def parse_args() -> argparse.Namespace:
         '--seed',
         type=int,
         default=0,
-        help=('of the real draws: randomness.seed of the config, plus the epochs before the stage (0)'),
+        help='of the real draws: randomness.seed of the config, plus the epochs before the stage (0)',
     )
     parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
     return parser.parse_args()
-
-
-def make_plans(args: argparse.Namespace, lists: ImageLists) -> list[SamplingPlan]:
-    options = dict(epochs=args.epochs, samples_per_epoch=args.samples_per_epoch)
-    seed = args.seed if args.count else None
-    with progress_bars() as progress:
-        return [plan_sampling(lists, b, **options, seed=seed, progress=progress) for b in args.balance]
 
 
 def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
@@ -106,7 +99,10 @@ def main() -> None:
     args = parse_args()
     try:
         store = AnnotationStore(args.store)
-        plans = make_plans(args, ImageLists.of_store(store, not args.no_expand))
+        lists, seed = ImageLists.of_store(store, not args.no_expand), args.seed if args.count else None
+        with progress_bars() as progress:
+            rest = (args.epochs, args.samples_per_epoch, seed, progress)
+            plans = [plan_sampling(lists, balance, *rest) for balance in args.balance]
         print_plans(plans, store)
         if args.out is not None:
             write_classes(args.out / 'classes.csv', plans, store)

@@ -46,14 +46,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_classes(name: str | None, store: AnnotationStore, ap: np.ndarray, number: int) -> list[int]:
-    """Class indices in the order in which they are drawn."""
-    if name is None:
-        order = np.argsort(ap, kind='stable')  # NaN, without ground truth, comes last
-        return order[~np.isnan(ap[order])][:number].tolist()
-    return store.classes.indices([name], '--class').tolist()
-
-
 def main() -> None:
     args = parse_args()
     summary = Summary()
@@ -67,13 +59,13 @@ def main() -> None:
         evaluator = Evaluator(annotations_of_store(store), protocol)
         truth = evaluator.ground_truth
         image = image_of[predictions.image_of_detection()]
-        with progress_bars() as progress:
-            progress('matching detections', 0, 1)
-            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
-            progress('matching detections', 1, 1)
+        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
         ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
         mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
-        labels = chosen_classes(args.label, store, ap, args.classes)
+        # NaN, without ground truth, comes last.
+        labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
+        if args.label is not None:
+            labels = store.classes.indices([args.label], '--class').tolist()
         if not labels:
             raise ValueError(f'{args.store}: no class has ground truth')
         table = Table('class', 'AP', 'images with mistakes', 'missed', 'false, scores')
