@@ -3,7 +3,11 @@
 model = dict(
     type='RTMDet',
     data_preprocessor=dict(
-        type='DetDataPreprocessor', mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395], bgr_to_rgb=False
+        type='DetDataPreprocessor',
+        mean=[103.53, 116.28, 123.675],
+        std=[57.375, 57.12, 58.395],
+        bgr_to_rgb=False,
+        pad_size_divisor=32,
     ),
     backbone=dict(
         type='CSPNeXt',
