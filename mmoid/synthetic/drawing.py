@@ -10,10 +10,10 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmoid.synthetic.scenes import OUTLINES, Placement, Scene, SceneObject, polar
+from mmoid.synthetic.scenes import Scene, SceneObject
+from mmoid.synthetic.shapes import SHAPES, Placement, polar
 
 _FINER = 3  # everything with edges is drawn so many times larger, then averaged
-_HOLES = {'Ring': 0.55, 'Frame': 0.58}  # size of the hole in the middle, relative to the shape
 _STRIPE = 0.3  # widths of the pattern relative to the radius, so that small objects keep it readable
 _DOT_RADIUS = 0.17
 _DOTS = np.array([(x, y) for x in (-1.0, -0.5, 0.0, 0.5, 1.0) for y in (-1.0, -0.5, 0.0, 0.5, 1.0)])
@@ -78,8 +78,8 @@ def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 def _draw_object(canvas: Image.Image, item: SceneObject, placement: Placement) -> None:
     """Draws one shape on a finer tile of its own and pastes the tile; what is outside the image is cut off."""
-    kind, outline = item.kind, OUTLINES[item.kind.shape]
-    points = placement.place(outline)
+    shape, pattern = SHAPES[item.kind.shape], item.kind.pattern
+    points = placement.place(shape.outline)
     corner = np.floor(points.min(axis=0)).astype(int) - 1
     size = np.ceil(points.max(axis=0)).astype(int) + 1 - corner
     tile_size = (size * _FINER).tolist()
@@ -90,17 +90,17 @@ def _draw_object(canvas: Image.Image, item: SceneObject, placement: Placement) -
     mask = Image.new('L', tile_size, 0)
     pen = ImageDraw.Draw(mask)
     pen.polygon(on_tile(points), fill=255)
-    if kind.shape in _HOLES:
-        pen.polygon(on_tile(placement.place(outline * _HOLES[kind.shape])), fill=0)
+    if shape.hole:
+        pen.polygon(on_tile(placement.place(shape.outline * shape.hole)), fill=0)
 
     paint = Image.new('RGB', tile_size, item.colour)
     pen = ImageDraw.Draw(paint)
-    if kind.pattern == 'striped':
+    if pattern == 'striped':
         light = tuple(round(value + _STRIPE_LIGHTER * (255 - value)) for value in item.colour)
         for start in np.arange(-1 + _STRIPE / 2, 1, 2 * _STRIPE):
             stripe = np.array([(start, -1), (start + _STRIPE, -1), (start + _STRIPE, 1), (start, 1)])
             pen.polygon(on_tile(placement.place(stripe)), fill=light)
-    elif kind.pattern == 'dotted':
+    elif pattern == 'dotted':
         dark = tuple(round(value - _DOT_DARKER * value) for value in item.colour)
         reach = _DOT_RADIUS * placement.radius
         for dot in placement.place(_DOTS):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from itertools import repeat
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,11 +21,7 @@ VERSION = 1  # increase it when the same knobs give other files
 
 
 def write_dataset(
-    out: str | Path,
-    config: WorldConfig,
-    workers: int = 1,
-    overwrite: bool = False,
-    progress: Progress = no_progress,
+    out: str | Path, config: WorldConfig, workers: int = 1, overwrite: bool = False, progress: Progress = no_progress
 ) -> bool:
     """Makes the data set unless it exists. ``out`` is complete or absent, even if the process is killed.
 
@@ -35,7 +30,7 @@ def write_dataset(
         config: The knobs.
         workers: Processes. The files do not depend on them.
         overwrite: Replace a data set that this function made.
-        progress: Called after every few images.
+        progress: Callback, in images.
 
     Returns:
         True if it was written, False if it exists with the same knobs.
@@ -53,49 +48,47 @@ def write_dataset(
         if not overwrite:
             made = ', '.join(changes)
             raise ValueError(f'{out}: was made with {made}; give the same options, another folder, or --overwrite')
+    world = build_world(config)
+    classes = dict(zip(world.label_names, world.names))
     with write_folder(out, overwrite) as folder:
-        _write_files(folder, config, workers, progress)
+        annotations = folder / 'annotations'
+        annotations.mkdir()
+        for split, count in zip(SPLITS, (config.num_train, config.num_validation)):
+            images = folder / 'images' / split
+            images.mkdir(parents=True)
+            draw, scenes = partial(write_image, config, split, images), []
+            with ProcessPoolExecutor(workers, get_context('spawn'), end_with_parent) as pool:
+                numbers = range(count)
+                for scene in map(draw, numbers) if workers == 1 else pool.map(draw, numbers, chunksize=25):
+                    scenes.append(scene)
+                    progress(f'{split} images', len(scenes), count)
+            scenes.sort(key=lambda scene: scene.image_id)  # as in the official files
+            boxes, labels = _rows(scenes, world.label_names)
+            _write_lines(annotations / f'{split}-detection-bbox.csv', boxes)
+            _write_lines(annotations / f'{split}-detection-human-imagelabels.csv', labels)
+        _write_lines(annotations / 'classes-description.csv', [','.join(row) for row in classes.items()])
+        (annotations / 'label-hierarchy.json').write_text(json.dumps(world.tree, indent=4) + '\n')
+        write_tables(folder, {}, FORMAT, VERSION, {'options': asdict(config), 'classes': classes})
     return True
 
 
-def _write_files(folder: Path, config: WorldConfig, workers: int, progress: Progress) -> None:
-    world = build_world(config)
-    annotations = folder / 'annotations'
-    annotations.mkdir()
-    for split, count in zip(SPLITS, (config.num_train, config.num_validation), strict=True):
-        images = folder / 'images' / split
-        images.mkdir(parents=True)
-        scenes: list[Scene] = []
-        chunks = [range(start, min(start + 25, count)) for start in range(0, count, 25)]
-        with ProcessPoolExecutor(workers, get_context('spawn'), end_with_parent) as pool:
-            arguments = (repeat(config), repeat(split), chunks, repeat(images))
-            for done in map(write_images, *arguments) if workers == 1 else pool.map(write_images, *arguments):
-                scenes.extend(done)
-                progress(f'{split} images', len(scenes), count)
-        scenes.sort(key=lambda scene: scene.image_id)  # as in the official files
-
-        boxes = ['ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf']
-        labels = ['ImageID,LabelName,Confidence']
-        for scene in scenes:
-            for label, (x_min, y_min, x_max, y_max), is_group in scene.boxes:
-                coordinates = f'{x_min:.6f},{x_max:.6f},{y_min:.6f},{y_max:.6f}'
-                boxes.append(f'{scene.image_id},{world.label_names[label]},{coordinates},{int(is_group)}')
-            for confidence, verified in ((1, scene.present), (0, scene.absent)):
-                labels += [f'{scene.image_id},{world.label_names[label]},{confidence}' for label in verified]
-        _write_lines(annotations / f'{split}-detection-bbox.csv', boxes)
-        _write_lines(annotations / f'{split}-detection-human-imagelabels.csv', labels)
-    classes = dict(zip(world.label_names, world.names, strict=True))
-    _write_lines(annotations / 'classes-description.csv', [','.join(row) for row in classes.items()])
-    (annotations / 'label-hierarchy.json').write_text(json.dumps(world.tree, indent=4) + '\n')
-    write_tables(folder, {}, FORMAT, VERSION, {'options': asdict(config), 'classes': classes})
+def write_image(config: WorldConfig, split: str, folder: Path, index: int) -> Scene:
+    """Composes, draws and saves an image as ``folder/<ImageID>.jpg``."""
+    scene = compose_image(build_world(config), split, index)
+    draw_scene(scene).save(folder / f'{scene.image_id}.jpg', quality=92, subsampling=0)
+    return scene
 
 
-def write_images(config: WorldConfig, split: str, indices: Iterable[int], folder: Path) -> list[Scene]:
-    """Composes, draws and saves some images as ``folder/<ImageID>.jpg``; the work of one process."""
-    scenes = [compose_image(build_world(config), split, index) for index in indices]
+def _rows(scenes: list[Scene], label_names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Lines of the box file and of the label file."""
+    boxes, labels = ['ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf'], ['ImageID,LabelName,Confidence']
     for scene in scenes:
-        draw_scene(scene).save(folder / f'{scene.image_id}.jpg', quality=92, subsampling=0)
-    return scenes
+        for label, (x_min, y_min, x_max, y_max), is_group in scene.boxes:
+            coordinates = f'{x_min:.6f},{x_max:.6f},{y_min:.6f},{y_max:.6f}'
+            boxes.append(f'{scene.image_id},{label_names[label]},{coordinates},{int(is_group)}')
+        for confidence, verified in ((1, scene.present), (0, scene.absent)):
+            labels += [f'{scene.image_id},{label_names[label]},{confidence}' for label in verified]
+    return boxes, labels
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

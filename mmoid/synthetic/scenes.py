@@ -11,11 +11,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from mmoid.openimages.boxes import box_area, intersection_area
+from mmoid.synthetic.shapes import SHAPES, Placement, visible_box
 from mmoid.synthetic.world import COLOURS, Kind, World
 
 SPLITS = ('train', 'validation')
@@ -26,72 +26,6 @@ _GROUP_DIAMETERS = (12.0, 18.0)  # of a cluster's members
 # How far a second annotator's edge is off: in pixels, and as a part of the side, which keeps the IoU above 0.92.
 _JITTER_PIXELS = 1.0
 _JITTER_PART = 0.02
-
-
-def polar(angle: np.ndarray, radius: np.ndarray | float = 1.0) -> np.ndarray:
-    """(P, 2) points at angles in radians and distances from the origin."""
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-
-
-def _centred(points: list[tuple[float, float]] | np.ndarray) -> np.ndarray:
-    array = np.asarray(points, dtype=float)
-    array -= (array.min(axis=0) + array.max(axis=0)) / 2
-    array /= np.linalg.norm(array, axis=1).max()
-    return array
-
-
-def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return _centred(np.stack([16 * np.sin(t) ** 3, -y], axis=1))
-
-
-def _crescent() -> np.ndarray:
-    """The unit disc without a disc of radius 0.8 about (0.45, 0); they meet at (0.625, +-0.78)."""
-    tip_y = math.sqrt(1 - 0.625**2)
-    outer_tip, bite_tip = math.atan2(tip_y, 0.625), math.atan2(tip_y, 0.625 - 0.45)
-    outer = polar(np.linspace(outer_tip, 2 * np.pi - outer_tip, 32))
-    bite = polar(np.linspace(2 * np.pi - bite_tip, bite_tip, 32)[1:-1], 0.8)
-    return _centred(np.concatenate([outer, bite + (0.45, 0.0)]))
-
-
-_CIRCLE = polar(np.linspace(0, 2 * np.pi, 48, endpoint=False))
-_SQUARE = _centred([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
-_CROSS = [(1, 0.34), (1, -0.34), (0.34, -0.34), (0.34, -1), (-0.34, -1), (-0.34, -0.34)]
-_ARROW = [(1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3), (-1.0, -0.3), (0.1, -0.3), (0.1, -0.8)]
-OUTLINES = {  # (P, 2) closed polygons; the farthest point has distance 1 from the origin
-    'Circle': _CIRCLE,
-    'Square': _SQUARE,
-    'Star': _centred(polar(np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2, 0.45, 1.0))),
-    'Ring': _CIRCLE,
-    'Triangle': _centred([(0.0, -1.0), (0.87, 0.5), (-0.87, 0.5)]),
-    'Cross': _centred([*_CROSS, *((-x, -y) for x, y in _CROSS)]),
-    'Heart': _heart(),
-    'Bar': _centred([(-1.0, -0.32), (1.0, -0.32), (1.0, 0.32), (-1.0, 0.32)]),
-    'Crescent': _crescent(),
-    'Frame': _SQUARE,
-    'Arrow': _centred(_ARROW),
-    'Oval': _CIRCLE * (1.0, 0.55),
-}
-
-
-class Placement(NamedTuple):
-    """Centre and radius of a shape's bounding circle in pixels, its rotation in radians."""
-
-    x: float
-    y: float
-    radius: float
-    angle: float
-
-    def place(self, points: np.ndarray) -> np.ndarray:
-        """(P, 2) points of a shape at their place in the image."""
-        return _rotated(points * self.radius, self.angle) + (self.x, self.y)
-
-
-def _rotated(points: np.ndarray, angle: float) -> np.ndarray:
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned: np.ndarray = points @ np.array([[cos, sin], [-sin, cos]])
-    return turned
 
 
 @dataclass(frozen=True)
@@ -131,11 +65,10 @@ def compose_image(world: World, split: str, index: int) -> Scene:
     longer, shorter = config.image_size, round(config.image_size * rng.uniform(0.65, 1.0))
     size = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
 
-    is_empty = rng.random() < config.empty_rate
-    count = 0 if is_empty else 1 + int(rng.poisson(config.objects_per_image - 1))
     objects: list[SceneObject] = []
-    for _ in range(count):
-        objects += _compose_object(rng, world, size, objects)
+    if rng.random() >= config.empty_rate:
+        for _ in range(1 + int(rng.poisson(config.objects_per_image - 1))):
+            objects += _compose_object(rng, world, size, objects)
 
     labels = sorted({label for item in objects for label in item.labels})
     verified = [label for label in labels if rng.random() >= config.unverified_rate]
@@ -183,7 +116,7 @@ def _compose_object(
         else:
             radius = zoom * math.exp(rng.uniform(*np.log(_DIAMETERS))) / 2
             placements = (Placement(x, y, radius, rng.uniform(0, 2 * math.pi)),)
-        points = np.concatenate([placement.place(OUTLINES[kind.shape]) for placement in placements])
+        points = np.concatenate([placement.place(SHAPES[kind.shape].outline) for placement in placements])
         whole = np.concatenate([points.min(axis=0), points.max(axis=0)])
         is_cut = bool((whole[:2] < 0).any() or (whole[2:] > size).any())
         box = visible_box(points, size) if is_cut else whole
@@ -202,25 +135,6 @@ def _cluster(rng: np.random.Generator, x: float, y: float, radius: float) -> tup
     cells = np.stack(np.divmod(np.arange(count), columns), axis=1)[:, ::-1].astype(float)
     cells += rng.uniform(-0.12, 0.12, size=cells.shape)
     cells -= cells.mean(axis=0)
-    centres = _rotated(cells * 1.9 * radius, rng.uniform(0, 2 * math.pi)) + (x, y)
+    centres = Placement(x, y, radius, rng.uniform(0, 2 * math.pi)).place(cells * 1.9)
     angles = rng.uniform(0, 2 * math.pi, size=count).tolist()
-    return tuple(Placement(x, y, radius, angle) for (x, y), angle in zip(centres.tolist(), angles, strict=True))
-
-
-def visible_box(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The tight box of the part of a (P, 2) polygon inside the image; zeros if there is none.
-
-    The polygon's edges are cut at the image's border (Liang-Barsky). Cutting the box instead would be too loose: the
-    widest part may be the one outside.
-    """
-    delta = np.roll(points, -1, axis=0) - points
-    delta = np.where(np.abs(delta) < 1e-9, 1e-9, delta)
-    crossings = np.stack([-points / delta, (size - points) / delta])
-    enter = np.clip(crossings.min(axis=0).max(axis=1), 0, None)
-    leave = np.clip(crossings.max(axis=0).min(axis=1), None, 1)
-    inside = enter <= leave
-    if not inside.any():
-        return np.zeros(4)
-    ends = np.concatenate([(points + part[:, None] * delta)[inside] for part in (enter, leave)])
-    ends = np.clip(ends, 0, size)
-    return np.concatenate([ends.min(axis=0), ends.max(axis=0)])
+    return tuple(Placement(x, y, radius, angle) for (x, y), angle in zip(centres.tolist(), angles))

@@ -16,23 +16,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.synthetic.shapes import SHAPES
 
-# Distinct under any rotation even at 16 px: the name of a second class of the same look, and the parents. Worlds with
-# few classes use the first ones.
-SHAPES = {
-    'Circle': ('disc', 'Round shape'),
-    'Square': ('tile', 'Polygon'),
-    'Star': ('badge', 'Symbol'),
-    'Ring': ('hoop', 'Round shape', 'Hollow shape'),
-    'Triangle': ('wedge', 'Polygon'),
-    'Cross': ('plus', 'Symbol'),
-    'Heart': ('valentine', 'Symbol'),
-    'Bar': ('stick', 'Polygon'),
-    'Crescent': ('moon', 'Round shape'),
-    'Frame': ('window', 'Polygon', 'Hollow shape'),
-    'Arrow': ('pointer', 'Symbol'),
-    'Oval': ('egg', 'Round shape'),
-}
 # Saturated hues 60 degrees apart; the backgrounds are grey.
 COLOURS = {
     'red': (225, 30, 35),
@@ -86,7 +71,7 @@ class WorldConfig:
             value, low, high = getattr(self, knob.name), knob.metadata['low'], knob.metadata['high']
             if not low <= value <= high:
                 raise ValueError(f'{knob.name}: must be in [{low}, {high}], got {value!r}')
-        pairs = self.multi_label_pairs + self.confusable_pairs
+        pairs = self.num_pairs
         if 2 * pairs > self.num_classes - 2:
             raise ValueError(
                 f'multi_label_rate={self.multi_label_rate} and confusable_pairs={self.confusable_pairs} make {pairs} '
@@ -96,9 +81,9 @@ class WorldConfig:
             raise ValueError(f'num_classes={self.num_classes} needs {self.num_classes - pairs} looks of {MAX_LOOKS}')
 
     @property
-    def multi_label_pairs(self) -> int:
-        """Pairs of leaf classes that are both true of one look."""
-        return round(self.multi_label_rate * self.num_classes / 2)
+    def num_pairs(self) -> int:
+        """Pairs of leaf classes that share a look."""
+        return round(self.multi_label_rate * self.num_classes / 2) + self.confusable_pairs
 
 
 @dataclass(frozen=True)
@@ -129,35 +114,43 @@ class World:
 @cache
 def build_world(config: WorldConfig) -> World:
     """Makes classes, hierarchy and frequencies; the same for every ``config.seed``."""
-    ranks, confusable = _classes_per_look(config)
-    looks = _choose_looks(len(ranks))
-    leaf_names: list[list[str]] = []  # of each look
+    # Classes have frequency ranks; 0 is the most frequent. The two classes of a pair have neighbouring ranks. The pairs
+    # are spread over all but the first and the last rank, and the confusable pairs over the pairs.
+    pairs, confusable = config.num_pairs, config.confusable_pairs
+    starts = [1 + i * (config.num_classes - 2) // pairs for i in range(pairs)]
+    confused = {starts[(2 * i + 1) * pairs // (2 * confusable)] for i in range(confusable)}
+    firsts = [rank for rank in range(config.num_classes) if rank - 1 not in starts]
+    looks = _choose_looks(len(firsts))
+
+    leaves: list[tuple[str, ...]] = []  # names of each look
     parents: dict[str, tuple[str, ...]] = {}  # of every class name
-    for (shape, colour, pattern), members, is_confusable in zip(looks, ranks, confusable, strict=True):
-        second_name, *parents_of_shape = SHAPES[shape]
+    for rank, (shape, colour, pattern) in zip(firsts, looks):
         adjective = colour if pattern == 'plain' else f'{pattern} {colour}'
         above = (shape,) if pattern == 'plain' else (shape, f'{pattern.capitalize()} thing')
         new = {f'{adjective} {shape.lower()}'.capitalize(): above}
-        if is_confusable:
+        if rank in confused:
             new[f'Replica {adjective} {shape.lower()}'] = above
-        elif len(members) == 2:
+        elif rank in starts:
             # Two true labels of one object have different parents: otherwise the parent had two boxes per object.
-            new[f'{adjective} {second_name}'.capitalize()] = ('Toy',)
-        leaf_names.append(list(new))
-        parents |= {**new, shape: tuple(parents_of_shape)}
-    for top in {above for names in parents.values() for above in names} - set(parents):
-        parents[top] = ()
-
+            new[f'{adjective} {SHAPES[shape].second_name}'.capitalize()] = ('Toy',)
+        leaves.append(tuple(new))
+        parents |= {**new, shape: SHAPES[shape].parents}
+    parents |= {top: () for names in list(parents.values()) for top in names if top not in parents}
     names = tuple(sorted(parents))
     label_names = tuple(f'/m/0syn{i:02d}' for i in range(len(names)))
     tree = {'LabelName': '/m/0synroot', 'Subcategory': _subtree('', parents, dict(zip(names, label_names)))}
+
     kinds = []
-    frequencies = _frequencies(config, ranks, confusable)
-    for look, own_names, is_confusable, (share, odds) in zip(looks, leaf_names, confusable, frequencies, strict=True):
+    for rank, look, own_names, share, both, first, second in zip(
+        firsts, looks, leaves, *_frequencies(config, np.array(firsts), starts, confused)
+    ):
         labels = tuple(names.index(name) for name in own_names)
-        one_each = tuple((label,) for label in labels)
-        sets = (labels, *one_each) if len(labels) == 2 and not is_confusable else one_each
-        kinds.append(Kind(*look, labels, share, sets, odds))
+        sets: dict[tuple[int, ...], float] = {labels: 1.0}
+        if rank in confused:
+            sets = {labels[:1]: 0.5, labels[1:]: 0.5}
+        elif rank in starts:
+            sets = {labels: both, labels[:1]: first / share - both, labels[1:]: max(0.0, second / share - both)}
+        kinds.append(Kind(*look, labels, share, tuple(sets), tuple(sets.values())))
     return World(config, label_names, names, tree, ClassHierarchy(tree, label_names), tuple(kinds))
 
 
@@ -174,63 +167,37 @@ def _subtree(above: str, parents: dict[str, tuple[str, ...]], mids: dict[str, st
 def _choose_looks(count: int) -> list[tuple[str, str, str]]:
     """Shape, colour and pattern of each look: few shapes, several colours and patterns each, well mixed."""
     shapes = list(SHAPES)[: max(4, math.ceil(count / _LOOKS_PER_SHAPE))]
-    colours = list(COLOURS)
     looks = []
     for i in range(count):
         variant, shape = divmod(i, len(shapes))
         variant += 7 * shape  # otherwise all first looks had the same colour; 7 mixes the patterns too
-        step = variant % len(colours)
-        pattern = PATTERNS[(step + variant // len(colours)) % len(PATTERNS)]
-        looks.append((shapes[shape], colours[step], pattern))
+        step = variant % len(COLOURS)
+        pattern = PATTERNS[(step + variant // len(COLOURS)) % len(PATTERNS)]
+        looks.append((shapes[shape], list(COLOURS)[step], pattern))
     order = np.random.default_rng(0).permutation(count)  # frequency must not depend on the shape
     return [looks[i] for i in order]
 
 
-def _classes_per_look(config: WorldConfig) -> tuple[list[list[int]], list[bool]]:
-    """The frequency ranks (0 is the most frequent) of the classes of each look, and which looks are confusable.
-
-    The two classes of a pair have neighbouring ranks. The pairs are spread over all but the first and the last rank.
-    """
-    pairs = config.multi_label_pairs + config.confusable_pairs
-    starts = {1 + i * (config.num_classes - 2) // pairs: i for i in range(pairs)}
-    confusable_pairs = {(2 * i + 1) * pairs // (2 * config.confusable_pairs) for i in range(config.confusable_pairs)}
-    firsts = [rank for rank in range(config.num_classes) if rank - 1 not in starts]
-    ranks = [[rank, rank + 1] if rank in starts else [rank] for rank in firsts]
-    return ranks, [starts.get(rank, -1) in confusable_pairs for rank in firsts]
-
-
-def _frequencies(
-    config: WorldConfig, ranks: list[list[int]], confusable: list[bool]
-) -> list[tuple[float, tuple[float, ...]]]:
-    """Each look's share of the objects, and the probabilities of its label sets.
+def _frequencies(config: WorldConfig, firsts: np.ndarray, starts: list[int], confused: set[int]) -> list[list[float]]:
+    """Of each look: the share of the objects with it, the part of these with both labels, and each label's share.
 
     ``imbalance`` is about images, and an image with three red circles counts once. So the expected images are fixed
     first and then turned into shares of objects: with 1 + Poisson(m - 1) objects, an image shows a label that a share v
     of the objects carries with probability ``1 - (1 - v) exp(-(m - 1) v)``.
     """
     profile = config.imbalance ** (-np.arange(config.num_classes) / (config.num_classes - 1))
-    for members, is_confusable in zip(ranks, confusable, strict=True):
-        if is_confusable:
-            profile[members] = math.sqrt(profile[members[0]] * profile[members[1]])
+    for rank in confused:
+        profile[rank : rank + 2] = math.sqrt(profile[rank] * profile[rank + 1])
+    paired, truly_paired = np.isin(firsts, starts), np.isin(firsts, list(set(starts) - confused))
     shares = np.linspace(0, 1, 20_001)
     seen = shares * (1 - config.parent_only_rate)
     presence = 1 - (1 - seen) * np.exp(-(config.objects_per_image - 1) * seen)
 
-    def at_scale(scale: float) -> list[tuple[float, tuple[float, ...]]]:
+    def at_scale(scale: float) -> list[list[float]]:
         label_shares = np.interp(scale * profile, presence, shares)
-        found: list[tuple[float, tuple[float, ...]]] = []
-        for members, is_confusable in zip(ranks, confusable, strict=True):
-            share = float(label_shares[members].sum())
-            if len(members) == 1:
-                found.append((share, (1.0,)))
-            elif is_confusable:
-                found.append((share, (0.5, 0.5)))
-            else:
-                first, second = label_shares[members].tolist()
-                both = min(config.both_labels_rate, second / first)
-                share /= 1 + both
-                found.append((share, (both, first / share - both, max(0.0, second / share - both))))
-        return found
+        first, second = label_shares[firsts], np.where(paired, np.append(label_shares, 0)[firsts + 1], 0)
+        both = np.where(truly_paired, np.minimum(config.both_labels_rate, second / first), 0)
+        return [column.tolist() for column in ((first + second) / (1 + both), both, first, second)]
 
-    scale = brentq(lambda scale: sum(share for share, _ in at_scale(scale)) - 1, 1e-9, presence[-1])
+    scale = brentq(lambda scale: sum(at_scale(scale)[0]) - 1, 1e-9, presence[-1])
     return at_scale(scale)
