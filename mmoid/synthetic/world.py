@@ -141,9 +141,8 @@ def build_world(config: WorldConfig) -> World:
     tree = {'LabelName': '/m/0synroot', 'Subcategory': _subtree('', parents, dict(zip(names, label_names)))}
 
     kinds = []
-    for rank, look, own_names, share, both, first, second in zip(
-        firsts, looks, leaves, *_frequencies(config, np.array(firsts), starts, confused)
-    ):
+    frequencies = _frequencies(config, np.array(firsts), starts, confused).tolist()
+    for rank, look, own_names, (share, both, first, second) in zip(firsts, looks, leaves, frequencies):
         labels = tuple(names.index(name) for name in own_names)
         sets: dict[tuple[int, ...], float] = {labels: 1.0}
         if rank in confused:
@@ -178,8 +177,8 @@ def _choose_looks(count: int) -> list[tuple[str, str, str]]:
     return [looks[i] for i in order]
 
 
-def _frequencies(config: WorldConfig, firsts: np.ndarray, starts: list[int], confused: set[int]) -> list[list[float]]:
-    """Of each look: the share of the objects with it, the part of these with both labels, and each label's share.
+def _frequencies(config: WorldConfig, firsts: np.ndarray, starts: list[int], confused: set[int]) -> np.ndarray:
+    """(L, 4) of each look: the share of objects with it, the part of these with both labels, and each label's share.
 
     ``imbalance`` is about images, and an image with three red circles counts once. So the expected images are fixed
     first and then turned into shares of objects: with 1 + Poisson(m - 1) objects, an image shows a label that a share v
@@ -193,11 +192,11 @@ def _frequencies(config: WorldConfig, firsts: np.ndarray, starts: list[int], con
     seen = shares * (1 - config.parent_only_rate)
     presence = 1 - (1 - seen) * np.exp(-(config.objects_per_image - 1) * seen)
 
-    def at_scale(scale: float) -> list[list[float]]:
+    def at_scale(scale: float) -> np.ndarray:
         label_shares = np.interp(scale * profile, presence, shares)
         first, second = label_shares[firsts], np.where(paired, np.append(label_shares, 0)[firsts + 1], 0)
         both = np.where(truly_paired, np.minimum(config.both_labels_rate, second / first), 0)
-        return [column.tolist() for column in ((first + second) / (1 + both), both, first, second)]
+        return np.stack([(first + second) / (1 + both), both, first, second], axis=1)
 
-    scale = brentq(lambda scale: sum(at_scale(scale)[0]) - 1, 1e-9, presence[-1])
+    scale = brentq(lambda scale: sum(at_scale(scale)[:, 0].tolist()) - 1, 1e-9, presence[-1])
     return at_scale(scale)
