@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmoid.openimages.classes import require_unique
+from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.ragged import gather_rows
 
@@ -137,6 +137,17 @@ def load_tree(path: str | Path) -> dict:
         tree: dict = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, or no JSON
         raise AnnotationError(f'{path}: cannot be read as a hierarchy JSON ({error})') from error
+    return tree
+
+
+def tree_over(classes: ClassNames, path: str | Path | None) -> dict:
+    """The tree of a hierarchy JSON over the classes; without a file, no class has ancestors.
+
+    Raises:
+        AnnotationError: As of :class:`ClassHierarchy`.
+    """
+    tree = flat_tree(classes.label_names) if path is None else load_tree(path)
+    ClassHierarchy(tree, classes.label_names, str(path or classes.source))
     return tree
 
 

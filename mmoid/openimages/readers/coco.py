@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import Content, Rows, write_converted
+from mmoid.openimages.store.writing import Content, MissingImages, Rows, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 FLAG_KEYS = {
@@ -99,7 +99,7 @@ def import_coco(
     images: str | Path | None = None,
     hierarchy: str | Path | None = None,
     supercategories: bool = False,
-    missing_images: Literal['error', 'drop'] = 'error',
+    missing_images: MissingImages = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -154,10 +154,7 @@ def import_coco(
     if images is not None:
         exists = pc.is_in(table['file_name'], pa.array(files_below(images), pa.string())).to_numpy()
         content = content.with_files(exists, images, missing_images)
-    progress('writing', 0, 1)
-    summary = write_converted(Path(out), content, (annotations, hierarchy), images, overwrite)
-    progress('writing', 1, 1)
-    return summary
+    return write_converted(out, content, (annotations, hierarchy), images, overwrite, progress)
 
 
 def _decode(path: Path) -> _Document:

@@ -12,7 +12,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -29,8 +28,14 @@ from mmoid.openimages.store.summary import Summary
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
 FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
 UNKNOWN = -1  # value of a flag that the file does not give; the official files write -1 too
+_SIZES = {'width': 'image_w', 'height': 'image_h'}  # other names of the columns
 TEXT = pa.dictionary(pa.int32(), pa.string())  # type of a column with few distinct values
 ROUNDING = 0.01  # by which a coordinate may leave [0, 1]; anything farther is not a fraction
+_FLAG_WORDS = {
+    **dict.fromkeys(('true', 'yes', 't', 'y'), 1),
+    **dict.fromkeys(('false', 'no', 'f', 'n'), 0),
+    **dict.fromkeys(('', 'nan', 'none', 'null', 'na', 'n/a'), UNKNOWN),
+}
 _NO_FLAG = -2
 _ROW = 'row of the file'
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
@@ -59,7 +64,6 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
         raise AnnotationError(f'{path}:1: has a column Score, as predictions have; give a file of annotated boxes')
     summary = Summary() if summary is None else summary
     summary.box_rows = len(table)
-    report = _Report(path, table, summary)
     for name in COORDINATES:
         values = table[name].to_numpy()
         valid = (values >= -ROUNDING) & (values <= 1 + ROUNDING)  # not NaN
@@ -67,14 +71,14 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
         require_rows(path, table, valid, complaint)
         outside = (values < 0) | (values > 1)
         if outside.any():
-            report.change('coordinates clipped to [0, 1]', outside)
+            _count(summary.change, 'coordinates clipped to [0, 1]', path, outside)
             table = _with_column(table, name, np.clip(values, 0, 1))
     for name in FLAGS:
-        table = _with_column(table, name, _flags(report, name))
+        table = _with_column(table, name, _flags(path, table, name, summary))
     swapped = np.zeros(len(table), dtype=bool)
     for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
         swapped |= table[low].to_numpy() > table[high].to_numpy()
-    report.drop('boxes with swapped corners', swapped)
+    _count(summary.drop, 'boxes with swapped corners', path, swapped)
     return _without_rows(table, swapped)
 
 
@@ -101,7 +105,7 @@ def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Ta
         raise AnnotationError(f'{path}: all labels are machine-generated; give the human-verified ones')
     summary = Summary() if summary is None else summary
     summary.label_rows = len(table)
-    _Report(path, table, summary).drop('machine-generated labels', machine)
+    _count(summary.drop, 'machine-generated labels', path, machine)
     return _without_rows(table, machine)
 
 
@@ -110,7 +114,6 @@ def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames
 
     Class indices follow the index column, as in mmdet's class lists, else the order of the rows.
     """
-    rows: list[tuple[list[str], int]] = []
     with open_text(path) as stream:
         reader = csv.reader(stream)
         rows = [([field.strip() for field in fields], reader.line_num) for fields in reader if any(fields)]
@@ -125,31 +128,24 @@ def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames
             raise AnnotationError(f'{path}:{line}: expected {expected}, got {",".join(fields)!r}')
     require_unique([fields[0] for fields, _ in rows], lambda i: f'{path}:{rows[i][1]}')
     if width == 3:
-        indices = [int(fields[2]) for fields, _ in rows]
-        order = np.argsort(indices, kind='stable')
-        gaps = np.flatnonzero(np.sort(indices) - np.arange(len(rows)) != min(indices))
-        if len(gaps) or min(indices) > 1:
-            fields, line = rows[int(order[gaps[0]])] if len(gaps) else rows[int(order[0])]
-            raise AnnotationError(f'{path}:{line}: class index {fields[2]}; expected each of 1 to {len(rows)} once')
-        if summary is not None and (np.diff(order) < 0).any():
+        ordered = sorted(rows, key=lambda row: int(row[0][2]))
+        start = min(int(ordered[0][0][2]), 1)
+        for index, (fields, line) in enumerate(ordered, start):
+            if int(fields[2]) != index:
+                raise AnnotationError(f'{path}:{line}: class index {fields[2]}; expected each of 1 to {len(rows)} once')
+        if summary is not None and ordered != rows:
             summary.change('classes put in the order of their index column', len(rows))
-        rows = [rows[i] for i in order]
+        rows = ordered
     return ClassNames(tuple(fields[0] for fields, _ in rows), tuple(fields[1] for fields, _ in rows), str(path))
 
 
 def read_image_sizes(path: str | Path) -> pa.Table:
     """Reads ``image_id``, ``width`` and ``height`` (int32, pixels), columns under any of their usual names."""
     header = read_header(path)
-    spellings = {'ImageID': ('ImageID',), 'width': ('width', 'image_w'), 'height': ('height', 'image_h')}
-    names = {}
-    for target, known in spellings.items():
-        found = [column for name in known if (column := find_column(header, name))]
-        if not found:
-            raise AnnotationError(f'{path}:1: has none of the columns {", ".join(known)}; it has {", ".join(header)}')
-        names[target] = found[0]
-    table = read_columns(path, {n: pa.string() if k == 'ImageID' else pa.float64() for k, n in names.items()})
-    table = table.select(list(names.values())).rename_columns(['image_id', 'width', 'height'])
-    for name in ('width', 'height'):
+    names = {name: other if find_column(header, other) else name for name, other in _SIZES.items()}
+    table = read_columns(path, {'ImageID': pa.string(), **dict.fromkeys(names.values(), pa.float64())})
+    table = table.rename_columns(['image_id', *names])
+    for name in names:
         pixels = table[name].to_numpy()
         whole = (pixels >= 1) & (pixels < 1 << 31) & (np.floor(pixels) == pixels)  # some files write 640.0
         require_rows(path, table, whole, f'{name} = {{{name}!r}} must be a whole number of at least 1 pixel')
@@ -280,29 +276,14 @@ def _plain(name: str) -> str:
     return re.sub(r'[\s_]', '', name).lower()
 
 
-@dataclass(frozen=True)
-class _Report:
-    """Counts rows of a table in a summary, with the line of the first."""
-
-    path: str | Path
-    table: pa.Table
-    summary: Summary
-
-    def drop(self, reason: str, rows: np.ndarray) -> None:
-        self._add(self.summary.drop, reason, rows)
-
-    def change(self, reason: str, rows: np.ndarray) -> None:
-        self._add(self.summary.change, reason, rows)
-
-    def _add(self, add: Callable[[str, int, str], None], reason: str, rows: np.ndarray) -> None:
-        if rows.any():
-            line = line_of_row(self.path, int(np.argmax(rows)))
-            add(reason, int(rows.sum()), f'{Path(self.path).name}:{line}')
+def _count(add: Callable[[str, int, str], None], reason: str, path: str | Path, rows: np.ndarray) -> None:
+    """Adds the (R,) bool rows of a file to a summary, with the line of the first."""
+    if rows.any():
+        add(reason, int(rows.sum()), f'{Path(path).name}:{line_of_row(path, int(np.argmax(rows)))}')
 
 
-def _flags(report: _Report, name: str) -> np.ndarray:
+def _flags(path: str | Path, table: pa.Table, name: str, summary: Summary) -> np.ndarray:
     """(R,) int8 of a flag; ``-1`` if the file does not have it."""
-    table = report.table
     if name not in table.column_names:
         return np.full(len(table), UNKNOWN, dtype=np.int8)
     column = pa.chunked_array([pa.array([], TEXT), *table[name].chunks]).unify_dictionaries().combine_chunks()
@@ -310,24 +291,18 @@ def _flags(report: _Report, name: str) -> np.ndarray:
     values = np.array([*(_flag(text) for text in texts), UNKNOWN], dtype=np.int8)
     usual = np.array([*(text in ('0', '1', '-1') for text in texts), False])
     code = column.indices.fill_null(-1).to_numpy()
-    require_rows(report.path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
-    report.change('flags that are empty or not written as 1, 0 or -1', ~usual[code])
+    require_rows(path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
+    _count(summary.change, 'flags that are empty or not written as 1, 0 or -1', path, ~usual[code])
     return values[code]
 
 
 def _flag(text: str) -> int:
     word = text.strip().lower()
-    if word in ('true', 'yes', 't', 'y'):
-        return 1
-    if word in ('false', 'no', 'f', 'n'):
-        return 0
-    if word in ('', 'nan', 'none', 'null', 'na', 'n/a'):
-        return UNKNOWN
     try:
-        value = float(word)
+        value = _FLAG_WORDS[word] if word in _FLAG_WORDS else float(word)
     except ValueError:
         return _NO_FLAG
-    return int(value) if value in (1, 0, -1) else _NO_FLAG
+    return int(value) if value in (1, 0, UNKNOWN) else _NO_FLAG
 
 
 def _with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:

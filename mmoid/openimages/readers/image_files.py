@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ from PIL import Image
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import Content, file_digest
+from mmoid.openimages.store.writing import Content, MissingImages, file_digest
 from mmoid.utils.progress import Progress, no_progress
 
 OPENCV_FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP', 'TIFF')
@@ -80,6 +79,13 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
     return files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
 
 
+def with_found_files(content: Content, folder: str | Path, missing_images: MissingImages) -> Content:
+    """Sets the paths of images to those of :func:`find_images`. Images without a file are an error, or dropped."""
+    found = find_images(folder, content.images['file_name'].combine_chunks(), content.summary)
+    exists = found.is_valid().to_numpy(zero_copy_only=False)
+    return content.with_columns(file_name=found).with_files(exists, folder, missing_images)
+
+
 def read_sizes(
     folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress, decode: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -123,7 +129,7 @@ def read_sizes(
 
 
 def with_sizes_of_files(
-    content: Content, folder: str | Path, missing_images: Literal['error', 'drop'], progress: Progress
+    content: Content, folder: str | Path, missing_images: MissingImages, progress: Progress
 ) -> Content:
     """Adds the sizes of image files. If one cannot be read: lists all such and raises, or drops and counts them."""
     size, faults = read_sizes(folder, content.images['file_name'].to_pylist(), progress)

@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
+from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, number_images
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
@@ -24,10 +23,10 @@ from mmoid.openimages.readers.csv_files import (
     read_image_labels,
     read_image_sizes,
 )
-from mmoid.openimages.readers.image_files import find_images, images_below, with_sizes_of_files
+from mmoid.openimages.readers.image_files import images_below, with_found_files, with_sizes_of_files
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, Rows, write_converted
+from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, Rows, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 
@@ -40,7 +39,7 @@ def convert(
     image_labels: str | Path | None = None,
     images: str | Path | None = None,
     image_sizes: str | Path | None = None,
-    missing_images: Literal['error', 'drop'] = 'error',
+    missing_images: MissingImages = 'error',
     other_classes: Literal['error', 'drop'] = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -72,62 +71,40 @@ def convert(
     require_replaceable(out, overwrite)
     summary = Summary()
     names = read_classes(classes, summary)
-    tree = flat_tree(names.label_names) if hierarchy is None else load_tree(hierarchy)
-    ClassHierarchy(tree, names.label_names, str(hierarchy or classes))  # fail now, before the long work
+    tree = tree_over(names, hierarchy)
     sizes = None if image_sizes is None else read_image_sizes(image_sizes)
-    progress('reading boxes', 0, 1)
-    if boxes is None and image_labels is None:
-        ids = sizes['image_id'] if images is None and sizes is not None else images_below(images or '')
-        found_images, _ = _images(ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids]), summary)
-        content = Content(found_images, NO_BOXES, NO_LABELS, names, tree, summary)
-    else:
-        content = _read(boxes, image_labels, names, tree, other_classes, summary)
-    progress('reading boxes', 1, 1)
-    if images is not None:
-        found = find_images(images, content.images['file_name'].combine_chunks(), summary)
-        content = content.with_file_names(found).with_files(
-            found.is_valid().to_numpy(zero_copy_only=False), images, missing_images
-        )
-    if image_sizes is not None and sizes is not None:
-        size = _sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks())
-        content = content.with_sizes(size)
-    else:
-        assert images is not None
-        content = with_sizes_of_files(content, images, missing_images, progress)
-    sources = (boxes, classes, hierarchy, image_labels, image_sizes)
-    progress('writing', 0, 1)
-    summary = write_converted(Path(out), content, sources, images, overwrite)
-    progress('writing', 1, 1)
-    return summary
-
-
-def _read(
-    boxes: str | Path | None,
-    image_labels: str | Path | None,
-    classes: ClassNames,
-    tree: dict,
-    other_classes: str,
-    summary: Summary,
-) -> Content:
-    """Images without sizes, in the order of their first row in the box file, then in the label file."""
     remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
     remedy = remedy if other_classes == 'error' else ''
-    box_rows, label_rows, ids = NO_BOXES, NO_LABELS, []
+    box_rows, label_rows = NO_BOXES, NO_LABELS
+    ids: list[pa.Array] = []  # images come in the order of their first row in the box file, then in the label file
+    progress('reading boxes', 0, 1)
     if boxes is not None:
         table = read_boxes(boxes, summary)
         box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
         columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
-        box_rows = Rows(np.empty(0), class_column(boxes, table, classes, remedy), columns)
+        box_rows = Rows(np.empty(0), class_column(boxes, table, names, remedy), columns)
         ids += table['ImageID'].chunks
     if image_labels is not None:
         table = read_image_labels(image_labels, summary)
         columns = {'confidence': table['Confidence'].to_numpy()}
-        label_rows = Rows(np.empty(0), class_column(image_labels, table, classes, remedy), columns)
+        label_rows = Rows(np.empty(0), class_column(image_labels, table, names, remedy), columns)
         ids += table['ImageID'].chunks
-    images, image = _images(pa.chunked_array(ids, pa.string()), summary)
+    if boxes is None and image_labels is None:
+        ids = sizes['image_id'].chunks if images is None and sizes is not None else [images_below(images or '')]
+    found, image = _images(pa.chunked_array(ids, pa.string()), summary)
     box_rows = replace(box_rows, image=image[: len(box_rows)])
-    label_rows = replace(label_rows, image=image[len(box_rows) :])
-    return _without_other_classes(Content(images, box_rows, label_rows, classes, tree, summary))
+    label_rows = replace(label_rows, image=image[len(image) - len(label_rows) :])
+    content = _without_other_classes(Content(found, box_rows, label_rows, names, tree, summary))
+    progress('reading boxes', 1, 1)
+    if images is not None:
+        content = with_found_files(content, images, missing_images)
+    if image_sizes is not None and sizes is not None:
+        content = content.with_sizes(_sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks()))
+    else:
+        assert images is not None
+        content = with_sizes_of_files(content, images, missing_images, progress)
+    sources = (boxes, classes, hierarchy, image_labels, image_sizes)
+    return write_converted(out, content, sources, images, overwrite, progress)
 
 
 def _images(ids: pa.ChunkedArray, summary: Summary) -> tuple[pa.Table, np.ndarray]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mmoid.openimages.boxes import has_area
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Rows
 
 ROUNDING = 1
 """Pixels by which a box may leave its image without being counted as cut."""
+
+
+def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
+    """The images with (N,) file names, and their ids. Raises an AnnotationError if two have the same id."""
+    ids = number_images(pa.chunked_array([pa.array(file_names, pa.string())]))[0]
+    if len(ids) < len(file_names):
+        raise AnnotationError(f'{source}: holds {len(file_names)} images of {len(ids)} names')
+    return pa.table({'image_id': ids, 'file_name': pa.array(file_names, pa.string())})
 
 
 def rows_of_pixels(

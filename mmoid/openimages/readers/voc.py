@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,17 +10,18 @@ import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
-from mmoid.openimages.image_ids import number_images
+from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.readers.csv_files import UNKNOWN
-from mmoid.openimages.readers.image_files import files_below, find_images
-from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
+from mmoid.openimages.readers.image_files import files_below, with_found_files
+from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_LABELS, Content, write_converted
+from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
-FLAG_TAGS = {'IsOccluded': 'occluded', 'IsTruncated': 'truncated'}
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+_TAGS = ('occluded', 'truncated', 'difficult')
+_MARKS = {'1': 1, '0': 0}  # others, such as the ``Unspecified`` of some tools, are unknown
 
 
 def import_voc(
@@ -30,7 +30,7 @@ def import_voc(
     annotations: str | Path,
     images: str | Path | None = None,
     hierarchy: str | Path | None = None,
-    missing_images: Literal['error', 'drop'] = 'error',
+    missing_images: MissingImages = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -58,49 +58,35 @@ def import_voc(
         raise AnnotationError(f'{annotations}: has no XML files')
     summary = Summary()
     names: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    places: list[str] = []
-    rows: list[tuple[int, str, list[float], list[int]]] = []
+    sizes: list[list[float]] = []
+    rows: list[tuple[int, str, list[float], list[int], str]] = []
     for i, file in enumerate(files):
         path = Path(annotations, file)
-        root = _parse(path)
+        try:
+            root = ElementTree.parse(path).getroot()
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+            raise AnnotationError(f'{path}: cannot be read as XML ({error})') from error
         names.append((root.findtext('filename') or '').strip() or f'{path.stem}.jpg')
-        sizes.append((_pixels(path, root, 'size/width'), _pixels(path, root, 'size/height')))
+        sizes.append([_number(path, root, tag, whole=True) for tag in ('size/width', 'size/height')])
         for k, item in enumerate(root.iter('object'), start=1):
             place = f'{path}: object {k}'
-            corners = [_number(place, item, f'bndbox/{tag}') for tag in ('xmin', 'ymin', 'xmax', 'ymax')]
-            marks = [_flag(item, tag) for tag in (*FLAG_TAGS.values(), 'difficult')]
-            places.append(place)
-            rows.append((i, _text(place, item, 'name'), [corners[0] - 1, corners[1] - 1, *corners[2:]], marks))
+            left, top, right, bottom = (_number(place, item, f'bndbox/{tag}') for tag in _CORNERS)
+            marks = [_MARKS.get((item.findtext(tag) or '').strip(), UNKNOWN) for tag in _TAGS]
+            rows.append((i, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
         progress('reading', i + 1, len(files))
-    ids = number_images(pa.chunked_array([pa.array(names, pa.string())]))[0]
-    if len(ids) < len(names):
-        raise AnnotationError(f'{annotations}: {len(names)} files describe {len(ids)} images')
-    mids = tuple(sorted({row[1] for row in rows}))
-    classes = ClassNames(mids, (), str(annotations))
-    tree = flat_tree(mids) if hierarchy is None else load_tree(hierarchy)
-    ClassHierarchy(tree, mids, str(hierarchy or annotations))  # fail now
-    label = classes.find(pa.array([row[1] for row in rows], pa.string()))
+    classes = ClassNames(tuple(sorted({row[1] for row in rows})), (), str(annotations))
+    tree = tree_over(classes, hierarchy)
     image = np.array([row[0] for row in rows], dtype=np.int32)
     box = np.array([row[2] for row in rows]).reshape(-1, 4)
-    flag = np.array([row[3] for row in rows], dtype=np.int8).reshape(-1, 3)
-    summary.change('objects marked difficult, taken like others', (flag[:, 2] == 1).sum())
-    size = np.array(sizes)
-    flags = dict(zip(FLAG_TAGS, flag[:, :2].T))
-    boxes = rows_of_pixels(image, label, box, size, flags, summary, places.__getitem__)
-    table = pa.table({'image_id': ids, 'file_name': names})
-    content = Content(table, boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
+    mark = np.array([row[3] for row in rows], dtype=np.int8).reshape(-1, len(_TAGS))
+    summary.change('objects marked difficult, taken like others', (mark[:, 2] == 1).sum())
+    flags = {'IsOccluded': mark[:, 0], 'IsTruncated': mark[:, 1]}
+    label, size = classes.find(pa.array([row[1] for row in rows], pa.string())), np.array(sizes)
+    boxes = rows_of_pixels(image, label, box, size, flags, summary, lambda k: rows[k][4])
+    content = Content(image_table(names, annotations), boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
     if images is not None:
-        found = find_images(images, content.images['file_name'].combine_chunks(), summary)
-        content = content.with_file_names(found).with_files(found.is_valid().to_numpy(False), images, missing_images)
-    return write_converted(Path(out), content, (hierarchy,), images, overwrite)
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
-        raise AnnotationError(f'{path}: cannot be read as XML ({error})') from error
+        content = with_found_files(content, images, missing_images)
+    return write_converted(out, content, (hierarchy,), images, overwrite, progress)
 
 
 def _text(place: object, element: ElementTree.Element, tag: str) -> str:
@@ -110,24 +96,13 @@ def _text(place: object, element: ElementTree.Element, tag: str) -> str:
     return text
 
 
-def _number(place: object, element: ElementTree.Element, tag: str) -> float:
+def _number(place: object, element: ElementTree.Element, tag: str, whole: bool = False) -> float:
     text = _text(place, element, tag)
     try:
         value = float(text)
     except ValueError:
         value = np.nan
-    if not np.isfinite(value):
-        raise AnnotationError(f'{place}: {tag} = {text!r} must be a number')
+    if not (value.is_integer() and 1 <= value < 1 << 31 if whole else np.isfinite(value)):
+        expected = 'a whole number of at least 1 pixel' if whole else 'a number'
+        raise AnnotationError(f'{place}: {tag} = {text!r} must be {expected}')
     return value
-
-
-def _pixels(place: object, element: ElementTree.Element, tag: str) -> int:
-    value = _number(place, element, tag)
-    if not (1 <= value < 1 << 31 and value == int(value)):
-        raise AnnotationError(f'{place}: {tag} = {value!r} must be a whole number of at least 1 pixel')
-    return int(value)
-
-
-def _flag(element: ElementTree.Element, tag: str) -> int:
-    """1, 0, or unknown. Some tools write ``Unspecified``."""
-    return {'1': 1, '0': 0}.get((element.findtext(tag) or '').strip(), UNKNOWN)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
-from mmoid.openimages.image_ids import number_images
+from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
+from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, write_converted
+from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 
@@ -37,7 +36,7 @@ def import_yolo(
     data: str | Path,
     split: Literal['train', 'val', 'test'] = 'train',
     hierarchy: str | Path | None = None,
-    missing_images: Literal['error', 'drop'] = 'error',
+    missing_images: MissingImages = 'error',
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -66,10 +65,8 @@ def import_yolo(
     given = described.names
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
-    names = tuple(name_of_number.values())
-    classes = ClassNames(names, (), str(path))
-    tree = flat_tree(names) if hierarchy is None else load_tree(hierarchy)
-    ClassHierarchy(tree, names, str(hierarchy or path))  # fail now
+    classes = ClassNames(tuple(name_of_number.values()), (), str(path))
+    tree = tree_over(classes, hierarchy)
     root = path.parent / (described.path or '')
     if not root.is_dir():  # ``path`` of another machine
         root = path.parent
@@ -80,27 +77,22 @@ def import_yolo(
     files: list[str] = []
     for folder in [folders] if isinstance(folders, str) else folders:
         files += _images(root, folder, summary)
-    ids = number_images(pa.chunked_array([pa.array(files, pa.string())]))[0]
-    if len(ids) < len(files):
-        raise AnnotationError(f'{path}: the {split} folders hold {len(files)} images of {len(ids)} names')
-    table = pa.table({'image_id': ids, 'file_name': files})
-    content = Content(table, NO_BOXES, NO_LABELS, classes, tree, summary)
+    content = Content(image_table(files, f'{path}: {split}'), NO_BOXES, NO_LABELS, classes, tree, summary)
     content = with_sizes_of_files(content, root, missing_images, progress)
-    size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
+    label_files = [root / _label_file(name) for name in content.images['file_name'].to_pylist()]
     rows: list[tuple[int, int, list[float], str]] = []
-    for i, name in enumerate(content.images['file_name'].to_pylist()):
-        rows += ((i, *row) for row in _rows(root / _label_file(name), label_of_number))
+    for i, file in enumerate(label_files):
+        rows += ((i, *row) for row in _rows(file, label_of_number))
         if i % 512 == 0:
-            progress('reading labels', i, len(files))
-    progress('reading labels', len(files), len(files))
-    without = [name for name in content.images['file_name'].to_pylist() if not (root / _label_file(name)).is_file()]
-    if len(without) == len(content.images):
-        raise AnnotationError(f'{root / _label_file(without[0])}: no such file; no image has a label file')
+            progress('reading labels', i, len(label_files))
+    progress('reading labels', len(label_files), len(label_files))
+    if label_files and not any(file.is_file() for file in label_files):
+        raise AnnotationError(f'{label_files[0]}: no such file; no image has a label file')
     image, label = (np.array([row[k] for row in rows], dtype=np.int32) for k in (0, 1))
+    size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
     box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
     boxes = rows_of_pixels(image, label, box, size, {}, summary, lambda k: rows[k][3])
-    content = Content(content.images, boxes, NO_LABELS, classes, tree, summary)
-    return write_converted(Path(out), content, (data, hierarchy), root, overwrite)
+    return write_converted(out, replace(content, boxes=boxes), (data, hierarchy), root, overwrite, progress)
 
 
 def _decode(path: Path) -> _Data:

@@ -21,6 +21,9 @@ from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, VERSION, AnnotationStore
 from mmoid.openimages.store.arrow_folder import column, write_folder, write_tables
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import Progress
+
+MissingImages = Literal['error', 'drop']
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Content:
             labels=replace(labels, image=new_index[labels.image]),
         )
 
-    def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: Literal['error', 'drop']) -> Content:
+    def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: MissingImages) -> Content:
         """The images with ``exists`` (N,) bool. If one has no file in ``folder``: raises, or drops and counts it."""
         if missing_images == 'error' and not exists.all():
             first = self.images['image_id'][int(np.argmin(exists))].as_py()
@@ -90,16 +93,14 @@ class Content:
             )
         return self.without_images(~exists, 'without a file')
 
+    def with_columns(self, **columns: pa.Array | np.ndarray) -> Content:
+        """The same with (N,) columns of the images added or replaced."""
+        return replace(self, images=pa.table({**dict(zip(self.images.column_names, self.images.columns)), **columns}))
+
     def with_sizes(self, size: np.ndarray) -> Content:
         """The same with the (N, 2) width and height of the images."""
-        columns = zip(('width', 'height'), size.astype(np.int32).T)
-        return replace(
-            self, images=pa.table({**dict(zip(self.images.column_names, self.images.columns)), **dict(columns)})
-        )
-
-    def with_file_names(self, names: pa.Array) -> Content:
-        """The same with (N,) other paths of the images."""
-        return replace(self, images=self.images.set_column(1, 'file_name', names))
+        width, height = size.astype(np.int32).T
+        return self.with_columns(width=width, height=height)
 
     def without_images(self, lost: np.ndarray, why: str) -> Content:
         """Drops and counts the images with ``lost`` (N,) bool."""
@@ -170,7 +171,12 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
 
 
 def write_converted(
-    path: Path, content: Content, sources: Iterable[str | Path | None], images: str | Path | None, overwrite: bool
+    path: str | Path,
+    content: Content,
+    sources: Iterable[str | Path | None],
+    images: str | Path | None,
+    overwrite: bool,
+    progress: Progress,
 ) -> Summary:
     """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once.
 
@@ -187,6 +193,8 @@ def write_converted(
             raise AnnotationError(
                 f'{source}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
             )
+    progress('writing', 0, 1)
+    path = Path(path)
     metadata = {
         'sources': [fingerprint(source) for source in given],
         'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
@@ -194,6 +202,7 @@ def write_converted(
     with write_folder(path, overwrite) as folder:
         write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use
+    progress('writing', 1, 1)
     return content.summary
 
 

@@ -76,9 +76,9 @@ def test_missing_images_are_an_error_or_dropped(folder):
         ('>263<', '>left<', r"000005\.xml: object 1: bndbox/xmin = 'left' must be a number"),
         ('>263<', '>inf<', r"000005\.xml: object 1: bndbox/xmin = 'inf' must be a number"),
         ('<name>bottle</name>', '<name> </name>', r'000005\.xml: object 2: has no name'),
-        ('<width>500', '<width>0', r'000005\.xml: size/width = 0\.0 must be a whole number'),
+        ('<width>500', '<width>0', r"000005\.xml: size/width = '0' must be a whole number"),
         ('</annotation>', '', r'000005\.xml: cannot be read as XML'),
-        ('000005.jpg', 'empty.jpg', r'Annotations: 2 files describe 1 images'),
+        ('000005.jpg', 'empty.jpg', r'Annotations: holds 2 images of 1 names'),
         ('000005.jpg', '../x.jpg', r"'\.\./x\.jpg' lies outside the image folder"),
     ],
 )
