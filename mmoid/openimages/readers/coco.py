@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_over
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below
@@ -108,20 +108,12 @@ def import_coco(
     Classes come in the order of ``categories``; a class is its ``freebase_id``, else its ``mid``, else its name.
     Boxes are cut at the edges of the image, and dropped if they have no area. The summary counts both.
 
-    Args:
-        out: The store's folder.
-        annotations: The file.
-        images: Folder that the ``file_name`` of images starts from, to record it and to look for the files.
-        hierarchy: Hierarchy JSON over the classes. Without it, the one that :func:`export_coco` writes into the file;
-            else no class has ancestors.
-        supercategories: Make each ``supercategory`` a class above its categories, after these. Its name is its MID.
-        missing_images: Images that are not in the folder: raise, or drop them.
-        overwrite: Replace a store that is there.
-        progress: Callback.
+    The ``file_name`` of an image starts from the folder ``images``. Without ``hierarchy``, the one that
+    :func:`export_coco` writes into the file counts; else no class has ancestors. With ``supercategories``, each becomes
+    a class above its categories, after these. Its name is its MID.
 
-    Raises:
-        AnnotationError: A bad file. The message names the element, such as ``annotations[3].bbox``.
-        OSError: ``out`` exists or cannot be written.
+    The other arguments and errors are those of :func:`~mmoid.openimages.readers.official_csv.convert`; the message of
+    an AnnotationError names the element, such as ``annotations[3].bbox``.
     """
     require_replaceable(out, overwrite)
     path = Path(annotations)
@@ -132,16 +124,13 @@ def import_coco(
     mids = tuple(category.freebase_id or category.mid or category.name for category in document.categories)
     require_unique(mids, lambda i: f'{path}: categories[{i}]')
     classes = ClassNames(mids, tuple(category.name for category in document.categories), str(path))
+    tree = tree_over(classes, hierarchy)
     if supercategories:
         classes, tree = _with_supercategories(document.categories, classes)
-        mids, source = classes.label_names, f'{path}: supercategory'
-    elif hierarchy is not None:
-        tree, source = load_tree(hierarchy), str(hierarchy)
-    elif document.info and HIERARCHY_KEY in document.info:
-        tree, source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
-    else:
-        tree, source = flat_tree(mids), str(path)
-    ClassHierarchy(tree, mids, source)  # fail now
+        ClassHierarchy(tree, classes.label_names, f'{path}: supercategory')  # fail now
+    elif hierarchy is None and document.info and HIERARCHY_KEY in document.info:
+        tree = document.info[HIERARCHY_KEY]
+        ClassHierarchy(tree, mids, f'{path}: info.{HIERARCHY_KEY}')  # fail now
     category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)

@@ -53,16 +53,15 @@ def export_coco(
     with atomic_write(out) as temporary, open(temporary, 'wb') as stream:
         stream.write(b'{"info": %b,\n"licenses": [],\n' % encode(info))
         stream.write(b'"categories": %b,\n"images": [' % encode(categories))
-        for first in range(0, store.num_images, CHUNK):
-            last = min(store.num_images, first + CHUNK)
-            stream.write((b',\n' if first else b'\n') + b',\n'.join(map(encode, _images(store, first, last))))
-            progress('writing images', last, store.num_images)
-        stream.write(b'\n],\n"annotations": [')
-        for first in range(0, store.num_boxes, CHUNK):
-            last = min(store.num_boxes, first + CHUNK)
-            stream.write((b',\n' if first else b'\n') + b',\n'.join(map(encode, _annotations(store, first, last))))
-            progress('writing annotations', last, store.num_boxes)
-        stream.write(b'\n]}\n')
+        for what, count, rows, end in (
+            ('images', store.num_images, _images, b'\n],\n"annotations": ['),
+            ('annotations', store.num_boxes, _annotations, b'\n]}\n'),
+        ):
+            for first in range(0, count, CHUNK):
+                last = min(count, first + CHUNK)
+                stream.write((b',\n' if first else b'\n') + b',\n'.join(map(encode, rows(store, first, last))))
+                progress(f'writing {what}', last, count)
+            stream.write(end)
 
 
 def _images(store: AnnotationStore, first: int, last: int) -> Iterator[dict[str, Any]]:

@@ -39,18 +39,8 @@ def import_voc(
     Corners count pixels from 1, both included, as in the official files. A class is its name; classes are sorted.
     ``occluded`` and ``truncated`` are kept. Objects marked ``difficult`` are kept and counted.
 
-    Args:
-        out: The store's folder.
-        annotations: Folder of XML files, sub-folders included.
-        images: Image folder, to record it and to look for the files, which may be in sub-folders.
-        hierarchy: Hierarchy JSON over the classes; without it, no class has ancestors.
-        missing_images: Images that are not in the folder: raise, or drop them.
-        overwrite: Replace a store that is there.
-        progress: Callback.
-
-    Raises:
-        AnnotationError: A bad file. The message names the file and element.
-        OSError: ``out`` exists or cannot be written.
+    ``annotations`` is the folder of the XML files. They and the image files may be in sub-folders. The other arguments
+    and errors are those of :func:`~mmoid.openimages.readers.official_csv.convert`.
     """
     require_replaceable(out, overwrite)
     files = sorted(name for name in files_below(annotations) if name.lower().endswith('.xml'))

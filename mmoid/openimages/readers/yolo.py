@@ -46,18 +46,8 @@ def import_yolo(
     ``class x y width height``, or ``class x1 y1 x2 y2 ...`` of a polygon, as fractions of the image size. Rows with the
     same box are one object with several labels. A class is its name. There are no verified classes.
 
-    Args:
-        out: The store's folder.
-        data: ``data.yaml`` with ``names`` and the image folders of the splits.
-        split: The split.
-        hierarchy: Hierarchy JSON over the classes; without it, no class has ancestors.
-        missing_images: Images that cannot be read: raise, or drop them.
-        overwrite: Replace a store that is there.
-        progress: Callback.
-
-    Raises:
-        AnnotationError: A bad file or row. The message names the file and line.
-        OSError: ``out`` exists or cannot be written.
+    ``data`` is the ``data.yaml`` with ``names`` and the image folders of the splits. The other arguments and errors are
+    those of :func:`~mmoid.openimages.readers.official_csv.convert`.
     """
     require_replaceable(out, overwrite)
     path = Path(data)
