@@ -38,21 +38,20 @@ VERSION = 1
 OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$'
 """File names that leave the image folder, or none."""
 
-_TEXT, _NUMBER, _INDEX = pa.string(), pa.int64(), pa.int32()
 _COLUMNS = {
     'classes': {
-        **dict.fromkeys(('label_name', 'class_name'), _TEXT),
-        **dict.fromkeys(('box_count', 'image_stop', 'expanded_image_stop'), _NUMBER),
+        **dict.fromkeys(('label_name', 'class_name'), pa.string()),
+        **dict.fromkeys(('box_count', 'image_stop', 'expanded_image_stop'), pa.int64()),
     },
     'images': {
-        **dict.fromkeys(('image_id', 'file_name'), _TEXT),
-        **dict.fromkeys(('width', 'height'), _INDEX),
-        **dict.fromkeys(('box_stop', 'label_stop'), _NUMBER),
+        **dict.fromkeys(('image_id', 'file_name'), pa.string()),
+        **dict.fromkeys(('width', 'height'), pa.int32()),
+        **dict.fromkeys(('box_stop', 'label_stop'), pa.int64()),
     },
-    'boxes': {'label': _INDEX, 'box': pa.list_(pa.float64(), 4), **dict.fromkeys(FLAGS, pa.int8())},
-    'labels': {'label': _INDEX, 'confidence': pa.float32()},
-    'class_images': {'image': _INDEX},
-    'class_images_expanded': {'image': _INDEX},
+    'boxes': {'label': pa.int32(), 'box': pa.list_(pa.float64(), 4), **dict.fromkeys(FLAGS, pa.int8())},
+    'labels': {'label': pa.int32(), 'confidence': pa.float32()},
+    'class_images': {'image': pa.int32()},
+    'class_images_expanded': {'image': pa.int32()},
 }
 SCHEMAS = {name: pa.schema(columns.items()) for name, columns in _COLUMNS.items()}
 

@@ -28,7 +28,9 @@ def write_tables(
 ) -> None:
     """Writes the tables and ``metadata.json`` into an existing folder."""
     for name, table in tables.items():
-        _write_table(folder / f'{name}.arrow', table)
+        table = table.combine_chunks()
+        with pa.OSFile(str(folder / f'{name}.arrow'), 'wb') as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(1, len(table)))
     text = json.dumps({'format': format_name, 'version': version, **metadata}, indent=1)
     (folder / METADATA).write_text(text)
 
@@ -132,9 +134,3 @@ def _view(values: pa.Array) -> np.ndarray:
     dtype = np.dtype(values.type.to_pandas_dtype())
     start = values.offset * dtype.itemsize
     return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    table = table.combine_chunks()
-    with pa.OSFile(str(path), 'wb') as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(1, len(table)))

@@ -19,7 +19,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, VERSION, AnnotationStore
-from mmoid.openimages.store.arrow_folder import column, write_folder, write_tables
+from mmoid.openimages.store.arrow_folder import write_folder, write_tables
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress
 
@@ -112,62 +112,64 @@ class Content:
         self.summary.drop(f'image-level labels of images {why}', lost[self.labels.image].sum())
         return self.with_images(~lost)
 
-    def tables(self) -> dict[str, pa.Table]:
-        """The tables of a store by name. Completes the summary."""
-        num_images, num_classes = len(self.images), len(self.classes)
-        boxes, labels = self.boxes.sorted_by_image(), self.labels.sorted_by_image()
-        box_label = boxes.label.astype(np.int32)
-        hierarchy = ClassHierarchy(self.tree, self.classes.label_names, self.classes.source)
-        stop, images = image_lists(boxes.image, box_label, num_classes)
-        expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy)
-        box_count = np.bincount(box_label, minlength=num_classes)
-        corners = pa.FixedSizeListArray.from_arrays(pa.array(boxes.columns['box'].reshape(-1)), 4)
-        flags = {name: boxes.columns[name] for name in FLAGS}
-        summary = self.summary
-        summary.images, summary.boxes, summary.image_labels = num_images, len(boxes), len(labels)
-        summary.images_without_boxes = int((np.bincount(boxes.image, minlength=num_images) == 0).sum())
-        summary.group_of_boxes = int((flags['IsGroupOf'] == 1).sum())
-        summary.boxes_of_unknown_group_of = int((flags['IsGroupOf'] == -1).sum())
-        summary.classes, summary.classes_with_boxes = num_classes, int((box_count > 0).sum())
-        classes = {
-            'label_name': self.classes.label_names,
-            'class_name': self.classes.display_names,
-            'box_count': box_count,
-            'image_stop': stop,
-            'expanded_image_stop': expanded_stop,
-        }
-        sizes = {name: self.images[name].cast(pa.int32()) for name in ('width', 'height')}
-        stops = {'box_stop': _stops(boxes.image, num_images), 'label_stop': _stops(labels.image, num_images)}
-        names = {name: self.images[name] for name in ('image_id', 'file_name')}
-        return {
-            'classes': pa.table(classes),
-            'images': pa.table({**names, **sizes, **stops}),
-            'boxes': pa.table({'label': box_label, 'box': corners, **flags}),
-            'labels': pa.table({'label': labels.label.astype(np.int32), **labels.columns}),
-            'class_images': pa.table({'image': images}),
-            'class_images_expanded': pa.table({'image': expanded_images}),
-        }
-
 
 def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> None:
-    """Writes a store into an existing folder.
+    """Writes a store into an existing folder. Completes the summary.
 
     ``metadata`` holds JSON values: ``sources``, ``image_folder`` and what else is to be kept.
     """
-    _require_inside(content.images['file_name'])
-    tables = content.tables()
-    images, boxes = tables['images'], tables['boxes']
-    image = np.repeat(np.arange(len(images)), np.diff(images['box_stop'].to_numpy(), prepend=0))
-    width, height = (images[name].to_numpy()[image] for name in ('width', 'height'))
-    small = np.flatnonzero(below_a_pixel(column(boxes, 'box'), width, height))
-    content.summary.boxes_below_a_pixel = len(small)
+    leaves = pc.match_substring_regex(content.images['file_name'], OUTSIDE)
+    if pc.any(leaves).as_py():
+        name = content.images['file_name'].filter(leaves)[0].as_py()
+        raise AnnotationError(f'image file {name!r} lies outside the image folder; give its path below the folder')
+    num_images, num_classes = len(content.images), len(content.classes)
+    boxes, labels = content.boxes.sorted_by_image(), content.labels.sorted_by_image()
+    box, flags = boxes.columns['box'], {name: boxes.columns[name] for name in FLAGS}
+    box_label = boxes.label.astype(np.int32)
+    box_count = np.bincount(box_label, minlength=num_classes)
+    hierarchy = ClassHierarchy(content.tree, content.classes.label_names, content.classes.source)
+    stop, images = image_lists(boxes.image, box_label, num_classes)
+    expanded_stop, expanded_images = expand_image_lists(stop, images, hierarchy)
+    width, height = (content.images[name].cast(pa.int32()) for name in ('width', 'height'))
+    small = np.flatnonzero(below_a_pixel(box, width.to_numpy()[boxes.image], height.to_numpy()[boxes.image]))
+    summary = content.summary
+    summary.images, summary.boxes, summary.image_labels = num_images, len(boxes), len(labels)
+    summary.images_without_boxes = int((np.bincount(boxes.image, minlength=num_images) == 0).sum())
+    summary.boxes_below_a_pixel = len(small)
+    summary.group_of_boxes = int((flags['IsGroupOf'] == 1).sum())
+    summary.boxes_of_unknown_group_of = int((flags['IsGroupOf'] == -1).sum())
+    summary.classes, summary.classes_with_boxes = num_classes, int((box_count > 0).sum())
+    tables = {
+        'classes': {
+            'label_name': content.classes.label_names,
+            'class_name': content.classes.display_names,
+            'box_count': box_count,
+            'image_stop': stop,
+            'expanded_image_stop': expanded_stop,
+        },
+        'images': {
+            **{name: content.images[name] for name in ('image_id', 'file_name')},
+            'width': width,
+            'height': height,
+            'box_stop': _stops(boxes.image, num_images),
+            'label_stop': _stops(labels.image, num_images),
+        },
+        'boxes': {
+            'label': box_label,
+            'box': pa.FixedSizeListArray.from_arrays(pa.array(box.reshape(-1)), 4),
+            **flags,
+        },
+        'labels': {'label': labels.label.astype(np.int32), **labels.columns},
+        'class_images': {'image': images},
+        'class_images_expanded': {'image': expanded_images},
+    }
     metadata = {
         'hierarchy': content.tree,
-        'summary': asdict(content.summary),
+        'summary': asdict(summary),
         'boxes_below_a_pixel': small.tolist(),
         **metadata,
     }
-    write_tables(folder, tables, FORMAT, VERSION, metadata)
+    write_tables(folder, {name: pa.table(columns) for name, columns in tables.items()}, FORMAT, VERSION, metadata)
 
 
 def write_converted(
@@ -204,14 +206,6 @@ def write_converted(
     AnnotationStore(path)  # fail now, not at first use
     progress('writing', 1, 1)
     return content.summary
-
-
-def _require_inside(file_names: pa.ChunkedArray) -> None:
-    """Raises an AnnotationError for a name that leaves the image folder."""
-    leaves = pc.match_substring_regex(file_names, OUTSIDE)
-    if pc.any(leaves).as_py():
-        name = file_names.filter(leaves)[0].as_py()
-        raise AnnotationError(f'image file {name!r} lies outside the image folder; give its path below the folder')
 
 
 def image_folder_entry(images: Path, store: Path, root: Path) -> str:
