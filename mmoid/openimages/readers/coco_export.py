@@ -15,8 +15,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
-CHUNK = 1 << 16
-"""Images or annotations written at once."""
+CHUNK = 1 << 16  # images or annotations written at once
 
 
 def export_coco(
@@ -26,12 +25,6 @@ def export_coco(
 
     Ids count from 1 in the order of the store. ``iscrowd`` is 1 for group-of boxes. :func:`import_coco` makes the same
     store from the file, except for the order of an image's labels and for boxes without area.
-
-    Args:
-        store: The annotations.
-        out: The file.
-        overwrite: Replace a file that is there.
-        progress: Callback, in images, then in annotations.
 
     Raises:
         OSError: A file that may not be replaced.

@@ -45,11 +45,7 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
 
     Coordinates that leave [0, 1] by rounding are clipped, boxes with swapped corners are dropped, and flags may be
-    empty, ``0.0`` or ``True``.
-
-    Args:
-        path: The file.
-        summary: Counts what is dropped and changed.
+    empty, ``0.0`` or ``True``. The summary counts what is dropped and changed.
 
     Returns:
         Columns ``ImageID`` (string), ``LabelName`` (dictionary), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and

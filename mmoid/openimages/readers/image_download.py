@@ -26,41 +26,29 @@ MISSING = (403, 404, 410)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: the bytes that were downloaded, or the reason why it is not there."""
+    """What became of one image."""
 
     image_id: str
-    num_bytes: int = 0
-    problem: str = ''
+    num_bytes: int = 0  # downloaded
+    problem: str = ''  # why it is not there
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from, and how patiently.
+    """Where images come from, and how patiently."""
 
-    Attributes:
-        url: Folder of ``<image id>.jpg``, such as ``https://open-images-dataset.s3.amazonaws.com/train``.
-        retries: Attempts after the first one that fails.
-        timeout: Seconds without a byte after which an attempt has failed.
-        pause: Seconds before the first retry; doubled for each further one. The server may ask for more.
-    """
-
-    url: str
-    retries: int = 5
-    timeout: float = 30.0
-    pause: float = 1.0
+    url: str  # folder of ``<image id>.jpg``, such as ``https://open-images-dataset.s3.amazonaws.com/train``
+    retries: int = 5  # attempts after the first one that fails
+    timeout: float = 30.0  # seconds without a byte after which an attempt has failed
+    pause: float = 1.0  # seconds before the first retry; doubled for each further one; the server may ask for more
 
 
 def download_images(image_ids: Sequence[str], source: Source, folder: Path, workers: int = 16) -> Iterator[Outcome]:
     """Downloads ``<folder>/<image id>.jpg`` for each id and yields the outcomes as they come.
 
     A file that is there is kept. A file takes its name when it is complete: it has the length that the server gave, and
-    the MD5 if the server gave one; otherwise it must decode.
-
-    Args:
-        image_ids: Ids without extension, each once.
-        source: Where they come from.
-        folder: Is made if it does not exist.
-        workers: Connections at a time.
+    the MD5 if the server gave one; otherwise it must decode. Ids have no extension, and each comes once. ``workers`` is
+    the number of connections at a time.
 
     Raises:
         OSError: The folder cannot be written.

@@ -49,13 +49,8 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
 
     Copies of an image, as OIDv4_ToolKit puts into the folder of each class, are taken once and counted.
 
-    Args:
-        folder: The image folder.
-        names: (N,) ids of the images, in any spelling.
-        summary: Counts copies.
-
     Returns:
-        (N,) paths below ``folder``; null where there is none.
+        (N,) paths below ``folder`` of images with (N,) ids in any spelling; null where there is none.
 
     Raises:
         AnnotationError: No such folder, or different files of one image.

@@ -15,9 +15,6 @@ from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Rows
 
-ROUNDING = 1
-"""Pixels by which a box may leave its image without being counted as cut."""
-
 
 def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
     """The images with (N,) file names, and their ids. Raises an AnnotationError if two have the same id."""
@@ -35,19 +32,13 @@ def rows_of_pixels(
     flags: Mapping[str, np.ndarray],
     summary: Summary,
     place: Callable[[int], str],
-    rounding: float = ROUNDING,
+    rounding: float = 1,
 ) -> Rows:
     """Cuts boxes at the edges of their images and drops those without area; the summary counts both.
 
-    Args:
-        image: (B,) image index.
-        label: (B,) class index.
-        box: (B, 4) xmin, ymin, xmax, ymax, pixels.
-        size: (N, 2) width and height of the images, pixels.
-        flags: (B,) int8 by flag; others are unknown.
-        summary: Counts what is dropped and cut, with the first place.
-        place: File and line, or element, of the box with an index.
-        rounding: See :data:`ROUNDING`.
+    ``image`` and ``label`` are (B,) indices, ``box`` is (B, 4) xmin, ymin, xmax, ymax, and ``size`` (N, 2) width and
+    height of the images, in pixels. ``flags`` are (B,) int8; those not given are unknown. ``place`` gives file and
+    line, or element, of the box with an index. A box that leaves its image by ``rounding`` pixels is not counted.
     """
     sides = np.tile(size[image], 2)
     inside = np.clip(box / sides, 0, 1)

@@ -36,18 +36,14 @@ def most_frequent_pairs(counts: np.ndarray, number: int) -> list[tuple[int, int,
 class Concurrence:
     """Counts of labels and label pairs on objects.
 
-    Attributes:
-        objects: (C,) int64, number of objects with label i.
-        together: (C, C) int64, number of objects with both i and j; the diagonal is 0.
-
     Example:
         >>> Concurrence(np.array([4, 2]), np.array([[0, 2], [2, 0]])).rates
         array([[0. , 0.5],
                [1. , 0. ]], dtype=float32)
     """
 
-    objects: np.ndarray
-    together: np.ndarray
+    objects: np.ndarray  # (C,) int64, number of objects with label i
+    together: np.ndarray  # (C, C) int64, number of objects with both i and j; the diagonal is 0
 
     @property
     def rates(self) -> np.ndarray:
@@ -61,19 +57,11 @@ class Concurrence:
 
 @dataclass(frozen=True)
 class OverlapLevel:
-    """The objects at one IoU threshold.
+    """The objects at one IoU threshold."""
 
-    Attributes:
-        iou_threshold: Boxes with at least this IoU are on one object.
-        pairs: Number of box pairs with IoU >= ``iou_threshold`` and different labels.
-        boxes: Number of boxes in such a pair.
-        label_sets: Labels of the objects.
-        concurrence: Counts over the objects.
-    """
-
-    iou_threshold: float
-    pairs: int
-    boxes: int
+    iou_threshold: float  # boxes with at least this IoU are on one object
+    pairs: int  # of boxes, with at least this IoU and different labels
+    boxes: int  # in such a pair
     label_sets: LabelSets
     concurrence: Concurrence
 

@@ -19,27 +19,21 @@ from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 
-LEAST_SCORE = 0.01
-"""Mean score below which a model does not know a class; a ratio of such scores says nothing."""
+LEAST_SCORE = 0.01  # a mean score below says that a model does not know a class; a ratio of such says nothing
 
 
 @dataclass(frozen=True)
 class Confusion:
     """Labels annotated and labels predicted on the same objects.
 
-    Attributes:
-        objects: (C,) int64, objects labelled i, on the images that were predicted.
-        predicted: (C, C) int64, objects labelled i on which j is predicted with ``score_threshold`` or more.
-        confused: (C, C) int64, those whose annotation does not support j: j is neither a label of the object nor an
-            ancestor of one. A finer label is not supported (Fig. 3b). The diagonal is 0.
-        mean_scores: (C, C) float64 in [0, 1], s_ij: the mean, over the objects labelled i, of the best score of a
-            detection of j on the object, or 0 without one.
+    An annotation supports its labels and their ancestors, no finer label (Fig. 3b). The mean score s_ij is the mean,
+    over the objects labelled i, of the best score of a detection of j on the object, or 0 without one.
     """
 
-    objects: np.ndarray
-    predicted: np.ndarray
-    confused: np.ndarray
-    mean_scores: np.ndarray
+    objects: np.ndarray  # (C,) int64, objects labelled i, on the images that were predicted
+    predicted: np.ndarray  # (C, C) int64, those on which j is predicted with ``score_threshold`` or more
+    confused: np.ndarray  # (C, C) int64, those of ``predicted`` whose annotation does not support j; the diagonal is 0
+    mean_scores: np.ndarray  # (C, C) float64 in [0, 1], s_ij
 
     @property
     def rates(self) -> np.ndarray:
@@ -72,14 +66,8 @@ def count_confusion(
     its image with a box that it overlaps with IoU >= 0.5: to one whose labels support it if possible (a Man in front of
     a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
 
-    Args:
-        store: The annotations.
-        predictions: Of the same classes, on all or some of the store's images; objects of other images do not count.
-        score_threshold: Of ``Confusion.predicted`` and ``confused``.
-        summary: As of :func:`align_predictions`.
-
-    Raises:
-        AnnotationError: As of :func:`align_predictions`.
+    The predictions are of the same classes, on all or some of the store's images; objects of other images do not
+    count. ``summary`` and errors are those of :func:`align_predictions`.
     """
     num_classes = store.num_classes
     predictions, image_of = align_predictions(predictions, store, summary)

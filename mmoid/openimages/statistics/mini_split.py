@@ -19,15 +19,10 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
     """Draws disjoint subsets in which each class has its share of images, as annotated and with descendants.
 
-    Image-level labels are ignored.
-
-    Args:
-        store: The whole.
-        sizes: Number of images of each subset; their sum is at most the number of images.
-        seed: The same store, sizes and seed give the same subsets.
+    Image-level labels are ignored. The same store, sizes and seed give the same subsets.
 
     Returns:
-        (size,) ascending image indices for each size.
+        (size,) ascending image indices for each of the sizes.
 
     Raises:
         ValueError: A size is negative, or there are too few images.

@@ -16,27 +16,17 @@ from scipy.sparse.csgraph import connected_components
 from mmoid.openimages.boxes import box_area, box_iou
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
 
-PAIRS_AT_ONCE = 1 << 18
-"""Bounds the memory of :func:`overlapping_pairs`, about 100 bytes per pair. Larger values are slower."""
-
-SLACK = 1e-9
-"""Tolerance of the test by area that precedes the exact test, so that rounding loses no pair."""
+PAIRS_AT_ONCE = 1 << 18  # bounds the memory, about 100 bytes per pair; larger values are slower
+SLACK = 1e-9  # tolerance of the test by area that precedes the exact test, so that rounding loses no pair
 
 
 @dataclass(frozen=True)
 class BoxPairs:
-    """Pairs of overlapping boxes of one image.
+    """Pairs of overlapping boxes of one image."""
 
-    Attributes:
-        first: (P,) int64 row of the first box.
-        second: (P,) int64 row of the second box, greater than ``first``.
-        iou: (P,) float64, at least ``least_iou``.
-        least_iou: The threshold that found them.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    iou: np.ndarray
+    first: np.ndarray  # (P,) int64 row of the first box
+    second: np.ndarray  # (P,) int64 row of the second box, greater than ``first``
+    iou: np.ndarray  # (P,) float64, at least ``least_iou``
     least_iou: float
 
     def at(self, iou_threshold: float) -> BoxPairs:
@@ -49,15 +39,10 @@ class BoxPairs:
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The labels of all objects. Most objects have one box, so only their counts are kept.
+    """The labels of all objects. Most objects have one box, so only their counts are kept."""
 
-    Attributes:
-        alone: (C,) int64, number of objects with a single box, by class.
-        shared: (G, C) int64 csr matrix of the objects with several boxes: 1 where an object has the label.
-    """
-
-    alone: np.ndarray
-    shared: csr_matrix
+    alone: np.ndarray  # (C,) int64, number of objects with a single box, by class
+    shared: csr_matrix  # (G, C) int64, the objects with several boxes: 1 where an object has the label
 
 
 def object_of_box(
@@ -71,16 +56,10 @@ def object_of_box(
 def single_object_pairs(
     box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, least_iou: float
 ) -> tuple[np.ndarray, BoxPairs]:
-    """Pairs of overlapping boxes, without group-of boxes.
+    """(B,) bool, which boxes are not group-of, and their pairs with at least the IoU ``least_iou``, in (0, 1].
 
-    Args:
-        box: (B, 4) xmin, ymin, xmax, ymax in any unit, image after image.
-        box_stop: (N,) end of each image's rows.
-        is_group_of: (B,) 1, 0 or -1 (unknown, treated as a single object).
-        least_iou: In (0, 1].
-
-    Returns:
-        (B,) bool, which boxes are not group-of, and the pairs of those boxes.
+    ``box`` is (B, 4) xmin, ymin, xmax, ymax in any unit, image after image; ``box_stop`` is the (N,) end of each
+    image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object).
     """
     single: np.ndarray = is_group_of != 1
     row = np.arange(len(box))
@@ -94,21 +73,14 @@ def single_object_pairs(
 def overlapping_pairs(
     a: np.ndarray, b: np.ndarray, start: np.ndarray, count: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compares each box of ``a`` with a run of boxes of ``b`` within bounded memory.
-
-    Args:
-        a: (A, 4) xmin, ymin, xmax, ymax.
-        b: (B, 4), in the same unit.
-        start: (A,) first row of the run.
-        count: (A,) number of rows in the run.
-        iou_threshold: In (0, 1].
+    """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
     Returns:
         Rows of ``a``, rows of ``b``, both (P,) int64, and their IoU (P,) float64, at least ``iou_threshold``; ordered
         by the rows of ``a``, then of ``b``.
 
     Raises:
-        ValueError: The threshold is out of range.
+        ValueError: The threshold is not in (0, 1].
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')
@@ -138,14 +110,7 @@ def _components(num_boxes: int, first: np.ndarray, second: np.ndarray) -> np.nda
 
 
 def label_sets(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> LabelSets:
-    """The labels of each object.
-
-    Args:
-        single: (B,) bool, as :func:`single_object_pairs` returns it.
-        label: (B,) class indices.
-        pairs: Pairs of those boxes.
-        num_classes: C.
-    """
+    """The labels of each object, from (B,) class indices and what :func:`single_object_pairs` returns."""
     # Only boxes of a pair need grouping, about one in fifty.
     paired, ends = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
     group = _components(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])

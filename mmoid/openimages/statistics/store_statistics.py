@@ -16,17 +16,11 @@ from mmoid.utils.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class Imbalance:
-    """How often each class occurs (Fig. 2).
+    """How often each class occurs (Fig. 2)."""
 
-    Attributes:
-        boxes: (C,) int64 boxes, as annotated.
-        images: (C,) int64 images that hold such a box.
-        expanded_images: (C,) int64 images that hold a box of the class or a descendant.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-    expanded_images: np.ndarray
+    boxes: np.ndarray  # (C,) int64 boxes, as annotated
+    images: np.ndarray  # (C,) int64 images that hold such a box
+    expanded_images: np.ndarray  # (C,) int64 images that hold a box of the class or a descendant
 
 
 @dataclass(frozen=True)
@@ -35,16 +29,11 @@ class LeafAbsence:
 
     An object belongs to a class if it has the label of the class or of a descendant. Expanding the annotations by the
     hierarchy does not change the figures.
-
-    Attributes:
-        label: (P,) int64, the classes with descendants.
-        objects: (P,) int64, the objects of each.
-        without_leaf: (P,) int64, those with the label itself and no label of a descendant.
     """
 
-    label: np.ndarray
-    objects: np.ndarray
-    without_leaf: np.ndarray
+    label: np.ndarray  # (P,) int64, the classes with descendants
+    objects: np.ndarray  # (P,) int64, the objects of each
+    without_leaf: np.ndarray  # (P,) int64, those with the label itself and no label of a descendant
 
     @property
     def share(self) -> np.ndarray:
@@ -55,28 +44,18 @@ class LeafAbsence:
 
 @dataclass(frozen=True)
 class LabelSetSizes:
-    """Objects by their number of labels.
+    """Objects by their number of labels."""
 
-    Attributes:
-        annotated: (K,) int64, entry k: objects with k labels, as annotated.
-        expanded: (K,) int64, the same after adding ancestors.
-    """
-
-    annotated: np.ndarray
-    expanded: np.ndarray
+    annotated: np.ndarray  # (K,) int64, entry k: objects with k labels, as annotated
+    expanded: np.ndarray  # (K,) int64, the same after adding ancestors
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """All statistics of the report.
+    """All statistics of the report."""
 
-    Attributes:
-        level: Objects at the IoU threshold in use.
-        compared: Objects at other thresholds.
-    """
-
-    level: OverlapLevel
-    compared: Sequence[OverlapLevel]
+    level: OverlapLevel  # objects at the IoU threshold in use
+    compared: Sequence[OverlapLevel]  # objects at other thresholds
     imbalance: Imbalance
     leaf_absence: LeafAbsence
     label_set_sizes: LabelSetSizes
@@ -88,27 +67,20 @@ def measure(
     compared: Sequence[float] = (0.9, 0.8, 0.7, 0.5),
     progress: Progress = no_progress,
 ) -> Statistics:
-    """All statistics of a store.
+    """All statistics of a store. Boxes of one image with an IoU of ``iou_threshold`` or more are on one object.
 
-    Args:
-        store: The annotations.
-        iou_threshold: Boxes of one image with at least this IoU are on one object; in (0, 1].
-        compared: Further thresholds, for the count of overlapping boxes only.
-        progress: Callback, see :data:`Progress`.
+    ``compared`` are further thresholds, for the count of overlapping boxes only; all are in (0, 1].
     """
     progress('comparing boxes', 0, 1)
     level, *others = count_by_threshold(store, [iou_threshold, *compared])
     progress('comparing boxes', 1, 1)
-    progress('counting', 0, 1)
-    statistics = Statistics(
+    return Statistics(
         level=level,
         compared=others,
         imbalance=Imbalance(store.class_box_counts, store.class_image_counts(False), store.class_image_counts(True)),
         leaf_absence=leaf_absence(level.label_sets, store.hierarchy),
         label_set_sizes=label_set_sizes(level.label_sets, store.hierarchy),
     )
-    progress('counting', 1, 1)
-    return statistics
 
 
 def head_to_tail(counts: np.ndarray) -> float:

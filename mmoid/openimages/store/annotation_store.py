@@ -65,8 +65,10 @@ class AnnotationStore:
         path: Folder written by ``tools/dataset_converters/prepare_openimages.py``, for example.
 
     Attributes:
-        width (np.ndarray): (N,) int32, pixels. Like all columns, a view into the mapped file.
-        height (np.ndarray): (N,) int32, pixels.
+        num_classes (int): C.
+        num_images (int): N, images without boxes included.
+        num_boxes (int): B, rows as annotated.
+        width, height (np.ndarray): (N,) int32, pixels. Like all columns, views into the mapped file.
         box_stop (np.ndarray): (N,) int64; end of each image's slice of the box columns.
         label_stop (np.ndarray): (N,) int64; end of each image's slice of the image-level label columns.
         box (np.ndarray): (B, 4) float64; xmin, ymin, xmax, ymax as fractions of the image size.
@@ -84,11 +86,11 @@ class AnnotationStore:
         self.path = Path(path)
         self._written = _written(self.path)
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
-        for key in ('hierarchy', 'sources', 'image_folder', 'summary'):
-            if key not in self.metadata:
-                raise AnnotationError(f'{self.path / METADATA}: has no {key!r}; make {self.path} again')
+        for key in {'hierarchy', 'sources', 'image_folder', 'summary'} - set(self.metadata):
+            raise AnnotationError(f'{self.path / METADATA}: has no {key!r}; make {self.path} again')
         self._tables = map_tables(self.path, tuple(SCHEMAS), SCHEMAS)
-        images, boxes, labels = (self._tables[name] for name in ('images', 'boxes', 'labels'))
+        classes, images, boxes, labels = (self._tables[name] for name in ('classes', 'images', 'boxes', 'labels'))
+        self.num_classes, self.num_images, self.num_boxes = len(classes), len(images), len(boxes)
         self.width = column(images, 'width')
         self.height = column(images, 'height')
         self.box_stop = column(images, 'box_stop')
@@ -98,7 +100,7 @@ class AnnotationStore:
         self.is_group_of = column(boxes, 'IsGroupOf')
         self.image_label = column(labels, 'label')
         self.image_label_confidence = column(labels, 'confidence')
-        self.class_box_counts = column(self._tables['classes'], 'box_count')
+        self.class_box_counts = column(classes, 'box_count')
         self._require_stops('images', 'box_stop', 'boxes')
         self._require_stops('images', 'label_stop', 'labels')
         self._require_stops('classes', 'image_stop', 'class_images')
@@ -106,21 +108,6 @@ class AnnotationStore:
 
     def __reduce__(self) -> tuple[Callable, tuple[Path, int]]:
         return _open_same, (self.path, self._written)
-
-    @property
-    def num_images(self) -> int:
-        """N, images without boxes included."""
-        return len(self._tables['images'])
-
-    @property
-    def num_boxes(self) -> int:
-        """B, rows as annotated."""
-        return len(self._tables['boxes'])
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return len(self._tables['classes'])
 
     @cached_property
     def classes(self) -> ClassNames:

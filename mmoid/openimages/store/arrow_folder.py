@@ -37,13 +37,10 @@ def write_tables(
 
 @contextmanager
 def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path | None = None) -> Iterator[Path]:
-    """Gives an empty folder and renames it to ``path`` when the block succeeds.
+    """Gives an empty folder and renames it to ``path`` when the block succeeds. ``overwrite`` replaces one of mmoid.
 
-    Args:
-        path: The new folder. Folders that killed processes left of it are removed, unless ``scratch`` is given.
-        overwrite: Replace a folder that mmoid wrote.
-        scratch: Where the folder is until then, on the same file system; beside ``path`` if None. It may hold
-            thousands of other folders.
+    Until then the folder is in ``scratch``, on the same file system, which may hold thousands of others. Without it,
+    it is beside ``path``, and folders that killed processes left of ``path`` are removed.
 
     Raises:
         OSError: The path may not be replaced or cannot be written.

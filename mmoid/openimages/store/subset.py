@@ -20,16 +20,10 @@ from mmoid.openimages.store.writing import Content, Rows, image_folder_entry, wr
 def subset_stores(
     parent: AnnotationStore, parts: Mapping[Path, np.ndarray], made_by: Mapping[str, Any], overwrite: bool = False
 ) -> list[Summary]:
-    """Writes a store for each part. All classes are kept. If one fails, none is made.
+    """Writes a store for each part, and returns their summaries. All classes are kept. If one fails, none is made.
 
-    Args:
-        parent: The store of the images.
-        parts: Folder of each new store, and its images: (n,) indices, each once. They keep the order of the parent.
-        made_by: JSON values that say how the images were chosen, for ``subset`` in ``metadata.json``.
-        overwrite: Replace stores that are there; never the parent.
-
-    Returns:
-        A summary of each part.
+    A part is the folder of a new store with its images: (n,) indices, each once. They keep the order of the parent.
+    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``.
 
     Raises:
         ValueError: A path inside or above the parent.

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Summary:
-    """Counts of a conversion.
-
-    Attributes:
-        dropped: What was left out, by reason.
-        changed: What was clipped, merged, or taken for what it plainly means, by reason.
-        first: File and line of the first case, by reason, where there is one.
-    """
+    """Counts of a conversion."""
 
     box_rows: int = 0
     label_rows: int = 0
@@ -26,6 +20,8 @@ class Summary:
     image_labels: int = 0
     classes: int = 0
     classes_with_boxes: int = 0
+    # By reason: what was left out; what was clipped, merged, or taken for what it plainly means; file and line of the
+    # first case, where there is one.
     dropped: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)

@@ -54,23 +54,14 @@ NO_LABELS = Rows(_NO_ROW, _NO_ROW, {'confidence': np.empty(0, dtype=np.float32)}
 
 @dataclass(frozen=True)
 class Content:
-    """What a store is made of; see :class:`AnnotationStore` for types and units.
+    """What a store is made of; see :class:`AnnotationStore` for types and units."""
 
-    Attributes:
-        images: N rows: ``image_id``, ``file_name``, ``width`` and ``height``.
-        boxes: With the columns ``box`` and the five flags.
-        labels: With the column ``confidence``.
-        classes: The C classes.
-        tree: The class hierarchy, as :class:`ClassHierarchy` takes it.
-        summary: Counts what is read and dropped.
-    """
-
-    images: pa.Table
-    boxes: Rows
-    labels: Rows
+    images: pa.Table  # N rows: image_id, file_name, width and height
+    boxes: Rows  # with the columns box and the five flags
+    labels: Rows  # with the column confidence
     classes: ClassNames
-    tree: dict
-    summary: Summary
+    tree: dict  # as :class:`ClassHierarchy` takes it
+    summary: Summary  # counts what is read and dropped
 
     def with_images(self, keep: np.ndarray) -> Content:
         """The images with ``keep`` (N,) bool, and their rows, with new image indices."""
@@ -139,7 +130,7 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
     summary.group_of_boxes = int((flags['IsGroupOf'] == 1).sum())
     summary.boxes_of_unknown_group_of = int((flags['IsGroupOf'] == -1).sum())
     summary.classes, summary.classes_with_boxes = num_classes, int((box_count > 0).sum())
-    tables = {
+    columns_of = {
         'classes': {
             'label_name': content.classes.label_names,
             'class_name': content.classes.display_names,
@@ -148,28 +139,21 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
             'expanded_image_stop': expanded_stop,
         },
         'images': {
-            **{name: content.images[name] for name in ('image_id', 'file_name')},
+            'image_id': content.images['image_id'],
+            'file_name': content.images['file_name'],
             'width': width,
             'height': height,
             'box_stop': _stops(boxes.image, num_images),
             'label_stop': _stops(labels.image, num_images),
         },
-        'boxes': {
-            'label': box_label,
-            'box': pa.FixedSizeListArray.from_arrays(pa.array(box.reshape(-1)), 4),
-            **flags,
-        },
+        'boxes': {'label': box_label, 'box': pa.FixedSizeListArray.from_arrays(box.reshape(-1), 4), **flags},
         'labels': {'label': labels.label.astype(np.int32), **labels.columns},
         'class_images': {'image': images},
         'class_images_expanded': {'image': expanded_images},
     }
-    metadata = {
-        'hierarchy': content.tree,
-        'summary': asdict(summary),
-        'boxes_below_a_pixel': small.tolist(),
-        **metadata,
-    }
-    write_tables(folder, {name: pa.table(columns) for name, columns in tables.items()}, FORMAT, VERSION, metadata)
+    own = {'hierarchy': content.tree, 'summary': asdict(summary), 'boxes_below_a_pixel': small.tolist()}
+    tables = {name: pa.table(columns) for name, columns in columns_of.items()}
+    write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata})
 
 
 def write_converted(
@@ -217,13 +201,8 @@ def image_folder_entry(images: Path, store: Path, root: Path) -> str:
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
     """Name, size, time and SHA-256 of a source file, as a store records them."""
-    status = os.stat(path)
-    return {
-        'name': Path(path).name,
-        'bytes': status.st_size,
-        'modified_ns': status.st_mtime_ns,
-        'sha256': file_digest(path, 'sha256'),
-    }
+    status, digest = os.stat(path), file_digest(path, 'sha256')
+    return {'name': Path(path).name, 'bytes': status.st_size, 'modified_ns': status.st_mtime_ns, 'sha256': digest}
 
 
 def file_digest(path: str | Path, algorithm: str) -> str:
