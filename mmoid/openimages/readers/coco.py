@@ -184,7 +184,12 @@ def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
 
 
 def _image_table(path: Path, images: Sequence[_Image]) -> pa.Table:
-    file_names = [_file_name(path, i, image) for i, image in enumerate(images)]
+    file_names = []
+    for i, image in enumerate(images):
+        if image.file_name is None and image.coco_url is None:
+            raise AnnotationError(f'{path}: images[{i}]: Object missing required field `file_name`')
+        # In files of LVIS, folder and name of the address, such as val2017/000000397133.jpg.
+        file_names.append(image.file_name or '/'.join((image.coco_url or '').split('/')[-2:]))
     _positions(file_names, f'{path}: images', 'file_name')
     columns = {
         'image_id': pa.array(_image_ids(path, images, file_names), pa.string()),
@@ -195,24 +200,17 @@ def _image_table(path: Path, images: Sequence[_Image]) -> pa.Table:
     return pa.table(columns)
 
 
-def _file_name(path: Path, i: int, image: _Image) -> str:
-    """``file_name``; in files of LVIS, folder and name of the address, such as ``val2017/000000397133.jpg``."""
-    if image.file_name is None and image.coco_url is None:
-        raise AnnotationError(f'{path}: images[{i}]: Object missing required field `file_name`')
-    return image.file_name or '/'.join((image.coco_url or '').split('/')[-2:])
-
-
 def _image_ids(path: Path, images: Sequence[_Image], file_names: Sequence[str]) -> list[str]:
     """``openimages_id``, or the shortest part of the file names that is unique."""
     given = [image.openimages_id for image in images if image.openimages_id is not None]
-    if given:
-        if len(given) < len(images):
-            i = [image.openimages_id for image in images].index(None)
-            raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
-        _positions(given, f'{path}: images', 'openimages_id')
-        return given
-    names = pa.array(file_names, pa.string())
-    return next(ids for ids in spellings(names) if len(pc.unique(ids)) == len(ids) or ids is names).to_pylist()
+    if not given:
+        names = pa.array(file_names, pa.string())
+        return next(ids for ids in spellings(names) if len(pc.unique(ids)) == len(ids) or ids is names).to_pylist()
+    if len(given) < len(images):
+        i = [image.openimages_id for image in images].index(None)
+        raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
+    _positions(given, f'{path}: images', 'openimages_id')
+    return given
 
 
 def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:
@@ -252,9 +250,5 @@ def _boxes(
 
 def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:
     """(B,) int8 of the first key that an annotation has."""
-    flag: np.ndarray = np.full(len(annotations), UNKNOWN, dtype=np.int8)
-    for key in reversed(keys):
-        for i, row in enumerate(annotations):
-            if (value := getattr(row, key)) is not None:
-                flag[i] = value
-    return flag
+    given = ((value for key in keys if (value := getattr(row, key)) is not None) for row in annotations)
+    return np.fromiter((next(values, UNKNOWN) for values in given), np.int8, len(annotations))

@@ -163,15 +163,16 @@ def read_columns(
         AnnotationError: A column missing or there twice, a row that does not parse, an empty field.
     """
     header = read_header(path)
+    types_here = required | (optional or {})
     names = {}  # in the file -> here
-    for name in (*required, *(optional or {})):
+    for name in types_here:
         column = find_column(header, name)
         if column is not None and header.count(column) == 1:
             names[column] = name
         elif column is not None or name in required:
             fault = 'no column' if column is None else 'twice the column'
             raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
-    types = {column: (required | (optional or {}))[name] for column, name in names.items()}
+    types = {column: types_here[name] for column, name in names.items()}
     try:
         table = _read_table(path, types)
     except (OSError, pa.ArrowInvalid) as error:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
-from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, file_digest
 from mmoid.utils.progress import Progress, no_progress
 
@@ -44,18 +43,16 @@ def images_below(folder: str | Path) -> pa.Array:
     return pa.array(sorted(images), pa.string())
 
 
-def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Array:
+def with_found_files(content: Content, folder: str | Path, missing_images: MissingImages) -> Content:
     """Finds images below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
 
-    Copies of an image, as OIDv4_ToolKit puts into the folder of each class, are taken once and counted.
-
-    Returns:
-        (N,) paths below ``folder`` of images with (N,) ids in any spelling; null where there is none.
+    Images without a file are an error, or dropped. Copies of an image, as OIDv4_ToolKit puts into the folder of each
+    class, are taken once and counted.
 
     Raises:
         AnnotationError: No such folder, or different files of one image.
     """
-    files = images_below(folder)
+    names, files = content.images['file_name'].combine_chunks(), images_below(folder)
     index = match_images(names, files)
     lost = {stem: k for k, stem in zip(np.flatnonzero(index < 0), _stems(names.filter(pa.array(index < 0))))}
     candidates: dict[str, list[int]] = {}
@@ -64,21 +61,14 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
             candidates.setdefault(stem, []).append(i)
     for stem, found in candidates.items():
         paths = [files[i].as_py() for i in found]
-        full = [os.path.join(folder, path) for path in paths]
-        if len({os.path.getsize(path) for path in full}) > 1 or len({file_digest(path, 'sha256') for path in full}) > 1:
+        if len({file_digest(os.path.join(folder, path), 'sha256') for path in paths}) > 1:
             raise AnnotationError(
                 f'{folder}: different files of image {stem!r}: {", ".join(paths)}; give the folder of one of them'
             )
-        summary.change('copies of an image file taken once', len(paths) - 1, paths[1])
+        content.summary.change('copies of an image file taken once', len(paths) - 1, paths[1])
         index[lost[stem]] = found[0]
-    return files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
-
-
-def with_found_files(content: Content, folder: str | Path, missing_images: MissingImages) -> Content:
-    """Sets the paths of images to those of :func:`find_images`. Images without a file are an error, or dropped."""
-    found = find_images(folder, content.images['file_name'].combine_chunks(), content.summary)
-    exists = found.is_valid().to_numpy(zero_copy_only=False)
-    return content.with_columns(file_name=found).with_files(exists, folder, missing_images)
+    found_names = files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
+    return content.with_columns(file_name=found_names).with_files(index >= 0, folder, missing_images)
 
 
 def read_sizes(

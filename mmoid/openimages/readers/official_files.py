@@ -91,17 +91,18 @@ class OfficialFile:
         return f'{(mirror or BASE_URL).rstrip("/")}/{self.path}'
 
 
-def _official_files() -> tuple[OfficialFile, ...]:
-    sums = {name: digest for digest, name in map(str.split, _SHA256.strip().splitlines())}
-    files = []
-    for release, kind, split, path, size in map(str.split, _FILES.strip().splitlines()):
-        num_bytes = None if size == '-' else int(size)
-        sha256 = sums.get(path.removeprefix('challenge_2019/challenge-2019-'))
-        files.append(OfficialFile(release, kind, None if split == '-' else split, path, num_bytes, sha256))
-    return tuple(files)
-
-
-OFFICIAL_FILES = _official_files()
+_SUMS = {name: digest for digest, name in map(str.split, _SHA256.strip().splitlines())}
+OFFICIAL_FILES = tuple(
+    OfficialFile(
+        release,
+        kind,
+        split=None if split == '-' else split,
+        path=path,
+        num_bytes=None if size == '-' else int(size),
+        sha256=_SUMS.get(path.removeprefix('challenge_2019/challenge-2019-')),
+    )
+    for release, kind, split, path, size in map(str.split, _FILES.strip().splitlines())
+)
 RELEASES = tuple(dict.fromkeys(file.release for file in OFFICIAL_FILES))
 
 
@@ -144,10 +145,7 @@ def bytes_there(path: Path) -> int:
 def download(url: str, path: Path, sha256: str | None = None) -> str:
     """Downloads a file with ``curl``, or what is missing of it, and verifies it. An existing file is only verified.
 
-    Args:
-        url: Address.
-        path: The new file.
-        sha256: Expected SHA-256, hexadecimal. Without it, the MD5 that the server sends is compared.
+    Without a ``sha256``, hexadecimal, the MD5 that the server sends is compared.
 
     Returns:
         What the file was verified by: ``SHA-256``, ``MD5 of the server``, ``size`` or ``nothing``.

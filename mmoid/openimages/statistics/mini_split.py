@@ -137,15 +137,16 @@ class ClassDeviation:
 
 def image_deviation(store: AnnotationStore, images: np.ndarray, expand_hierarchy: bool = False) -> ClassDeviation:
     """Images of each class among (n,) ``images`` and in the whole store."""
-    whole = store.class_image_counts(expand_hierarchy)
-    chosen = np.isin(store.class_images(expand_hierarchy), images)
-    label = np.repeat(np.arange(store.num_classes), whole)
-    part = np.bincount(label[chosen], minlength=store.num_classes)
-    return ClassDeviation(whole, part, len(images) / store.num_images)
+    label = np.repeat(np.arange(store.num_classes), store.class_image_counts(expand_hierarchy))
+    return _deviation(store, images, store.class_images(expand_hierarchy), label)
 
 
 def box_deviation(store: AnnotationStore, images: np.ndarray) -> ClassDeviation:
     """Boxes of each class on (n,) ``images`` and in the whole store."""
-    chosen = np.isin(store.image_of_box(), images)
-    part = np.bincount(store.box_label[chosen], minlength=store.num_classes)
-    return ClassDeviation(store.class_box_counts, part, len(images) / store.num_images)
+    return _deviation(store, images, store.image_of_box(), store.box_label)
+
+
+def _deviation(store: AnnotationStore, images: np.ndarray, image: np.ndarray, label: np.ndarray) -> ClassDeviation:
+    whole = np.bincount(label, minlength=store.num_classes)
+    part = np.bincount(label[np.isin(image, images)], minlength=store.num_classes)
+    return ClassDeviation(whole, part, len(images) / store.num_images)

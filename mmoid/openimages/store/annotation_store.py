@@ -86,8 +86,8 @@ class AnnotationStore:
         self.path = Path(path)
         self._written = _written(self.path)
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
-        for key in {'hierarchy', 'sources', 'image_folder', 'summary'} - set(self.metadata):
-            raise AnnotationError(f'{self.path / METADATA}: has no {key!r}; make {self.path} again')
+        if missing := sorted({'hierarchy', 'sources', 'image_folder', 'summary'} - set(self.metadata)):
+            raise AnnotationError(f'{self.path / METADATA}: has no {missing[0]!r}; make {self.path} again')
         self._tables = map_tables(self.path, tuple(SCHEMAS), SCHEMAS)
         classes, images, boxes, labels = (self._tables[name] for name in ('classes', 'images', 'boxes', 'labels'))
         self.num_classes, self.num_images, self.num_boxes = len(classes), len(images), len(boxes)
