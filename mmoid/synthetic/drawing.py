@@ -14,12 +14,11 @@ from mmoid.synthetic.scenes import Scene, SceneObject
 from mmoid.synthetic.shapes import SHAPES, Placement, polar
 
 _FINER = 3  # everything with edges is drawn so many times larger, then averaged
-_STRIPE = 0.3  # widths of the pattern relative to the radius, so that small objects keep it readable
-_DOT_RADIUS = 0.17
-_DOTS = np.array([(x, y) for x in (-1.0, -0.5, 0.0, 0.5, 1.0) for y in (-1.0, -0.5, 0.0, 0.5, 1.0)])
+# Widths of the pattern are relative to the radius, so that small objects keep it readable.
+_STRIPE, _DOT_RADIUS = 0.3, 0.17
+_DOTS = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2, indexing='ij'), axis=-1).reshape(-1, 2)
 # Tints of the object's own colour: neutral white or black would merge with a bright or dark background.
-_STRIPE_LIGHTER = 0.68
-_DOT_DARKER = 0.82
+_STRIPE_LIGHTER, _DOT_DARKER = 0.68, 0.82
 
 
 def draw_scene(scene: Scene) -> Image.Image:
@@ -67,11 +66,9 @@ def _clutter(rng: np.random.Generator, width: int, height: int) -> Image.Image:
         elif kind == 1:
             half = rng.uniform(0.02, 0.16, size=2) * longer
             pen.ellipse([*(centre - half).tolist(), *(centre + half).tolist()], fill=paint)
-        else:
-            # Corners at random distances: an irregular outline, unlike those of the classes.
+        else:  # corners at random distances: an irregular outline, unlike those of the classes
             angles = np.sort(rng.uniform(0, 2 * math.pi, size=7))
-            distances = rng.uniform(0.01, 0.16, size=7) * longer
-            corners = centre + polar(angles, distances)
+            corners = centre + polar(angles, rng.uniform(0.01, 0.16, size=7) * longer)
             pen.polygon(corners.ravel().tolist(), fill=paint)
     return layer.reduce(_FINER)
 

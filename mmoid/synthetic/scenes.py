@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import shapely
 
 from mmoid.openimages.boxes import box_area, intersection_area
-from mmoid.synthetic.shapes import SHAPES, Placement, visible_box
-from mmoid.synthetic.world import COLOURS, Kind, World
+from mmoid.synthetic.shapes import COLOURS, SHAPES, Placement
+from mmoid.synthetic.world import Kind, World
 
 SPLITS = ('train', 'validation')
 _PLACEMENT_TRIES = 40
@@ -118,12 +119,14 @@ def _compose_object(
             placements = (Placement(x, y, radius, rng.uniform(0, 2 * math.pi)),)
         points = np.concatenate([placement.place(SHAPES[kind.shape].outline) for placement in placements])
         whole = np.concatenate([points.min(axis=0), points.max(axis=0)])
-        is_cut = bool((whole[:2] < 0).any() or (whole[2:] > size).any())
-        box = visible_box(points, size) if is_cut else whole
-        if box_area(box) < _MIN_VISIBLE * box_area(whole) or (is_cut and is_group):
-            continue
+        box = whole
+        if (whole[:2] < 0).any() or (whole[2:] > size).any():
+            if is_group:
+                continue
+            # Cutting the box instead would be too loose: the widest part may be the one outside.
+            box = np.array(shapely.clip_by_rect(shapely.Polygon(points), 0, 0, *size).bounds)  # NaN of an empty shape
         allowed = config.max_overlap * np.minimum(box_area(box), box_area(taken))
-        if (intersection_area(box, taken) <= allowed).all():
+        if box_area(box) >= _MIN_VISIBLE * box_area(whole) and (intersection_area(box, taken) <= allowed).all():
             return [SceneObject(kind, placements, (red, green, blue), tuple(box.tolist()), labels)]
     return []
 

@@ -1,4 +1,4 @@
-"""The shapes of the synthetic objects: names, outlines, and where they are placed. y points down."""
+"""The shapes and colours of the synthetic objects, and where shapes are placed. y points down."""
 
 from __future__ import annotations
 
@@ -67,6 +67,14 @@ _CORNERS = [(1, 0.34), (1, -0.34), (0.34, -0.34), (0.34, -1), (-0.34, -1), (-0.3
 _CROSS = _centred([*_CORNERS, *((-x, -y) for x, y in _CORNERS)])
 _BAR = _centred([(-1.0, -0.32), (1.0, -0.32), (1.0, 0.32), (-1.0, 0.32)])
 _ARROW = _centred([(1.0, 0.0), (0.1, 0.8), (0.1, 0.3), (-1.0, 0.3), (-1.0, -0.3), (0.1, -0.3), (0.1, -0.8)])
+COLOURS = {  # saturated hues 60 degrees apart; the backgrounds are grey
+    'red': (225, 30, 35),
+    'yellow': (240, 220, 25),
+    'green': (30, 170, 45),
+    'cyan': (20, 205, 225),
+    'blue': (35, 60, 225),
+    'magenta': (220, 45, 200),
+}
 # Distinct under any rotation even at 16 px. Worlds with few classes use the first ones.
 SHAPES = {
     'Circle': Shape(_CIRCLE, 'disc', ('Round shape',)),
@@ -82,22 +90,3 @@ SHAPES = {
     'Arrow': Shape(_ARROW, 'pointer', ('Symbol',)),
     'Oval': Shape(_CIRCLE * (1.0, 0.55), 'egg', ('Round shape',)),
 }
-
-
-def visible_box(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The tight box of the part of a (P, 2) polygon inside the image; zeros if there is none.
-
-    The polygon's edges are cut at the image's border (Liang-Barsky). Cutting the box instead would be too loose: the
-    widest part may be the one outside.
-    """
-    delta = np.roll(points, -1, axis=0) - points
-    delta = np.where(np.abs(delta) < 1e-9, 1e-9, delta)
-    crossings = np.stack([-points / delta, (size - points) / delta])
-    enter = np.clip(crossings.min(axis=0).max(axis=1), 0, None)
-    leave = np.clip(crossings.max(axis=0).min(axis=1), None, 1)
-    inside = enter <= leave
-    if not inside.any():
-        return np.zeros(4)
-    ends = np.concatenate([(points + part[:, None] * delta)[inside] for part in (enter, leave)])
-    ends = np.clip(ends, 0, size)
-    return np.concatenate([ends.min(axis=0), ends.max(axis=0)])

@@ -16,17 +16,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.synthetic.shapes import SHAPES
+from mmoid.synthetic.shapes import COLOURS, SHAPES
 
-# Saturated hues 60 degrees apart; the backgrounds are grey.
-COLOURS = {
-    'red': (225, 30, 35),
-    'yellow': (240, 220, 25),
-    'green': (30, 170, 45),
-    'cyan': (20, 205, 225),
-    'blue': (35, 60, 225),
-    'magenta': (220, 45, 200),
-}
 PATTERNS = ('plain', 'striped', 'dotted')
 MAX_LOOKS = len(SHAPES) * len(COLOURS) * len(PATTERNS)
 _LOOKS_PER_SHAPE = 3  # as long as the shapes last
