@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
+
 CLASSES = ['/m/apple,Apple', '/m/orange,Orange', '/m/fruit,Fruit', '/m/bench1,Bench', '/m/bench2,Bench']
 LABEL_NAMES = [line.split(',')[0] for line in CLASSES]
 TREE = {
@@ -50,3 +54,9 @@ def write_files(folder: Path, boxes: str = BOXES, labels: str = LABELS, images: 
         'hierarchy': str(folder / 'hierarchy.json'),
         'images': str(folder / 'images'),
     }
+
+
+def converted(folder: Path, files: dict[str, object], **options: object) -> tuple[AnnotationStore, Summary]:
+    """Converts them, with some arguments changed, to ``folder/store``."""
+    summary = convert(folder / 'store', **{**files, **options, 'overwrite': True})
+    return AnnotationStore(folder / 'store'), summary

@@ -15,14 +15,13 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.csv_files import read_boxes, read_image_labels, read_image_sizes
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.official_files import BOXES, LABEL_NAMES, SIZES, write_files
+from tests.official_files import BOXES, LABEL_NAMES, SIZES, converted, write_files
 from tests.shared_data import open_images
 
 
 @pytest.fixture()
 def store(tmp_path):
-    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
-    return AnnotationStore(tmp_path / 'store')
+    return converted(tmp_path, write_files(tmp_path / 'official'))[0]
 
 
 def test_official_files_become_a_store(store):
@@ -55,7 +54,7 @@ def test_images_may_be_in_sub_folders_or_rotated_and_the_data_root_may_move(tmp_
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (30, 20)).save(tmp_path / 'data/images/c2.jpg', exif=exif)
-    convert(tmp_path / 'data' / 'store', **files)
+    converted(tmp_path / 'data', files)
     (tmp_path / 'data').rename(tmp_path / 'moved')
     store = AnnotationStore(tmp_path / 'moved' / 'store')
     assert store.file_name(0) == 'train_0/b1.jpg'
@@ -69,28 +68,32 @@ def test_sizes_from_a_csv_need_no_image_files(tmp_path):
     rows = ''.join(f'{name},{width},{height}\n' for name, (width, height) in SIZES.items())
     sizes = tmp_path / 'sizes.csv'
     sizes.write_text('ImageID,Width,image_h\n' + rows + rows)  # the same line twice
-    convert(tmp_path / 'store', **files, image_sizes=sizes)
-    store = AnnotationStore(tmp_path / 'store')
+    store, _ = converted(tmp_path, files, image_sizes=sizes)
     assert store.image_folder is None
     assert store.width.tolist() == [SIZES[name][0] for name in store.image_ids()]
-    sizes.write_text('ImageID,Width,image_h\n' + rows + 'a0,100,201\n')
-    with pytest.raises(AnnotationError, match=r"sizes\.csv:6: image 'a0' is 100 x 201 here and 100 x 200 before"):
-        convert(tmp_path / 'other', **files, image_sizes=sizes)
-    sizes.write_text('image_id,image_w,image_h\nb1,1,1\n')
-    with pytest.raises(AnnotationError, match=r"sizes\.csv: has no size of 3 annotated images, first 'a0'"):
-        convert(tmp_path / 'other', **files, image_sizes=sizes)
+    for text, message in (
+        (f'ImageID,Width,image_h\n{rows}a0,100,201\n', ":6: image 'a0' is 100 x 201 here and 100 x 200 before"),
+        ('image_id,image_w,image_h\nb1,1,1\n', ": has no size of 3 annotated images, first 'a0'"),
+    ):
+        sizes.write_text(text)
+        with pytest.raises(AnnotationError, match=rf'sizes\.csv{message}'):
+            converted(tmp_path, files, image_sizes=sizes)
     with pytest.raises(ValueError, match='images, image_sizes: one of them is needed'):
-        convert(tmp_path / 'other', **files)
+        converted(tmp_path, files)
 
 
-def test_a_store_without_images_is_an_error(tmp_path):
-    files = write_files(tmp_path / 'official', boxes=BOXES.splitlines()[0] + '\n')
+def test_a_store_without_images_or_boxes_is_an_error(tmp_path):
+    header = BOXES.splitlines()[0] + '\n'
+    files = write_files(tmp_path / 'official', boxes=header)
     with pytest.raises(AnnotationError, match=r'boxes\.csv: no image is left .*; the file has no rows'):
-        convert(tmp_path / 'store', **{**files, 'image_labels': None})
+        converted(tmp_path, files, image_labels=None)
     for file in (tmp_path / 'official' / 'images').iterdir():
         file.unlink()
     with pytest.raises(AnnotationError, match=r'no image is left .*; dropped: 2 images without a file, first b1'):
-        convert(tmp_path / 'store', **files, missing_images='drop')
+        converted(tmp_path, files, missing_images='drop')
+    files = write_files(tmp_path / 'official', boxes=f'{header}a0,/m/pear,0,1,0,1,0\n')
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: no box is left .*; dropped: 1 boxes of other classes'):
+        converted(tmp_path, files, other_classes='drop')
     assert not (tmp_path / 'store').exists()
 
 
@@ -98,15 +101,14 @@ def test_missing_image_files_are_an_error_or_dropped_and_counted(tmp_path):
     files = write_files(tmp_path / 'official')
     (tmp_path / 'official' / 'images' / 'b1.jpg').unlink()
     with pytest.raises(AnnotationError, match=r"images: has no file of 1 of the 4 images, first 'b1'"):
-        convert(tmp_path / 'store', **files)
+        converted(tmp_path, files)
     assert not (tmp_path / 'store').exists()
-    summary = convert(tmp_path / 'store', **files, missing_images='drop')
+    store, summary = converted(tmp_path, files, missing_images='drop')
     assert summary.dropped == {
         'images without a file': 1,
         'boxes of images without a file': 3,
         'image-level labels of images without a file': 2,
     }
-    store = AnnotationStore(tmp_path / 'store')
     assert (store.image_of_box().tolist(), store.image_of_label().tolist()) == ([0, 1], [2])
 
 
@@ -117,15 +119,14 @@ def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
     boxes = BOXES + 'e4,/m/pear,0.1,0.5,0.2,0.6,0\nb1,/m/pear,0.1,0.5,0.2,0.6,0\n'
     files = write_files(tmp_path / 'official', boxes=boxes, labels=labels)
     with pytest.raises(AnnotationError, match=r"boxes\.csv:7: '/m/pear' is not a class of .*--other-classes drop"):
-        convert(tmp_path / 'store', **files)
-    summary = convert(tmp_path / 'store', **files, other_classes='drop')
+        converted(tmp_path, files)
+    store, summary = converted(tmp_path, files, other_classes='drop')
     assert (summary.box_rows, summary.boxes, summary.label_rows, summary.image_labels) == (7, 5, 3, 1)
     assert summary.dropped == {
         'boxes of other classes': 2,
         'image-level labels of other classes': 2,
         'images with rows of other classes only': 2,
     }
-    store = AnnotationStore(tmp_path / 'store')
     assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
     assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
     assert store.image_of_label().tolist() == [3]
@@ -145,8 +146,7 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
     del files['images']
     sizes = ['image_id,width,height', 'b1,9,9', 'd3,9,9', *(f'i{k},{k + 1},9' for k in range(num_images))]
     (tmp_path / 'sizes.csv').write_text('\n'.join(sizes))
-    convert(tmp_path / 'store', **files, image_sizes=tmp_path / 'sizes.csv')
-    store = AnnotationStore(tmp_path / 'store')
+    store, _ = converted(tmp_path, files, image_sizes=tmp_path / 'sizes.csv')
     assert store.image_ids() == [*dict.fromkeys(row[0] for row in rows), 'b1', 'd3']
     ancestors = {'/m/apple': ['/m/fruit'], '/m/orange': ['/m/fruit']}
     for number, image_id in enumerate(store.image_ids()):
@@ -168,14 +168,12 @@ def test_a_store_holds_every_row_whatever_the_order_of_the_file(tmp_path, seed):
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
-        ('c2,/m/fruit,0.25,', 'c2,/m/fruit,1.25,', r'boxes\.csv:6: XMin = 1\.25 is outside \[0, 1\]'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,1.0100001,', r'boxes\.csv:6: XMin = 1\.0100001 is outside \[0, 1\]'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,left,', r"boxes\.csv:6: XMin: .* invalid value 'left'"),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,,', r'boxes\.csv:6: XMin is empty'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,nan,', r'boxes\.csv:6: XMin = nan is outside \[0, 1\]'),
         ('c2,/m/fruit,0.25,', 'c2,/m/fruit,', r'boxes\.csv:6: Expected 7 columns, got 6'),
         ('c2,/m/fruit,', '\n\nc2,/m/pear,', r"boxes\.csv:8: '/m/pear' is not a class of .*classes\.csv"),
-        ('0.9,-1', '0.9,300', r'boxes\.csv:5: IsGroupOf = 300 must be 1, 0 or -1'),
         ('XMax', 'XMin', r"boxes\.csv:1: has twice the column 'XMin'; it has ImageID, LabelName, XMin, XMin"),
         ('0.9,-1', '0.9,2', r'boxes\.csv:5: IsGroupOf = 2 must be 1, 0 or -1'),
         ('XMin', 'Left', r"boxes\.csv:1: has no column 'XMin'; it has ImageID, LabelName, Left"),
@@ -189,7 +187,7 @@ def test_an_error_names_the_file_and_the_line(tmp_path, old, new, message):
     assert not list(tmp_path.glob('*store*'))
 
 
-def test_gzip_and_labels(tmp_path):
+def test_packed_and_empty_files(tmp_path):
     files = write_files(tmp_path)
     packed = tmp_path / 'boxes.csv.gz'
     packed.write_bytes(gzip.compress(Path(files['boxes']).read_bytes()))
@@ -198,23 +196,18 @@ def test_gzip_and_labels(tmp_path):
     with pytest.raises(AnnotationError, match=r'boxes\.csv\.gz: cannot be read'):
         read_boxes(packed)
     (tmp_path / 'empty.csv').touch()
-    (tmp_path / 'labels.csv').write_text('ImageID,Source,LabelName,Confidence\nx,verification,/m/a,1.5\n')
     with pytest.raises(AnnotationError, match=r'empty\.csv: is empty'):
         read_boxes(tmp_path / 'empty.csv')
-    with pytest.raises(AnnotationError, match=r'labels\.csv:2: Confidence = 1\.5 is outside'):
-        read_image_labels(tmp_path / 'labels.csv')
 
 
-def test_a_failed_conversion_leaves_the_store_as_it_was(tmp_path):
-    files = write_files(tmp_path / 'official')
-    convert(tmp_path / 'store', **files)
-    before = (tmp_path / 'store' / 'metadata.json').read_bytes()
+def test_a_failed_conversion_leaves_the_store_as_it_was(tmp_path, store):
+    before = (store.path / 'metadata.json').read_bytes()
+    files = write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
     with pytest.raises(FileExistsError, match='exists already; give --overwrite'):
-        convert(tmp_path / 'store', **files)
-    write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
+        convert(store.path, **files)
     with pytest.raises(AnnotationError, match='outside'):
-        convert(tmp_path / 'store', **files, overwrite=True)
-    assert (tmp_path / 'store' / 'metadata.json').read_bytes() == before
+        convert(store.path, **files, overwrite=True)
+    assert (store.path / 'metadata.json').read_bytes() == before
 
 
 def test_other_folders_are_not_opened_or_replaced(tmp_path, store):
@@ -246,8 +239,8 @@ def test_a_store_of_another_version_or_with_a_damaged_file_says_how_to_make_it_a
 
 def test_files_of_two_stores_in_one_folder_are_an_error(tmp_path, store):
     more = BOXES + 'd3,/m/orange,0.1,0.5,0.2,0.6,0\n'
-    convert(tmp_path / 'other', **write_files(tmp_path / 'more', boxes=more))
-    (tmp_path / 'other' / 'boxes.arrow').rename(store.path / 'boxes.arrow')
+    other, _ = converted(tmp_path / 'more', write_files(tmp_path / 'more', boxes=more))
+    (other.path / 'boxes.arrow').rename(store.path / 'boxes.arrow')
     with pytest.raises(AnnotationError, match=r'boxes\.arrow: has 6 rows, images\.arrow has box_stop 5'):
         AnnotationStore(store.path)
 

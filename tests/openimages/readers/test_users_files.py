@@ -11,16 +11,9 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, load_tree
 from mmoid.openimages.metric.annotations import read_annotations
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from tests.coco_documents import assert_same
-from tests.official_files import BOXES, LABELS, TREE, write_files
-
-
-def converted(folder, files, **options):
-    summary = convert(folder / 'store', **{**files, **options}, overwrite=True)
-    return AnnotationStore(folder / 'store'), summary
+from tests.official_files import BOXES, LABELS, TREE, converted, write_files
 
 
 @pytest.mark.parametrize(
@@ -38,12 +31,9 @@ def converted(folder, files, **options):
     ids=['BOM', 'CRLF', 'header case', 'flags', 'ids', 'rounding', 'column order', 'extra columns'],
 )
 def test_a_box_file_in_another_spelling_gives_the_same_store(tmp_path, change):
-    files = write_files(tmp_path / 'official')
-    (tmp_path / 'official' / 'boxes.csv').write_text(BOXES)
-    plain, _ = converted(tmp_path, files)
-    other = write_files(tmp_path / 'other', boxes=change(BOXES))
-    (tmp_path / 'again').mkdir()
-    assert_same(plain, converted(tmp_path / 'again', other)[0])
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    plain, _ = converted(first, write_files(first))
+    assert_same(plain, converted(second, write_files(second, boxes=change(BOXES)))[0])
 
 
 def test_what_a_box_file_has_changed_is_counted_with_its_first_line(tmp_path):
@@ -70,7 +60,7 @@ def test_an_error_after_dropped_rows_still_names_the_right_line(tmp_path):
     boxes = BOXES.replace('b1,/m/apple,0.1,0.5', 'b1,/m/apple,0.5,0.1') + 'd3,/m/pear,0,1,0,1,0\n'
     files = write_files(tmp_path / 'official', boxes=boxes)
     with pytest.raises(AnnotationError, match=r"boxes\.csv:7: '/m/pear' is not a class"):
-        convert(tmp_path / 'store', **files)
+        converted(tmp_path, files)
 
 
 @pytest.mark.parametrize('images', [True, False])
@@ -99,9 +89,13 @@ def test_machine_generated_labels_verify_nothing(tmp_path):
     summary = Summary()
     assert read_image_labels(path, summary)['Confidence'].to_pylist() == [1, 0]
     assert summary.lines() == ['dropped: 2 machine-generated labels, first labels.csv:4']
-    path.write_text(f'{header}b,machine,/m/y,0.9\n')
-    with pytest.raises(AnnotationError, match=r'labels\.csv: all labels are machine-generated; give the human-ver'):
-        read_image_labels(path)
+    for row, message in (
+        ('machine,/m/y,0.9', ': all labels are machine-generated; give the human-verified'),
+        ('verification,/m/y,1.5', ':2: Confidence = 1.5 is outside'),
+    ):
+        path.write_text(f'{header}b,{row}\n')
+        with pytest.raises(AnnotationError, match=rf'labels\.csv{message}'):
+            read_image_labels(path)
 
 
 def test_predictions_are_not_taken_for_annotations(tmp_path):
@@ -225,12 +219,6 @@ def test_all_unreadable_images_are_listed_or_dropped(tmp_path):
     assert store.image_ids() == ['c2', 'd3'] and store.width.tolist() == [64, 50]
     assert summary.dropped['images that cannot be read'] == 2
     assert summary.dropped['boxes of images that cannot be read'] == 4
-
-
-def test_a_conversion_that_leaves_no_box_is_an_error(tmp_path):
-    files = write_files(tmp_path / 'official', boxes='ImageID,LabelName,XMin,XMax,YMin,YMax\na0,/m/pear,0,1,0,1\n')
-    with pytest.raises(AnnotationError, match=r'boxes\.csv: no box is left .*; dropped: 1 boxes of other classes'):
-        converted(tmp_path, files, other_classes='drop')
 
 
 def test_an_image_outside_the_image_folder_is_refused(tmp_path):
