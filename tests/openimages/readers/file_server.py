@@ -12,19 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves ``content`` at every path, or what ``files`` holds.
-
-    The next answers end after ``cuts`` bytes. ``asked`` has the path and first byte of each GET. ``faults`` are what
-    happens to the next GETs of a path: 'stall', 'cut', 'busy', 'damage'.
-    """
+    """Serves ``content`` at every path, or what ``files`` holds."""
 
     def __init__(self, content: bytes, files: dict[str, bytes] | None) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
         self.content, self.files = content, files
-        self.cuts: list[int] = []
-        self.asked: list[tuple[str, int]] = []
+        self.cuts: list[int] = []  # bytes after which the next answers end
+        self.asked: list[tuple[str, int]] = []  # path and first byte of each GET
         self.sends_md5 = True
-        self.faults: dict[str, list[str]] = {}
+        self.faults: dict[str, list[str]] = {}  # of the next GETs of a path: 'stall', 'cut', 'busy', 'damage'
         self.stalled = threading.Event()
 
     @property

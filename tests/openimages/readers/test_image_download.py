@@ -1,20 +1,18 @@
 """Images from a local server that stalls, cuts, is busy, sends damaged files and lacks some."""
 
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.image_download import Source, download_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.readers.file_server import serving
+from tests.tool_runs import tool
+from tools.misc.download_images import ids_of_file, ids_of_store
 
-ROOT = Path(__file__).parents[3]
 IDS = [f'{number:016x}' for number in range(12)]
 
 
@@ -70,12 +68,7 @@ def test_what_is_there_is_not_asked_for_again(server, tmp_path):
 
 @pytest.mark.parametrize(
     ('fault', 'reason'),
-    [
-        ('cut', 'IncompleteRead'),
-        ('stall', 'timed out'),
-        ('busy', 'the server answered 503'),
-        ('damage', 'the MD5 is wrong'),
-    ],
+    [('cut', 'IncompleteRead'), ('stall', 'timed out'), ('busy', 'answered 503'), ('damage', 'the MD5 is wrong')],
 )
 def test_an_image_that_never_comes_right_is_reported_and_leaves_no_file(server, tmp_path, fault, reason):
     server.faults[f'/train/{IDS[3]}.jpg'] = [fault] * 3
@@ -98,33 +91,29 @@ def test_a_server_that_is_not_there_and_an_id_that_is_no_name(server, tmp_path):
         list(download_images(['../0'], source, tmp_path))
 
 
-def tool(server, *arguments):
-    command = [sys.executable, 'tools/misc/download_images.py', '--mirror', server.url, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'COLUMNS': '200'})
-
-
-def test_ids_of_a_file_in_any_form(server, tmp_path):
+def test_ids_of_a_file_in_any_form(tmp_path):
     ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n{IDS[1]},train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
     (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
-    done = tool(server, '--ids', tmp_path / 'ids.txt', '--split', 'train', '--out', tmp_path / 'images')
-    assert done.returncode == 1
-    assert '4 images, 3 new' in done.stdout
+    assert ids_of_file(tmp_path / 'ids.txt') == [*IDS[:3], 'nowhere']
+
+
+def test_ids_of_classes_of_a_store_with_a_maximum(tiny_data):
+    store = AnnotationStore(tiny_data / 'train')
+    label = int(store.class_image_counts().argmax())
+    all_ids = {store.image_id(int(i)) for i in store.images_of_class(label)}
+    three = ids_of_store(store, [store.class_names[label]], 3, seed=0)
+    assert len(three) == 3 and set(three) < all_ids
+    assert set(ids_of_store(store, [store.label_names[label]], None, seed=0)) == all_ids
+    assert ids_of_store(store, None, None, seed=0) == store.image_ids()
+    with pytest.raises(AnnotationError, match="--classes: 'Nothing' is not a class of"):
+        ids_of_store(store, ['Nothing'], None, seed=0)
+
+
+def test_the_tool_reports_what_is_missing(server, tmp_path):
+    (tmp_path / 'ids.txt').write_text(f'{IDS[0]}\nnowhere\n')
+    options = ('--mirror', server.url, '--ids', tmp_path / 'ids.txt', '--split', 'train', '--out', tmp_path / 'images')
+    done = tool('download_images', *options, check=False)
+    assert done.returncode == 1 and '2 images, 1 new' in done.stdout
     assert '1 images are missing, the first is nowhere: the server does not have it (404)' in done.stderr
     report = tmp_path / 'images' / 'missing.csv'
     assert report.read_text().splitlines()[1:] == ['nowhere,the server does not have it (404)']
-    report.unlink()
-    assert_complete(tmp_path / 'images', IDS[:3])
-
-
-def test_images_of_classes_of_a_store_with_a_maximum(server, tiny_data, tmp_path):
-    store = AnnotationStore(tiny_data / 'train')
-    server.files = {f'/train/{image_id}.jpg': jpeg(0) for image_id in store.image_ids()}
-    label = int(store.class_image_counts().argmax())
-    arguments = ('--store', store.path, '--split', 'train', '--classes', store.class_names[label])
-    done = tool(server, *arguments, '--max-per-class', 3, '--out', tmp_path / 'three')
-    assert done.returncode == 0, done.stderr
-    three = {path.stem for path in (tmp_path / 'three').iterdir()}
-    names = store.image_ids()
-    assert len(three) == 3 and three < {names[i] for i in store.images_of_class(label)}
-    done = tool(server, '--store', store.path, '--split', 'train', '--classes', 'Nothing', '--out', tmp_path / 'none')
-    assert done.returncode == 1 and "error: --classes: 'Nothing' is not a class of" in done.stderr

@@ -1,21 +1,16 @@
 """The table of official files, and the tool that downloads them."""
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers import official_files
-from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.readers.official_files import (
     CONVERTED_KINDS,
     KINDS,
@@ -31,9 +26,9 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.readers.file_server import serving
 from tests.shared_data import open_images
+from tests.tool_runs import tool
 from tools.misc.download_openimages import require_space
 
-ROOT = Path(__file__).parents[3]
 CONTENT = np.random.default_rng(0).bytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -46,26 +41,11 @@ def server(monkeypatch):
         yield server
 
 
-def run_tool(tmp_path, *options):
-    return subprocess.run(
-        [sys.executable, ROOT / 'tools/misc/download_openimages.py', '--out', 'annotations', *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, 'no_proxy': '127.0.0.1'},
-    )
+def run_tool(out, *options, check=True):
+    return tool('download_openimages', '--out', out, *options, check=check, no_proxy='127.0.0.1')
 
 
-@pytest.mark.parametrize('release', RELEASES)
-def test_every_release_has_the_files_of_a_store(release):
-    for split in splits_of(release):
-        files = select_files(release, [split], CONVERTED_KINDS)
-        assert [file.kind for file in files] == list(CONVERTED_KINDS)
-        assert [file.split for file in files] == [None, None, split, split]
-
-
-def test_the_table_is_well_formed():
+def test_the_table_is_well_formed_and_every_release_has_the_files_of_a_store():
     path_of = {file.name: file.path for file in OFFICIAL_FILES}
     for file in OFFICIAL_FILES:
         assert re.fullmatch(r'[\w./-]+\.(csv|json)', file.path) and path_of[file.name] == file.path
@@ -74,6 +54,11 @@ def test_the_table_is_well_formed():
     known = [file for file in OFFICIAL_FILES if file.release == 'challenge-2019' and file.kind != 'images']
     assert len(known) == 6 and all(file.sha256 for file in known)
     assert OFFICIAL_FILES[0].url() == 'https://storage.googleapis.com/openimages/v5/class-descriptions-boxable.csv'
+    for release in RELEASES:
+        for split in splits_of(release):
+            files = select_files(release, [split], CONVERTED_KINDS)
+            assert [file.kind for file in files] == list(CONVERTED_KINDS)
+            assert [file.split for file in files] == [None, None, split, split]
     with pytest.raises(ValueError, match="challenge-2019 has no split 'test'; it has train, validation"):
         select_files('challenge-2019', ['test'], KINDS)
 
@@ -85,14 +70,10 @@ def test_the_table_is_well_formed():
         ('challenge-2018', 'challenge-class-descriptions-500', 'bbox_labels_500_hierarchy'),
     ],
 )
-def test_the_real_classes_are_in_the_real_hierarchy_and_have_the_size_and_checksum_of_the_table(
-    release, classes, hierarchy
-):
-    class_file = open_images(f'classes/{classes}.csv')
-    tree_file = open_images(f'hierarchy/{hierarchy}.json')
-    ClassHierarchy.from_json(tree_file, read_classes(class_file).label_names)
-    for path, file in zip((class_file, tree_file), select_files(release, [], KINDS)):
-        content = Path(path).read_bytes()
+def test_real_files_have_the_size_and_checksum_of_the_table(release, classes, hierarchy):
+    paths = open_images(f'classes/{classes}.csv'), open_images(f'hierarchy/{hierarchy}.json')
+    for path, file in zip(paths, select_files(release, [], KINDS)):
+        content = path.read_bytes()
         assert len(content) == pytest.approx(file.num_bytes, abs=500)
         assert file.sha256 in (None, hashlib.sha256(content).hexdigest())
 
@@ -137,11 +118,11 @@ def test_without_known_sum_the_md5_of_the_server_counts_or_else_the_size(server,
 
 
 def test_a_dry_run_shows_the_files_and_makes_nothing(tmp_path):
-    done = run_tool(tmp_path, '--release', 'v7', '--mirror', 'http://nowhere.invalid', '--dry-run', '--kinds', *KINDS)
-    assert done.returncode == 0, done.stderr
+    mirror = 'http://nowhere.invalid'
+    done = run_tool(tmp_path / 'out', '--release', 'v7', '--mirror', mirror, '--dry-run', '--kinds', *KINDS)
     for file in select_files('v7', SPLITS, KINDS):
         line = next(line for line in done.stdout.splitlines() if line.startswith(f'{file.name} '))
-        assert '0 bytes there' in line and line.endswith(file.url('http://nowhere.invalid'))
+        assert '0 bytes there' in line and line.endswith(file.url(mirror))
     assert 'and 3 files of unknown size' in done.stdout
     assert not list(tmp_path.iterdir())
 
@@ -151,22 +132,21 @@ def test_the_tool_downloads_once_and_prints_commands_that_work(tmp_path):
     kinds = {'boxes': 'boxes', 'labels': 'image_labels', 'classes': 'classes', 'hierarchy': 'hierarchy'}
     files = select_files('v7', ['train', 'validation'], CONVERTED_KINDS)
     served = {f'/{file.path}': Path(given[kinds[file.kind]]).read_bytes() for file in files}
-    options = ('--release', 'v7', '--splits', 'validation', 'train')
+    out, options = tmp_path / 'annotations', ('--release', 'v7', '--splits', 'validation', 'train')
     with serving(files=served) as server:
-        first = run_tool(tmp_path, *options, '--mirror', server.url)
-        assert first.returncode == 0, first.stderr
-        again = run_tool(tmp_path, *options, '--mirror', server.url)
-        failed = run_tool(tmp_path, '--release', 'challenge-2019', '--mirror', server.url)
+        first = run_tool(out, *options, '--mirror', server.url)
+        again = run_tool(out, *options, '--mirror', server.url)
+        failed = run_tool(out, '--release', 'challenge-2019', '--mirror', server.url, check=False)
         assert sorted(path for path, _ in server.asked) == sorted(served)
     assert failed.returncode == 1 and re.search(r'error: .*csv: curl: .* 404; check the address', failed.stderr)
     summary, *commands = first.stdout.splitlines()
-    assert summary == 'annotations: v7 is complete, 6 files verified by MD5 of the server'
+    assert summary == f'{out}: v7 is complete, 6 files verified by MD5 of the server'
     assert again.stdout.splitlines()[1:] == commands
-    assert [shlex.split(command)[3] for command in commands] == ['data/openimages/validation', 'data/openimages/train']
-    shutil.copytree(tmp_path / 'official' / 'images', tmp_path / 'images' / 'train')
-    _, tool, *arguments = shlex.split(commands[1])
-    subprocess.run([sys.executable, ROOT / tool, *arguments], cwd=tmp_path, check=True, capture_output=True)
-    assert AnnotationStore(tmp_path / 'data/openimages/train').label_names == tuple(LABEL_NAMES)
+    words = [shlex.split(command) for command in commands]
+    assert [line[3] for line in words] == ['data/openimages/validation', 'data/openimages/train']
+    store, images = tmp_path / 'store', given['images']
+    tool('prepare_openimages', *words[1][2:], '--out', store, '--images', images)
+    assert AnnotationStore(store).label_names == tuple(LABEL_NAMES)
 
 
 def test_a_full_disk_is_reported_before_the_download(tmp_path, monkeypatch):
