@@ -11,17 +11,22 @@ from tests.shared_data import open_images
 
 
 def train_sample(folder: Path) -> Path:
-    """3,102 training images and 323 classes in their natural distribution; sizes are invented, files empty."""
-    boxes = open_images('annotations/train-sample-challenge-bbox.csv')
+    """3,102 training images and 323 classes in their natural distribution."""
+    return sample(folder, 'train')
+
+
+def sample(folder: Path, split: str) -> Path:
+    """A store of the sample of a split; sizes are invented, files empty."""
+    boxes = open_images(f'annotations/{split}-sample-challenge-bbox.csv')
     image_ids = arrow_csv.read_csv(str(boxes))['ImageID'].unique().to_pylist()
-    sizes = [(1024, 683), (683, 1024), (1024, 1024)]
+    kinds = np.random.default_rng(0).integers(0, 3, len(image_ids))
     images = folder / 'images'
     images.mkdir(parents=True)
     with open(folder / 'sizes.csv', 'w') as stream:
         stream.write('image_id,width,height\n')
-        for image_id, kind in zip(image_ids, np.random.default_rng(0).integers(0, 3, len(image_ids))):
-            stream.write(f'{image_id},{sizes[kind][0]},{sizes[kind][1]}\n')
-            (images / f'{image_id}.jpg').touch()
+        for image_id, kind in zip(image_ids, kinds):
+            stream.write(f'{image_id},{("1024,683", "683,1024", "1024,1024")[kind]}\n')
+            (images / f'{image_id.removesuffix(".jpg")}.jpg').touch()
     convert(
         folder / 'store',
         boxes=boxes,

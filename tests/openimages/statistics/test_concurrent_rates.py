@@ -5,20 +5,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.image_ids import number_rows
-from mmoid.openimages.readers.csv_files import read_boxes
 from mmoid.openimages.statistics import objects
-from mmoid.openimages.statistics.concurrent_rates import (
-    count_by_threshold,
-    count_concurrence,
-    load_rates,
-    save_rates,
-)
+from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, count_concurrence, load_rates, save_rates
 from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs, single_object_pairs
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import iou, label_sets_of, make_store, random_rows
-from tests.shared_data import open_images
+from tests.real_stores import sample
 
 
 def random_boxes(rng, num_images, most):
@@ -100,17 +93,9 @@ def test_files_that_are_not_rates_raise(tmp_path, damage):
         ('train', {0.9: 262, 0.8: 611, 0.7: 934, 0.5: 1676}),
     ],
 )
-def test_pairs_of_the_real_sample_are_exact(split, published):
-    table = read_boxes(open_images(f'annotations/{split}-sample-challenge-bbox.csv'))
-    image = number_rows(table['ImageID'])[1]
-    lines = open_images('classes/challenge-class-descriptions-500.csv').read_text().splitlines()
-    label = ClassNames(tuple(line.split(',')[0] for line in lines)).find(table['LabelName'])
-    order = np.argsort(image, kind='stable')
-    box = np.stack([table[name].to_numpy() for name in ('XMin', 'YMin', 'XMax', 'YMax')], axis=1)[order]
-    stop = np.cumsum(np.bincount(image))
-    for threshold, expected in published.items():
-        _, pairs = single_object_pairs(box, stop, np.zeros(len(box)), threshold)
-        assert (label[order][pairs.first] != label[order][pairs.second]).sum() == expected
+def test_pairs_of_the_real_sample_are_exact(tmp_path, split, published):
+    levels = count_by_threshold(AnnotationStore(sample(tmp_path, split)), list(published))
+    assert {level.iou_threshold: level.pairs for level in levels} == published
 
 
 def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path):

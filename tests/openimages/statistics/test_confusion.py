@@ -47,27 +47,19 @@ def pairs_of(matrix):
     return {(int(i), int(j)): int(matrix[i, j]) for i, j in zip(*np.nonzero(matrix))}
 
 
-def test_a_wrong_label_is_a_confusion(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, RIGHT, 0), (1, APPLE, LEFT, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT), (0, BENCH, 0.9, RIGHT)]))
-    assert found.objects.tolist() == [2, 0, 0, 1, 0]
-    assert pairs_of(found.confused) == {(APPLE, ORANGE): 1}
-    assert pairs_of(found.predicted) == {(APPLE, ORANGE): 1, (BENCH, BENCH): 1}
-    assert found.rates[APPLE, ORANGE] == 0.5
-    assert found.top_pairs(3) == [(APPLE, ORANGE, 1)]
-
-
-def test_an_ancestor_is_no_confusion(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, FRUIT, 0.9, LEFT)]))
-    assert not found.confused.any()
-    assert pairs_of(found.predicted) == {(APPLE, FRUIT): 1}
-
-
-def test_a_finer_label_than_the_annotated_one_is_counted(tmp_path):
-    store = make_store(tmp_path, [(0, FRUIT, LEFT, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, APPLE, 0.9, LEFT)]))
-    assert pairs_of(found.confused) == {(FRUIT, APPLE): 1}
+@pytest.mark.parametrize(
+    ('annotated', 'predicted', 'confused'),
+    [(APPLE, ORANGE, True), (APPLE, FRUIT, False), (FRUIT, APPLE, True), (APPLE, APPLE, False)],
+    ids=['another class', 'an ancestor', 'a finer label', 'the label'],
+)
+def test_a_label_that_the_annotation_does_not_support_is_a_confusion(tmp_path, annotated, predicted, confused):
+    store = make_store(tmp_path, [(0, annotated, LEFT, 0), (0, BENCH, RIGHT, 0), (1, annotated, LEFT, 0)])
+    found = count_confusion(store, make_predictions(tmp_path, [(0, predicted, 0.9, LEFT), (0, BENCH, 0.9, RIGHT)]))
+    assert found.objects[annotated] == 2
+    assert pairs_of(found.predicted) == {(annotated, predicted): 1, (BENCH, BENCH): 1}
+    assert pairs_of(found.confused) == ({(annotated, predicted): 1} if confused else {})
+    assert found.rates[annotated, predicted] == 0.5 * confused
+    assert found.top_pairs(3) == ([(annotated, predicted, 1)] if confused else [])
 
 
 def test_a_detection_prefers_an_object_that_supports_it_over_a_greater_overlap(tmp_path):
@@ -88,23 +80,16 @@ def test_low_scores_group_of_boxes_and_images_without_predictions_do_not_count(t
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1}
 
 
-def test_classes_are_matched_by_mid_and_images_by_id(tmp_path):
+def test_classes_are_matched_by_mid_and_images_in_any_spelling_and_others_are_counted(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (2, BENCH, LEFT, 0)])
     turned = LABEL_NAMES[::-1]
-    rows = [(0, turned.index('/m/bench2'), 0.9, LEFT), (1, turned.index('/m/orange'), 0.9, LEFT)]
-    found = count_confusion(store, make_predictions(tmp_path, rows, image_ids=('c2', 'b1'), label_names=turned))
-    assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
-
-
-def test_images_are_matched_in_any_spelling_and_those_of_other_images_are_counted(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (2, BENCH, LEFT, 0)])
-    rows = [(0, ORANGE, 0.9, LEFT), (1, ORANGE, 0.9, LEFT), (2, OTHER_BENCH, 0.9, LEFT)]
+    orange, bench = turned.index('/m/orange'), turned.index('/m/bench2')
+    rows = [(0, orange, 0.9, LEFT), (1, orange, 0.9, LEFT), (2, bench, 0.9, LEFT)]
     summary = Summary()
-    predictions = make_predictions(tmp_path, rows, image_ids=('x/b1.jpg', 'e4', 'c2'))
+    predictions = make_predictions(tmp_path, rows, image_ids=('x/b1.jpg', 'e4', 'c2'), label_names=turned)
     found = count_confusion(store, predictions, summary=summary)
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
-    (line,) = summary.lines()
-    assert line == f'dropped: 1 images of {predictions.path} that are not in {store.path}, first e4'
+    assert summary.lines() == [f'dropped: 1 images of {predictions.path} that are not in {store.path}, first e4']
 
 
 def test_predictions_of_other_classes_or_images_raise(tmp_path):

@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
-from mmoid.openimages.statistics.store_statistics import (
-    head_to_tail,
-    label_set_sizes,
-    leaf_absence,
-    measure,
-)
+from mmoid.openimages.statistics.store_statistics import head_to_tail, label_set_sizes, leaf_absence, measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import APPLE, BENCH, FRUIT, ORANGE, label_sets_of, make_store, random_rows
-from tests.shared_data import open_images
+from tests.real_stores import sample
 
 LEFT, RIGHT = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
 
@@ -78,34 +72,12 @@ def test_a_store_without_boxes_has_statistics(tmp_path):
     assert found.level.pairs == 0 and found.label_set_sizes.annotated.sum() == 0
 
 
-@pytest.fixture(scope='module')
-def real_store(tmp_path_factory):
-    """The validation sample, its sizes made up: its image ids are not the official ones."""
-    folder = tmp_path_factory.mktemp('sample')
-    boxes = open_images('annotations/validation-sample-challenge-bbox.csv')
-    image_ids = sorted({line.split(',')[0] for line in boxes.read_text().splitlines()[1:]})
-    lines = [f'{image_id},1024,768\n' for image_id in image_ids]
-    (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(lines))
-    convert(
-        folder / 'store',
-        boxes=boxes,
-        classes=open_images('classes/challenge-class-descriptions-500.csv'),
-        hierarchy=open_images('hierarchy/bbox_labels_500_hierarchy.json'),
-        image_sizes=folder / 'sizes.csv',
-    )
-    return AnnotationStore(folder / 'store')
-
-
-def test_the_real_sample_has_the_overlaps_published_with_it(real_store):
-    found = measure(real_store)
-    assert [level.pairs for level in found.compared] == [2564, 3181, 3979, 5596]
-    assert found.level.pairs == 2564 and found.level.boxes / real_store.num_boxes == pytest.approx(0.164, abs=5e-4)
+def test_the_statistics_of_the_real_sample_are_those_published_and_agree(tmp_path):
+    store = AnnotationStore(sample(tmp_path, 'validation'))
+    found = measure(store)
+    assert found.level.pairs == 2564 and found.level.boxes / store.num_boxes == pytest.approx(0.164, abs=5e-4)
     (i, j, together), *_ = found.level.concurrence.top_pairs(1)
-    assert {real_store.class_names[i], real_store.class_names[j]} == {'Woman', 'Girl'} and together == 155
-
-
-def test_the_statistics_of_the_real_sample_agree_with_each_other(real_store):
-    found = measure(real_store)
+    assert {store.class_names[i], store.class_names[j]} == {'Woman', 'Girl'} and together == 155
     objects = found.label_set_sizes.annotated.sum()
     assert objects == found.label_set_sizes.expanded.sum()
     labels = np.arange(len(found.label_set_sizes.annotated)) @ found.label_set_sizes.annotated

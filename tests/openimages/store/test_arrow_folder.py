@@ -2,10 +2,9 @@
 
 import json
 import resource
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import write_folder
 from tests.coco_documents import random_store
 from tests.official_files import write_files
-
-ROOT = Path(__file__).parents[3]
+from tests.tool_runs import tool
 
 
 @contextmanager
@@ -49,16 +47,14 @@ def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_firs
 
 def test_conversions_at_the_same_time_end_in_one_whole_store(tmp_path):
     files = write_files(tmp_path / 'official')
-    names = {'image_labels': 'labels'}
-    options = [word for name, path in files.items() for word in (f'--{names.get(name, name)}', path)]
-    tool = [sys.executable, ROOT / 'tools/dataset_converters/prepare_openimages.py', '--out', tmp_path / 'store']
-    runs = [
-        subprocess.Popen([*tool, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in 'ab'
-    ]
-    errors = [run.communicate()[1] for run in runs]
+    files['labels'] = files.pop('image_labels')
+    options = [word for name, path in files.items() for word in (f'--{name}', path)]
+    with ThreadPoolExecutor() as pool:
+        command = partial(tool, 'prepare_openimages', '--out', tmp_path / 'store', *options, check=False)
+        runs = [future.result() for future in [pool.submit(command) for _ in range(2)]]
+    errors = ''.join(run.stderr for run in runs)
     assert sorted(run.returncode for run in runs) == [0, 1]
-    assert ''.join(errors).strip().startswith('error:') or 'error: ' in ''.join(errors)
-    assert 'Traceback' not in ''.join(errors)
+    assert 'error: ' in errors and 'Traceback' not in errors
     assert AnnotationStore(tmp_path / 'store').num_images == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ['official', 'store']
 
@@ -70,8 +66,12 @@ def test_metadata_of_another_program_are_an_error(tmp_path, text):
         AnnotationStore(tmp_path)
 
 
-def test_a_store_whose_image_lies_outside_its_folder_is_refused(tmp_path):
-    store = random_store(tmp_path / 'store', np.random.default_rng(0))
+@pytest.fixture()
+def store(tmp_path):
+    return random_store(tmp_path / 'store', np.random.default_rng(0))
+
+
+def test_a_store_whose_image_lies_outside_its_folder_is_refused(store):
     data = (store.path / 'images.arrow').read_bytes()
     assert data.count(b'train_1/') > 1
     (store.path / 'images.arrow').write_bytes(data.replace(b'train_1/', b'../../a/', 1))
@@ -79,8 +79,7 @@ def test_a_store_whose_image_lies_outside_its_folder_is_refused(tmp_path):
         AnnotationStore(store.path).file_name(1)
 
 
-def test_metadata_without_a_key_are_an_error(tmp_path):
-    store = random_store(tmp_path / 'store', np.random.default_rng(0))
+def test_metadata_without_a_key_are_an_error(store):
     del store.metadata['hierarchy']
     (store.path / 'metadata.json').write_text(json.dumps(store.metadata))
     with pytest.raises(AnnotationError, match=r"metadata\.json: has no 'hierarchy'; make .*store again"):
