@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ from PIL import Image
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.synthetic.folder import write_dataset
 from mmoid.synthetic.world import WorldConfig
-from tests.tool_runs import run, tool_path
 
 SMALL = WorldConfig(num_train=30, num_validation=6, image_size=96)
 
@@ -98,19 +94,3 @@ def test_only_a_data_set_of_other_options_is_replaced_and_only_on_request(tmp_pa
     for overwrite in (False, True):
         with pytest.raises(ValueError, match='metadata.json|was not written by'):
             write_dataset(tmp_path, SMALL, overwrite=overwrite)
-
-
-def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_works(tmp_path: Path) -> None:
-    out = tmp_path / 'data'
-    command = [sys.executable, str(tool_path('make_synthetic_openimages')), '--out', str(out), '--workers', '1']
-    process = subprocess.Popen([*command, '--num-train', '20000'], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob('*.jpg')) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert list(tmp_path.rglob('*.jpg')) and not out.exists()
-    done = run(*command, '--num-train', 3, '--num-validation', 1)
-    assert 'wrote 3 training and 1 validation images' in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ['data']
-    assert len(list(out.rglob('*.jpg'))) == 4

@@ -5,7 +5,7 @@ import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
-from mmoid.openimages.statistics.confusion import Confusion, count_confusion
+from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.summary import Summary
 from tests.box_stores import (
     APPLE,
@@ -150,15 +150,3 @@ def test_counts_and_scores_are_those_of_a_loop_over_objects(tmp_path, seed):
         known = i != j and min(own[i], own[j]) >= 0.01
         expected = min(scores[i, j] / own[j], scores[j, i] / own[i]) if known else 0
         assert found.interchangeability[i, j] == pytest.approx(expected)
-
-
-def test_classes_that_annotators_mix_up_are_told_from_classes_that_look_similar():
-    """Annotators toss a coin between 0 and 1. A model knows 0 or 1 from 2, though it is not sure."""
-    rng = np.random.default_rng(0)
-    looks = rng.integers(2, size=2000)  # 0: the look that 0 and 1 share, 1: that of 2
-    annotated = np.where(looks == 1, 2, rng.integers(2, size=2000))
-    scores = np.where(looks[:, None] == 0, [0.4, 0.4, 0.2], [0.15, 0.15, 0.7]) + rng.normal(0, 0.05, (2000, 3))
-    means = np.stack([scores[annotated == label].mean(axis=0) for label in range(3)])
-    found = Confusion(np.bincount(annotated), np.zeros((3, 3)), np.zeros((3, 3)), means).interchangeability
-    assert found[0, 1] > 0.95 and found[0, 2] < 0.5 and found[1, 2] < 0.5
-    assert (found == found.T).all() and not found.diagonal().any()

@@ -6,7 +6,7 @@ import pytest
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
 from mmoid.openimages.statistics.store_statistics import head_to_tail, label_set_sizes, leaf_absence, measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.box_stores import APPLE, BENCH, FRUIT, ORANGE, label_sets_of, make_store, random_rows
+from tests.box_stores import APPLE, FRUIT, ORANGE, label_sets_of, make_store, random_rows
 from tests.real_stores import sample
 
 LEFT, RIGHT = (0, 0, 0.5, 1), (0.5, 0, 1, 1)
@@ -46,15 +46,6 @@ def test_parents_without_a_finer_label_are_those_found_object_by_object(random_s
     assert found.objects == [sum(bool(labels & {FRUIT, *finer}) for labels in label_sets)]
     assert found.without_leaf == [sum(FRUIT in labels and not labels & finer for labels in label_sets)]
     assert 0 < found.share[0] < 1
-
-
-def test_expanding_the_annotations_leaves_the_share_without_a_finer_label_as_it_is(tmp_path):
-    rows = [(0, APPLE, LEFT, 0), (1, FRUIT, LEFT, 0), (2, BENCH, LEFT, 0)]
-    shares = []
-    for name, more in (('plain', []), ('expanded', [(0, FRUIT, LEFT, 0)])):
-        store = make_store(tmp_path / name, sorted([*rows, *more]))
-        shares.append(leaf_absence(count_by_threshold(store, [0.9])[0].label_sets, store.hierarchy).share.tolist())
-    assert shares == [[0.5], [0.5]]
 
 
 def test_label_set_sizes_are_those_counted_object_by_object(random_store):

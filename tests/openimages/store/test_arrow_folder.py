@@ -2,9 +2,7 @@
 
 import json
 import resource
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import write_folder
 from tests.coco_documents import random_store
 from tests.official_files import write_files
-from tests.tool_runs import tool
 
 
 @contextmanager
@@ -43,20 +40,6 @@ def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_firs
         (tmp_path / 'store').mkdir()
         (tmp_path / 'store' / 'metadata.json').write_text('{"by": 1}')
     assert (tmp_path / 'store' / 'metadata.json').read_text() == '{"by": 1}'
-
-
-def test_conversions_at_the_same_time_end_in_one_whole_store(tmp_path):
-    files = write_files(tmp_path / 'official')
-    files['labels'] = files.pop('image_labels')
-    options = [word for name, path in files.items() for word in (f'--{name}', path)]
-    with ThreadPoolExecutor() as pool:
-        command = partial(tool, 'prepare_openimages', '--out', tmp_path / 'store', *options, check=False)
-        runs = [future.result() for future in [pool.submit(command) for _ in range(2)]]
-    errors = ''.join(run.stderr for run in runs)
-    assert sorted(run.returncode for run in runs) == [0, 1]
-    assert 'error: ' in errors and 'Traceback' not in errors
-    assert AnnotationStore(tmp_path / 'store').num_images == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['official', 'store']
 
 
 @pytest.mark.parametrize('text', ['[]', 'null', '{"format": 3}', '\xff', '[' * 100_000])

@@ -7,7 +7,7 @@ from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store import subset
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.subset import require_writable, subset_stores
+from mmoid.openimages.store.subset import subset_stores
 from tests.coco_documents import random_store
 from tests.official_files import write_files
 
@@ -75,13 +75,6 @@ def test_the_parent_is_never_replaced(tmp_path, parent, out):
     with pytest.raises(ValueError, match='which is read; give another --out'):
         write_subset(parent, np.arange(3), tmp_path / out, overwrite=True)
     assert AnnotationStore(parent.path).num_images == 60
-
-
-def test_every_folder_is_checked_before_the_work(tmp_path, parent):
-    (tmp_path / 'notes').mkdir()
-    (tmp_path / 'notes' / 'thesis.txt').write_text('years of work')
-    with pytest.raises(FileExistsError, match='was not written by mmoid'):
-        require_writable(parent, [tmp_path / 'part', tmp_path / 'notes'], overwrite=True)
 
 
 def test_no_subset_is_written_if_one_fails(tmp_path, monkeypatch, parent):
