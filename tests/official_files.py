@@ -47,13 +47,8 @@ def write_files(folder: Path, boxes: str = BOXES, labels: str = LABELS, images: 
         for image_id, (width, height) in SIZES.items():
             pixels = np.random.default_rng(len(image_id)).integers(0, 255, (height, width, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / 'images' / f'{image_id}.jpg')
-    return {
-        'boxes': str(folder / 'boxes.csv'),
-        'image_labels': str(folder / 'labels.csv'),
-        'classes': str(folder / 'classes.csv'),
-        'hierarchy': str(folder / 'hierarchy.json'),
-        'images': str(folder / 'images'),
-    }
+    names = dict(boxes='boxes.csv', image_labels='labels.csv', classes='classes.csv', hierarchy='hierarchy.json')
+    return {key: str(folder / name) for key, name in {**names, 'images': 'images'}.items()}
 
 
 def converted(folder: Path, files: dict[str, object], **options: object) -> tuple[AnnotationStore, Summary]:
