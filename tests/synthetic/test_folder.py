@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.synthetic.folder import write_dataset
@@ -34,7 +33,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_files_have_the_official_columns_and_describe_the_images(dataset: Path) -> None:
-    names = dict(line.split(',') for line in (dataset / 'annotations/classes-description.csv').read_text().splitlines())
+    metadata = json.loads((dataset / 'metadata.json').read_text())
+    lines = (dataset / 'annotations/classes-description.csv').read_text().splitlines()
+    assert metadata['options'] == dataclasses.asdict(SMALL)
+    assert metadata['classes'] == dict(line.split(',') for line in lines)
     for split, count in (('train', 30), ('validation', 6)):
         images = {path.stem for path in (dataset / 'images' / split).iterdir()}
         assert len(images) == count and all(len(name) == 16 and int(name, 16) >= 0 for name in images)
@@ -43,7 +45,7 @@ def test_files_have_the_official_columns_and_describe_the_images(dataset: Path) 
         assert list(boxes[0]) == ['ImageID', 'LabelName', 'XMin', 'XMax', 'YMin', 'YMax', 'IsGroupOf']
         assert list(labels[0]) == ['ImageID', 'LabelName', 'Confidence']
         assert {row['Confidence'] for row in labels} == {'0', '1'}
-        assert {row['LabelName'] for row in boxes + labels} <= set(names)
+        assert {row['LabelName'] for row in boxes + labels} <= set(metadata['classes'])
         assert {row['ImageID'] for row in boxes + labels} == images  # images without a box have image-level labels
         positive = {(row['ImageID'], row['LabelName']) for row in labels if row['Confidence'] == '1'}
         assert {(row['ImageID'], row['LabelName']) for row in boxes} == positive
@@ -51,11 +53,6 @@ def test_files_have_the_official_columns_and_describe_the_images(dataset: Path) 
             assert 0 <= float(row['XMin']) < float(row['XMax']) <= 1
             assert 0 <= float(row['YMin']) < float(row['YMax']) <= 1
             assert row['IsGroupOf'] in '01' and len(row['XMin']) == 8
-    with Image.open(next((dataset / 'images/train').iterdir())) as image:
-        assert max(image.size) == 96
-    metadata = json.loads((dataset / 'metadata.json').read_text())
-    assert metadata['options'] == dataclasses.asdict(SMALL)
-    assert metadata['classes'] == names
 
 
 def test_hierarchy_is_a_dag_of_depth_three(dataset: Path) -> None:
@@ -90,7 +87,5 @@ def test_only_a_data_set_of_other_options_is_replaced_and_only_on_request(tmp_pa
         write_dataset(out, other)
     assert write_dataset(out, other, overwrite=True)
     assert json.loads((out / 'metadata.json').read_text())['options']['imbalance'] == 7.0
-    assert [path.name for path in tmp_path.iterdir()] == ['data']
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match='metadata.json|was not written by'):
-            write_dataset(tmp_path, SMALL, overwrite=overwrite)
+    with pytest.raises(ValueError, match='was not written by'):
+        write_dataset(tmp_path, SMALL, overwrite=True)
