@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import BOXES, write_files

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import progress_bars
 

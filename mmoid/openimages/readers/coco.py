@@ -1,4 +1,4 @@
-"""COCO JSON file -> AnnotationStore.
+"""COCO JSON file -> AnnotationStore, and back.
 
 Reads the object-detection format (https://cocodataset.org/#format-data) and the customary keys of Open Images in it:
 ``freebase_id`` or ``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of
@@ -7,7 +7,7 @@ annotations. Ids are numbers or strings. Everything else, such as ``segmentation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +23,11 @@ from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, Rows, write_converted
+from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
 FLAG_KEYS = {
@@ -41,6 +43,7 @@ IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0}
 """Confidence by the key of an image that lists its classes."""
 
 HIERARCHY_KEY = 'class_hierarchy'  # within ``info``, in the form of the official JSON
+EXPORT_CHUNK = 1 << 16  # images or annotations written at once
 ROUNDING = 0.01  # pixels by which a box may leave its image without being counted as cut: files round to two decimals
 
 _Id = int | str
@@ -252,3 +255,73 @@ def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray
     """(B,) int8 of the first key that an annotation has."""
     given = ((value for key in keys if (value := getattr(row, key)) is not None) for row in annotations)
     return np.fromiter((next(values, UNKNOWN) for values in given), np.int8, len(annotations))
+
+
+def export_coco(
+    store: AnnotationStore, out: str | Path, *, overwrite: bool = False, progress: Progress = no_progress
+) -> None:
+    """Writes a COCO JSON file that pycocotools and mmdet's ``CocoDataset`` load, one image or annotation on a line.
+
+    Ids count from 1 in the order of the store. ``iscrowd`` is 1 for group-of boxes. :func:`import_coco` makes the same
+    store from the file, except for the order of an image's labels and for boxes without area.
+
+    Raises:
+        OSError: A file that may not be replaced.
+        AnnotationError: An image-level label whose confidence is neither 1 nor 0, which COCO's lists cannot hold.
+    """
+    out = Path(out)
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise FileExistsError(f'{out}: exists already; give --overwrite to replace it, or another --out')
+    for value in np.setdiff1d(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values())):
+        raise AnnotationError(f'{store.path}: an image-level label has confidence {value:g}; COCO files hold 1 and 0')
+    info = {'description': 'Open Images annotations, written by mmoid', HIERARCHY_KEY: store.metadata['hierarchy']}
+    names = enumerate(zip(store.class_names, store.label_names), 1)
+    categories = [{'id': i, 'name': name, 'freebase_id': mid} for i, (name, mid) in names]
+    encode = msgspec.json.encode
+    with atomic_write(out) as temporary, open(temporary, 'wb') as stream:
+        stream.write(b'{"info": %b,\n"licenses": [],\n' % encode(info))
+        stream.write(b'"categories": %b,\n"images": [' % encode(categories))
+        for what, count, rows, end in (
+            ('images', store.num_images, _exported_images, b'\n],\n"annotations": ['),
+            ('annotations', store.num_boxes, _exported_annotations, b'\n]}\n'),
+        ):
+            for first in range(0, count, EXPORT_CHUNK):
+                last = min(count, first + EXPORT_CHUNK)
+                stream.write((b',\n' if first else b'\n') + b',\n'.join(map(encode, rows(store, first, last))))
+                progress(f'writing {what}', last, count)
+            stream.write(end)
+
+
+def _exported_images(store: AnnotationStore, first: int, last: int) -> Iterator[dict[str, Any]]:
+    for image in range(first, last):
+        rows = store.labels_of_image(image)
+        category, confidence = store.image_label[rows] + 1, store.image_label_confidence[rows]
+        yield {
+            'id': image + 1,
+            'file_name': store.file_name(image),
+            'openimages_id': store.image_id(image),
+            'width': int(store.width[image]),
+            'height': int(store.height[image]),
+            **{key: category[confidence == value].tolist() for key, value in IMAGE_LABEL_KEYS.items()},
+        }
+
+
+def _exported_annotations(store: AnnotationStore, first: int, last: int) -> Iterator[dict[str, Any]]:
+    rows = slice(first, last)
+    image = np.searchsorted(store.box_stop, np.arange(first, last), side='right')
+    size = np.stack([store.width[image], store.height[image]], axis=1)
+    corner, sides = store.box[rows, :2] * size, (store.box[rows, 2:] - store.box[rows, :2]) * size
+    group_of = store.is_group_of[rows]
+    columns = {
+        'id': np.arange(first, last) + 1,
+        'image_id': image + 1,
+        'category_id': store.box_label[rows] + 1,
+        'bbox': np.hstack([corner, sides]),
+        'area': sides[:, 0] * sides[:, 1],
+        'iscrowd': (group_of == 1).astype(np.int8),
+        'is_group_of': group_of,
+    }
+    others = {keys[0]: store.flag(name)[rows] for name, keys in FLAG_KEYS.items() if name != 'IsGroupOf'}
+    known = zip(*(flag.tolist() for flag in others.values()))
+    for values, flags in zip(zip(*(column.tolist() for column in columns.values())), known):
+        yield dict(zip(columns, values)) | {key: flag for key, flag in zip(others, flags) if flag >= 0}

@@ -304,9 +304,7 @@ def _flag(text: str) -> int:
 
 def _with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
     """The table with a column replaced or added."""
-    if name not in table.column_names:
-        return table.append_column(name, pa.array(values))
-    return table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table.select([column for column in table.column_names if column != name]).append_column(name, [values])
 
 
 def _without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:

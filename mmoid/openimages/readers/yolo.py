@@ -51,7 +51,10 @@ def import_yolo(
     """
     require_replaceable(out, overwrite)
     path = Path(data)
-    described = _decode(path)
+    try:
+        described = msgspec.yaml.decode(path.read_bytes(), type=_Data)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AnnotationError(f'{path}: cannot be read as data.yaml ({error})') from error
     given = described.names
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
@@ -83,13 +86,6 @@ def import_yolo(
     box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
     boxes = rows_of_pixels(image, label, box, size, {}, summary, lambda k: rows[k][3])
     return write_converted(out, replace(content, boxes=boxes), (data, hierarchy), root, overwrite, progress)
-
-
-def _decode(path: Path) -> _Data:
-    try:
-        return msgspec.yaml.decode(path.read_bytes(), type=_Data)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AnnotationError(f'{path}: cannot be read as data.yaml ({error})') from error
 
 
 def _images(root: Path, folder: str, summary: Summary) -> list[str]:

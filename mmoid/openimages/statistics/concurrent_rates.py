@@ -99,10 +99,7 @@ def save_rates(path: str | Path, rates: np.ndarray, label_names: tuple[str, ...]
 
 
 def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Reads a file of :func:`save_rates`.
-
-    Returns:
-        (C, C) float32 rates and C label names (MIDs).
+    """Reads a file of :func:`save_rates`: (C, C) float32 rates and C label names (MIDs).
 
     Raises:
         AnnotationError: The file is missing or not a ``.npz`` file of valid rates.

@@ -75,12 +75,8 @@ def overlapping_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
-    Returns:
-        Rows of ``a``, rows of ``b``, both (P,) int64, and their IoU (P,) float64, at least ``iou_threshold``; ordered
-        by the rows of ``a``, then of ``b``.
-
-    Raises:
-        ValueError: The threshold is not in (0, 1].
+    Returns the rows of ``a`` and of ``b``, both (P,) int64 and ascending, and their IoU, (P,) float64: all pairs of at
+    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError.
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')

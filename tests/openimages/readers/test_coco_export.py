@@ -7,9 +7,8 @@ import pytest
 from mmdet.datasets import CocoDataset
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers import coco_export as exporting
-from mmoid.openimages.readers.coco import import_coco
-from mmoid.openimages.readers.coco_export import export_coco
+from mmoid.openimages.readers import coco
+from mmoid.openimages.readers.coco import export_coco, import_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import assert_same, random_store
 from tests.official_files import converted, write_files
@@ -23,7 +22,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize('chunk', [1, 7, 1 << 16])
 def test_a_store_comes_back_from_its_export(tmp_path, monkeypatch, store, chunk):
-    monkeypatch.setattr(exporting, 'CHUNK', chunk)
+    monkeypatch.setattr(coco, 'EXPORT_CHUNK', chunk)
     export_coco(store, tmp_path / 'export.json')
     summary = import_coco(tmp_path / 'again', annotations=tmp_path / 'export.json')
     assert summary.dropped == {}

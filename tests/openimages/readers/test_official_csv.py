@@ -249,7 +249,7 @@ def test_columns_are_views_of_the_mapped_file_that_any_arrow_tool_reads(store):
 
 
 def test_the_core_does_not_import_torch():
-    modules = 'readers.official_csv, mmoid.openimages.readers.coco_export, mmoid.openimages.metric.evaluator'
+    modules = 'readers.official_csv, mmoid.openimages.readers.coco, mmoid.openimages.metric.evaluator'
     code = f'import sys, mmoid.openimages.{modules}; assert "torch" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[3])
 
