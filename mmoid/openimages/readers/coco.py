@@ -272,8 +272,10 @@ def export_coco(
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise FileExistsError(f'{out}: exists already; give --overwrite to replace it, or another --out')
-    for value in np.setdiff1d(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values())):
-        raise AnnotationError(f'{store.path}: an image-level label has confidence {value:g}; COCO files hold 1 and 0')
+    others = np.setdiff1d(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values()))
+    if len(others):
+        held = f'confidence {others[0]:g}; COCO files hold 1 and 0'
+        raise AnnotationError(f'{store.path}: an image-level label has {held}')
     info = {'description': 'Open Images annotations, written by mmoid', HIERARCHY_KEY: store.metadata['hierarchy']}
     names = enumerate(zip(store.class_names, store.label_names), 1)
     categories = [{'id': i, 'name': name, 'freebase_id': mid} for i, (name, mid) in names]

@@ -104,7 +104,10 @@ class _Connection(threading.local):
                 return Outcome(image_id, problem=f'the server does not have it ({answer.status})')
             problem = _problem(answer, content)
             if not problem:
-                _write(path, content)
+                # Not by atomic_write, which lists the folder and waits for the disk: there are up to 1.7 million files.
+                temporary = path.with_name(f'.writing-{os.getpid()}-{threading.get_ident()}')
+                temporary.write_bytes(content)
+                temporary.replace(path)
                 return Outcome(image_id, len(content))
         return Outcome(image_id, problem=problem)
 
@@ -121,13 +124,3 @@ def _problem(answer: http.client.HTTPResponse, content: bytes) -> str:
     except Exception as error:  # Pillow raises many kinds for broken files
         return f'not an image: {error}'
     return ''
-
-
-def _write(path: Path, content: bytes) -> None:
-    # Not by atomic_write, which lists the folder and waits for the disk: there are up to 1.7 million files.
-    temporary = path.with_name(f'.writing-{os.getpid()}-{threading.get_ident()}')
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
+from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, file_digest
 from mmoid.utils.progress import Progress, no_progress
 
@@ -43,20 +44,23 @@ def images_below(folder: str | Path) -> pa.Array:
     return pa.array(sorted(images), pa.string())
 
 
-def with_found_files(content: Content, folder: str | Path, missing_images: MissingImages) -> Content:
+def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Array:
     """Finds images below a folder, at any depth (Open Images comes in sub-folders ``train_0`` ... ``train_f``).
 
-    Images without a file are an error, or dropped. Copies of an image, as OIDv4_ToolKit puts into the folder of each
-    class, are taken once and counted.
+    Copies of an image, as OIDv4_ToolKit puts into the folder of each class, are taken once and counted.
+
+    Returns:
+        (N,) paths below ``folder`` of images with (N,) ids in any spelling; null where there is none.
 
     Raises:
         AnnotationError: No such folder, or different files of one image.
     """
-    names, files = content.images['file_name'].combine_chunks(), images_below(folder)
+    files = images_below(folder)
     index = match_images(names, files)
-    lost = {stem: k for k, stem in zip(np.flatnonzero(index < 0), _stems(names.filter(pa.array(index < 0))))}
+    rows = np.flatnonzero(index < 0)
+    lost = dict(zip(spellings(names.take(pa.array(rows)))[0].to_pylist(), rows))
     candidates: dict[str, list[int]] = {}
-    for i, stem in enumerate(_stems(files) if lost else ()):
+    for i, stem in enumerate(spellings(files)[0].to_pylist() if lost else ()):
         if stem in lost:
             candidates.setdefault(stem, []).append(i)
     for stem, found in candidates.items():
@@ -65,10 +69,16 @@ def with_found_files(content: Content, folder: str | Path, missing_images: Missi
             raise AnnotationError(
                 f'{folder}: different files of image {stem!r}: {", ".join(paths)}; give the folder of one of them'
             )
-        content.summary.change('copies of an image file taken once', len(paths) - 1, paths[1])
+        summary.change('copies of an image file taken once', len(paths) - 1, paths[1])
         index[lost[stem]] = found[0]
-    found_names = files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
-    return content.with_columns(file_name=found_names).with_files(index >= 0, folder, missing_images)
+    return files.take(pa.array(np.where(index < 0, 0, index), mask=index < 0))
+
+
+def with_found_files(content: Content, folder: str | Path, missing_images: MissingImages) -> Content:
+    """Sets the paths of images to those of :func:`find_images`. Images without a file are an error, or dropped."""
+    found = find_images(folder, content.images['file_name'].combine_chunks(), content.summary)
+    exists = found.is_valid().to_numpy(zero_copy_only=False)
+    return content.with_columns(file_name=found).with_files(exists, folder, missing_images)
 
 
 def read_sizes(
@@ -140,7 +150,3 @@ def _size(path: str, decode: bool = False) -> tuple[int, int] | str:
 
 def _decoded_size(path: str) -> tuple[int, int] | str:
     return _size(path, decode=True)
-
-
-def _stems(names: pa.Array) -> list[str]:
-    return spellings(names)[0].to_pylist()

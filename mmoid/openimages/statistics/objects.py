@@ -75,7 +75,7 @@ def overlapping_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
-    Returns the rows of ``a`` and of ``b``, both (P,) int64 and ascending, and their IoU, (P,) float64: all pairs of at
+    Returns (P,) int64 rows of ``a``, ascending, (P,) int64 rows of ``b``, and their (P,) float64 IoU: all pairs of at
     least ``iou_threshold``. A threshold out of (0, 1] is a ValueError.
     """
     if not 0 < iou_threshold <= 1:

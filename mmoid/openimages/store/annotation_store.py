@@ -65,6 +65,8 @@ class AnnotationStore:
         path: Folder written by ``tools/dataset_converters/prepare_openimages.py``, for example.
 
     Attributes:
+        classes (ClassNames): To look up MIDs and names.
+        label_names, class_names (tuple[str, ...]): (C,) MIDs and unique display names by class index.
         num_classes (int): C.
         num_images (int): N, images without boxes included.
         num_boxes (int): B, rows as annotated.
@@ -91,6 +93,9 @@ class AnnotationStore:
         self._tables = map_tables(self.path, tuple(SCHEMAS), SCHEMAS)
         classes, images, boxes, labels = (self._tables[name] for name in ('classes', 'images', 'boxes', 'labels'))
         self.num_classes, self.num_images, self.num_boxes = len(classes), len(images), len(boxes)
+        mids, names = (classes[name].to_pylist() for name in ('label_name', 'class_name'))
+        self.classes = ClassNames(mids, names, str(self.path))
+        self.label_names, self.class_names = self.classes.label_names, self.classes.display_names
         self.width = column(images, 'width')
         self.height = column(images, 'height')
         self.box_stop = column(images, 'box_stop')
@@ -108,22 +113,6 @@ class AnnotationStore:
 
     def __reduce__(self) -> tuple[Callable, tuple[Path, int]]:
         return _open_same, (self.path, self._written)
-
-    @cached_property
-    def classes(self) -> ClassNames:
-        """The classes by index, to look up MIDs and names."""
-        table = self._tables['classes']
-        return ClassNames(table['label_name'].to_pylist(), table['class_name'].to_pylist(), str(self.path))
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """MIDs by class index."""
-        return self.classes.label_names
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Unique display names by class index."""
-        return self.classes.display_names
 
     @cached_property
     def hierarchy(self) -> ClassHierarchy:
