@@ -45,22 +45,21 @@ def align_predictions(
         summary.drop(f'detections: {reason}', count)
     for reason, count in predictions.changed.items():
         summary.change(f'detections: {reason}', count)
-    label, score, box = predictions.label, predictions.score, predictions.box
     if not kept.all():
         first = predictions.ids[int(np.argmin(kept))].as_py()
         summary.drop(f'images of {path} that are not in {store.path}', (~kept).sum(), first)
-        rows = np.repeat(kept, counts)
-        label, score, box = label[rows], score[rows], box[rows]
+    rows = np.repeat(kept, counts) if not kept.all() else slice(None)  # a copy only where rows are left out
+    label = predictions.label[rows]
     image_of = image_of[kept]
-    ids = pa.array(store.image_ids(), pa.string()).take(pa.array(image_of))
-    aligned = Predictions(
-        path=path,
+    aligned = predictions.replace(
         label_names=store.label_names,
         class_names=store.class_names,
-        ids=ids,
+        ids=pa.array(store.image_ids(), pa.string()).take(pa.array(image_of)),
         detection_stop=np.cumsum(counts[kept]),
         label=label if predictions.label_names == store.label_names else label_of[label],
-        score=score,
-        box=box,
+        score=predictions.score[rows],
+        box=predictions.box[rows],
+        left_out={},
+        changed={},
     )
     return aligned, image_of

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, names_with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.openimages.statistics.objects import overlapping_pairs
 
@@ -57,6 +58,12 @@ def add_ancestors(
     return rows[kept], label[kept]
 
 
+def with_ancestors(hierarchy: ClassHierarchy, found: Detections, nms_iou: float | None) -> Detections:
+    """:func:`add_ancestors` of all columns."""
+    rows, label = add_ancestors(hierarchy, *found, nms_iou)
+    return found.take(rows)._replace(label=label)
+
+
 def hierarchy_with_ancestors(tree: dict, label_names: Sequence[str], source: str = 'hierarchy') -> ClassHierarchy:
     """The hierarchy over some classes, followed by their ancestors that are not among them.
 
@@ -72,59 +79,33 @@ def hierarchy_with_ancestors(tree: dict, label_names: Sequence[str], source: str
 def _nms(key: np.ndarray, score: np.ndarray, box: np.ndarray, iou_threshold: float) -> np.ndarray:
     """(R,) bool: which boxes greedy NMS keeps among those of one key. Of equal scores the first row wins."""
     kept = np.ones(len(key), dtype=bool)
-    area = np.log2(np.maximum((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), 1e-30))
-    order = np.lexsort((area, key))
+    order = np.lexsort((-score, key))
     count = np.unique(key, return_counts=True)[1]
     stop = np.cumsum(count)
     for first, last in runs_of_rows(count, ROWS_AT_ONCE):
-        rows = order[stop[first] - count[first] : stop[last - 1]]
-        one, other = _overlapping(count[first:last], area[rows], box[rows], iou_threshold)
-        # The loser of a pair is the one with the lower score, or the later row.
-        priority = np.empty(len(rows), dtype=np.int64)
-        priority[np.lexsort((rows, -score[rows]))] = np.arange(len(rows))
-        swapped = priority[one] > priority[other]
-        winner, loser = np.where(swapped, other, one), np.where(swapped, one, other)
-        kept[rows] = _greedy(len(rows), winner, loser)
+        start = stop[first] - count[first]
+        rows = order[start : stop[last - 1]]
+        boxes, after = box[rows], np.arange(len(rows)) + 1
+        end = np.repeat(stop[first:last] - start, count[first:last])
+        better, worse, iou = overlapping_pairs(boxes, boxes, after, end - after, iou_threshold)
+        above = iou > iou_threshold
+        kept[rows] = _greedy(len(rows), better[above], worse[above])
     return kept
 
 
-def _overlapping(
-    count: np.ndarray, area: np.ndarray, box: np.ndarray, iou_threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of boxes of one group with IoU > ``iou_threshold``.
-
-    Args:
-        count: (G,) boxes of each group, which follow one another.
-        area: (R,) log2 of the areas, ascending within a group.
-        box: (R, 4).
-        iou_threshold: Threshold.
-
-    Returns:
-        Two (P,) arrays of row indices.
-    """
-    # IoU is at most smaller / larger area, so partners are the rows that follow up to a largest area. One search
-    # finds these ends for all groups: each group gets an interval of its own, wider than any log2 of an area.
-    place = area + 256 * np.repeat(np.arange(len(count)), count)
-    end = np.searchsorted(place, place - np.log2(iou_threshold) + 1e-4)
-    after = np.arange(len(box)) + 1
-    one, other, iou = overlapping_pairs(box, box, after, end - after, iou_threshold)
-    above = iou > iou_threshold
-    return one[above], other[above]
-
-
-def _greedy(count: int, winner: np.ndarray, loser: np.ndarray) -> np.ndarray:
-    """(count,) bool: boxes that no kept box beats.
+def _greedy(count: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
+    """(count,) bool: boxes that no kept box beats, from the (P,) boxes of each overlapping pair.
 
     Each round keeps the boxes that nothing undecided beats and removes those that they beat. Rounds are as many as
     the longest chain of such decisions, a handful, whatever the number of boxes.
     """
     kept = np.ones(count, dtype=bool)
-    while len(winner):
+    while len(better):
         beaten = np.zeros(count, dtype=bool)
-        beaten[loser] = True
+        beaten[worse] = True
         removed = np.zeros(count, dtype=bool)
-        removed[loser[~beaten[winner]]] = True
+        removed[worse[~beaten[better]]] = True
         kept &= ~removed
-        undecided = ~(removed[winner] | removed[loser]) & beaten[winner]
-        winner, loser = winner[undecided], loser[undecided]
+        undecided = ~(removed[better] | removed[worse]) & beaten[better]
+        better, worse = better[undecided], worse[undecided]
     return kept

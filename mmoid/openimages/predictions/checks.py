@@ -51,33 +51,27 @@ def check_detections(
         AnnotationError: A score or coordinate that is not finite, a score outside [0, 1] by more than rounding, a
             coordinate too far outside the image.
     """
-    _require(np.isfinite(score), score, place, 'Score', 'must be a finite number')
-    near = (score >= -ROUNDING) & (score <= max_score + ROUNDING)
-    _require(near, score, place, 'Score', 'is outside [0, 1]')
-    for side, name in enumerate(COORDINATES):
-        near = (box[:, side] >= -farthest) & (box[:, side] <= 1 + farthest)
-        remedy = 'is far outside [0, 1]; coordinates are fractions of the image size'
-        _require(near, box[:, side], place, name, remedy)
+
+    def place_of(row: np.intp) -> str:
+        return place if isinstance(place, str) else place(int(row))
+
+    def require(holds: np.ndarray, name: str, values: np.ndarray, complaint: str) -> None:
+        if not holds.all():
+            row = np.argmin(holds)
+            raise AnnotationError(f'{place_of(row)}: {name} = {values[row]:.9g} {complaint}')
+
+    def count(reason: str, rows: np.ndarray) -> dict[str, int]:
+        return {f'{reason} (first: {place_of(np.argmax(rows))})': int(rows.sum())} if rows.any() else {}
+
+    require(np.isfinite(score), 'Score', score, 'must be a finite number')
+    require((score >= -ROUNDING) & (score <= max_score + ROUNDING), 'Score', score, 'is outside [0, 1]')
+    for name, values in zip(COORDINATES, box.T):
+        near = (values >= -farthest) & (values <= 1 + farthest)
+        require(near, name, values, 'is far outside [0, 1]; coordinates are fractions of the image size')
     rounded, kept = np.clip(score, 0, max_score), has_area(box)
     return Checked(
         score=rounded,
         kept=kept,
-        left_out=_count('without area or with swapped corners', ~kept, place),
-        changed=_count('scores outside [0, 1] by rounding, clipped', rounded != score, place),
+        left_out=count('without area or with swapped corners', ~kept),
+        changed=count('scores outside [0, 1] by rounding, clipped', rounded != score),
     )
-
-
-def _count(reason: str, rows: np.ndarray, place: str | Callable[[int], str]) -> dict[str, int]:
-    return {f'{reason} (first: {_place(place, int(np.argmax(rows)))})': int(rows.sum())} if rows.any() else {}
-
-
-def _require(
-    holds: np.ndarray, values: np.ndarray, place: str | Callable[[int], str], name: str, complaint: str
-) -> None:
-    if not holds.all():
-        k = int(np.argmin(holds))
-        raise AnnotationError(f'{_place(place, k)}: {name} = {values[k]:.9g} {complaint}')
-
-
-def _place(place: str | Callable[[int], str], k: int) -> str:
-    return place if isinstance(place, str) else place(k)

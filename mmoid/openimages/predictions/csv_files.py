@@ -71,11 +71,7 @@ def open_predictions(
     if not checked.left_out and not checked.changed:
         return store
     image = store.image_of_detection()[checked.kept]
-    return Predictions(
-        path=store.path,
-        label_names=store.label_names,
-        class_names=store.class_names,
-        ids=store.ids,
+    return store.replace(
         detection_stop=np.cumsum(np.bincount(image, minlength=store.num_images)),
         label=store.label[checked.kept],
         score=checked.score[checked.kept],

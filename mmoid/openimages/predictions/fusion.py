@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,7 +57,10 @@ class Fusion:
             raise ValueError(f'sigma must be above 0, got {self.sigma}')
         if self.max_per_image is not None and self.max_per_image < 1:
             raise ValueError(f'max_per_image must be at least 1, got {self.max_per_image}')
-        _ensemble_boxes()
+        try:
+            import_module('ensemble_boxes')
+        except ImportError as error:
+            raise ImportError(f"fusing needs ensemble-boxes: pip install 'mmoid[ensemble]' ({error})") from error
 
     def usable(self, score: np.ndarray, box: np.ndarray) -> np.ndarray:
         """(D,) bool: detections that take part: a box with area, a score above 0 and not below ``skip_score``."""
@@ -87,40 +90,25 @@ def fuse(
     """
     if not sum(map(len, scores)):
         return np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64)
-    package = _ensemble_boxes()
+    import ensemble_boxes  # half a second
+
     scores = [score.astype(np.float64) for score in scores]
-    # ensemble-boxes writes into the lists that it gets.
-    weights = None if weights is None else list(weights)
-    if fusion.method == 'nms':
-        found = package.nms(list(boxes), scores, list(labels), iou_thr=fusion.iou_threshold, weights=weights)
-    elif fusion.method == 'soft_nms':
-        found = _soft_nms(fusion, boxes, scores, labels, weights)
+    options: dict[str, Any] = dict(weights=weights, iou_thr=fusion.iou_threshold)
+    if fusion.method == 'soft_nms':
+        box, score, label = _soft_nms(fusion, boxes, scores, labels, weights)
+    elif fusion.method == 'nms':
+        box, score, label = ensemble_boxes.nms(boxes, scores, labels, **options)
     else:
         # These loop over single boxes: plain lists take half the time of arrays.
         lists = [[part.tolist() for part in parts] for parts in (boxes, scores, labels)]
         if fusion.method == 'nmw':
-            found = package.non_maximum_weighted(*lists, weights=weights, iou_thr=fusion.iou_threshold)
+            found = ensemble_boxes.non_maximum_weighted(*lists, **options)
         else:
-            found = package.weighted_boxes_fusion(
-                *lists,
-                weights=weights,
-                iou_thr=fusion.iou_threshold,
-                conf_type=fusion.confidence,
-                allows_overflow=fusion.allows_overflow,
-            )
-    box, score, label = found
-    score = np.asarray(score, dtype=np.float64)
+            options |= dict(conf_type=fusion.confidence, allows_overflow=fusion.allows_overflow)
+            found = ensemble_boxes.weighted_boxes_fusion(*lists, **options)
+        box, score, label = (np.asarray(column, dtype=np.float64) for column in found)
     # WBF gives more than 1 for overlapping boxes of a model with a high weight.
-    score = score if fusion.allows_overflow else np.minimum(score, 1)
-    return np.asarray(box, dtype=np.float64), score, np.asarray(label).astype(np.int64)
-
-
-def _ensemble_boxes() -> ModuleType:
-    try:
-        import ensemble_boxes
-    except ImportError as error:
-        raise ImportError(f"fusing detections needs ensemble-boxes: pip install 'mmoid[ensemble]' ({error})") from error
-    return ensemble_boxes
+    return box, score if fusion.allows_overflow else np.minimum(score, 1), label.astype(np.int64)
 
 
 def _soft_nms(
@@ -136,18 +124,12 @@ def _soft_nms(
     if weights is not None:
         scores = [score * weight / sum(weights) for score, weight in zip(scores, weights)]
     box, score, label = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
+    method = 1 + SOFT_NMS_DECAYS.index(fusion.decay)
     kept, decayed = [], []
     for one in np.unique(label):
         rows = np.flatnonzero(label == one)
         values = score[rows]  # decayed in place
-        found = cpu_soft_nms_float(
-            box[rows],
-            values,
-            Nt=fusion.iou_threshold,
-            sigma=fusion.sigma,
-            thresh=fusion.least_score,
-            method=1 + SOFT_NMS_DECAYS.index(fusion.decay),
-        )
+        found = cpu_soft_nms_float(box[rows], values, fusion.iou_threshold, fusion.sigma, fusion.least_score, method)
         kept.append(rows[found])
         decayed.append(values[values > fusion.least_score])
     row = np.concatenate(kept)

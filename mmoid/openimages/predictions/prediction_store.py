@@ -11,17 +11,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.ragged import gather_rows, row_and_position
 from mmoid.openimages.store.arrow_folder import column, map_tables, read_metadata, write_folder, write_tables
 
 FORMAT = 'mmoid-predictions'
 VERSION = 1
+
+
+class Detections(NamedTuple):
+    """D detections on some images.
+
+    Attributes:
+        image: (D,) int64 index of the image, from 0 and ascending.
+        label: (D,) int class indices.
+        score: (D,).
+        box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    box: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> Detections:
+        """Some of the detections."""
+        return Detections(*(column[rows] for column in self))
+
+    def best_first(self, max_per_image: int | None = None) -> Detections:
+        """The best detections of each image (None: all), the best first; of equal scores the first stays first."""
+        order = np.lexsort((-self.score, self.image))
+        if max_per_image is not None:
+            order = order[row_and_position(np.bincount(self.image))[1] < max_per_image]
+        return self.take(order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +87,10 @@ class Predictions:
         """N."""
         return len(self.ids)
 
+    def replace(self, **columns: Any) -> Predictions:
+        """The same with some other attributes."""
+        return Predictions(**(vars(self) | columns))
+
     def image_ids(self) -> list[str]:
         """ImageIDs by image index."""
         return self.ids.to_pylist()
@@ -66,6 +98,12 @@ class Predictions:
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
         return np.repeat(np.arange(self.num_images), np.diff(self.detection_stop, prepend=0))
+
+    def detections(self, images: np.ndarray) -> Detections:
+        """Those on (n,) images, given by index; -1: an image without detections."""
+        counts, rows = gather_rows(self.detection_stop, images)
+        image = np.repeat(np.arange(len(images)), counts)
+        return Detections(image, self.label[rows], self.score[rows], self.box[rows])
 
 
 class PredictionStore(Predictions):
@@ -113,7 +151,6 @@ def write_predictions(
     label_names: Sequence[str],
     class_names: Sequence[str],
     overwrite: bool = False,
-    scratch: str | Path | None = None,
 ) -> None:
     """Writes a :class:`PredictionStore`, atomically.
 
@@ -127,82 +164,30 @@ def write_predictions(
         label_names: MIDs by class index.
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
-        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_folder`.
     """
-    images = {'image_id': pa.array(image_ids, pa.string()), 'detection_stop': _stops([detections_per_image])}
     columns = {
         'label': pa.array(np.asarray(label, dtype=np.int32)),
         'score': pa.array(np.asarray(score, dtype=np.float32)),
         'box': pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1)),
     }
-    with write_folder(path, overwrite, scratch) as folder:
-        _write(folder, images, columns, label_names, class_names)
+    with write_folder(path, overwrite) as folder:
+        write_prediction_tables(folder, image_ids, detections_per_image, columns, label_names, class_names)
 
 
-def join_predictions(
-    path: str | Path,
-    parts: Sequence[str | Path],
-    *,
-    label_names: Sequence[str],
-    class_names: Sequence[str],
-    overwrite: bool = False,
-    scratch: str | Path | None = None,
-) -> int:
-    """Writes the images of several stores, one store after the other, into one, atomically.
-
-    Columns are joined on disk: memory holds one part at a time, and the ids of all images.
-
-    Args:
-        path: The new folder.
-        parts: Stores of these classes.
-        label_names: MIDs by class index.
-        class_names: Display names by class index.
-        overwrite: Replace predictions that are there.
-        scratch: As for :func:`mmoid.openimages.store.arrow_folder.write_folder`.
-
-    Returns:
-        The number of detections.
-    """
-    with write_folder(path, overwrite, scratch) as folder:
-        files = {name: folder / name for name in ('label', 'score', 'box')}
-        ids: list[str] = []
-        counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
-        with ExitStack() as stack:
-            streams = {name: stack.enter_context(file.open('wb')) for name, file in files.items()}
-            for part in map(PredictionStore, parts):
-                for name, stream in streams.items():
-                    stream.write(getattr(part, name).data)
-                ids += part.image_ids()
-                counts.append(np.diff(part.detection_stop, prepend=0))
-        images = {'image_id': pa.array(ids, pa.string()), 'detection_stop': _stops(counts)}
-        kinds = {'label': pa.int32(), 'score': pa.float32(), 'box': pa.float64()}
-        columns = {name: _map_values(files[name], kind) for name, kind in kinds.items()}
-        _write(folder, images, columns, label_names, class_names)
-        for file in files.values():
-            file.unlink()
-    return len(columns['label'])
-
-
-def _stops(counts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.cumsum(np.concatenate(counts), dtype=np.int64)
-
-
-def _map_values(file: Path, kind: pa.DataType) -> pa.Array:
-    """All values of a file without a header."""
-    size = file.stat().st_size
-    buffer = pa.memory_map(str(file)).read_buffer() if size else pa.py_buffer(b'')
-    return pa.Array.from_buffers(kind, size * 8 // kind.bit_width, [None, buffer])
-
-
-def _write(
+def write_prediction_tables(
     folder: Path,
-    images: dict[str, pa.Array],
-    columns: dict[str, pa.Array],
+    image_ids: Sequence[str],
+    detections_per_image: np.ndarray,
+    columns: Mapping[str, pa.Array],
     label_names: Sequence[str],
     class_names: Sequence[str],
 ) -> None:
-    """Writes the files; ``columns['box']`` holds (4 D,) coordinates."""
+    """Writes the files of a store into ``folder``; ``columns``: label (D,), score (D,), box (4 D,)."""
+    stop = np.cumsum(detections_per_image, dtype=np.int64)
     boxes = pa.FixedSizeListArray.from_arrays(columns['box'], 4)
-    tables = {'images': pa.table(images), 'detections': pa.table({**columns, 'box': boxes})}
+    tables = {
+        'images': pa.table({'image_id': pa.array(image_ids, pa.string()), 'detection_stop': stop}),
+        'detections': pa.table({**columns, 'box': boxes}),
+    }
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
     write_tables(folder, tables, FORMAT, VERSION, metadata)

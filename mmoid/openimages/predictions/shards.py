@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore, join_predictions, write_predictions
-from mmoid.openimages.store.arrow_folder import require_replaceable
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_prediction_tables, write_predictions
+from mmoid.openimages.store.arrow_folder import require_replaceable, write_folder
 from mmoid.utils.atomic import atomic_write
+
+PLAN = 'plan.json'
 
 Bound: TypeAlias = tuple[int, int]
 """First and last + 1 image of a shard."""
@@ -47,10 +52,12 @@ class PredictionShards:
 
     def write(self, bound: Bound, **columns: Any) -> None:
         """Writes a shard; arguments of :func:`mmoid.openimages.predictions.prediction_store.write_predictions`."""
-        write_predictions(self.path(bound), **columns, scratch=self.folder)
+        write_predictions(self.path(bound), **columns)
 
     def join(self, label_names: Sequence[str], class_names: Sequence[str], overwrite: bool) -> int:
         """Joins all shards into ``out`` and removes them. Returns the number of detections.
+
+        Columns are joined on disk: memory holds one shard at a time, and the ids of all images.
 
         Raises:
             AnnotationError: A shard is missing.
@@ -61,11 +68,25 @@ class PredictionShards:
             raise AnnotationError(
                 f'{missing[0]}: {len(missing)} shards are missing, this is the first; all processes need this folder'
             )
-        names = dict(label_names=label_names, class_names=class_names)
-        parts = [self.path(bound) for bound in self.bounds]
-        count = join_predictions(self.out, parts, **names, overwrite=overwrite, scratch=self.folder)
+        with write_folder(self.out, overwrite) as folder:
+            kinds = {'label': pa.int32(), 'score': pa.float32(), 'box': pa.float64()}
+            files = {name: folder / name for name in kinds}
+            for file in files.values():
+                file.touch()
+            ids: list[str] = []
+            counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+            for shard in map(self.read, self.bounds):
+                for name, file in files.items():
+                    with file.open('ab') as stream:
+                        stream.write(getattr(shard, name).data)
+                ids += shard.image_ids()
+                counts.append(np.diff(shard.detection_stop, prepend=0))
+            columns = {name: _map_values(files[name], kind) for name, kind in kinds.items()}
+            write_prediction_tables(folder, ids, np.concatenate(counts), columns, label_names, class_names)
+            for file in files.values():
+                file.unlink()
         _remove(self.folder)
-        return count
+        return len(columns['label'])
 
 
 def open_shards(
@@ -95,23 +116,21 @@ def open_shards(
     """
     require_replaceable(out, overwrite)
     folder = _folder_of(out)
-    file = _plan_of(folder)
     plan = json.loads(json.dumps({**plan, 'num_images': num_images}))
-    if restart and file.is_file():
+    if restart and (folder / PLAN).is_file():
         _remove(folder)
     # A plan that was being written when a run was killed does not count.
-    if folder.exists() and any(not path.name.startswith('.writing-') for path in folder.iterdir()):
-        before = _read_plan(folder, run)
-        other = [name.replace('_', ' ') for name in plan if before.get(name) != plan[name]]
-        if other:
-            raise AnnotationError(
-                f'{folder}: has shards of {run} with a different {" and ".join(other)}; finish that run with its own '
-                'arguments, or remove its shards with restart=True (--restart)'
-            )
-        return PredictionShards(out, num_images, before['images_per_shard'])
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps({**plan, 'run': run, 'images_per_shard': images_per_shard}, indent=1))
-    return PredictionShards(out, num_images, images_per_shard)
+    if not folder.exists() or all(path.name.startswith('.writing-') for path in folder.iterdir()):
+        with atomic_write(folder / PLAN) as temporary:
+            temporary.write_text(json.dumps({**plan, 'run': run, 'images_per_shard': images_per_shard}, indent=1))
+    before = _read_plan(folder, run)
+    other = [name.replace('_', ' ') for name in plan if before.get(name) != plan[name]]
+    if other:
+        raise AnnotationError(
+            f'{folder}: has shards of {run} with a different {" and ".join(other)}; finish that run with its own '
+            'arguments, or remove its shards with restart=True (--restart)'
+        )
+    return PredictionShards(out, num_images, before['images_per_shard'])
 
 
 def join_run(out: str | Path, num_images: int, run: str) -> PredictionShards:
@@ -123,8 +142,14 @@ def _folder_of(out: str | Path) -> Path:
     return Path(out).with_name(f'{Path(out).name}.parts')
 
 
-def _plan_of(folder: Path) -> Path:
-    return folder / 'plan.json'
+def _read_plan(folder: Path, run: str) -> dict[str, Any]:
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f'{folder}: not a folder of {run} ({error}); give another --out') from error
+    if not isinstance(plan, dict) or plan.get('run') != run:
+        raise AnnotationError(f'{folder}: not a folder of {run}; give another --out')
+    return plan
 
 
 def _remove(folder: Path) -> None:
@@ -135,11 +160,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _read_plan(folder: Path, run: str) -> dict[str, Any]:
-    try:
-        plan = json.loads(_plan_of(folder).read_text())
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f'{folder}: not a folder of {run} ({error}); give another --out') from error
-    if not isinstance(plan, dict) or plan.get('run') != run:
-        raise AnnotationError(f'{folder}: not a folder of {run}; give another --out')
-    return plan
+def _map_values(file: Path, kind: pa.DataType) -> pa.Array:
+    """All values of a file without a header."""
+    size = file.stat().st_size
+    buffer = pa.memory_map(str(file)).read_buffer() if size else pa.py_buffer(b'')
+    return pa.Array.from_buffers(kind, size * 8 // kind.bit_width, [None, buffer])

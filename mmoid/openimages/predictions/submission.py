@@ -14,9 +14,9 @@ from mmoid.openimages.boxes import has_area
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.image_ids import match_images_once
-from mmoid.openimages.predictions.ancestors import add_ancestors
-from mmoid.openimages.predictions.prediction_store import Predictions
-from mmoid.openimages.ragged import gather_rows, row_and_position, row_lengths, runs_of_rows
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections, Predictions
+from mmoid.openimages.ragged import row_lengths, runs_of_rows
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
@@ -51,7 +51,7 @@ def write_submission(
         max_per_image: Best-scored detections of an image that are kept, ancestors counted; None: all.
         hierarchy: Over the classes of the predictions and then others (:func:`hierarchy_with_ancestors`): adds the
             ancestors of every detection, since the official evaluator does not. None: detections as predicted.
-        ancestor_nms: IoU threshold of the NMS after that, see :func:`add_ancestors`; None: no NMS.
+        ancestor_nms: IoU threshold of the NMS after that, as in :func:`with_ancestors`; None: no NMS.
         progress: Progress in images.
 
     Returns:
@@ -87,10 +87,17 @@ def write_submission(
             stream.write(b'ImageId,PredictionString\n')
             lengths = row_lengths(predictions.detection_stop, image)
             for first, last in runs_of_rows(lengths, DETECTIONS_AT_ONCE):
-                selected = _select(
-                    predictions, image[first:last], min_score, max_per_image, hierarchy, ancestor_nms, counts
-                )
-                stream.write(_format(ids.slice(first, last - first), names, *selected))
+                found = _valid(predictions.detections(image[first:last]), min_score, counts)
+                if hierarchy is not None:
+                    own, found = found, with_ancestors(hierarchy, found, ancestor_nms)
+                    counts['added ancestors, less those that NMS removes'] += len(found.score) - len(own.score)
+                best = found.best_first(max_per_image)
+                if max_per_image is not None:
+                    counts['detections above the number per image'] += len(found.score) - len(best.score)
+                per_image = np.bincount(best.image, minlength=last - first)
+                counts['detections'] += len(best.score)
+                counts['images without detections'] += int((per_image == 0).sum())
+                stream.write(_format(ids.slice(first, last - first), names, per_image, best))
                 progress('writing images', last, len(ids))
         if not counts['detections']:
             reasons = '; '.join(f'{count} {reason}' for reason, count in counts.items() if count)
@@ -98,52 +105,22 @@ def write_submission(
     return dict(counts)
 
 
-def _select(
-    predictions: Predictions,
-    image: np.ndarray,
-    min_score: float,
-    max_per_image: int | None,
-    hierarchy: ClassHierarchy | None,
-    ancestor_nms: float | None,
-    counts: Counter[str],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Detections of some images (index in the predictions; -1: none) that are written, best first.
-
-    Adds to ``counts``. Returns the number of detections of each image, their label, score and box.
-    """
-    per_image, rows = gather_rows(predictions.detection_stop, image)
-    of_image = np.repeat(np.arange(len(image)), per_image)
-    label, score = predictions.label[rows], predictions.score[rows].astype(np.float32)
-    inside = np.clip(predictions.box[rows], 0, 1)
+def _valid(found: Detections, min_score: float, counts: Counter[str]) -> Detections:
+    """The detections that can be written, with rounded boxes inside the image. Adds to ``counts``."""
+    score, inside = found.score.astype(np.float32), np.clip(found.box, 0, 1)
     box = np.round(inside, DECIMALS) + 0.0  # -0.0 would be written with its sign
-
     scored, solid = score >= np.float32(min_score), has_area(box)
+    clipped = (inside != found.box).any(axis=1)
     counts['detections below the score'] += int((~scored).sum())
     counts['boxes without area'] += int((scored & ~solid).sum())
-    kept = np.flatnonzero(scored & solid)
-    counts['boxes partly outside the image, clipped'] += int((inside != predictions.box[rows])[kept].any(axis=1).sum())
-    of_image, label, score, box = of_image[kept], label[kept], score[kept], box[kept]
-    if hierarchy is not None:
-        rows, label = add_ancestors(hierarchy, of_image, label, score, box, ancestor_nms)
-        counts['added ancestors, less those that NMS removes'] += len(rows) - len(score)
-        of_image, score, box = of_image[rows], score[rows], box[rows]
-    order = np.lexsort((-score, of_image))
-    per_image = np.bincount(of_image, minlength=len(image))
-    if max_per_image is not None:
-        best = row_and_position(per_image)[1] < max_per_image
-        counts['detections above the number per image'] += int((~best).sum())
-        order, per_image = order[best], np.minimum(per_image, max_per_image)
-    counts['detections'] += len(order)
-    counts['images without detections'] += int((per_image == 0).sum())
-    return per_image, label[order], score[order], box[order]
+    counts['boxes partly outside the image, clipped'] += int((scored & solid & clipped).sum())
+    return Detections(found.image, found.label, score, box).take(scored & solid)
 
 
-def _format(
-    ids: pa.Array, names: pa.Array, per_image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray
-) -> pa.Buffer:
+def _format(ids: pa.Array, names: pa.Array, per_image: np.ndarray, found: Detections) -> pa.Buffer:
     """The lines as bytes. Every number is the shortest text that reads back as the same number."""
-    numbers = [pc.cast(pa.array(np.ascontiguousarray(column)), pa.string()) for column in (score, *box.T)]
-    detections = pc.binary_join_element_wise(names.take(pa.array(label)), *numbers, ' ')
+    numbers = [pc.cast(pa.array(np.ascontiguousarray(column)), pa.string()) for column in (found.score, *found.box.T)]
+    detections = pc.binary_join_element_wise(names.take(pa.array(found.label)), *numbers, ' ')
     offsets = pa.array(np.append(0, np.cumsum(per_image)).astype(np.int32))
     texts = pc.binary_join(pa.ListArray.from_arrays(offsets, detections), ' ')
     lines = pc.binary_join_element_wise(ids, texts, ',')

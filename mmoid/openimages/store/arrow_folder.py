@@ -36,11 +36,10 @@ def write_tables(
 
 
 @contextmanager
-def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path | None = None) -> Iterator[Path]:
+def write_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Gives an empty folder and renames it to ``path`` when the block succeeds. ``overwrite`` replaces one of mmoid.
 
-    Until then the folder is in ``scratch``, on the same file system, which may hold thousands of others. Without it,
-    it is beside ``path``, and folders that killed processes left of ``path`` are removed.
+    Folders that killed processes left of ``path`` are removed.
 
     Raises:
         OSError: The path may not be replaced or cannot be written.
@@ -48,9 +47,8 @@ def write_folder(path: str | Path, overwrite: bool = False, scratch: str | Path 
     path = Path(path)
     require_replaceable(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if scratch is None:
-        remove_abandoned(path.parent, f'.{glob.escape(path.name)}.writing-*')
-    temporary = Path(scratch or path.parent) / f'.{path.name}.writing-{os.getpid()}'
+    remove_abandoned(path.parent, f'.{glob.escape(path.name)}.writing-*')
+    temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id
     temporary.mkdir()
     try:

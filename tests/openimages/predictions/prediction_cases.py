@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from mmoid.openimages.predictions.prediction_store import PredictionStore, write
 from tests.official_files import LABEL_NAMES
 
 CLASSES = ClassNames(LABEL_NAMES)
+NAMES = dict(label_names=LABEL_NAMES, class_names=[name.removeprefix('/m/').title() for name in LABEL_NAMES])
 
 
 class Row(NamedTuple):
@@ -41,48 +42,52 @@ def image_names(images: int = 6) -> list[str]:
     return [f'image{image}' for image in range(images)]
 
 
-def make_store(folder: Path, rows: list[Row], image_ids: list[str], label_names=LABEL_NAMES) -> PredictionStore:
-    """Rows in the given order, image after image as listed."""
+def columns(rows: list[Row], image_ids: list[str]) -> dict[str, Any]:
+    """Arguments of ``write_predictions``: rows in the given order, image after image as listed."""
     rows = sorted(rows, key=lambda row: image_ids.index(row.image))
-    write_predictions(
-        folder,
+    return dict(
         image_ids=image_ids,
         detections_per_image=np.array([sum(row.image == name for row in rows) for name in image_ids], dtype=int),
         label=np.array([row.label for row in rows], dtype=int),
         score=np.array([row.score for row in rows]),
         box=np.array([row.box for row in rows]).reshape(-1, 4),
-        label_names=label_names,
-        class_names=[name.removeprefix('/m/').title() for name in label_names],
-        overwrite=True,
     )
+
+
+def make_store(folder: Path, rows: list[Row], image_ids: list[str], label_names=LABEL_NAMES) -> PredictionStore:
+    """Rows in the given order, image after image as listed."""
+    class_names = [name.removeprefix('/m/').title() for name in label_names]
+    names = dict(label_names=label_names, class_names=class_names)
+    write_predictions(folder, **columns(rows, image_ids), **names, overwrite=True)
     return PredictionStore(folder)
 
 
-def rows_csv(rows: list[Row], label_names=LABEL_NAMES) -> str:
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows_csv(rows: list[Row]) -> str:
     """The format with a row for each detection."""
     lines = [
-        f'{row.image},{label_names[row.label]},{row.score!r},{row.box[0]!r},{row.box[2]!r},{row.box[1]!r},{row.box[3]!r}\n'
+        f'{row.image},{LABEL_NAMES[row.label]},{row.score!r},{row.box[0]!r},{row.box[2]!r},{row.box[1]!r},{row.box[3]!r}\n'
         for row in rows
     ]
     return 'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n' + ''.join(lines)
 
 
-def submission_csv(rows: list[Row], image_ids: list[str], label_names=LABEL_NAMES) -> str:
+def submission_csv(rows: list[Row], image_ids: list[str]) -> str:
     """The format with a row for each image."""
     lines = []
     for name in image_ids:
-        words = [
-            f'{label_names[row.label]} {row.score!r} {" ".join(map(repr, row.box))}'
-            for row in rows
-            if row.image == name
-        ]
+        own = [row for row in rows if row.image == name]
+        words = [f'{LABEL_NAMES[row.label]} {row.score!r} {" ".join(map(repr, row.box))}' for row in own]
         lines.append(f'{name},{" ".join(words)}\n')
     return 'ImageId,PredictionString\n' + ''.join(lines)
 
 
-def rows_of(predictions, label_names=LABEL_NAMES) -> list[Row]:
+def rows_of(predictions) -> list[Row]:
     """Back to rows, image after image."""
     image = np.repeat(predictions.image_ids(), np.diff(predictions.detection_stop, prepend=0)).tolist()
-    label = [label_names.index(predictions.label_names[k]) for k in predictions.label]
+    label = [LABEL_NAMES.index(predictions.label_names[k]) for k in predictions.label]
     boxes = [tuple(box) for box in predictions.box.tolist()]
     return [Row(*row) for row in zip(image, label, predictions.score.tolist(), boxes)]

@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.predictions import ensemble
 from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
@@ -25,6 +25,7 @@ from tests.official_files import LABEL_NAMES, TREE
 from tests.openimages.predictions.prediction_cases import (
     CLASSES,
     Row,
+    contents,
     image_names,
     make_store,
     random_rows,
@@ -102,6 +103,12 @@ def expand(rows, hierarchy, nms_iou):
     return [rows[k]._replace(label=int(label)) for k, label in zip(source, labels)]
 
 
+def fused(out, sets, fusion=None):
+    """The ensemble, made in this process."""
+    run_ensemble(sets, fusion or Fusion(), out, num_workers=1, overwrite=True)
+    return PredictionStore(out)
+
+
 def assert_best_first(store):
     for start, stop in zip([0, *store.detection_stop], store.detection_stop):
         assert (np.diff(store.score[start:stop]) <= 0).all()
@@ -113,7 +120,8 @@ CLASS_WEIGHTS = [None, {'/m/apple': [0, 1, 3], '/m/bench1': [1, 1, 0]}]
 
 @pytest.mark.parametrize('method', CALLS)
 @pytest.mark.parametrize('seed', range(6))
-def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, method, seed):
+def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, monkeypatch, method, seed):
+    monkeypatch.setattr(ensemble, 'IMAGES_PER_SHARD', 4)
     stores = some_stores(tmp_path, seed)
     fusion = Fusion(
         method=method,
@@ -125,60 +133,48 @@ def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, method,
     )
     weights, class_weights = WEIGHTS[seed % 2], CLASS_WEIGHTS[seed // 2 % 2]
     sets = match_sets(stores, weights=weights, class_weights=class_weights, missing='keep')
-    counts = run_ensemble(sets, fusion, tmp_path / 'out', num_workers=1, images_per_shard=4)
+    counts = run_ensemble(sets, fusion, tmp_path / 'out', num_workers=1)
     out = PredictionStore(tmp_path / 'out')
     expected = by_class(stores, fusion, weights, class_weights)
     assert sorted(rows_of(out)) == expected and counts['detections fused'] == len(expected) > 10
     assert_best_first(out)
-    assert out.label_names == sets.votes.classes.label_names and sorted(out.label_names) == sorted(LABEL_NAMES)
+    assert out.label_names == sets.classes.label_names and sorted(out.label_names) == sorted(LABEL_NAMES)
     assert out.image_ids()[:5] == stores[0].image_ids()
     assert not list(tmp_path.glob('out.*'))
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_ancestors_added_before_take_part_in_the_fusion(tmp_path, seed):
+def test_ancestors_are_added_to_each_model_before_the_fusion_or_to_the_result(tmp_path, seed):
     stores = some_stores(tmp_path, seed)
-    sets = match_sets(stores, missing='keep', hierarchy=TREE, expand='before')
-    run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1)
-    assert sorted(rows_of(PredictionStore(tmp_path / 'out'))) == by_class(stores, Fusion(), ancestors=HIERARCHY)
-
-
-@pytest.mark.parametrize('method', METHODS)
-def test_ancestors_added_after_never_score_below_their_descendants(tmp_path, method):
-    stores = some_stores(tmp_path, 3, images=20)
-    fusion = Fusion(method=method)
-    for expand_when, name in ((None, 'plain'), ('after', 'consistent')):
-        sets = match_sets(stores, missing='keep', hierarchy=TREE, expand=expand_when)
-        run_ensemble(sets, fusion, tmp_path / name, num_workers=1)
-    plain, found = (rows_of(PredictionStore(tmp_path / name)) for name in ('plain', 'consistent'))
-    assert_best_first(PredictionStore(tmp_path / 'consistent'))
-    leaves = HIERARCHY.is_leaf
-    assert sorted(row for row in found if leaves[row.label]) == sorted(row for row in plain if leaves[row.label])
-    for row in found:
-        for ancestor in HIERARCHY.ancestors(row.label):
-            same = [other for other in found if (other.image, other.label) == (row.image, ancestor)]
-            better = [other.box for other in same if other.score >= row.score]
-            assert box_iou(np.array(row.box), np.array(better)).max() > fusion.iou_threshold
-    copies = {(row.image, row.score, row.box) for row in plain}
-    assert {(row.image, row.score, row.box) for row in found} <= copies, 'only copies are added'
-    assert len({row[:2] for row in found}) > len({row[:2] for row in plain}), 'some were added'
+    expected = {
+        'before': by_class(stores, Fusion(), ancestors=HIERARCHY),
+        'after': sorted(expand(by_class(stores, Fusion()), HIERARCHY, Fusion().iou_threshold)),
+    }
+    for when, rows in expected.items():
+        sets = match_sets(stores, missing='keep', hierarchy=TREE, expand=when)
+        out = fused(tmp_path / when, sets)
+        assert sorted(rows_of(out)) == rows
+        assert_best_first(out)
 
 
 def test_a_model_without_an_image_or_a_class_has_no_vote_there(tmp_path):
-    box = (0.1, 0.1, 0.5, 0.5)
-    row = Row('a', 0, 0.75, box)
+    row = Row('a', 0, 0.75, (0.1, 0.1, 0.5, 0.5))
     knows = make_store(tmp_path / 'knows', [row], ['a', 'b'], ['/m/apple', '/m/fruit'])
     other = make_store(tmp_path / 'other', [row._replace(image='b')], ['b'], ['/m/fruit', '/m/apple'])
     ignorant = make_store(tmp_path / 'ignorant', [row], ['a'], ['/m/fruit'])
     cases = [((knows, other), 0.75), ((knows, ignorant), 0.75), ((knows, make_store(tmp_path / 'x', [], ['a'])), 0.375)]
     for stores, score in cases:
-        run_ensemble(match_sets(stores, missing='keep'), Fusion(), tmp_path / 'out', num_workers=1, overwrite=True)
-        scores = {row.label: row.score for row in rows_of(PredictionStore(tmp_path / 'out')) if row.image == 'a'}
-        assert scores[0] == score
+        out = fused(tmp_path / 'out', match_sets(stores, missing='keep'))
+        assert {row.label: row.score for row in rows_of(out) if row.image == 'a'}[0] == score
     sets = match_sets((knows, other), missing='drop')
     assert sets.image_ids == ('b',)
     with pytest.raises(AnnotationError, match=r"other: does not have image 'a', .*\(1 of 2 images .*--missing drop"):
         match_sets((knows, other))
+    with pytest.raises(AnnotationError, match="twice: has image 'a' more than once"):
+        match_sets([make_store(tmp_path / 'twice', [], ['a.jpg', 'a'])])
+    weights = {'/m/apple': [0, 1]}
+    out = fused(tmp_path / 'out', match_sets((knows, other), missing='keep', class_weights=weights))
+    assert [row.image for row in rows_of(out)] == ['b'], 'nobody votes on image a'
 
 
 def test_bad_boxes_are_clipped_or_left_out_without_a_warning(tmp_path, capfd, recwarn):
@@ -186,8 +182,7 @@ def test_bad_boxes_are_clipped_or_left_out_without_a_warning(tmp_path, capfd, re
     rows = [Row('a', 0, score, box) for score, box in zip((0.9, 0.8, 0.7, 0.0), boxes)]
     store = make_store(tmp_path / 'store', rows, ['a', 'b'])
     for method in METHODS:
-        run_ensemble(match_sets([store]), Fusion(method=method), tmp_path / method, num_workers=1)
-        (row,) = rows_of(PredictionStore(tmp_path / method))
+        (row,) = rows_of(fused(tmp_path / method, match_sets([store]), Fusion(method=method)))
         assert (row.box, row.score) == ((0, 0, 0.5, 1), np.float32(0.9))
     assert capfd.readouterr() == ('', '') and not recwarn.list
 
@@ -229,14 +224,14 @@ def test_class_weights_are_read_from_csv_and_json(tmp_path):
 IMAGES = 300
 DRIVER = """
 import sys
-from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
+from mmoid.openimages.predictions import ensemble
 from mmoid.openimages.predictions.fusion import Fusion
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 
 if __name__ == '__main__':
     *paths, out = sys.argv[1:]
-    sets = match_sets([PredictionStore(path) for path in paths])
-    run_ensemble(sets, Fusion(), out, num_workers=2, images_per_shard=2)
+    ensemble.IMAGES_PER_SHARD = 2
+    ensemble.run_ensemble(ensemble.match_sets([PredictionStore(path) for path in paths]), Fusion(), out, num_workers=2)
 """
 
 
@@ -250,24 +245,7 @@ def stores(tmp_path_factory):
 @pytest.fixture(scope='module')
 def whole(stores, tmp_path_factory):
     """What an uninterrupted run in one process writes."""
-    out = tmp_path_factory.mktemp('whole') / 'out'
-    run_ensemble(match_sets(stores), Fusion(), out, num_workers=1, images_per_shard=2)
-    return contents(out)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_the_number_of_workers_and_the_shard_size_do_not_change_the_bytes(stores, whole, tmp_path):
-    calls = []
-    options = dict(num_workers=2, images_per_shard=40, progress=lambda *call: calls.append(call))
-    run_ensemble(match_sets(stores), Fusion(), tmp_path / 'out', **options)
-    assert contents(tmp_path / 'out') == whole
-    assert (
-        calls[0] == ('fusing images', 0, IMAGES) and calls[-1] == ('fusing images', IMAGES, IMAGES) and len(calls) == 9
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ['out']
+    return contents(fused(tmp_path_factory.mktemp('whole') / 'out', match_sets(stores)).path)
 
 
 def test_a_killed_run_resumes(stores, whole, tmp_path):
@@ -278,7 +256,10 @@ def test_a_killed_run_resumes(stores, whole, tmp_path):
         env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[3])},
         start_new_session=True,
     )
-    wait_for(lambda: len(list(parts.glob('images-*'))) >= 5)
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob('images-*'))) < 5:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -287,40 +268,36 @@ def test_a_killed_run_resumes(stores, whole, tmp_path):
     assert 5 <= done < IMAGES / 2 and not out.exists()
 
     sets = match_sets(stores)
-    with pytest.raises(
-        AnnotationError, match=r'out\.parts: has shards of an ensemble with a different fusion; .*--restart'
+    for other, fusion, what in (
+        (sets, Fusion(iou_threshold=0.6), 'fusion'),
+        (match_sets(stores[:1] * 2), Fusion(), 'sets'),
     ):
-        run_ensemble(sets, Fusion(iou_threshold=0.6), out, images_per_shard=2)
-    with pytest.raises(AnnotationError, match=r'with a different sets; finish'):
-        run_ensemble(match_sets([stores[0], stores[0]]), Fusion(), out, images_per_shard=2)
+        with pytest.raises(AnnotationError, match=rf'out\.parts: has shards of .* different {what}; .*--restart'):
+            run_ensemble(other, fusion, out)
     calls = []
-    counts = run_ensemble(
-        sets, Fusion(), out, num_workers=1, images_per_shard=2, progress=lambda *call: calls.append(call)
-    )
+    counts = run_ensemble(sets, Fusion(), out, num_workers=1, progress=lambda *call: calls.append(call))
     assert counts['images done by an earlier run'] == calls[0][1] == 2 * done
     assert contents(out) == whole
     assert not parts.exists()
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def test_workers_do_not_change_the_bytes_and_a_killed_one_is_reported(stores, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(ensemble, 'IMAGES_PER_SHARD', 10)
+    sets, out = match_sets(stores), tmp_path / 'out'
 
-
-def test_a_killed_worker_is_reported_and_finished_shards_are_kept(stores, whole, tmp_path):
     def kill_one(what, done, total):
         if done == 20:
             workers = [child for child in psutil.Process().children() if 'spawn_main' in ' '.join(child.cmdline())]
             workers[0].kill()
 
-    sets = match_sets(stores)
     with pytest.raises(ChildProcessError, match=r'out\.parts: a worker was killed.* the same command resumes'):
-        run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=2, images_per_shard=2, progress=kill_one)
-    assert not (tmp_path / 'out').exists()
-    counts = run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, images_per_shard=2)
-    assert counts['images done by an earlier run'] >= 20 and contents(tmp_path / 'out') == whole
+        run_ensemble(sets, Fusion(), out, num_workers=2, progress=kill_one)
+    assert not out.exists()
+    calls = []
+    counts = run_ensemble(sets, Fusion(), out, num_workers=2, progress=lambda *call: calls.append(call))
+    done = counts['images done by an earlier run']
+    assert done >= 20 and calls == [('fusing images', images, IMAGES) for images in range(done, IMAGES + 1, 10)]
+    assert contents(out) == whole and [path.name for path in tmp_path.iterdir()] == ['out']
 
 
 def test_nothing_to_fuse_is_an_error(tmp_path):
@@ -346,31 +323,25 @@ def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tm
     (tmp_path / 'rows.csv').write_text(rows_csv([row._replace(image=f'{row.image}.jpg') for row in rows]))
     (tmp_path / 'submission.csv').write_text(submission_csv(rows, ['a', 'b']))
     results = []
-    for name in ('rows.csv', 'submission.csv'):
+    for name, without_row in (('rows.csv', 1), ('submission.csv', None)):
         sets = match_sets([first, open_predictions(tmp_path / name, CLASSES)])
-        counts = run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, overwrite=True)
-        results.append(rows_of(PredictionStore(tmp_path / 'out')))
-        assert counts.get('rows.csv: images without a row, taken as without detections') == (
-            1 if name == 'rows.csv' else None
-        )
+        counts = run_ensemble(sets, Fusion(), tmp_path / name[:3], num_workers=1)
+        results.append(rows_of(PredictionStore(tmp_path / name[:3])))
+        assert counts.get('rows.csv: images without a row, taken as without detections') == without_row
     assert results[0] == results[1]
     assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
 
 
-def test_ancestors_that_no_set_has_are_added(tmp_path):
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_ancestors_that_no_set_has_are_added(tmp_path, when):
     store = make_store(tmp_path / 'store', [Row('a', 0, 0.75, (0, 0, 1, 1))], ['a'], ['/m/apple'])
-    for when in ('before', 'after'):
-        sets = match_sets([store], hierarchy=TREE, expand=when)
-        run_ensemble(sets, Fusion(), tmp_path / 'out', num_workers=1, overwrite=True)
-        out = PredictionStore(tmp_path / 'out')
-        found = {(out.label_names[label], score) for label, score in zip(out.label, out.score)}
-        assert found == {('/m/apple', 0.75), ('/m/fruit', 0.75)}
+    out = fused(tmp_path / 'out', match_sets([store], hierarchy=TREE, expand=when))
+    found = {(out.label_names[label], score) for label, score in zip(out.label, out.score)}
+    assert found == {('/m/apple', 0.75), ('/m/fruit', 0.75)}
 
 
 def test_scores_stay_in_0_to_1_unless_asked_otherwise(tmp_path):
-    box = (0.1, 0.1, 0.5, 0.5)
-    one = make_store(tmp_path / 'one', [Row('a', 0, 1.0, box)] * 2, ['a'])
+    one = make_store(tmp_path / 'one', [Row('a', 0, 1.0, (0.1, 0.1, 0.5, 0.5))] * 2, ['a'])
     sets = match_sets([one, make_store(tmp_path / 'two', [], ['a'])], weights=[5, 1])
     for overflows in (False, True):
-        run_ensemble(sets, Fusion(allows_overflow=overflows), tmp_path / 'out', num_workers=1, overwrite=True)
-        assert (PredictionStore(tmp_path / 'out').score.max() > 1) == overflows
+        assert (fused(tmp_path / 'out', sets, Fusion(allows_overflow=overflows)).score.max() > 1) == overflows
