@@ -15,8 +15,6 @@ import sys
 
 from rich.table import Table
 
-from mmoid.openimages.classes import ClassNames
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import load_tree
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
@@ -79,8 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, int]:
     classes, hierarchy = None, None
     if args.store is not None:
         store = AnnotationStore(args.store)
-        classes = ClassNames(store.label_names, store.class_names, args.store)
-        hierarchy = store.metadata['hierarchy']
+        classes, hierarchy = store.classes, store.metadata['hierarchy']
     if args.classes is not None:
         classes = read_classes(args.classes)
     if args.hierarchy is not None:
@@ -109,7 +106,7 @@ def main() -> None:
     args = parse_args()
     try:
         counts = run(args)
-    except (AnnotationError, ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f'error: {error}')
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():

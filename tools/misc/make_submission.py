@@ -13,12 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import load_tree
-from mmoid.openimages.image_ids import match_images
 from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list
 from mmoid.openimages.predictions.submission import write_submission
@@ -58,16 +55,9 @@ def make_submission(args: argparse.Namespace) -> dict[str, int]:
             raise ValueError('--expand-detections needs --hierarchy or --store')
         tree = store.metadata['hierarchy'] if args.hierarchy is None else load_tree(args.hierarchy)
         hierarchy = hierarchy_with_ancestors(tree, predictions.label_names, args.hierarchy or args.store)
-    image_ids = predictions.image_ids() if store is None else store.image_ids()
+    image_ids = None if store is None else store.image_ids()
     if args.images is not None:
         image_ids = read_image_list(args.images)
-    found = match_images(pa.array(image_ids, pa.string()), predictions.ids)
-    missing = [name for name, index in zip(image_ids, found) if index < 0]
-    if missing and args.missing_images == 'error':
-        raise ValueError(
-            f'{predictions.path}: does not have {len(missing)} of the {len(image_ids)} images, first {missing[0]!r}; '
-            'run the model on all of them, or use --missing-images empty'
-        )
     with progress_bars() as progress:
         return write_submission(
             args.out,
@@ -77,6 +67,7 @@ def make_submission(args: argparse.Namespace) -> dict[str, int]:
             max_per_image=args.max_per_image,
             hierarchy=hierarchy,
             ancestor_nms=args.ancestor_nms or None,
+            missing=args.missing_images,
             progress=progress,
         )
 
@@ -85,7 +76,7 @@ def main() -> None:
     args = parse_args()
     try:
         counts = make_submission(args)
-    except (AnnotationError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():

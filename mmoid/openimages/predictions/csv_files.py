@@ -120,17 +120,15 @@ def read_predictions(
     summary = Summary()
     distinct, image_of_row, _ = number_images(ids, summary)
     changed = {f'{reason} (first: {summary.first[reason]})': count for reason, count in summary.changed.items()}
+    image = np.repeat(image_of_row, counts)
     rows = np.flatnonzero(known & checked.kept)
-    image = np.repeat(image_of_row, counts)[rows]
-    if (np.diff(image_of_row) < 0).any():
-        order = np.argsort(image, kind='stable')
-        image, rows = image[order], rows[order]
+    rows = rows[np.argsort(image[rows], kind='stable')]
     return Predictions(
         path=Path(path),
         label_names=classes.label_names,
         class_names=classes.display_names,
         ids=distinct,
-        detection_stop=np.cumsum(np.bincount(image, minlength=len(distinct))),
+        detection_stop=np.cumsum(np.bincount(image[rows], minlength=len(distinct))),
         label=label[rows],
         score=checked.score[rows],
         box=box[rows],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ def write_submission(
     max_per_image: int | None = None,
     hierarchy: ClassHierarchy | None = None,
     ancestor_nms: float | None = 0.5,
+    missing: Literal['empty', 'error'] = 'empty',
     progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Writes a submission, atomically.
@@ -52,14 +54,15 @@ def write_submission(
         hierarchy: Over the classes of the predictions and then others (:func:`hierarchy_with_ancestors`): adds the
             ancestors of every detection, since the official evaluator does not. None: detections as predicted.
         ancestor_nms: IoU threshold of the NMS after that, as in :func:`with_ancestors`; None: no NMS.
+        missing: Images that the predictions lack: write them without detections, or raise.
         progress: Progress in images.
 
     Returns:
         Counts of what was written and of what was left out, by description.
 
     Raises:
-        AnnotationError: An image that occurs twice, an image id or MID with a separator of the format, no image or no
-            detection to write.
+        AnnotationError: An image that occurs twice or is ``missing``, an image id or MID with a separator of the
+            format, no image or no detection to write.
         ValueError: ``max_per_image`` below 1.
     """
     if max_per_image is not None and max_per_image < 1:
@@ -76,6 +79,11 @@ def write_submission(
         raise AnnotationError(
             f'{predictions.path}: has none of the {len(ids)} images of the list, first {listed!r}; it has '
             f'{predictions.num_images} others, first {own!r}'
+        )
+    if missing == 'error' and known < len(ids):
+        raise AnnotationError(
+            f'{predictions.path}: does not have {len(ids) - known} of the {len(ids)} images, first '
+            f'{ids[int(np.argmin(image))].as_py()!r}; run the model on all of them, or use --missing-images empty'
         )
     counts = Counter({'images': len(ids), 'images without predictions': len(ids) - known})
     counts['images of the predictions that are not in the list'] = predictions.num_images - known

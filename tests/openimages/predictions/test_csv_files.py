@@ -22,48 +22,49 @@ ROWS = 'ImageID,LabelName,Score,XMin,XMax,YMin,YMax\n'
 SUBMISSION = 'ImageId,PredictionString\n'
 
 
+@pytest.fixture
+def read(tmp_path):
+    """Reads a text as a file."""
+
+    def write_and_read(text, *arguments, name='predictions.csv', **options):
+        data = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith('.gz') else data)
+        return read_predictions(tmp_path / name, *arguments, **options)
+
+    return write_and_read
+
+
 @pytest.mark.parametrize('seed', range(5))
-def test_both_formats_give_the_rows_of_the_file(tmp_path, seed):
+def test_both_formats_give_the_rows_of_the_file(read, seed):
     rows = random_rows(np.random.default_rng(seed))
-    (tmp_path / 'rows.csv').write_text(rows_csv(rows))
-    (tmp_path / 'submission.csv').write_text(submission_csv(rows, image_names()))
-    assert rows_of(read_predictions(tmp_path / 'rows.csv', CLASSES)) == rows
-    submission = read_predictions(tmp_path / 'submission.csv', CLASSES)
+    assert rows_of(read(rows_csv(rows), CLASSES)) == rows
+    submission = read(submission_csv(rows, image_names()), CLASSES)
     assert rows_of(submission) == rows
     assert submission.image_ids() == image_names(), 'images without detections are kept'
-
-
-def test_rows_in_any_order_are_grouped_by_image(tmp_path):
-    rows = random_rows(np.random.default_rng(0))
     shuffled = [rows[k] for k in np.random.default_rng(1).permutation(len(rows))]
-    (tmp_path / 'rows.csv').write_text(rows_csv(shuffled))
-    read = read_predictions(tmp_path / 'rows.csv', CLASSES)
+    grouped = read(rows_csv(shuffled), CLASSES)
     ids = list(dict.fromkeys(row.image for row in shuffled))
-    assert read.image_ids() == ids
-    assert rows_of(read) == sorted(shuffled, key=lambda row: ids.index(row.image))
+    assert grouped.image_ids() == ids
+    assert rows_of(grouped) == sorted(shuffled, key=lambda row: ids.index(row.image))
 
 
-def test_columns_may_have_any_order_and_files_may_be_compressed(tmp_path):
-    (tmp_path / 'rows.csv').write_text(
-        'YMax,YMin,XMax,Extra,XMin,Score,LabelName,ImageId\n.4,.2,.3,?,.1,.5,/m/apple,a\n'
-    )
-    expected = [Row('a', 0, 0.5, (0.1, 0.2, 0.3, 0.4))]
-    assert rows_of(read_predictions(tmp_path / 'rows.csv')) == expected
-    for name, text in (
-        ('rows', rows_csv(expected)),
-        ('submission', 'ImageID,PredictionString\na, /m/apple  0.5 0.1 0.2 0.3 0.4 \n'),
-    ):
-        with gzip.open(tmp_path / f'{name}.csv.gz', 'wt') as stream:
-            stream.write(text)
-        assert rows_of(read_predictions(tmp_path / f'{name}.csv.gz', CLASSES)) == expected
+ONE = 'a,/m/apple,0.5,0.1,0.3,0.2,0.4\n'
 
 
-@pytest.mark.parametrize('header', [ROWS.replace('Score', name) for name in ('Conf', 'Confidence')] + [ROWS.lower()])
-def test_columns_may_have_any_usual_name_and_files_any_line_end(tmp_path, header):
-    (tmp_path / 'rows.csv').write_bytes(
-        b'\xef\xbb\xbf' + (header + 'a,/m/apple,0.5,0,1,0,1\n').replace('\n', '\r\n').encode()
-    )
-    assert rows_of(read_predictions(tmp_path / 'rows.csv', CLASSES)) == [Row('a', 0, 0.5, (0, 0, 1, 1))]
+@pytest.mark.parametrize(
+    'text',
+    [
+        'YMax,YMin,XMax,Extra,XMin,Score,LabelName,ImageId\n.4,.2,.3,?,.1,.5,/m/apple,a\n',
+        'ImageID,PredictionString\na, /m/apple  0.5 0.1 0.2 0.3 0.4 \n',
+        ROWS.replace('Score', 'Conf') + ONE,
+        ROWS.replace('Score', 'Confidence') + ONE,
+        ROWS.lower() + ONE,
+        '\ufeff' + (ROWS + ONE).replace('\n', '\r\n'),
+    ],
+)
+@pytest.mark.parametrize('name', ['rows.csv', 'rows.csv.gz'])
+def test_columns_may_have_any_order_and_usual_name_and_files_may_be_compressed(read, text, name):
+    assert rows_of(read(text, CLASSES, name=name)) == [Row('a', 0, 0.5, (0.1, 0.2, 0.3, 0.4))]
 
 
 @pytest.mark.parametrize('kind', ['rows', 'submission', 'store'])
@@ -75,14 +76,13 @@ def test_bad_boxes_are_left_out_and_scores_are_clipped_and_both_are_counted(tmp_
         make_store(path, rows, ['a'])
     else:
         path.write_text(rows_csv(rows) if kind == 'rows' else submission_csv(rows, ['a']))
-    read = open_predictions(path, CLASSES)
+    found = open_predictions(path, CLASSES)
     place = {'rows': 'rows:3', 'submission': 'submission:2: detection 2', 'store': "store: image 'a'"}[kind]
-    assert read.left_out == {f'without area or with swapped corners (first: {path.parent}/{place})': 2}
-    assert [reason.split(' (')[0] for reason in read.changed] == [
-        *(['scores outside [0, 1] by rounding, clipped'] if kind != 'store' else []),
-    ]
-    assert [row.box for row in rows_of(read)] == [boxes[0], boxes[3]]
-    assert read.score.max() == (pytest.approx(1, abs=1e-6) if kind == 'store' else 1)
+    assert found.left_out == {f'without area or with swapped corners (first: {path.parent}/{place})': 2}
+    clipped = [] if kind == 'store' else ['scores outside [0, 1] by rounding, clipped']
+    assert [reason.split(' (')[0] for reason in found.changed] == clipped
+    assert [row.box for row in rows_of(found)] == [boxes[0], boxes[3]]
+    assert found.score.max() == (pytest.approx(1, abs=1e-6) if kind == 'store' else 1)
 
 
 def test_a_store_with_a_number_that_is_none_is_refused(tmp_path):
@@ -91,38 +91,37 @@ def test_a_store_with_a_number_that_is_none_is_refused(tmp_path):
         open_predictions(store.path)
 
 
-def test_without_given_classes_they_are_those_in_the_file(tmp_path):
-    (tmp_path / 'a.csv').write_text(ROWS + 'a,/m/z,1,0,1,0,1\nb,/m/y,1,0,1,0,1\nc,/m/z,1,0,1,0,1\n')
-    (tmp_path / 'b.csv').write_text(SUBMISSION + 'a,/m/z 1 0 0 1 1 /m/y 1 0 0 1 1\nb,/m/z 1 0 0 1 1\n')
-    for name, label in (('a.csv', [0, 1, 0]), ('b.csv', [0, 1, 0])):
-        read = read_predictions(tmp_path / name)
-        assert (read.label_names, read.label.tolist()) == (('/m/z', '/m/y'), label)
-
-
-@pytest.mark.parametrize('text', [ROWS, SUBMISSION, SUBMISSION + 'a,\nb,""\n'])
-def test_files_without_detections_are_no_error(tmp_path, text):
-    (tmp_path / 'empty.csv').write_text(text)
-    read = read_predictions(tmp_path / 'empty.csv', CLASSES)
-    assert (len(read.label), read.box.shape, read.num_images) == (0, (0, 4), len(text.splitlines()) - 1)
-
-
 @pytest.mark.parametrize(
     'text',
     [
-        ROWS + 'a,/m/apple,1,0,1,0,1\na,/m/car,1,0,1,0,1\nb,/m/car,1,0,1,0,1\n',
-        SUBMISSION + 'a,/m/apple 1 0 0 1 1 /m/car 1 0 0 1 1\nb,/m/car 1 0 0 1 1\n',
+        ROWS + 'a,/m/z,1,0,1,0,1\na,/m/y,1,0,1,0,1\nb,/m/z,1,0,1,0,1\n',
+        SUBMISSION + 'a,/m/z 1 0 0 1 1 /m/y 1 0 0 1 1\nb,/m/z 1 0 0 1 1\n',
     ],
 )
-def test_detections_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path, text):
-    path = tmp_path / 'predictions.csv'
-    path.write_text(text)
-    line = 3 if text.startswith(ROWS) else 2
+def test_without_given_classes_they_are_those_in_the_file(read, text):
+    assert (read(text).label_names, read(text).label.tolist()) == (('/m/z', '/m/y'), [0, 1, 0])
+
+
+@pytest.mark.parametrize('text', [ROWS, SUBMISSION, SUBMISSION + 'a,\nb,""\n'])
+def test_files_without_detections_are_no_error(read, text):
+    found = read(text, CLASSES)
+    assert (len(found.label), found.box.shape, found.num_images) == (0, (0, 4), len(text.splitlines()) - 1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'line'),
+    [
+        (ROWS + 'a,/m/apple,1,0,1,0,1\na,/m/car,1,0,1,0,1\nb,/m/car,1,0,1,0,1\n', 3),
+        (SUBMISSION + 'a,/m/apple 1 0 0 1 1 /m/car 1 0 0 1 1\nb,/m/car 1 0 0 1 1\n', 2),
+    ],
+)
+def test_detections_of_other_classes_are_an_error_or_dropped_and_counted(read, text, line):
     with pytest.raises(AnnotationError, match=rf"csv:{line}: .*'/m/car' is not a class of .*--other-classes drop"):
-        read_predictions(path, CLASSES)
-    read = read_predictions(path, CLASSES, other_classes='drop')
-    assert rows_of(read) == [Row('a', 0, 1.0, (0, 0, 1, 1))]
-    assert read.left_out == {'of other classes (first: /m/car)': 2}
-    assert read.image_ids() == ['a', 'b']
+        read(text, CLASSES)
+    found = read(text, CLASSES, other_classes='drop')
+    assert rows_of(found) == [Row('a', 0, 1.0, (0, 0, 1, 1))]
+    assert found.left_out == {'of other classes (first: /m/car)': 2}
+    assert found.image_ids() == ['a', 'b']
 
 
 GOOD = '/m/apple 1 0 0 1 1'
@@ -156,21 +155,16 @@ GOOD = '/m/apple 1 0 0 1 1'
         (SUBMISSION + f'a,{GOOD}\nb,1,2\n', r'csv:3: Expected 2 columns, got 3'),
     ],
 )
-def test_errors_name_file_and_line(tmp_path, text, message):
-    path = tmp_path / 'predictions.csv'
-    path.write_text(text)
+def test_errors_name_file_and_line(read, text, message):
     with pytest.raises(AnnotationError, match=message):
-        read_predictions(path, CLASSES)
+        read(text, CLASSES)
 
 
-def test_errors_after_very_long_rows_name_their_line(tmp_path):
-    path = tmp_path / 'predictions.csv'
-    long = ' '.join([GOOD] * 10_000)
-    path.write_text(SUBMISSION + f'a,{long}\nb,/m/apple\n')
+def test_errors_after_very_long_rows_name_their_line(read):
+    long = SUBMISSION + f'a,{" ".join([GOOD] * 10_000)}\n'
     with pytest.raises(AnnotationError, match='csv:3: PredictionString has 1 values'):
-        read_predictions(path, CLASSES)
-    path.write_text(SUBMISSION + f'a,{long}\n')
-    assert len(read_predictions(path).label) == 10_000
+        read(long + 'b,/m/apple\n', CLASSES)
+    assert len(read(long).label) == 10_000
 
 
 def test_an_image_list_is_a_csv_or_has_an_id_in_each_line(tmp_path):
