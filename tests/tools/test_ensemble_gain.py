@@ -9,7 +9,7 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
 from mmoid.openimages.predictions.fusion import METHODS, Fusion
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore, write_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.tool_runs import run, tool
 
@@ -20,29 +20,26 @@ WORLD = ('--num-train', 1200, '--num-classes', 24, '--imbalance', 100, '--confus
 def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12):
     """Predictions with random errors: missed and displaced boxes, noisy scores, false positives."""
     rng = np.random.default_rng(seed)
-    columns = []
-    for image in range(store.num_images):
-        rows = store.boxes_of_image(image)
-        source, label = store.hierarchy.expand_up(store.box_label[rows])
-        box = store.box[rows][source]
-        seen = rng.random(len(box)) < found
-        label, box = label[seen], box[seen]
-        size = np.tile(box[:, 2:] - box[:, :2], 2)
-        box = box + rng.normal(0, jitter, box.shape) * size
-        low = rng.uniform(0, 0.7, (false_per_image, 2))
-        box = np.concatenate([box, np.concatenate([low, low + rng.uniform(0.1, 0.3, low.shape)], axis=1)])
-        label = np.concatenate([label, rng.integers(0, store.num_classes, false_per_image)])
-        score = np.concatenate([rng.beta(4, 2, seen.sum()), rng.beta(2, 4, false_per_image)])
-        order = np.argsort(-score)
-        columns.append((label[order], score[order], box[order]))
-    label, score, box = (np.concatenate(column) for column in zip(*columns))
+    source, label = store.hierarchy.expand_up(store.box_label)
+    image = np.repeat(np.arange(store.num_images), np.diff(store.box_stop, prepend=0))[source]
+    seen = rng.random(len(source)) < found
+    image, label, box = image[seen], label[seen], store.box[source[seen]]
+    box = box + rng.normal(0, jitter, box.shape) * np.tile(box[:, 2:] - box[:, :2], 2)
+    false = store.num_images * false_per_image
+    low = rng.uniform(0, 0.7, (false, 2))
+    columns = Detections(
+        np.concatenate([image, np.repeat(np.arange(store.num_images), false_per_image)]),
+        np.concatenate([label, rng.integers(0, store.num_classes, false)]),
+        np.concatenate([rng.beta(4, 2, len(label)), rng.beta(2, 4, false)]),
+        np.concatenate([box, np.concatenate([low, low + rng.uniform(0.1, 0.3, low.shape)], axis=1)]),
+    ).best_first()
     write_predictions(
         folder,
         image_ids=store.image_ids(),
-        detections_per_image=np.array([len(column[0]) for column in columns]),
-        label=label,
-        score=score,
-        box=box,
+        detections_per_image=np.bincount(columns.image, minlength=store.num_images),
+        label=columns.label,
+        score=columns.score,
+        box=columns.box,
         label_names=store.label_names,
         class_names=store.class_names,
     )
@@ -66,40 +63,32 @@ def test_three_models_with_independent_errors_are_better_together(tiny_data, tmp
 @pytest.mark.slow
 def test_three_trained_models_are_better_together(tmp_path):
     """Trains the quickstart with three seeds; half an hour on two cores."""
-    data, annotations = tmp_path / 'data', tmp_path / 'data' / 'annotations'
+    data, files = tmp_path / 'data', tmp_path / 'data' / 'annotations'
     tool('make_synthetic_openimages', '--out', data, *WORLD)
-    classes = (
-        '--classes',
-        annotations / 'classes-description.csv',
-        '--hierarchy',
-        annotations / 'label-hierarchy.json',
-    )
+    classes = ('--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json')
     for split in ('train', 'validation'):
-        boxes = ('--boxes', annotations / f'{split}-detection-bbox.csv', '--images', data / 'images' / split)
-        labels = ('--labels', annotations / f'{split}-detection-human-imagelabels.csv')
+        boxes = ('--boxes', files / f'{split}-detection-bbox.csv', '--images', data / 'images' / split)
+        labels = ('--labels', files / f'{split}-detection-human-imagelabels.csv')
         tool('prepare_openimages', '--out', data / split, *boxes, *labels, *classes)
     tool('concurrent_rates', data / 'train', '--out', data / 'concurrent_rates.npz')
-    classes = AnnotationStore(data / 'train').num_classes
-    environment = dict(MMOID_DATA_ROOT=str(data), MMOID_NUM_CLASSES=str(classes))
+    num_classes = AnnotationStore(data / 'train').num_classes
+    environment = dict(MMOID_DATA_ROOT=str(data), MMOID_NUM_CLASSES=str(num_classes))
 
     def map_of(predictions):
         out = predictions.with_suffix('.json')
         tool('evaluate_predictions', '--store', data / 'validation', '--predictions', predictions, '--out', out)
         return json.loads(out.read_text())['mAP']
 
-    models = []
-    for seed in range(3):
-        work_dir = tmp_path / f'seed{seed}'
-        options = ('--cfg-options', f'randomness.seed={seed}')
-        run('bash', 'tools/dist_train.sh', CONFIG, 2, '--work-dir', work_dir, *options, timeout=3600, **environment)
-        test = (CONFIG, work_dir / 'epoch_5.pth', 2, '--work-dir', work_dir / 'test', '--out', work_dir / 'predictions')
-        run('bash', 'tools/dist_test.sh', *test, **environment)
-        models.append(work_dir / 'predictions')
+    models = [tmp_path / f'seed{seed}' / 'predictions' for seed in range(3)]
+    for seed, model in enumerate(models):
+        train = ('--work-dir', model.parent, '--cfg-options', f'randomness.seed={seed}')
+        run('bash', 'tools/dist_train.sh', CONFIG, 2, *train, timeout=3600, **environment)
+        test = (model.parent / 'epoch_5.pth', 2, '--work-dir', model.parent / 'test', '--out', model)
+        run('bash', 'tools/dist_test.sh', CONFIG, *test, **environment)
     alone = [map_of(model) for model in models]
-    together = {}
     for method in METHODS:
         tool('ensemble', *models, '--out', tmp_path / method, '--method', method)
-        together[method] = map_of(tmp_path / method)
+    together = {method: map_of(tmp_path / method) for method in METHODS}
     print(alone, together)
     assert max(alone) > 0.5
     assert together['wbf'] > max(alone), (alone, together)

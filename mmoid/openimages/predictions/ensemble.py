@@ -285,8 +285,8 @@ def _count_left_out(sets: MatchedSets, fusion: Fusion) -> dict[str, int]:
         counts |= {f'{one.path.name}: {reason}': count for reason, count in own.items() if count}
     if not sets.image_ids or not total:
         what = 'no image is in all sets' if not sets.image_ids else 'no detection of any set takes part'
-        reasons = '; '.join(f'{reason}: {count}' for reason, count in counts.items())
-        raise AnnotationError(f'{sets.sets[0].path} and the other sets: {what}' + (f' ({reasons})' if reasons else ''))
+        reasons = '; '.join(f'{reason}: {count}' for reason, count in counts.items()) or 'all sets are empty'
+        raise AnnotationError(f'{sets.sets[0].path} and the other sets: {what} ({reasons})')
     return counts
 
 
@@ -307,20 +307,16 @@ def _fuse_shards(
     sets: MatchedSets, fusion: Fusion, bounds: Sequence[Bound], num_workers: int
 ) -> Iterator[tuple[Bound, Detections]]:
     """Fuses shards in processes. Yields each one when it is done, in any order."""
-
-    def arguments(bound: Bound) -> tuple[Any, ...]:
-        images = slice(*bound)
-        return fusion, _detections(sets, fusion, images), sets.was_run[:, images], sets.weights, sets.scales
-
-    if min(num_workers, len(bounds)) <= 1:
-        yield from ((bound, fuse_images(*arguments(bound))) for bound in bounds)
+    num_workers = min(num_workers, len(bounds))
+    if num_workers <= 1:
+        yield from ((bound, fuse_images(*_arguments(sets, fusion, bound))) for bound in bounds)
         return
     # Not fork: the caller may have threads (Arrow's pool), which do not survive one.
-    with ProcessPoolExecutor(min(num_workers, len(bounds)), get_context('spawn'), end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, get_context('spawn'), end_with_parent) as pool:
         running: dict[Future[Detections], Bound] = {}
         try:
             for bound in bounds:
-                running[pool.submit(fuse_images, *arguments(bound))] = bound
+                running[pool.submit(fuse_images, *_arguments(sets, fusion, bound))] = bound
                 if len(running) >= 2 * num_workers:  # the detections of these lie in memory
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
@@ -330,8 +326,9 @@ def _fuse_shards(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _detections(sets: MatchedSets, fusion: Fusion, images: slice) -> list[Detections]:
-    """What takes part of each set, boxes clipped to the image, on some images."""
+def _arguments(sets: MatchedSets, fusion: Fusion, bound: Bound) -> tuple[Any, ...]:
+    """Of :func:`fuse_images` for a shard; boxes are clipped to the image."""
+    images = slice(*bound)
     found = []
     for one, image, label in zip(sets.sets, sets.image, sets.label):
         own = one.detections(image[images])
@@ -340,7 +337,7 @@ def _detections(sets: MatchedSets, fusion: Fusion, images: slice) -> list[Detect
         if sets.hierarchy is not None and sets.expand == 'before':
             own = with_ancestors(sets.hierarchy, own, fusion.iou_threshold)
         found.append(own)
-    return found
+    return fusion, found, sets.was_run[:, images], sets.weights, sets.scales
 
 
 def fuse_images(

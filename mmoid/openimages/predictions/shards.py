@@ -63,11 +63,6 @@ class PredictionShards:
             AnnotationError: A shard is missing.
             FileExistsError: ``out`` exists and may not be replaced.
         """
-        missing = [self.path(bound) for bound in self.bounds if not self.path(bound).is_dir()]
-        if missing:
-            raise AnnotationError(
-                f'{missing[0]}: {len(missing)} shards are missing, this is the first; all processes need this folder'
-            )
         with write_folder(self.out, overwrite) as folder:
             kinds = {'label': pa.int32(), 'score': pa.float32(), 'box': pa.float64()}
             files = {name: folder / name for name in kinds}

@@ -42,51 +42,46 @@ CALLS = {
 }
 
 
-def some_stores(folder, seed, images=6, same=False):
+def some_stores(folder, seed):
     """Three models with other orders of images and classes, the last without one class, each without one image."""
     rng = np.random.default_rng(seed)
     stores = []
     for model in range(3):
-        ids = image_names(images)
-        names = list(LABEL_NAMES)
-        rows = random_rows(rng, images)
-        if not same:
-            ids = [ids[k] for k in rng.permutation(images)][: images - 1]
-            names = [names[k] for k in rng.permutation(5)][: 5 - (model == 2)]
-            rows = [row for row in rows if row.image in ids and row.label < len(names)]
+        rows = random_rows(rng)
+        ids = rng.permutation(image_names())[:5].tolist()
+        names = rng.permutation(LABEL_NAMES)[: 5 - (model == 2)].tolist()
+        rows = [row for row in rows if row.image in ids and row.label < len(names)]
         stores.append(make_store(folder / f'model{model}', rows, ids, names))
     return stores
 
 
 def by_class(stores, fusion, weights=None, class_weights=None, ancestors=None):
     """The ensemble by one direct call of ensemble-boxes for each image and class, as sorted rows."""
+    sets = []
+    for store in stores:
+        known = {LABEL_NAMES.index(name) for name in store.label_names}
+        if ancestors is not None:
+            known |= {int(ancestor) for label in known for ancestor in ancestors.ancestors(label)}
+        sets.append((store.image_ids(), known, expand(rows_of(store), ancestors, fusion.iou_threshold)))
+    options = dict(iou_thr=fusion.iou_threshold)
+    if fusion.method == 'wbf':
+        options |= dict(conf_type=fusion.confidence, allows_overflow=fusion.allows_overflow)
     expected = []
-    for image in sorted({name for store in stores for name in store.image_ids()}):
+    for image in sorted({name for ids, _, _ in sets for name in ids}):
         found = []
         for label, name in enumerate(LABEL_NAMES):
             weight = (class_weights or {}).get(name, weights or [1, 1, 1])
-            parts, voters = [], []
-            for m, store in enumerate(stores):
-                rows = [
-                    row
-                    for row in expand(rows_of(store), ancestors, fusion.iou_threshold)
-                    if (row.image, row.label) == (image, label)
-                ]
-                own = [LABEL_NAMES.index(name) for name in store.label_names]
-                knows = label in own or (ancestors and ancestors.ancestor_matrix[own, label].any())
-                if weight[m] > 0 and knows and image in store.image_ids():
-                    parts.append([row for row in rows if row.score >= np.float32(fusion.skip_score)])
-                    voters.append(weight[m])
+            voters = [m for m, (ids, known, _) in enumerate(sets) if weight[m] > 0 and label in known and image in ids]
+            parts = [
+                [row for row in sets[m][2] if row[:2] == (image, label) and row.score >= np.float32(fusion.skip_score)]
+                for m in voters
+            ]
             if any(parts):
                 boxes = [np.clip(np.array([row.box for row in part]).reshape(-1, 4), 0, 1) for part in parts]
                 scores = [np.array([row.score for row in part]) for part in parts]
                 labels = [np.full(len(part), label) for part in parts]
-                options = dict(iou_thr=fusion.iou_threshold)
-                if fusion.method == 'wbf':
-                    options |= dict(conf_type=fusion.confidence, allows_overflow=fusion.allows_overflow)
-                if weights or class_weights:
-                    options['weights'] = voters
-                for box, score, _ in zip(*CALLS[fusion.method](boxes, scores, labels, **options)):
+                scale = [weight[m] for m in voters] if weights or class_weights else None
+                for box, score, _ in zip(*CALLS[fusion.method](boxes, scores, labels, weights=scale, **options)):
                     score = score if fusion.allows_overflow else min(score, 1)
                     found.append(Row(image, label, float(np.float32(score)), tuple(np.asarray(box, dtype=float))))
         expected += sorted(found, key=lambda row: -row.score)[: fusion.max_per_image]
@@ -114,10 +109,6 @@ def assert_best_first(store):
         assert (np.diff(store.score[start:stop]) <= 0).all()
 
 
-WEIGHTS = [None, [2, 1, 0.5]]
-CLASS_WEIGHTS = [None, {'/m/apple': [0, 1, 3], '/m/bench1': [1, 1, 0]}]
-
-
 @pytest.mark.parametrize('method', CALLS)
 @pytest.mark.parametrize('seed', range(6))
 def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, monkeypatch, method, seed):
@@ -131,7 +122,8 @@ def test_each_class_of_each_image_is_fused_as_by_a_direct_call(tmp_path, monkeyp
         allows_overflow=seed == 4,
         max_per_image=7 if seed == 5 else None,
     )
-    weights, class_weights = WEIGHTS[seed % 2], CLASS_WEIGHTS[seed // 2 % 2]
+    weights = [None, [2, 1, 0.5]][seed % 2]
+    class_weights = [None, {'/m/apple': [0, 1, 3], '/m/bench1': [1, 1, 0]}][seed // 2 % 2]
     sets = match_sets(stores, weights=weights, class_weights=class_weights, missing='keep')
     counts = run_ensemble(sets, fusion, tmp_path / 'out', num_workers=1)
     out = PredictionStore(tmp_path / 'out')
@@ -187,21 +179,22 @@ def test_bad_boxes_are_clipped_or_left_out_without_a_warning(tmp_path, capfd, re
     assert capfd.readouterr() == ('', '') and not recwarn.list
 
 
-def test_bad_arguments_are_errors(tmp_path):
-    stores = some_stores(tmp_path, 0, same=True)
-    for options, message in (
-        (dict(weights=[1, 2]), r'weights: expects 3 values above 0, one for each set, got \[1.0, 2.0\]'),
-        (dict(weights=[1, 2, 0]), 'weights: expects 3 values above 0'),
-        (dict(class_weights={'/m/car': [1, 1, 1]}), "class_weights: '/m/car' is not a class of the sets"),
-        (dict(class_weights={'/m/apple': [1, 1]}), r"class_weights\['/m/apple'\]: expects 3 values of at least 0"),
-        (dict(class_weights={'/m/apple': [0, 0, 0]}), r'not all 0, got \[0.0, 0.0, 0.0\]'),
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(weights=[1]), r'weights: expects 2 values above 0, one for each set, got \[1.0\]'),
+        (dict(weights=[2, 0]), 'weights: expects 2 values above 0'),
+        (dict(class_weights={'/m/car': [1, 1]}), "class_weights: '/m/car' is not a class of the sets"),
+        (dict(class_weights={'/m/fruit': [1]}), r"class_weights\['/m/fruit'\]: expects 2 values of at least 0"),
+        (dict(class_weights={'/m/fruit': [0, 0]}), r'not all 0, got \[0.0, 0.0\]'),
+        (dict(class_weights={'/m/apple': [0, 1]}), r"'\]: is above 0 only for sets that do not have this class"),
         (dict(expand='before'), 'expand: needs the hierarchy'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            match_sets(stores, **options)
-    less = make_store(tmp_path / 'less', [], image_names(), ['/m/fruit'])
-    with pytest.raises(ValueError, match=r"'/m/apple'\]: is above 0 only for sets that do not have this class"):
-        match_sets([stores[0], less], class_weights={'/m/apple': [0, 1]})
+    ],
+)
+def test_bad_arguments_are_errors(tmp_path, options, message):
+    sets = [make_store(tmp_path / 'all', [], ['a']), make_store(tmp_path / 'fruit', [], ['a'], ['/m/fruit'])]
+    with pytest.raises(ValueError, match=message):
+        match_sets(sets, **options)
 
 
 def test_class_weights_are_read_from_csv_and_json(tmp_path):
