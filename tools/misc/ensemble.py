@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 
 from rich.table import Table
 
@@ -30,7 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('predictions', nargs='+', help='folders or CSV files, one for each model')
     parser.add_argument('--out', required=True, help='the new folder of predictions')
     parser.add_argument('--method', choices=METHODS, default='wbf', help='how boxes of a class become one (wbf)')
-    parser.add_argument('--iou', type=float, default=0.55, help='boxes that overlap more are one object (0.55)')
+    iou = 'boxes that overlap more are one object (0.55)'
+    parser.add_argument('--iou', dest='iou_threshold', metavar='IOU', type=float, default=0.55, help=iou)
     parser.add_argument('--weights', type=float, nargs='+', help='one for each set; default: scores are not scaled')
     class_weights = 'CSV LabelName,<set>,<set>,... or JSON {LabelName: [weights]}, replaces --weights for these classes'
     parser.add_argument('--class-weights', help=f'{class_weights}; 0: no vote')
@@ -51,7 +53,8 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--store', help='prepared split, in place of --hierarchy and --classes')
     group = parser.add_argument_group('weighted boxes fusion')
     group.add_argument('--confidence', choices=CONFIDENCE_TYPES, default='avg', help='score of a fused box (avg)')
-    group.add_argument('--allow-overflow', action='store_true', help='with avg: scores above 1 for many boxes')
+    overflow = 'with avg: scores above 1 for many boxes'
+    group.add_argument('--allow-overflow', dest='allows_overflow', action='store_true', help=overflow)
     group = parser.add_argument_group('soft-NMS')
     group.add_argument('--decay', choices=SOFT_NMS_DECAYS, default='gaussian', help='of scores (gaussian)')
     group.add_argument('--sigma', type=float, default=0.5, help='of the gaussian (0.5)')
@@ -60,17 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict[str, int]:
-    fusion = Fusion(
-        method=args.method,
-        iou_threshold=args.iou,
-        skip_score=args.skip_score,
-        confidence=args.confidence,
-        allows_overflow=args.allow_overflow,
-        sigma=args.sigma,
-        decay=args.decay,
-        least_score=args.least_score,
-        max_per_image=args.max_per_image,
-    )
+    fusion = Fusion(**{field.name: getattr(args, field.name) for field in fields(Fusion)})
     require_replaceable(args.out, args.overwrite)
     if args.hierarchy is not None and args.expand_detections is None:
         raise ValueError('--hierarchy is for --expand-detections, which is not given')

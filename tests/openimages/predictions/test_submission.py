@@ -104,16 +104,6 @@ def test_the_format_is_that_of_the_challenge(tmp_path):
     )
 
 
-def test_nms_among_ancestors_keeps_the_best_of_an_object(tmp_path):
-    box = (0.1, 0.1, 0.5, 0.5)
-    store = make_store(
-        tmp_path / 'store', [Row('a', 0, 0.75, box), Row('a', 1, 0.5, box), Row('a', 2, 0.25, box)], ['a']
-    )
-    write_submission(tmp_path / 'out.csv', store, hierarchy=HIERARCHY, ancestor_nms=0.5)
-    read = rows_of(read_predictions(tmp_path / 'out.csv', CLASSES))
-    assert [(row.label, row.score) for row in read] == [(0, 0.75), (2, 0.75), (1, 0.5)]
-
-
 def test_progress_is_reported_in_images(tmp_path, monkeypatch):
     store = make_store(tmp_path / 'store', random_rows(np.random.default_rng(5), images=30), image_names(30))
     monkeypatch.setattr(submission, 'DETECTIONS_AT_ONCE', 7)
