@@ -244,9 +244,6 @@ def run_ensemble(
     todo = sorted(set(shards.bounds) - set(finished))
     try:
         for (first, last), fused in _fuse_shards(sets, fusion, todo, num_workers or os.cpu_count() or 1):
-            if sets.hierarchy is not None and sets.expand == 'after':
-                fused = with_ancestors(sets.hierarchy, fused, fusion.iou_threshold)
-            fused = fused.best_first(fusion.max_per_image)
             shards.write(
                 (first, last),
                 image_ids=sets.image_ids[first:last],
@@ -333,25 +330,32 @@ def _arguments(sets: MatchedSets, fusion: Fusion, bound: Bound) -> tuple[Any, ..
     for one, image, label in zip(sets.sets, sets.image, sets.label):
         own = one.detections(image[images])
         own = own._replace(label=label[own.label], box=np.clip(own.box, 0, 1))
-        own = own.take(fusion.usable(own.score, own.box))
-        if sets.hierarchy is not None and sets.expand == 'before':
-            own = with_ancestors(sets.hierarchy, own, fusion.iou_threshold)
-        found.append(own)
-    return fusion, found, sets.was_run[:, images], sets.weights, sets.scales
+        found.append(own.take(fusion.usable(own.score, own.box)))
+    return fusion, found, sets.was_run[:, images], sets.weights, sets.scales, sets.hierarchy, sets.expand
 
 
 def fuse_images(
-    fusion: Fusion, found: Sequence[Detections], was_run: np.ndarray, weights: np.ndarray, scales: bool
+    fusion: Fusion,
+    found: Sequence[Detections],
+    was_run: np.ndarray,
+    weights: np.ndarray,
+    scales: bool,
+    hierarchy: ClassHierarchy | None = None,
+    expand: Literal['before', 'after'] | None = None,
 ) -> Detections:
-    """Fuses the detections of M models on n images.
+    """Fuses the detections of M models on n images. Returns them best first.
 
     Args:
-        fusion: Settings; ``max_per_image`` is for the caller.
+        fusion: Settings.
         found: Usable detections of each model (:meth:`Fusion.usable`).
         was_run: (M, n) bool: which models were run on which image.
         weights: (M, C) weight of each model; 0: no vote.
         scales: Whether the weights scale scores.
+        hierarchy: Over the C classes, for ``expand``.
+        expand: Whether ancestors are added, before or after the fusion.
     """
+    if hierarchy is not None and expand == 'before':
+        found = [with_ancestors(hierarchy, one, fusion.iou_threshold) for one in found]
     # Classes with the same weights are fused in one call: for NMS, five times as fast as one call for each class.
     weights, group_of_class = np.unique(weights, axis=1, return_inverse=True)
     parts = [Detections(np.empty(0, int), np.empty(0, int), np.empty(0), np.empty((0, 4)))]
@@ -365,4 +369,7 @@ def fuse_images(
             columns = ([one.box for one in chosen], [one.score for one in chosen], [one.label for one in chosen])
             box, score, label = fuse(fusion, *columns, weight[voters].tolist() if scales else None)
             parts.append(Detections(np.full(len(score), image), label, score, box))
-    return Detections(*map(np.concatenate, zip(*parts)))
+    fused = Detections(*map(np.concatenate, zip(*parts)))
+    if hierarchy is not None and expand == 'after':
+        fused = with_ancestors(hierarchy, fused, fusion.iou_threshold)
+    return fused.best_first(fusion.max_per_image)
