@@ -6,12 +6,10 @@ import ctypes
 import gc
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,11 +63,7 @@ def load_config(
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
-    """What ``--auto-scale-lr`` does.
-
-    Raises:
-        ValueError: The config has no ``auto_scale_lr.base_batch_size``.
-    """
+    """What ``--auto-scale-lr`` does; a ValueError if the config has no ``auto_scale_lr.base_batch_size``."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
     cfg.auto_scale_lr.enable = True
@@ -146,51 +140,25 @@ def end_launch() -> None:
 def prepare_launch(cfg: Config) -> None:
     """Makes several processes possible without CUDA, over gloo. Call it before the Runner is built.
 
-    mmengine's own launcher would call ``torch.cuda.set_device``, and its default model wrapper would pass device ids.
-
     Raises:
-        ValueError: ``mpi`` without CUDA, or ``slurm`` outside of a Slurm job.
+        ValueError: ``slurm`` outside of a Slurm job.
     """
     if cfg.launcher == 'pytorch' and sys.platform == 'linux':
         # A launcher that is killed cannot stop its ranks, so the kernel does.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if cfg.launcher == 'slurm':
-        set_slurm_variables()
+    if cfg.launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
+        raise ValueError(
+            '--launcher slurm: SLURM_PROCID is not set, so srun did not start this process; use tools/slurm_train.sh, '
+            'or tools/dist_train.sh outside of Slurm'
+        )
     if torch.cuda.is_available() or cfg.launcher == 'none':
         return
-    if cfg.launcher not in ('pytorch', 'slurm'):
-        raise ValueError(f'--launcher {cfg.launcher} needs CUDA; use --launcher pytorch (tools/dist_train.sh)')
-    if not torch.distributed.is_initialized():
-        dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
-        if cfg.launcher == 'slurm' and 'port' in dist_cfg:
-            os.environ['MASTER_PORT'] = str(dist_cfg['port'])
-        seconds = dist_cfg.get('timeout')
-        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
+    torch.cuda.set_device = lambda device: None  # mmengine calls it with any backend, and it fails without CUDA
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     # Without device_ids, DDP leaves the model on the CPU.
-    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
-
-
-def set_slurm_variables() -> None:
-    """Sets the environment variables that torch reads from those of Slurm.
-
-    Raises:
-        ValueError: This process was not started by ``srun``.
-    """
-    try:
-        for name, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
-            os.environ[name] = os.environ[f'SLURM_{slurm}']
-        nodes = os.environ['SLURM_NODELIST']
-    except KeyError as error:
-        raise ValueError(
-            f'--launcher slurm: {error.args[0]} is not set, so srun did not start this process; use '
-            'tools/slurm_train.sh, or tools/dist_train.sh outside of Slurm'
-        ) from None
-    os.environ.setdefault('MASTER_PORT', '29500')
-    if 'MASTER_ADDR' not in os.environ:
-        hosts = subprocess.run(['scontrol', 'show', 'hostnames', nodes], capture_output=True, text=True, check=True)
-        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
+    wrapper = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo', 'model_wrapper_cfg': wrapper})

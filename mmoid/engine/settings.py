@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dataset import InfiniteSampler
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -21,8 +20,10 @@ SCALARS = {
     'OpenImagesChallengeMetric': r'mAP(_(head|middle|tail|leaf|parent|untrained|level\d+))?|multi_label_recall',
     'OpenImagesMetric': r'mAP|AP\d+',
     'VOCMetric': r'mAP|AP\d+',
+    'CocoMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
+    'LVISMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
 }
-"""Names that these metrics give, without their prefix."""
+"""Names that these metrics give, without their prefix; others may give any."""
 
 
 def type_name(kind: Any) -> str:
@@ -51,25 +52,24 @@ def require_trainable(runner: Runner, loop: BaseLoop) -> None:
         ValueError: An empty data set, an endless sampler in an epoch-based loop, or an iteration-based loop with a
             checkpoint hook that counts epochs.
     """
-    if isinstance(loop, IterBasedTrainLoop):
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and hook.by_epoch:
-                raise ValueError(
-                    f'default_hooks.checkpoint ({type(hook).__name__}) saves by epochs, but train_cfg.type is '
-                    f"{type(loop).__name__}; set default_hooks.checkpoint=dict(_delete_=True, type='CheckpointHook', "
-                    'by_epoch=False, interval=...)'
-                )
+    for hook in runner.hooks if isinstance(loop, IterBasedTrainLoop) else ():
+        if isinstance(hook, CheckpointHook) and hook.by_epoch:
+            raise ValueError(
+                f'default_hooks.checkpoint ({type(hook).__name__}) saves by epochs, but train_cfg.type is '
+                f"{type(loop).__name__}; set default_hooks.checkpoint=dict(_delete_=True, type='CheckpointHook', "
+                'by_epoch=False, interval=...)'
+            )
     dataset = loop.dataloader.dataset
     if hasattr(dataset, '__len__') and len(dataset) == 0:
         raise ValueError(
             f'train_dataloader.dataset ({type(dataset).__name__}) has no images; check ann_file, filter_cfg and indices'
         )
     sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
-    if isinstance(loop, EpochBasedTrainLoop) and _is_endless(sampler):
+    endless = re.search('Infinite|MultiSourceSampler', ' '.join(base.__name__ for base in type(sampler).__mro__))
+    if isinstance(loop, EpochBasedTrainLoop) and endless:
         raise ValueError(
             f'train_dataloader.sampler is {type(sampler).__name__}, which never ends, but train_cfg.type is '
-            f"{type(loop).__name__}, which trains until the sampler ends; set sampler=dict(type='DefaultSampler', "
-            "shuffle=True), or train_cfg.type='IterBasedTrainLoop'"
+            f"{type(loop).__name__}; set sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations"
         )
 
 
@@ -79,27 +79,14 @@ def require_scores(names: Iterable[str], key: str, evaluator: Evaluator) -> None
     Raises:
         ValueError: No metric of the evaluator can give one of them.
     """
+    kinds = [type(metric).__name__ for metric in evaluator.metrics]
+    prefixes = [f'{metric.prefix}/' if metric.prefix else '' for metric in evaluator.metrics]
+    scores = '|'.join(f'{re.escape(prefix)}({SCALARS.get(kind, ".+")})' for prefix, kind in zip(prefixes, kinds))
     for name in names:
-        if any(_can_give(metric, name) for metric in evaluator.metrics):
-            continue
-        given = [f'{metric.prefix}/...' if metric.prefix else '...' for metric in evaluator.metrics]
-        known = [f'{metric.prefix}/mAP' for metric in evaluator.metrics if type(metric).__name__ in SCALARS]
-        raise ValueError(
-            f'{key} is {name!r}, but no metric of val_evaluator gives a score of this name: '
-            f'{", ".join(f"{type(metric).__name__} gives {form}" for metric, form in zip(evaluator.metrics, given))}'
-            f'{f"; did you mean {known[0]!r}?" if known else ""}'
-        )
-
-
-def _can_give(metric: BaseMetric, name: str) -> bool:
-    prefix = f'{metric.prefix}/' if metric.prefix else ''
-    pattern = SCALARS.get(type(metric).__name__)
-    if pattern is None and type(metric).__name__ in ('CocoMetric', 'LVISMetric'):
-        pattern = rf'({"|".join(metric.metrics)})_.+|AR@\d+'
-    return name.startswith(prefix) and re.fullmatch(pattern or '.+', name[len(prefix) :]) is not None
-
-
-def _is_endless(sampler: Any) -> bool:
-    return isinstance(sampler, InfiniteSampler) or any(
-        word in base.__name__ for base in type(sampler).__mro__ for word in ('Infinite', 'MultiSourceSampler')
-    )
+        if name != 'auto' and not re.fullmatch(scores, name):
+            given = ', '.join(f'{kind} gives {prefix}...' for prefix, kind in zip(prefixes, kinds))
+            known = [f'{prefix}mAP' for prefix, kind in zip(prefixes, kinds) if 'mAP' in SCALARS.get(kind, '')]
+            raise ValueError(
+                f'{key} is {name!r}, but no metric of val_evaluator gives a score of this name: {given}'
+                f'{f"; did you mean {known[0]!r}?" if known else ""}'
+            )

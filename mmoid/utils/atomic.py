@@ -38,7 +38,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
             flush(path.parent)  # the new name is on the disk only with its folder
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name, or the disk is read-only, which is the error to show
+            temporary.unlink()
 
 
 @contextmanager

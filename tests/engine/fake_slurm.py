@@ -1,7 +1,7 @@
 """Stand-ins for ``srun`` and ``scontrol``, which start the processes of a job on this machine.
 
 ``srun`` gives them Slurm's variables, one "node" to every ``--ntasks-per-node``, writes its own arguments to
-``$FAKE_SLURM/srun.json``, and as with ``--kill-on-bad-exit=1`` stops all tasks when one fails, and says which.
+``$FAKE_SLURM/srun.json``, and as with ``--kill-on-bad-exit=1`` stops all tasks when one fails.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -45,8 +44,6 @@ def srun(arguments: list[str]) -> int:
     while not (failed := [task for task in tasks if task.poll()]) and None in [task.poll() for task in tasks]:
         time.sleep(0.05)
     if failed and args.kill_on_bad_exit == 1:
-        name = signal.Signals(-failed[0].returncode).name if failed[0].returncode < 0 else 'Exited'
-        print(f'srun: error: node1: task {tasks.index(failed[0])}: {name}', file=sys.stderr)
         for task in tasks:
             task.kill()
     return max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks])
@@ -54,8 +51,8 @@ def srun(arguments: list[str]) -> int:
 
 def scontrol(arguments: list[str]) -> int:
     what, kind, nodes = arguments
-    assert (what, kind) == ('show', 'hostnames') and nodes.startswith('node[1-')
-    print(*['localhost'] * int(nodes[len('node[1-') : -1]), sep='\n')
+    assert (what, kind) == ('show', 'hostname') and nodes.startswith('node[1-')
+    print('\n'.join(['localhost'] * int(nodes[len('node[1-') : -1])))  # one write: mmengine reads only the first line
     return 0
 
 

@@ -20,21 +20,9 @@ WIRE = 'mmoid-wire'
 ADDRESSES = ('10.99.0.1', '10.99.0.2')
 
 
-class Pair:
-    """Two machines; ``namespaces`` is None if both are this one."""
-
-    def __init__(self, namespaces: Sequence[str] | None) -> None:
-        self.namespaces = namespaces
-        self.address = '127.0.0.1' if namespaces is None else ADDRESSES[0]
-        self.port = free_port() if namespaces is None else 29500
-
-    def command(self, machine: int) -> list[str]:
-        return [] if self.namespaces is None else ['ip', 'netns', 'exec', self.namespaces[machine]]
-
-
 @contextmanager
-def two_machines() -> Iterator[Pair]:
-    """Creates two namespaces with a cable between them, and removes them afterwards."""
+def two_machines() -> Iterator[list[str] | None]:
+    """Creates two namespaces with a cable between them, and removes them afterwards; None if the user may not."""
     names = [f'mmoid-{os.getpid()}-{machine}' for machine in (0, 1)]
     try:
         try:
@@ -45,10 +33,10 @@ def two_machines() -> Iterator[Pair]:
                 ip('-n', name, 'addr', 'add', f'{address}/30', 'dev', WIRE)
                 for interface in ('lo', WIRE):
                     ip('-n', name, 'link', 'set', interface, 'up')
-            pair = Pair(names)
+            made = True
         except (OSError, subprocess.CalledProcessError):
-            pair = Pair(None)
-        yield pair
+            made = False
+        yield names if made else None
     finally:
         for name in names:
             with suppress(OSError, subprocess.CalledProcessError):
@@ -157,13 +145,15 @@ def on_one_machine(config: Path, ranks: int = 2, *arguments: object) -> Launch:
     return Launch(command, config.parent / 'output.txt')
 
 
-def on_two_machines(pair: Pair, config: Path, ranks: int) -> list[Launch]:
+def on_two_machines(namespaces: Sequence[str] | None, config: Path, ranks: int) -> list[Launch]:
     """Starts ``ranks`` ranks on each machine."""
+    address, port = (ADDRESSES[0], 29500) if namespaces else ('127.0.0.1', free_port())
     runs = []
     for machine in (0, 1):
-        env: dict[str, object] = dict(NNODES=2, NODE_RANK=machine, MASTER_ADDR=pair.address, PORT=pair.port)
-        if pair.namespaces is not None:
+        env: dict[str, object] = dict(NNODES=2, NODE_RANK=machine, MASTER_ADDR=address, PORT=port)
+        command = ['bash', 'tools/dist_train.sh', config, ranks]
+        if namespaces:
             env.update(LOCAL_ADDR=ADDRESSES[machine], GLOO_SOCKET_IFNAME=WIRE)
-        command = [*pair.command(machine), 'bash', 'tools/dist_train.sh', config, ranks]
+            command = ['ip', 'netns', 'exec', namespaces[machine], *command]
         runs.append(Launch(command, config.parent / f'output{machine}.txt', **env))
     return runs

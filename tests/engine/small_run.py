@@ -27,7 +27,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, METRICS, MODELS, DefaultScope
 from torch import nn
 
-from mmoid.engine.resume.checkpoints import POINTER
 from mmoid.utils import atomic
 
 STAGES = [
@@ -70,8 +69,8 @@ class RandomPlaces(BaseModel):
     def __init__(self, places: int = 8, norm: str = 'BN') -> None:
         super().__init__(data_preprocessor=DetDataPreprocessor(pad_size_divisor=16))
         self.places = places
-        norms = dict(BN=nn.BatchNorm2d(4), SyncBN=nn.SyncBatchNorm(4), GN=nn.GroupNorm(2, 4))
-        self.features = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norms[norm], nn.Dropout(0.5))
+        norms = dict(BN=nn.BatchNorm2d, SyncBN=nn.SyncBatchNorm)
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norms[norm](4), nn.Dropout(0.5))
         self.head = nn.Linear(4, 1)
         self.loss = MSELoss()
 
@@ -121,16 +120,13 @@ class RunRecorder(Hook):
             atomic.flush = self.end_in_flush
 
     def end_in_flush(self, path):
-        """Replaces ``atomic.flush``, called for the file, its folder, ``last_checkpoint``, its folder."""
-        self.written += path.name.startswith('.writing') and path.name.endswith('.pth')
-        at = 'pointing' if path.name.endswith(POINTER) else 'writing'
-        # last_checkpoint never names a best checkpoint.
-        if self.written == self.end['number'] or (self.written > self.end['number'] and at == 'pointing'):
+        """Replaces ``atomic.flush``, which is called for each checkpoint, and for its folder when it has its name."""
+        self.written += path.suffix == '.pth'
+        if self.written == self.end['number'] and (path.suffix == '.pth') == (self.end['at'] != 'pointing'):
             if self.end['at'] == 'writing':
                 os.truncate(path, path.stat().st_size // 2)
-            if at == self.end['at'] or self.end['at'] == 'naming':
-                atomic.flush = self.flush
-                self.stop()
+            atomic.flush = self.flush
+            self.stop()
         self.flush(path)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):

@@ -47,9 +47,10 @@ def threads_of_gloo():
 
 def test_several_cpu_processes_keep_the_settings_of_the_model_wrapper(monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+    monkeypatch.setattr('torch.cuda.set_device', None)
     cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True, static_graph=True)))
     prepare_launch(cfg)
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
     assert cfg.model_wrapper_cfg == {
         'type': 'MMDistributedDataParallel',
         'device_ids': None,
@@ -64,6 +65,7 @@ def test_several_cpu_processes_keep_the_settings_of_the_model_wrapper(monkeypatc
 
 def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('torch.cuda.set_device', None)
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setattr('mmoid.engine.launch.ctypes.CDLL', MagicMock())
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)

@@ -1,13 +1,10 @@
 """Settings that cannot work are reported before the first iteration; those with a plain meaning are taken for it."""
 
-import mmdet.registry
 import pytest
-from mmengine.config import Config
-from mmengine.registry import Registry
 
-from mmoid.engine import HybridSchedule, build_runner
+from mmoid.engine import build_runner
 from tests.engine import small_run
-from tests.engine.run_checks import assert_equal, finish, history, state
+from tests.engine.run_checks import finish, history
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -90,28 +87,3 @@ def test_a_default_hook_that_is_none_is_left_out(tiny_data, tmp_path):
     left = {type(hook).__name__ for hook in runner.hooks}
     assert not {'DetVisualizationHook', 'ClassOrderCheckHook', 'IterTimerHook'} & left
     assert len(history(tmp_path)) == 6 and not list(tmp_path.glob('*.pth'))
-
-
-def test_a_config_with_classes_as_types_is_the_same_config(whole, tiny_data, tmp_path):
-    cfg = small_run.config(tiny_data, tmp_path, batch_size=8)
-    build_runner(with_classes(cfg)).train()
-    assert history(tmp_path) == history(whole)
-    assert_equal(state(tmp_path / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
-
-
-def with_classes(cfg):
-    """A config in which each ``type`` that a registry knows is the class."""
-    registries = [value for value in vars(mmdet.registry).values() if isinstance(value, Registry)]
-
-    def convert(node):
-        if isinstance(node, dict):
-            return {key: find(value) if key == 'type' else convert(value) for key, value in node.items()}
-        return type(node)(map(convert, node)) if isinstance(node, (list, tuple)) else node
-
-    def find(name):
-        found = [kind for registry in registries if (kind := registry.get(name)) is not None]
-        return found[0]
-
-    converted = Config(convert(cfg.to_dict()))
-    assert converted.custom_hooks[0].type is HybridSchedule
-    return converted

@@ -29,13 +29,6 @@ def draws(work_dir, ranks=2, stop=None):
 
 
 @pytest.mark.slow
-def test_two_machines_draw_what_one_does(pair, whole_of_two, tiny_data, tmp_path):
-    with launches(*on_two_machines(pair, write_config(tiny_data, tmp_path), 1)) as runs:
-        assert [run.finish() for run in runs] == [0, 0], [run.text() for run in runs]
-    assert draws(tmp_path) == draws(whole_of_two)
-
-
-@pytest.mark.slow
 def test_two_machines_of_two_ranks_draw_what_one_of_four_does(pair, tiny_data, tmp_path):
     one, two = (write_config(tiny_data, tmp_path / name) for name in ('one', 'two'))
     with launches(on_one_machine(one, 4)) as (run,):
@@ -116,7 +109,6 @@ def test_a_dying_rank_ends_a_slurm_job(slurm_on_path, tiny_data, tmp_path):
     end = dict(end=dict(at='iteration', number=2), rank=1, kill=True)
     with launches(on_slurm(write_config(tiny_data, tmp_path, **end))) as (run,):
         assert run.finish() == 128 + signal.SIGKILL
-        assert 'task 1: SIGKILL' in run.text()
         assert 'mmoid: srun ended with status 137' in run.text()
 
 

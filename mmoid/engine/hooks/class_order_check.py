@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from mmdet.registry import HOOKS
@@ -21,8 +22,8 @@ class ClassOrderCheckHook(Hook):
 
     Every head must have as many classes as the data. A module with ``label_names`` (a loss has those of its rates and
     its store) must have those of the data in the same order. So must the checkpoint of a test or of ``--resume``, the
-    validation set, and each part of a ``ConcatDataset``; display names are compared where there are no MIDs, without
-    regard to case. The classes would otherwise be confused silently.
+    validation set, and each part of a ``ConcatDataset``; display names are compared where there are no MIDs. Case does
+    not count. The classes would otherwise be confused silently.
 
     With ``--resume``, modules take the rates of the checkpoint, as in a test
     (:class:`~mmoid.models.class_lists.ClassBuffer`).
@@ -63,44 +64,37 @@ class ClassOrderCheckHook(Hook):
             _require_same_classes(parts[0], other, f'the classes of the first part of the {split} set', split)
         classes, names = parts[0].get('classes'), parts[0].get('label_names')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        remedy = 'give the model the store, rates and classes of its training data'
         for key, module in model.named_modules():
             if classes and _is_head(key, module) and module.num_classes != len(classes):
                 raise AnnotationError(
                     f'model.{key}.num_classes is {module.num_classes}, the {split} set has {len(classes)} classes'
                 )
-            own = getattr(module, 'label_names', None)
-            if names and own:
-                remedy = 'give the model the store, rates and classes of its training data'
-                _require_same(own, names, f'the classes of model.{key}', split, remedy)
+            if names and getattr(module, 'label_names', None):
+                _require_same(module.label_names, names, f'the classes of model.{key}', split, remedy)
         return parts
 
 
 def _is_head(key: str, module: nn.Module) -> bool:
-    """Whether a module predicts the classes of the data: a head of any kind, but no RPN, backbone or semantic head.
-
-    Grounding heads (``contrastive_cfg``) predict tokens of a text.
-    """
-    other = any(part in key for part in ('rpn_head', 'backbone', 'semantic'))
-    is_head = isinstance(getattr(module, 'num_classes', None), int) and isinstance(module, BaseModule)
-    return is_head and not other and not hasattr(module, 'contrastive_cfg')
+    """Whether a module predicts the classes of the data: a head of any kind, but no RPN, backbone or semantic head."""
+    if any(part in key for part in ('rpn_head', 'backbone', 'semantic')) or hasattr(module, 'contrastive_cfg'):
+        return False  # contrastive_cfg: a grounding head predicts tokens of a text
+    return isinstance(module, BaseModule) and isinstance(getattr(module, 'num_classes', None), int)
 
 
 def _require_same_classes(first: dict[str, Any], second: dict[str, Any], what: str, split: str) -> None:
     """Compares the MIDs of two data sets if both have them, else their display names."""
     remedy = 'prepare both with the same --classes file, or give both the same metainfo.classes'
-    if first.get('label_names') and second.get('label_names'):
-        _require_same(first['label_names'], second['label_names'], what, split, remedy)
-    elif first.get('classes') and second.get('classes'):
-        own, names = ([name.casefold() for name in part['classes']] for part in (first, second))
-        _require_same(own, names, what, split, remedy)
+    for key in ('label_names', 'classes'):
+        if first.get(key) and second.get(key):
+            _require_same(first[key], second[key], what, split, remedy)
+            return
 
 
 def _require_same(own: Sequence[str], names: Sequence[str], what: str, split: str, remedy: str) -> None:
-    if tuple(own) == tuple(names):
-        return
-    differ = (i for i, pair in enumerate(zip(own, names)) if pair[0] != pair[1])
-    row = next(differ, min(len(own), len(names)))
-    raise AnnotationError(
-        f'{what} differ from those of the {split} set in names or order: class {row} is '
-        f'{tuple(own)[row : row + 1]} there and {tuple(names)[row : row + 1]} here; {remedy}'
-    )
+    for row, (there, here) in enumerate(zip_longest(own, names)):
+        if (there or '').casefold() != (here or '').casefold():
+            raise AnnotationError(
+                f'{what} differ from those of the {split} set in names or order: class {row} is {there!r} there and '
+                f'{here!r} here; {remedy}'
+            )

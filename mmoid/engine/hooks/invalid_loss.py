@@ -31,14 +31,13 @@ class InvalidLossHook(CheckInvalidLossHook):
     ) -> None:
         if not self.every_n_train_iters(runner, self.interval):
             return
-        invalid = {name: value for name, value in (outputs or {}).items() if not math.isfinite(value)}
+        invalid = [f'{name} is {float(value)}' for name, value in (outputs or {}).items() if not math.isfinite(value)]
         if not invalid:
             return
         samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
         images = [str(getattr(sample, 'img_id', getattr(sample, 'img_path', '?'))) for sample in samples]
         raise FloatingPointError(
-            f'{", ".join(f"{name} is {float(value)}" for name, value in invalid.items())} in iteration '
-            f'{runner.iter + 1} (epoch {runner.epoch + 1}, rank {runner.rank}); images of the batch: '
-            f'{", ".join(images) or "unknown"}. Look at their boxes, lower the learning rate, or set '
-            'optim_wrapper.clip_grad; --resume resumes from the newest checkpoint'
+            f'{", ".join(invalid)} in iteration {runner.iter + 1} (epoch {runner.epoch + 1}, rank {runner.rank}); '
+            f'images of the batch: {", ".join(images) or "unknown"}. Look at their boxes, lower the learning rate, or '
+            'set optim_wrapper.clip_grad; --resume resumes from the newest checkpoint'
         )

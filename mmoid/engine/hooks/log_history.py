@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 
@@ -46,11 +44,6 @@ class LogHistoryHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         # Every time, because a scalar may be new or restored from a checkpoint.
-        bound_histories(runner.message_hub, self.max_length, self._global)
-
-
-def bound_histories(hub: MessageHub, max_length: int, unbound: Collection[str] = ()) -> None:
-    """Limits the history of each scalar when its next value is added, except for those ``unbound`` (``'loss'``)."""
-    for name, history in hub.log_scalars.items():
-        if name.split('/', 1)[-1] not in unbound:
-            history.max_length = min(history.max_length, max_length)
+        for name, history in runner.message_hub.log_scalars.items():
+            if name.split('/', 1)[-1] not in self._global:
+                history.max_length = min(history.max_length, self.max_length)

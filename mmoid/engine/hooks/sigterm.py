@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook, gradien
 RESUMABLE = 75
 """Exit status of a run that SIGTERM ended and that can be resumed: EX_TEMPFAIL of sysexits.h."""
 
-PATIENCE = 5.0
 STATUS_FILE = 'MMOID_STATUS_FILE'
 """Environment variable: file for the exit status, because torchrun's own is always 1."""
 
@@ -33,8 +31,7 @@ class Terminated(Exception):
 class SigtermHook(Hook):
     """Writes a checkpoint at the end of the iteration in which any rank gets SIGTERM, and raises :class:`Terminated`.
 
-    In a validation it ends at once: its epoch has been written. Another SIGTERM has its usual effect after ``PATIENCE``
-    seconds. Not before, because the kernel may send several when a launcher with several threads is killed.
+    In a validation it ends at once: its epoch has been written.
 
     Args:
         checkpoints: The hook that writes the checkpoint.
@@ -44,19 +41,10 @@ class SigtermHook(Hook):
 
     def __init__(self, checkpoints: ResumableCheckpointHook) -> None:
         self.checkpoints = checkpoints
-        self.requested: float | None = None  # when
+        self.requested = False
 
     def before_train(self, runner: Runner) -> None:
-        previous = signal.getsignal(signal.SIGTERM)
-
-        def request(number: int, frame: Any) -> None:
-            if self.requested is None:
-                self.requested = time.monotonic()
-            elif time.monotonic() - self.requested > PATIENCE:
-                signal.signal(signal.SIGTERM, previous)
-                signal.raise_signal(signal.SIGTERM)
-
-        signal.signal(signal.SIGTERM, request)
+        signal.signal(signal.SIGTERM, self._request)
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:  # schedulers signal all processes, and the loss of a worker would end the iteration
                 loop.dataloader.worker_init_fn = partial(_keep_loading, loop.dataloader.worker_init_fn)
@@ -64,7 +52,7 @@ class SigtermHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        requested = torch.tensor(int(self.requested is not None))
+        requested = torch.tensor(int(self.requested))
         if runner.world_size > 1:
             all_reduce(requested, 'max')
         if requested and not gradients_pending(runner):
@@ -73,8 +61,11 @@ class SigtermHook(Hook):
             self._leave(runner, f'wrote {self.checkpoints.last_ckpt}')
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if self.requested is not None:
+        if self.requested:
             self._leave(runner, 'a resumed run repeats this validation')
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
 
     def _leave(self, runner: Runner, what: str) -> None:
         runner.logger.warning(f'SIGTERM: {what}. Exit with status {RESUMABLE}; resume with --resume')

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
 
-from mmoid.engine.resume.checkpoints import (
-    POINTER,
-    allow_checkpoint_globals,
-    newest_first,
-    newest_usable,
-    try_read_checkpoint,
-)
+from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, newest_first, require_unchanged, why_unusable
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import require_scores
 from mmoid.utils.atomic import atomic_write, remove_abandoned
@@ -30,22 +22,24 @@ ITER_NAME = 'iter_{}.pth'
 ITER_KEPT = 2  # one of them may be damaged
 
 RUN_FACTS = {
+    'total_batch_size': 'the total batch size (world size x train_dataloader.batch_size)',
     'world_size': 'the number of processes (world size)',
     'batch_size': 'train_dataloader.batch_size',
-    'total_batch_size': 'the total batch size (world size x train_dataloader.batch_size)',
     'images': 'the number of images in train_dataloader.dataset',
     'iterations_per_epoch': 'the number of iterations of an epoch',
     'seed': 'randomness.seed',
 }
 """Settings that must match for an exact resume."""
+INSIDE_EPOCH = ('world_size', 'batch_size')
+"""Those that must match only inside an epoch, where another division of the batches would repeat some images."""
 
 
 @HOOKS.register_module()
 class ResumableCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook by epochs, plus ``iter_<n>.pth`` every ``iter_interval`` iterations inside them.
 
-    All files, also ``best_*`` and ``last_checkpoint``, are written atomically; older ones are removed afterwards.
-    An epoch's checkpoint is written again after its validation: a resumed run repeats a validation that did not finish.
+    All checkpoints are written atomically. That of an epoch is written again after its validation: a resumed run
+    repeats a validation that did not finish.
 
     ``--resume`` without a path takes the newest checkpoint that can be read in full and logs those that it skipped.
     A checkpoint given by path must be intact and contain the optimizer's state, which ``best_*`` files do not.
@@ -68,18 +62,17 @@ class ResumableCheckpointHook(CheckpointHook):
         self, interval: int = 1, iter_interval: int | None = None, max_keep_ckpts: int = 3, **kwargs: Any
     ) -> None:
         if not kwargs.pop('by_epoch', True):
-            raise ValueError(
-                'default_hooks.checkpoint.by_epoch is False; set iter_interval for checkpoints by iterations'
-            )
+            raise ValueError('default_hooks.checkpoint.by_epoch is False; set iter_interval to save by iterations')
         if iter_interval is not None and iter_interval < 1:
             raise ValueError(f'default_hooks.checkpoint.iter_interval must be at least 1 or None, got {iter_interval}')
         if max_keep_ckpts in (0, 1):
-            raise ValueError(
-                f'default_hooks.checkpoint.max_keep_ckpts must be at least 2 or -1 for all, got {max_keep_ckpts}'
-            )
+            raise ValueError(f'default_hooks.checkpoint.max_keep_ckpts must be at least 2, or -1, got {max_keep_ckpts}')
         super().__init__(interval=interval, by_epoch=True, max_keep_ckpts=max_keep_ckpts, **kwargs)
         self.iter_interval = iter_interval
         self._iter_due = False
+        of_epochs = ('filename_tmpl', 'save_begin', 'save_best', 'rule', 'greater_keys', 'less_keys', 'published_keys')
+        inside = {key: value for key, value in kwargs.items() if key not in of_epochs}
+        self._inside = CheckpointHook(by_epoch=False, filename_tmpl=ITER_NAME, **inside)
 
     def before_run(self, runner: Runner) -> None:
         """Chooses the checkpoint before the runner would take the one in ``last_checkpoint``."""
@@ -90,8 +83,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.save_best and runner._val_loop is None:
             runner.logger.warning('default_hooks.checkpoint.save_best has no effect: the run has no validation')
         elif self.save_best:
-            names = [name for name in self.key_indicators if name != 'auto']
-            require_scores(names, 'default_hooks.checkpoint.save_best', runner.val_loop.evaluator)
+            require_scores(self.save_best, 'default_hooks.checkpoint.save_best', runner.val_loop.evaluator)
         if self.iter_interval is not None and not isinstance(loop, ResumableEpochTrainLoop):
             raise ValueError(
                 f'default_hooks.checkpoint.iter_interval is {self.iter_interval}, but train_cfg.type is '
@@ -105,33 +97,30 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        self._inside.before_train(runner)
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # of a resumed run; mmengine does not restore it
         if self._writes_files():
             remove_abandoned(Path(self.out_dir), '.writing-*')
-            runner.save_checkpoint = _atomic(runner.save_checkpoint)
+            save = runner.save_checkpoint
+
+            def save_atomically(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+                with atomic_write(Path(out_dir) / filename) as temporary:
+                    save(out_dir, temporary.name, *args, **kwargs)
+
+            runner.save_checkpoint = save_atomically
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        if self.iter_interval is None:
-            return
-        self._iter_due |= self.every_n_train_iters(runner, self.iter_interval)
-        if not self._iter_due or gradients_pending(runner):
-            return
-        self._iter_due = False
-        epoch_due = self.every_n_epochs(runner, self.interval, self.save_begin) or (
-            self.save_last and self.is_last_train_epoch(runner)
-        )
-        if self.end_of_epoch(runner.train_dataloader, batch_idx) and epoch_due:
-            return
-        self.write_iteration(runner)
+        self._iter_due |= self.iter_interval is not None and self.every_n_train_iters(runner, self.iter_interval)
+        if self._iter_due and not gradients_pending(runner):
+            self._iter_due = False
+            self.write_iteration(runner)
 
     def write_iteration(self, runner: Runner) -> None:
-        """Writes ``iter_<n>.pth`` at the end of an iteration, if it is not written yet."""
-        name = ITER_NAME.format(runner.iter + 1)
-        if self.last_ckpt is not None and Path(self.last_ckpt).name == name:
-            return
-        self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter + 1))
+        """Writes ``iter_<n>.pth`` at the end of an iteration."""
+        self._inside._save_checkpoint(runner)
+        self.last_ckpt = self._inside.last_ckpt
         if self._writes_files():
             for path in newest_first(Path(runner.work_dir), Path(self.out_dir), [ITER_NAME])[ITER_KEPT:]:
                 path.unlink(missing_ok=True)
@@ -148,7 +137,7 @@ class ResumableCheckpointHook(CheckpointHook):
         """Writes the epoch's checkpoint again, with the changes that the validation made to hooks and schedulers."""
         name = self.filename_tmpl.format(runner.epoch)
         if self.last_ckpt is not None and Path(self.last_ckpt).name == name:
-            self._write(runner, name, dict(epoch=runner.epoch, iter=runner.iter))
+            super()._save_checkpoint_with_step(runner, runner.epoch, dict(epoch=runner.epoch, iter=runner.iter))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not all(bool(weight.isfinite().all()) for weight in runner.model.parameters()):
@@ -165,21 +154,19 @@ class ResumableCheckpointHook(CheckpointHook):
         ]
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        missing = [name for name in self.save_best and self.key_indicators or () if name not in (*metrics, 'auto')]
-        if missing:
-            raise ValueError(
-                f'default_hooks.checkpoint.save_best is {missing[0]!r}, but the validation gave '
-                f'{", ".join(map(repr, metrics))}'
-            )
+        for name in self.save_best or ():
+            if name not in (*metrics, 'auto'):
+                given = ', '.join(map(repr, metrics))
+                raise ValueError(f'default_hooks.checkpoint.save_best is {name!r}, but the validation gave {given}')
         super()._save_best_checkpoint(runner, metrics)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:
             return
-        meta, own = checkpoint['meta'], run_facts(runner)
+        meta = checkpoint['meta']
         if 'run' in meta:  # not if another hook wrote it
             inside_epoch = meta['iter'] != meta['epoch'] * meta['run']['iterations_per_epoch']
-            require_same_run(meta['run'], own, inside_epoch)
+            require_same_run(meta['run'], run_facts(runner), inside_epoch)
         states = checkpoint.get('early_stopping', [])
         for hook, state in zip(_early_stopping_hooks(runner), states):
             hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
@@ -187,39 +174,9 @@ class ResumableCheckpointHook(CheckpointHook):
                 runner.logger.warning('EarlyStoppingHook ended this run; to continue it, remove the hook')
                 runner.train_loop.stop_training = True
 
-    def _save_checkpoint(self, runner: Runner) -> None:
-        epoch = runner.epoch + 1
-        outdated = []
-        if self.max_keep_ckpts > 0 and epoch not in self.keep_ckpt_ids:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                outdated.append(self.keep_ckpt_ids.popleft())
-            self.keep_ckpt_ids.append(epoch)
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        self._write(runner, self.filename_tmpl.format(epoch), dict(epoch=epoch, iter=runner.iter))
-        for old in outdated if is_main_process() else ():
-            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Does nothing: :meth:`after_val` writes a new best score into the epoch's checkpoint."""
-
-    def _write(self, runner: Runner, name: str, meta: dict) -> None:
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        if is_main_process():
-            with atomic_write(Path(runner.work_dir) / POINTER) as temporary:
-                temporary.write_text(self.last_ckpt)
+        if step > runner.epoch:  # else mmengine wants to save a new best score, which after_val does
+            super()._save_checkpoint_with_step(runner, step, meta)
 
     def _writes_files(self) -> bool:
         return is_main_process() and isinstance(self.file_backend, LocalBackend)
@@ -227,13 +184,16 @@ class ResumableCheckpointHook(CheckpointHook):
     def _choose(self, runner: Runner) -> str | None:
         """The given or the newest usable checkpoint, the same on all ranks; None if there is no checkpoint."""
         work_dir, given = Path(runner.work_dir), runner._load_from
+        folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
         found: list[Any] = [None, []]
-        if is_main_process() and given is not None:
-            checkpoint, reason = try_read_checkpoint(Path(given).expanduser())
-            found = [None, [f'{given}: {reason}']] if checkpoint is None else [given, []]
-        elif is_main_process():
-            folder = work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
-            found = [*newest_usable(newest_first(work_dir, folder, [self.filename_tmpl, ITER_NAME]))]
+        if is_main_process():
+            names = [self.filename_tmpl, ITER_NAME]
+            for path in [Path(given).expanduser()] if given else newest_first(work_dir, folder, names):
+                reason = why_unusable(path, exact=not given)
+                if not reason:
+                    found[0] = str(path)
+                    break
+                found[1].append(f'{path}: {reason}')
         broadcast_object_list(found)
         path, skipped = found
         if path is None and skipped:
@@ -243,16 +203,15 @@ class ResumableCheckpointHook(CheckpointHook):
             )
         if path is None:
             runner.logger.warning(f'no checkpoint to resume from in {work_dir}: starting a new run')
-            return None
         for reason in skipped:
             runner.logger.warning(f'resuming from {path}; skipped {reason}')
-        return str(path)
+        return path
 
 
 def run_facts(runner: Runner) -> dict[str, Any]:
     """The values of :data:`RUN_FACTS`, which are written into checkpoints."""
     loader = runner.train_dataloader
-    batch_size = getattr(loader.batch_sampler, 'batch_size', loader.batch_size)
+    batch_size = loader.batch_sampler.batch_size
     return dict(
         world_size=runner.world_size,
         batch_size=batch_size,
@@ -266,25 +225,15 @@ def run_facts(runner: Runner) -> dict[str, Any]:
 def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: bool) -> None:
     """Compares the facts in a checkpoint with those of the run that resumes from it.
 
-    Between two epochs it is enough that the total batch size is the same. Inside an epoch another number of processes
-    would repeat some images and leave out others.
-
     Raises:
         ValueError: A fact differs that must not.
     """
-    sizes = ('world_size', 'batch_size') if inside_epoch else ('total_batch_size',)
-    for fact in (*sizes, 'images', 'iterations_per_epoch', 'seed'):
-        if saved[fact] == own[fact]:
-            continue
-        place = 'inside an epoch' if inside_epoch else 'at the end of an epoch'
-        other_way = ''
-        if inside_epoch and fact in sizes and saved['total_batch_size'] == own['total_batch_size']:
-            other_way = ' resume from a checkpoint at the end of an epoch (epoch_*.pth),'
-        raise ValueError(
-            f'cannot resume: {RUN_FACTS[fact]} is {own[fact]}, but was {saved[fact]} when the checkpoint was written '
-            f'{place}. Set it to {saved[fact]} again,{other_way} or start a new run from its weights: load_from=..., '
-            'resume=False'
-        )
+    for fact, name in RUN_FACTS.items():
+        if fact not in INSIDE_EPOCH:
+            require_unchanged(name, own[fact], saved[fact])
+        elif inside_epoch:
+            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), '
+            require_unchanged(name, own[fact], saved[fact], other_way)
 
 
 def gradients_pending(runner: Runner) -> bool:
@@ -292,29 +241,6 @@ def gradients_pending(runner: Runner) -> bool:
     wrapper = runner.optim_wrapper
     wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
     return any(not each.should_update() for each in wrappers)
-
-
-def _atomic(save_checkpoint: Callable[..., None]) -> Callable[..., None]:
-    """``Runner.save_checkpoint`` through :func:`atomic_write`.
-
-    Raises:
-        OSError: The disk is full or cannot be written.
-    """
-
-    def save(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        try:
-            with atomic_write(Path(out_dir) / filename) as temporary:
-                save_checkpoint(out_dir, temporary.name, *args, **kwargs)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
-            if isinstance(error, RuntimeError) and not re.search('StreamWriter|inline_container', str(error)):
-                raise
-            raise OSError(
-                f'{Path(out_dir) / filename}: cannot write the checkpoint, '
-                f'{getattr(error, "strerror", "is the disk full?")}. Older checkpoints are as they were: make space, '
-                'or make the folder writable, then use --resume'
-            ) from error
-
-    return save
 
 
 def _early_stopping_hooks(runner: Runner) -> list[EarlyStoppingHook]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import find_latest_checkpoint
 
-POINTER = 'last_checkpoint'
 PARTS = ('meta', 'state_dict', 'message_hub', 'optimizer')
 STATISTICS = ('mean', 'max', 'min', 'current')
 
@@ -27,45 +27,44 @@ def newest_first(work_dir: Path, folder: Path, names: Sequence[str]) -> list[Pat
     pattern = '|'.join(re.escape(name).replace(r'\{\}', '[0-9]+') for name in names)
     files = [path for path in folder.glob('*') if re.fullmatch(pattern, path.name)]
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    pointer = work_dir / POINTER
-    if pointer.is_file():
-        last = Path(pointer.read_text().strip())
-        if last.is_file():
-            files = [last, *(path for path in files if path.resolve() != last.resolve())]
+    last = find_latest_checkpoint(str(work_dir))
+    if last is not None and Path(last).is_file():
+        files = [Path(last), *(path for path in files if path.resolve() != Path(last).resolve())]
     return files
 
 
-def newest_usable(files: Iterable[Path]) -> tuple[Path | None, list[str]]:
-    """The first checkpoint that allows an exact resume, and for each skipped file its path and the reason."""
-    skipped = []
-    for path in files:
-        checkpoint, reason = try_read_checkpoint(path)
-        if checkpoint is None:
-            skipped.append(f'{path}: {reason}')
-        elif checkpoint['meta'].get('pending_gradients', False):
-            skipped.append(f'{path}: it was written between two updates of accumulated gradients')
-        else:
-            return path, skipped
-    return None, skipped
+def why_unusable(path: Path, exact: bool = True) -> str:
+    """Why a run cannot resume from a checkpoint, of which every byte is read with ``weights_only=True``; '' if it can.
 
-
-def try_read_checkpoint(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """Reads every byte of a checkpoint with ``weights_only=True``.
-
-    Returns:
-        The checkpoint and ``''``, or None and the reason if it is damaged, refused, or lacks one of ``PARTS``.
+    ``exact`` also refuses one that was written between two updates of accumulated gradients.
     """
     allow_checkpoint_globals()
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not compare the checksums
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True) if damaged is None else {}
+        if damaged is not None:
+            return f'the checksum of {damaged} is wrong'
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file makes torch, pickle and zipfile raise almost any exception
-        return None, f'it cannot be read, {f"{type(error).__name__}: {error}".splitlines()[0]}'
-    if damaged is not None:
-        return None, f'the checksum of {damaged} is wrong'
-    missing = [part for part in PARTS if part not in checkpoint]
-    return (None, f'it has no {missing[0]!r}') if missing else (checkpoint, '')
+        return f'it cannot be read, {f"{type(error).__name__}: {error}".splitlines()[0]}'
+    for part in PARTS:
+        if part not in checkpoint:
+            return f'it has no {part!r}'
+    pending = exact and checkpoint['meta'].get('pending_gradients', False)
+    return 'it was written between two updates of accumulated gradients' if pending else ''
+
+
+def require_unchanged(what: str, now: object, before: object, other_way: str = '') -> None:
+    """Compares a setting of a run with that in the checkpoint from which it resumes.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if now != before:
+        raise ValueError(
+            f'cannot resume: {what} is {now}, but was {before} when the checkpoint was written; undo the change, '
+            f'{other_way}or start a new run from its weights: load_from=..., resume=False'
+        )
 
 
 def allow_checkpoint_globals() -> None:

@@ -11,6 +11,7 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 def seed_generators(*place: object, devices: bool = True) -> None:
     """Seeds ``random``, numpy and torch for a place such as ``('iteration', seed, rank, iteration)``.
 
-    Args:
-        *place: Anything with a ``repr``.
-        devices: Whether to seed the generators of GPUs too. In a loader worker this would take twenty times as long as
-            the rest.
+    ``devices`` also seeds the generators of GPUs, which would take twenty times as long as the rest in a loader worker.
     """
     seed = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), 'little')
     random.seed(seed)
@@ -38,26 +36,14 @@ class SeededBatch(list):
     place: tuple[int, ...]
 
 
-class SeededItems:
+def load_seeded(dataset: Any, batch: Sequence) -> list:
     """Loads a batch, with the generators seeded for each item: two draws of an image are augmented differently."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.own: Any = getattr(dataset, '__getitems__', None)
-        if isinstance(self.own, SeededItems):  # of an earlier loader
-            self.own = self.own.own
-
-    def __call__(self, batch: Sequence) -> list:
-        if self.own is not None:  # the data set loads whole batches, so there are no items to seed
-            if isinstance(batch, SeededBatch):
-                seed_generators('batch', *batch.place, devices=False)
-            return self.own(list(batch))
-        items = []
-        for position, index in enumerate(batch):
-            if isinstance(batch, SeededBatch):  # not from another loader of the same data set
-                seed_generators('item', *batch.place, position, devices=False)
-            items.append(self.dataset[index])
-        return items
+    items = []
+    for position, index in enumerate(batch):
+        if isinstance(batch, SeededBatch):  # not from another loader of the same data set
+            seed_generators('item', *batch.place, position, devices=False)
+        items.append(dataset[index])
+    return items
 
 
 class ResumableBatchSampler(Sampler):
@@ -72,28 +58,22 @@ class ResumableBatchSampler(Sampler):
 
     def __init__(self, batch_sampler: Any, seed: int, rank: int) -> None:
         self.batch_sampler = batch_sampler
+        self.batch_size = getattr(batch_sampler, 'batch_size', None)
         self.seed = seed
         self.rank = rank
         self.digests: deque[int] = deque()
         self.begin(epoch=0)
 
     def begin(self, epoch: int, done: int = 0, digest: int | None = None) -> None:
-        """Call this before iterating the loader.
+        """Chooses the epoch of the next iteration, and the number of its batches to skip.
 
-        Args:
-            epoch: Next epoch of the run.
-            done: Number of its batches to skip.
-            digest: Checksum that the indices of the skipped batches must have; None to accept any.
+        ``digest`` is the checksum that the indices of those must have; None accepts any.
         """
         self.epoch, self.done, self.digest = epoch, done, digest
         self.digests.clear()
 
     def __iter__(self) -> Iterator[SeededBatch]:
-        """Yields the remaining batches of the epoch.
-
-        Raises:
-            ValueError: The skipped batches are not those that the checkpoint was trained on.
-        """
+        """Yields the remaining batches; a ValueError if the skipped ones are not those that were trained on."""
         digest = 0
         for position, batch in enumerate(self.batch_sampler):
             digest = zlib.crc32(repr(list(batch)).encode(), digest)
@@ -101,8 +81,8 @@ class ResumableBatchSampler(Sampler):
                 if position == self.done - 1 and self.digest not in (None, digest):
                     raise ValueError(
                         f'cannot resume: the first {self.done} batches of epoch {self.epoch + 1} are not those that '
-                        'the checkpoint was trained on; the data set, the sampler of the stage or the batch sampler '
-                        'has changed. Undo the change, or resume from a checkpoint at the end of an epoch'
+                        'the checkpoint was trained on. Undo the change of the data set, sampler or batch sampler, or '
+                        'resume from a checkpoint at the end of an epoch'
                     )
                 continue
             seeded = SeededBatch(batch)
@@ -110,18 +90,11 @@ class ResumableBatchSampler(Sampler):
             self.digests.append(digest)
             yield seeded
 
-    def __len__(self) -> int:
-        """Number of batches of a whole epoch, including skipped ones."""
+    def __len__(self) -> int:  # with the skipped ones
         return len(self.batch_sampler)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == 'batch_sampler':  # does not exist yet while a copy is unpickled
-            raise AttributeError(name)
-        return getattr(self.batch_sampler, name)
-
     @property
-    def sampler(self) -> Any:
-        """The sampler of the inner batch sampler; :class:`mmoid.HybridSchedule` changes it."""
+    def sampler(self) -> Any:  # HybridSchedule changes it
         return self.batch_sampler.sampler
 
     @sampler.setter
@@ -130,7 +103,9 @@ class ResumableBatchSampler(Sampler):
 
 
 def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSampler:
-    """Puts a :class:`ResumableBatchSampler` and :class:`SeededItems` into a loader.
+    """Puts a :class:`ResumableBatchSampler` and :func:`load_seeded` into a loader.
+
+    Images are loaded one by one, so that each can be seeded, even if the data set can load whole batches.
 
     Raises:
         ValueError: A loader without batches of indices, or with a batch sampler that may not keep to its length.
@@ -150,6 +125,5 @@ def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSa
     # DataLoader forbids this because an existing iterator would not notice. There is none yet.
     object.__setattr__(loader, 'batch_sampler', batches)
     # torch calls a data set's method of this name to load a whole batch, in whatever process.
-    dataset: Any = loader.dataset
-    dataset.__getitems__ = SeededItems(dataset)
+    loader.dataset.__getitems__ = partial(load_seeded, loader.dataset)  # type: ignore[attr-defined]
     return batches

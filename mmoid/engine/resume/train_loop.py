@@ -25,11 +25,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     A run that was killed and resumed ends with the weights of one that was not: on the CPU bit for bit with one or two
     processes. A validation that was due when the run was killed runs first. docs/training.md says what is not exact.
 
-    Args:
-        runner: The runner.
-        dataloader: As for ``EpochBasedTrainLoop``.
-        max_epochs: Epochs of the run.
-        **kwargs: ``val_begin``, ``val_interval``, ``dynamic_intervals``, as for ``EpochBasedTrainLoop``.
+    The arguments are those of ``EpochBasedTrainLoop``.
 
     Raises:
         ValueError: No fixed ``randomness.seed``, or a loader without reproducible batches; at the start of the run, a
@@ -37,7 +33,10 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Runner, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
-        _require_fixed_seed(runner._randomness_cfg)
+        if runner._randomness_cfg.get('seed') is None:
+            raise ValueError('randomness.seed is None: a resumed run would see other images; set it to a number')
+        if runner._randomness_cfg.get('diff_rank_seed', False):
+            raise ValueError('randomness.diff_rank_seed is True: a resumed run would see other images; remove it')
         super().__init__(runner, dataloader, max_epochs, **kwargs)
         self.batches = make_resumable(self.dataloader, runner.seed, runner.rank)
 
@@ -52,16 +51,22 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         done = self._batches_done()
-        self.batches.begin(self._epoch, done, self._digest() if done else None)
+        digest = self.runner.message_hub.get_info('epoch_images')
+        if done and digest is None:
+            raise ValueError(
+                f'cannot resume inside epoch {self._epoch + 1}: the checkpoint was not written under '
+                'ResumableEpochTrainLoop; resume from one at the end of an epoch'
+            )
+        # A checkpoint has the checksum of rank 0, which wrote it.
+        self.batches.begin(self._epoch, done, digest if self.runner.rank == 0 else None)
         seed_generators('epoch', self.runner.seed, self.runner.rank, self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, start=done):
-            if index == len(self.dataloader):
-                self._require_all(index + 1)
             self.run_iter(index, batch)
             done = index + 1
-        self._require_all(done)
+        if done != len(self.dataloader):
+            raise ValueError(f'train_dataloader has length {len(self.dataloader)}, but gave {done} batches in an epoch')
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -90,38 +95,7 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
         done = self._iter - self._epoch * length
         if not 0 <= done <= length:
             raise ValueError(
-                f'cannot resume: the checkpoint was written after {self._iter} iterations and {self._epoch} epochs, '
-                f'which have {length} iterations each here; the number of images, the batch size or the number of '
-                'processes has changed'
+                f'cannot resume: the checkpoint was written after {self._epoch} epochs and {self._iter} iterations, '
+                f'but an epoch has {length} here; the number of images, of processes or the batch size has changed'
             )
         return done
-
-    def _digest(self) -> int | None:
-        """Checksum of the images of the epoch so far; a checkpoint has that of rank 0, which wrote it."""
-        digest = self.runner.message_hub.get_info('epoch_images')
-        if digest is None:
-            raise ValueError(
-                f'cannot resume inside epoch {self._epoch + 1}: the checkpoint, after {self._iter} iterations, was not '
-                'written under ResumableEpochTrainLoop; resume from one at the end of an epoch'
-            )
-        return digest if self.runner.rank == 0 else None
-
-    def _require_all(self, done: int) -> None:
-        if done != len(self.dataloader):
-            raise ValueError(
-                f'train_dataloader gave {done} batches in epoch {self._epoch + 1}, but its length is '
-                f'{len(self.dataloader)}; the place in the epoch then does not follow from the number of iterations'
-            )
-
-
-def _require_fixed_seed(randomness: dict) -> None:
-    if randomness.get('seed') is None:
-        raise ValueError(
-            'randomness.seed is None: samplers are built before the seed of a checkpoint is restored, so a resumed run '
-            'would see other images; set randomness=dict(seed=0), or another number'
-        )
-    if randomness.get('diff_rank_seed', False):
-        raise ValueError(
-            'randomness.diff_rank_seed is True: samplers then draw their own seed, which a resumed run does not know; '
-            'remove it, ResumableEpochTrainLoop gives each rank different random numbers'
-        )

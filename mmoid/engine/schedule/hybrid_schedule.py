@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS, HOOKS
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from mmoid.engine.schedule.stages import parse_stages, plan, require_same_plan, schedule, stage_index
+from mmoid.engine.resume.checkpoints import require_unchanged
+from mmoid.engine.schedule.stages import parse_stages, plan, require_epochs, schedule, stage_index
 
 
 @HOOKS.register_module()
@@ -50,16 +52,17 @@ class HybridSchedule(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Builds samplers and schedulers before a checkpoint is loaded into them."""
-        if not isinstance(runner._train_loop, EpochBasedTrainLoop):
-            if isinstance(runner._train_loop, (dict, type(None))):
-                return  # a test run
-            raise ValueError(
-                'HybridSchedule needs an epoch-based train loop, train_cfg builds a '
-                f'{type(runner._train_loop).__name__}'
-            )
-        self._check_epochs(runner.max_epochs)
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop):
+            return  # a test run
+        if not isinstance(loop, EpochBasedTrainLoop):
+            raise ValueError(f'HybridSchedule needs a train loop by epochs, train_cfg builds a {type(loop).__name__}')
+        require_epochs(self.stages, runner.max_epochs)
         self._build_samplers(runner)
-        self._build_schedulers(runner)
+        if any(stage.param_scheduler for stage in self.stages):
+            if runner.param_schedulers:
+                raise ValueError('param_scheduler is set beside those of HybridSchedule.stages; set it to None')
+            runner.param_schedulers = runner.build_param_scheduler(schedule(self.stages, len(loop.dataloader)))
 
     def before_train_epoch(self, runner: Runner) -> None:
         index = stage_index(self.stages, runner.epoch)
@@ -85,49 +88,33 @@ class HybridSchedule(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume and 'stages' in checkpoint['meta']:
-            require_same_plan(checkpoint['meta']['stages'], self.stages)
+            stages = zip_longest(plan(self.stages), checkpoint['meta']['stages'])
+            for i, (now, before) in enumerate(stages):
+                require_unchanged(f'HybridSchedule.stages[{i}]', now, before)
 
     def after_train(self, runner: Runner) -> None:
         if runner.epoch < self.stages[-1].start:
-            index = stage_index(self.stages, runner.epoch - 1)
             runner.logger.warning(
-                f'The run ended in stage {index + 1} of {len(self.stages)}, "{self.stages[index].name}": '
-                'EarlyStoppingHook ends the run, not the stage. Start a new run with load_from for the other stages'
-            )
-
-    def _check_epochs(self, max_epochs: int) -> None:
-        total = self.stages[-1].stop
-        if total != max_epochs:
-            parts = ' + '.join(str(stage.epochs) for stage in self.stages)
-            raise ValueError(
-                f'HybridSchedule.stages have {parts} = {total} epochs, train_cfg.max_epochs is {max_epochs}; '
-                'they must be equal'
+                f'The run ended before its last stage, "{self.stages[-1].name}": EarlyStoppingHook ends the run, not '
+                'the stage. Start a new run with load_from for the other stages'
             )
 
     def _build_samplers(self, runner: Runner) -> None:
         loader = runner.train_dataloader
         own = loader.batch_sampler.sampler
         defaults = dict(dataset=loader.dataset, seed=runner.seed)
-        self.samplers = [
-            own if stage.sampler is None else DATA_SAMPLERS.build(dict(stage.sampler), default_args=defaults)
-            for stage in self.stages
-        ]
-        for stage, sampler in zip(self.stages, self.samplers):
-            if stage.sampler is not None and hasattr(sampler, 'begin_at'):
+        self.samplers.clear()
+        for i, stage in enumerate(self.stages):
+            if stage.sampler is None:
+                self.samplers.append(own)
+                continue
+            sampler = DATA_SAMPLERS.build(dict(stage.sampler), default_args=defaults)
+            if hasattr(sampler, 'begin_at'):
                 sampler.begin_at(stage.start)
-        for i, sampler in enumerate(self.samplers):
+            self.samplers.append(sampler)
             if len(sampler) != len(own):
                 raise ValueError(
                     f'HybridSchedule.stages[{i}].sampler gives {len(sampler)} samples an epoch on this rank, '
                     f'train_dataloader.sampler gives {len(own)}; they must be equal, because the number of iterations '
                     'is fixed at the start (see samples_per_epoch)'
                 )
-
-    def _build_schedulers(self, runner: Runner) -> None:
-        if not any(stage.param_scheduler for stage in self.stages):
-            return
-        if runner.param_schedulers:
-            raise ValueError(
-                'param_scheduler and HybridSchedule.stages[...].param_scheduler are both set; set param_scheduler=None'
-            )
-        runner.param_schedulers = runner.build_param_scheduler(schedule(self.stages, len(runner.train_dataloader)))

@@ -7,7 +7,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from mmengine.config import Config
@@ -56,15 +55,8 @@ def parse_stages(configs: Sequence[dict]) -> tuple[Stage, ...]:
         schedulers = config.get('param_scheduler')
         if isinstance(schedulers, dict):
             schedulers = [schedulers]
-        stages.append(
-            Stage(
-                name=config.get('name', f'stage {i + 1}'),
-                epochs=epochs,
-                start=stages[-1].stop if stages else 0,
-                sampler=config.get('sampler'),
-                param_scheduler=schedulers,
-            )
-        )
+        name, start = config.get('name', f'stage {i + 1}'), stages[-1].stop if stages else 0
+        stages.append(Stage(name, epochs, start, config.get('sampler'), schedulers))
     return tuple(stages)
 
 
@@ -79,41 +71,24 @@ def stages_of_config(cfg: Config) -> tuple[Stage, ...]:
     return ()
 
 
+def require_epochs(stages: Sequence[Stage], max_epochs: int) -> None:
+    """Raises a ValueError if the stages do not add up to ``train_cfg.max_epochs``."""
+    total = stages[-1].stop
+    if total != max_epochs:
+        parts = ' + '.join(str(stage.epochs) for stage in stages)
+        raise ValueError(f'HybridSchedule.stages have {parts} = {total} epochs, train_cfg.max_epochs is {max_epochs}')
+
+
 def stage_index(stages: Sequence[Stage], epoch: int) -> int:
     """Index of the stage to which an epoch of the run belongs; the last one for epochs past the end."""
-    stops = list(accumulate(stage.epochs for stage in stages))
-    return min(bisect_right(stops, epoch), len(stages) - 1)
+    return bisect_right([stage.start for stage in stages], epoch) - 1
 
 
 def plan(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """The part of the stages that a checkpoint saves for :func:`require_same_plan`."""
+    """The part of the stages that a resumed run must not change, as a checkpoint saves it."""
     # As sorted text, because mmengine changes the order of keys when it dumps a config.
     texts = [json.dumps(stage.param_scheduler, sort_keys=True, default=repr) for stage in stages]
     return [dict(epochs=stage.epochs, param_scheduler=text) for stage, text in zip(stages, texts)]
-
-
-def require_same_plan(saved: Sequence[dict[str, Any]], stages: Sequence[Stage]) -> None:
-    """Compares the plan in a checkpoint, which restores its schedulers, with the stages of the run that resumes.
-
-    Raises:
-        ValueError: The number of stages, their epochs or their schedulers differ.
-    """
-    remedy = (
-        'undo the change, or start a new run from its weights with the remaining stages: load_from=..., resume=False'
-    )
-    own = plan(stages)
-    if len(saved) != len(own):
-        raise ValueError(
-            f'cannot resume: HybridSchedule has {len(own)} stages, but had {len(saved)} when the checkpoint was '
-            f'written; {remedy}'
-        )
-    for i, (before, now) in enumerate(zip(saved, own)):
-        for key in before:
-            if before[key] != now[key]:
-                raise ValueError(
-                    f'cannot resume: HybridSchedule.stages[{i}].{key} is {now[key]}, but was {before[key]} when the '
-                    f'checkpoint was written; {remedy}'
-                )
 
 
 def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
@@ -122,7 +97,8 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
     All schedulers exist from the start, so mmengine saves and resumes them as usual.
     """
     restarts = ['StageRestartLR']
-    if any(_schedules_momentum(config) for stage in stages for config in stage.param_scheduler or ()):
+    kinds = [_kind(config) for stage in stages for config in stage.param_scheduler or ()]
+    if any(isinstance(kind, type) and issubclass(kind, MomentumSchedulerMixin) for kind in kinds):
         restarts.append('StageRestartMomentum')
     configs: list[dict] = []
     for stage in stages:
@@ -163,8 +139,3 @@ class StageRestartMomentum(MomentumSchedulerMixin, _ParamScheduler):
 
 def _kind(config: dict) -> Any:
     return PARAM_SCHEDULERS.get(config['type']) if isinstance(config['type'], str) else config['type']
-
-
-def _schedules_momentum(config: dict) -> bool:
-    kind = _kind(config)
-    return isinstance(kind, type) and issubclass(kind, MomentumSchedulerMixin)

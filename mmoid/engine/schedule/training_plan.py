@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmoid.engine.schedule.stages import Stage, parse_stages, schedule, stages_of_config
+from mmoid.engine.schedule.stages import Stage, parse_stages, require_epochs, schedule, stages_of_config
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class LRSpan:
 def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> TrainingPlan:
     """Computes stages and learning rates as in mmengine's Runner.
 
-    Args:
-        cfg: A config with ``train_cfg.max_epochs``.
-        num_images: Size of the training set, after its filters.
-        world_size: Number of processes (GPUs).
+    ``num_images`` is the size of the training set after its filters, ``world_size`` the number of processes (GPUs).
 
     Raises:
         ValueError: As for :class:`HybridSchedule`, or without ``train_cfg.max_epochs``.
@@ -67,13 +65,15 @@ def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> Training
     epoch_length = samples // loader.batch_size if drops_last else math.ceil(samples / loader.batch_size)
     epoch_length = min(epoch_length, loader.get('num_batch_per_epoch') or epoch_length)
     stages = stages_of_config(cfg) or parse_stages([dict(name='training', epochs=epochs)])
-    if stages[-1].stop != epochs:
-        raise ValueError(f'HybridSchedule.stages have {stages[-1].stop} epochs, train_cfg.max_epochs is {epochs}')
+    require_epochs(stages, epochs)
     by_stage = any(stage.param_scheduler for stage in stages)
     schedulers = schedule(stages, epoch_length) if by_stage else cfg.get('param_scheduler') or []
-    batch_size = world_size * loader.batch_size
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
-    lr = learning_rates(schedulers, _initial_lr(cfg, batch_size), epochs, epoch_length)
+    batch_size, initial_lr = world_size * loader.batch_size, cfg.optim_wrapper.optimizer.lr
+    scaling = cfg.get('auto_scale_lr') or {}
+    if scaling.get('enable', False):
+        initial_lr *= batch_size / scaling['base_batch_size']
+    lr = learning_rates(schedulers, initial_lr, epochs, epoch_length)
     return TrainingPlan(stages, batch_size, epoch_length, lr)
 
 
@@ -107,20 +107,8 @@ def learning_rates(schedulers: Sequence[dict], initial: float, epochs: int, epoc
 
 def lr_spans(lr: np.ndarray) -> Iterator[LRSpan]:
     """Splits consecutive iterations into spans with a constant and spans with a changing learning rate."""
-    changes = np.flatnonzero(np.diff(lr)) + 1
-    edges = np.concatenate([[0], changes, [len(lr)]])
-    start = 0
-    for low, high in zip(edges, edges[1:]):
-        if high - low == 1 and high < len(lr):
-            continue  # a changing span ends when the lr stays constant for two iterations
-        if low > start:
-            yield LRSpan(start, int(low), float(lr[start]), float(lr[low - 1]))
-        yield LRSpan(int(low), int(high), float(lr[low]), float(lr[high - 1]))
-        start = int(high)
-
-
-def _initial_lr(cfg: Config, batch_size: int) -> float:
-    """The initial lr, scaled as the Runner does with ``auto_scale_lr.enable``."""
-    lr: float = cfg.optim_wrapper.optimizer.lr
-    scaling = cfg.get('auto_scale_lr') or {}
-    return lr * batch_size / scaling['base_batch_size'] if scaling.get('enable', False) else lr
+    same = np.diff(lr) == 0
+    constant = np.append(False, same) | np.append(same, False)  # for two iterations at least
+    begins = np.flatnonzero(np.diff(constant) | (constant[1:] & ~same)) + 1
+    for start, stop in pairwise([0, *begins.tolist(), len(lr)]):
+        yield LRSpan(start, stop, float(lr[start]), float(lr[stop - 1]))

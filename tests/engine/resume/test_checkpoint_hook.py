@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmoid.engine.resume.checkpoint_hook import require_same_run
-from mmoid.engine.resume.checkpoints import newest_first, newest_usable
+from mmoid.engine.resume.checkpoints import newest_first
 from tests.checkpoints import read_checkpoint
 from tests.engine.run_checks import assert_equal, history, state, train
 
@@ -49,10 +49,6 @@ def flip_a_weight(path):
     read_checkpoint(path)
 
 
-def empty(path):
-    path.write_bytes(b'')
-
-
 class Attack:
     def __reduce__(self):
         return os.system, ('true',)
@@ -72,7 +68,6 @@ def drop_the_optimizer(path):
     ('damage', 'reason'),
     [
         (truncate, 'it cannot be read, BadZipFile'),
-        (empty, 'it cannot be read, BadZipFile'),
         (flip_a_weight, 'the checksum of'),
         (put_in_foreign_code, 'it cannot be read, UnpicklingError: Weights only load failed'),
         (drop_the_optimizer, "it has no 'optimizer'"),
@@ -146,9 +141,8 @@ def test_a_run_that_was_set_back_resumes_from_there(ended, tiny_data):
 
 
 def test_which_checkpoints_are_kept(whole, ended):
-    names = {path.name for path in whole.glob('*') if path.suffix == '.pth' or path.suffix == ''}
-    assert names >= {'epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth', 'iter_20.pth', 'iter_22.pth', 'last_checkpoint'}
-    assert 'epoch_1.pth' not in names and 'iter_16.pth' not in names
+    names = sorted(path.name for path in whole.glob('*.pth') if not path.name.startswith('best'))
+    assert names == ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth', 'iter_22.pth', 'iter_24.pth']
     assert (whole / 'last_checkpoint').read_text() == str(whole / 'epoch_4.pth')
 
 
@@ -157,13 +151,9 @@ def test_a_checkpoint_contains_the_settings_of_the_run(ended):
     assert (meta['epoch'], meta['iter']) == (2, 16)
     assert meta['stage'] == dict(index=1, name='soft balance')
     assert meta['run'] == dict(
-        world_size=1,
-        batch_size=8,
-        total_batch_size=8,
-        images=43,
-        iterations_per_epoch=6,
-        seed=0,
+        world_size=1, batch_size=8, total_batch_size=8, images=43, iterations_per_epoch=6, seed=0
     )
+    assert read_checkpoint(ended / 'epoch_2.pth')['meta']['stage'] == dict(index=0, name='natural')
 
 
 @pytest.mark.parametrize(
@@ -171,7 +161,7 @@ def test_a_checkpoint_contains_the_settings_of_the_run(ended):
     [
         (dict(by_epoch=False), r'checkpoint\.by_epoch is False; set iter_interval'),
         (dict(iter_interval=0), r'checkpoint\.iter_interval must be at least 1 or None, got 0'),
-        (dict(max_keep_ckpts=1), r'checkpoint\.max_keep_ckpts must be at least 2 or -1 for all, got 1'),
+        (dict(max_keep_ckpts=1), r'checkpoint\.max_keep_ckpts must be at least 2, or -1, got 1'),
     ],
 )
 def test_invalid_options_are_refused(tiny_data, tmp_path, options, message):
@@ -186,20 +176,15 @@ FACTS = dict(world_size=4, batch_size=2, total_batch_size=8, images=80, iteratio
     ('own', 'inside', 'message'),
     [
         (dict(world_size=2, batch_size=4), True, r'world size\) is 2, but was 4 .* resume from .*epoch_\*\.pth'),
-        (dict(world_size=2, total_batch_size=4), True, r'world size\) is 2, but was 4 when .* inside an epoch\. Set'),
         (dict(world_size=2, total_batch_size=4), False, r'the total batch size .* is 4, but was 8 when'),
         (dict(images=81), False, r'the number of images in train_dataloader\.dataset is 81, but was 80 when'),
         (dict(iterations_per_epoch=11), False, r'the number of iterations of an epoch is 11, but was 10 when'),
-        (dict(seed=1), False, r'randomness\.seed is 1, but was 0 when .* Set it to 0 again, or start a new run'),
+        (dict(seed=1), False, r'randomness\.seed is 1, but was 0 when .* undo the change, or start a new run'),
     ],
 )
 def test_settings_that_must_match(own, inside, message):
     with pytest.raises(ValueError, match=message):
         require_same_run(FACTS, FACTS | own, inside)
-
-
-def test_between_epochs_the_number_of_processes_may_change():
-    require_same_run(FACTS, FACTS | dict(world_size=2, batch_size=4), inside_epoch=False)
 
 
 def test_last_checkpoint_is_tried_first_then_the_newest_files(tmp_path):
@@ -215,5 +200,3 @@ def test_last_checkpoint_is_tried_first_then_the_newest_files(tmp_path):
     assert names() == ['epoch_1.pth', 'iter_9.pth', 'epoch_3.pth', 'iter_30.pth']
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth\n')
     assert names() == ['epoch_3.pth', 'epoch_1.pth', 'iter_9.pth', 'iter_30.pth']
-    found, passed_over = newest_usable([tmp_path / 'iter_9.pth', tmp_path / 'gone.pth'])
-    assert found is None and len(passed_over) == 2 and 'FileNotFoundError' in passed_over[1]
