@@ -1,7 +1,5 @@
 """Runs that several test files compare with."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.engine import small_run
@@ -9,7 +7,7 @@ from tests.engine.machines import launches, on_one_machine, write_config
 from tests.engine.run_checks import history, train
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='module', autouse=True)
 def quick():
     """Faster runs: configs are not formatted."""
     with small_run.plain_config_text():

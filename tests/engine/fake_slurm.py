@@ -1,17 +1,14 @@
 """Stand-ins for ``srun`` and ``scontrol``, which start the processes of a job on this machine.
 
-``srun`` gives them Slurm's variables, one "node" to every ``--ntasks-per-node``, writes its own arguments to
-``$FAKE_SLURM/srun.json``, and as with ``--kill-on-bad-exit=1`` stops all tasks when one fails.
+``srun`` gives them Slurm's variables, one "node" to every ``--ntasks-per-node``, and writes its own arguments to
+``$FAKE_SLURM/srun.json``.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 
@@ -36,23 +33,15 @@ def srun(arguments: list[str]) -> int:
     variables = dict(SLURM_JOB_ID='7', SLURM_NTASKS=str(args.ntasks), SLURM_NODELIST=f'node[1-{nodes}]')
     tasks = []
     for task in range(args.ntasks):
-        own = dict(
-            SLURM_PROCID=task, SLURM_LOCALID=task % args.ntasks_per_node, SLURM_NODEID=task // args.ntasks_per_node
-        )
-        env = {**os.environ, **variables, **{name: str(value) for name, value in own.items()}}
-        tasks.append(subprocess.Popen(args.command, env=env))
-    while not (failed := [task for task in tasks if task.poll()]) and None in [task.poll() for task in tasks]:
-        time.sleep(0.05)
-    if failed and args.kill_on_bad_exit == 1:
-        for task in tasks:
-            task.kill()
-    return max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks])
+        own = dict(SLURM_PROCID=str(task), SLURM_LOCALID=str(task % args.ntasks_per_node))
+        tasks.append(subprocess.Popen(args.command, env={**os.environ, **variables, **own}))
+    return max(task.wait() for task in tasks)
 
 
 def scontrol(arguments: list[str]) -> int:
     what, kind, nodes = arguments
     assert (what, kind) == ('show', 'hostname') and nodes.startswith('node[1-')
-    print('\n'.join(['localhost'] * int(nodes[len('node[1-') : -1])))  # one write: mmengine reads only the first line
+    sys.stdout.write('localhost\n' * int(nodes[len('node[1-') : -1]))  # at once, because mmengine reads only one line
     return 0
 
 

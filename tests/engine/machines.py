@@ -1,13 +1,11 @@
 """Two machines for tests: network namespaces if the user may create them (root), else the loopback interface."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,10 +31,10 @@ def two_machines() -> Iterator[list[str] | None]:
                 ip('-n', name, 'addr', 'add', f'{address}/30', 'dev', WIRE)
                 for interface in ('lo', WIRE):
                     ip('-n', name, 'link', 'set', interface, 'up')
-            made = True
+            made: list[str] | None = names
         except (OSError, subprocess.CalledProcessError):
-            made = False
-        yield names if made else None
+            made = None
+        yield made
     finally:
         for name in names:
             with suppress(OSError, subprocess.CalledProcessError):
@@ -57,7 +55,7 @@ def write_config(data_root: Path, work_dir: Path, **options: object) -> Path:
     """A config file of :mod:`tests.engine.small_run` for the tools: 11 iterations of two ranks in each of 4 epochs."""
     defaults = {'batch_size': 2, 'num_workers': 1, 'pause': 0.03, 'default_hooks.checkpoint.iter_interval': 3}
     cfg = small_run.config(data_root, work_dir, **{**defaults, **options})
-    cfg.custom_imports = dict(imports=['mmoid.registry', 'small_run', 'footprint_hook'])
+    cfg.custom_imports = dict(imports=['mmoid.registry', 'small_run'])
     work_dir.mkdir(exist_ok=True, parents=True)
     (work_dir / 'run.py').write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
     return work_dir / 'run.py'
@@ -100,14 +98,8 @@ class Launch:
         """Kills ``'rank 0'``, ``'rank 1'``, ``'both ranks'`` or ``'everything'``; returns when no process is left."""
         self.poll()
         ranks = {child.environ()['RANK']: child for child in self.process.children() if 'RANK' in child.environ()}
-        for process in {
-            'rank 0': [ranks['0']],
-            'rank 1': [ranks['1']],
-            'both ranks': list(ranks.values()),
-            'everything': [self.process, *self.family],
-        }[victim]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        everything = [self.process, *self.family]
+        kill({'rank 0': [ranks['0']], 'rank 1': [ranks['1']], 'both ranks': ranks.values()}.get(victim, everything))
         assert self.finish(timeout=60) != 0
 
     def text(self) -> str:
@@ -117,11 +109,15 @@ class Launch:
     def clear(self) -> None:
         """Kills all processes."""
         self.poll()
-        for process in [self.process, *self.family]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill([self.process, *self.family])
         self.process.wait()
         self.output.close()
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -1,7 +1,5 @@
 """Running :mod:`tests.engine.small_run` in this process, in pieces, and comparing what came of it."""
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.runner import Runner
+from torch.utils._pytree import tree_flatten
 
 import mmoid.registry  # noqa: F401
 from tests.checkpoints import read_checkpoint
@@ -49,6 +48,10 @@ def iterations(numbers) -> list[dict]:
     return [dict(at='iteration', number=number) for number in numbers]
 
 
+def log(run) -> str:
+    return Path(run.log_dir, f'{run.timestamp}.log').read_text()
+
+
 def history(work_dir, rank=0) -> dict[int, dict]:
     """What a rank saw, by iteration; what was done again after a resume must have been done as before."""
     lines: dict[int, dict] = {}
@@ -66,17 +69,17 @@ def state(checkpoint) -> dict[str, Any]:
     return {key: content[key] for key in STATE if key in content} | scores
 
 
+def assert_same(one, other, ranks=1) -> None:
+    """Two runs saw the same and ended the same."""
+    for rank in range(ranks):
+        assert history(one, rank) == history(other, rank)
+    last = max(path.name for path in Path(one).glob('epoch_?.pth'))
+    assert_equal(state(one / last), state(other / last))
+
+
 def assert_equal(one, other) -> None:
     """Equal, tensors bit for bit."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert list(one) == list(other)
-        assert_equal(list(one.values()), list(other.values()))
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for pair in zip(one, other):
-            assert_equal(*pair)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+    (leaves, form), (other_leaves, other_form) = tree_flatten(one), tree_flatten(other)
+    assert form == other_form
+    for leaf, other_leaf in zip(leaves, other_leaves):
+        assert torch.equal(leaf, other_leaf) if isinstance(leaf, torch.Tensor) else leaf == other_leaf

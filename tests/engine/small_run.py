@@ -4,18 +4,18 @@ Images are read, resized, flipped and distorted at random; the model takes rando
 drops out. Every rank writes what it sees to ``<work_dir>/rank<r>.jsonl``.
 """
 
-from __future__ import annotations
-
+import gc
 import json
 import os
 import signal
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
+import psutil
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.losses import MSELoss
@@ -29,24 +29,12 @@ from torch import nn
 
 from mmoid.utils import atomic
 
+WARM_UP = dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=3)
+STEP = dict(type='MultiStepLR', milestones=[1], gamma=0.1)
+BALANCED = dict(type='SoftBalanceClassAwareSampler', balance=0.7)
 STAGES = [
-    dict(
-        name='natural',
-        epochs=2,
-        param_scheduler=[
-            dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=8),
-            dict(type='MultiStepLR', milestones=[1], gamma=0.1),
-        ],
-    ),
-    dict(
-        name='soft balance',
-        epochs=2,
-        sampler=dict(type='SoftBalanceClassAwareSampler', balance=0.7),
-        param_scheduler=[
-            dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=3),
-            dict(type='MultiStepLR', milestones=[1], gamma=0.1),
-        ],
-    ),
+    dict(name='natural', epochs=2, param_scheduler=[dict(WARM_UP, end=8), STEP]),
+    dict(name='soft balance', epochs=2, sampler=BALANCED, param_scheduler=[WARM_UP, STEP]),
 ]
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -57,6 +45,9 @@ PIPELINE = [
     dict(type='PackDetInputs'),
 ]
 
+BATCH = '/dev/shm/torch_'
+"""Of shared memory in which a batch is on its way from a worker; how many there are is a matter of the moment."""
+
 
 class Interrupted(Exception):
     """Ends a run in the middle by an exception."""
@@ -66,9 +57,8 @@ class Interrupted(Exception):
 class RandomPlaces(BaseModel):
     """A convolution, normalisation, dropout, and a loss at random places."""
 
-    def __init__(self, places: int = 8, norm: str = 'BN') -> None:
+    def __init__(self, norm: str = 'BN') -> None:
         super().__init__(data_preprocessor=DetDataPreprocessor(pad_size_divisor=16))
-        self.places = places
         norms = dict(BN=nn.BatchNorm2d, SyncBN=nn.SyncBatchNorm)
         self.features = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), norms[norm](4), nn.Dropout(0.5))
         self.head = nn.Linear(4, 1)
@@ -76,7 +66,7 @@ class RandomPlaces(BaseModel):
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         features = self.features(inputs / 255).flatten(2)
-        chosen = features[:, :, torch.randperm(features.shape[2])[: self.places]]
+        chosen = features[:, :, torch.randperm(features.shape[2])[:8]]
         scores = self.head(chosen.mean(dim=2)).squeeze(1)
         if mode == 'predict':
             return [dict(score=float(score)) for score in scores]
@@ -100,10 +90,9 @@ class RunRecorder(Hook):
     """Writes what a rank sees, and ends it: by SIGKILL to itself, or by :class:`Interrupted`.
 
     Args:
-        end: ``dict(at='iteration', number=n)`` when the n-th iteration of the run (from 0) has its batch;
-            ``dict(at='validation', number=n)`` before that after epoch n; ``dict(at='writing' | 'naming' | 'pointing',
-            number=n)`` while the n-th checkpoint of this process (from 0) is half written, has not got its name, is
-            not yet noted as the last one.
+        end: ``dict(at=..., number=n)``: at ``'iteration'`` n (from 0), when it has its batch; at the ``'validation'``
+            after epoch n; while the n-th checkpoint of this process (from 0) is half written (``'writing'``), has not
+            got its name (``'naming'``), is not yet noted as the last one (``'pointing'``).
         rank: Which one ends.
         kill: By SIGKILL.
         pause: Seconds to add to each iteration.
@@ -144,16 +133,18 @@ class RunRecorder(Hook):
             pixels=[int(image.long().sum()) for image in data_batch['inputs']],
             weights=zlib.crc32(b''.join(p.detach().numpy().tobytes() for p in runner.model.parameters())),
         )
-        with open(Path(runner.work_dir) / f'rank{get_rank()}.jsonl', 'a') as stream:
-            stream.write(json.dumps(line) + '\n')
-        if self.end['at'] == 'iteration' and runner.iter == self.end['number']:
+        self.write(runner, line)
+        if self.end == dict(at='iteration', number=runner.iter):
             self.stop()
 
     def before_val_epoch(self, runner):
-        with open(Path(runner.work_dir) / f'rank{get_rank()}.jsonl', 'a') as stream:
-            stream.write(json.dumps(dict(validation=runner.epoch)) + '\n')
-        if self.end['at'] == 'validation' and runner.epoch == self.end['number']:
+        self.write(runner, dict(validation=runner.epoch))
+        if self.end == dict(at='validation', number=runner.epoch):
             self.stop()
+
+    def write(self, runner, line):
+        with open(Path(runner.work_dir) / f'rank{get_rank()}.jsonl', 'a') as stream:
+            stream.write(json.dumps(line) + '\n')
 
     def stop(self):
         if get_rank() == self.rank:
@@ -162,18 +153,61 @@ class RunRecorder(Hook):
             raise Interrupted('the test ends this rank')
 
 
+@HOOKS.register_module()
+class Footprint(Hook):
+    """A line for each epoch in ``<work_dir>/footprint<rank>.jsonl``: of the rank first, then of its workers.
+
+    Taken in the last iteration of the epoch, when workers are there whether they persist or not.
+    """
+
+    priority = 'LOWEST'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if batch_idx + 1 < len(runner.train_dataloader):
+            return
+        gc.collect()
+        pids = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
+        files = [open_files(pid) for pid in pids]
+        batches = [sum(name.startswith(BATCH) for name in names) for names in files]
+        line = dict(
+            stage=int(runner.message_hub.get_scalar('train/stage').current()),
+            private=[private_memory(pid) for pid in pids],
+            files=[len(names) - number for names, number in zip(files, batches)],
+            batches=batches,
+        )
+        with open(Path(runner.work_dir) / f'footprint{get_rank()}.jsonl', 'a') as stream:
+            stream.write(json.dumps(line) + '\n')
+
+
+def private_memory(pid):
+    """Bytes that nothing but this process has made: pages of mapped files, which the system may drop, do not count."""
+    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
+    (size,) = (line.split()[1] for line in lines if line.startswith('Anonymous:'))
+    return int(size) * 1024
+
+
+def open_files(pid):
+    """What the file descriptors of a process lead to."""
+    names = []
+    for number in os.listdir(f'/proc/{pid}/fd'):
+        with suppress(FileNotFoundError):  # the one that reads the folder
+            names.append(os.readlink(f'/proc/{pid}/fd/{number}'))
+    return names
+
+
 def config(data_root, work_dir, **options) -> Config:
     """The run; ``options`` override it by dotted keys."""
     stages = options.pop('stages', STAGES)
     end = {key: options.pop(key) for key in ('end', 'rank', 'kill', 'pause') if key in options}
-    workers = options.pop('num_workers', 0)
+    workers, hooks = options.pop('num_workers', 0), options.pop('hooks', [])
+    optimizer = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3)
     dataset = dict(type='OpenImagesHierarchyDataset', ann_file=f'{data_root}/train', pipeline=PIPELINE)
     cfg = Config(
         dict(
             default_scope='mmdet',
             custom_imports=dict(imports=['mmoid.registry']),
             work_dir=str(work_dir),
-            launcher=options.pop('launcher', 'none'),
+            launcher='none',
             model=dict(type='RandomPlaces'),
             train_dataloader=dict(
                 batch_size=options.pop('batch_size', 4),
@@ -191,14 +225,8 @@ def config(data_root, work_dir, **options) -> Config:
             val_evaluator=dict(type='MeanScore'),
             val_cfg=dict(type='ValLoop'),
             train_cfg=dict(type='ResumableEpochTrainLoop', max_epochs=sum(stage['epochs'] for stage in stages)),
-            optim_wrapper=dict(
-                optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-3), clip_grad=dict(max_norm=1.0)
-            ),
-            custom_hooks=[
-                dict(type='HybridSchedule', stages=stages),
-                *options.pop('hooks', []),
-                dict(type='RunRecorder', **end),
-            ],
+            optim_wrapper=dict(optimizer=optimizer, clip_grad=dict(max_norm=1.0)),
+            custom_hooks=[dict(type='HybridSchedule', stages=stages), *hooks, dict(type='RunRecorder', **end)],
             default_hooks=dict(
                 logger=dict(type='LoggerHook', interval=2),
                 checkpoint=dict(

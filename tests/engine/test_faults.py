@@ -53,12 +53,12 @@ def test_sigterm_to_a_run_and_its_loader_workers_ends_it_with_a_checkpoint(tiny_
 
 
 def train_until_error(data_root, work_dir, fault, **options):
-    """Trains in this process; returns the one line of the error, and the runner."""
+    """Trains in this process; returns the one line of the error."""
     runner = build_runner(small_run.config(data_root, work_dir, batch_size=8, **options))
     runner.register_hook(fault)
     with pytest.raises(SystemExit) as error, one_line_error():
         runner.train()
-    return str(error.value), runner
+    return str(error.value)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_earlier_one_sta
 ):
     end = Fault(5, lambda runner: fault(small_disk))
     out = {'default_hooks.checkpoint.out_dir': str(small_disk)}
-    line, _ = train_until_error(tiny_data, tmp_path / 'run', end, **out)
+    line = train_until_error(tiny_data, tmp_path / 'run', end, **out)
     folder = small_disk / 'run'
     assert re.fullmatch(rf'error: \[Errno \d+\] {folder}/iter_6\.pth: {reason}.*; free space, or write elsewhere', line)
     assert {path.name for path in folder.iterdir()} == {'iter_2.pth', 'iter_4.pth'}
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_earlier_one_sta
 
 def test_a_killed_loader_worker_is_one_line(tiny_data, tmp_path):
     fault = Fault(1, lambda runner: [child.kill() for child in psutil.Process().children()])
-    line, _ = train_until_error(tiny_data, tmp_path, fault, num_workers=1)
+    line = train_until_error(tiny_data, tmp_path, fault, num_workers=1)
     assert re.match(r'error: DataLoader worker .* fewer train_dataloader\.num_workers\. --resume resumes from', line)
 
 
@@ -106,7 +106,7 @@ def spoil(runner):
 
 def test_a_loss_that_is_nan_ends_the_run_with_the_images_of_the_batch(tiny_data, tmp_path):
     hooks = [dict(type='InvalidLossHook')]
-    line, runner = train_until_error(tiny_data, tmp_path, Fault(3, spoil), hooks=hooks)
+    line = train_until_error(tiny_data, tmp_path, Fault(3, spoil), hooks=hooks)
     assert re.match(r'error: loss is nan in iteration 4 \(epoch 1, rank 0\); images of the batch: ', line)
     assert ', '.join(history(tmp_path)[3]['images']) in line
     assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth'}
@@ -114,6 +114,6 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_images_of_the_batch(tiny_data,
 
 def test_weights_that_are_nan_are_never_in_a_checkpoint(tiny_data, tmp_path):
     """As on rank 0 if the loss of another rank is NaN."""
-    line, _ = train_until_error(tiny_data, tmp_path, Fault(3, spoil))
+    line = train_until_error(tiny_data, tmp_path, Fault(3, spoil))
     assert line.startswith('error: weights are NaN or infinite after 3 iterations, so no checkpoint is written')
     assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_2.pth'}

@@ -12,6 +12,7 @@ from mmengine.config import Config
 import mmoid.registry  # noqa: F401
 from mmoid.engine.launch import build_runner, end_launch, prepare_launch
 from tests.engine import small_run
+from tests.engine.run_checks import log
 from tests.evaluation import prediction_run
 
 
@@ -51,16 +52,10 @@ def test_several_cpu_processes_keep_the_settings_of_the_model_wrapper(monkeypatc
     cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True, static_graph=True)))
     prepare_launch(cfg)
     assert cfg.env_cfg.dist_cfg.backend == 'gloo'
-    assert cfg.model_wrapper_cfg == {
-        'type': 'MMDistributedDataParallel',
-        'device_ids': None,
-        'broadcast_buffers': False,
-        'find_unused_parameters': True,
-        'static_graph': True,
-    }
-    cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
-    prepare_launch(cfg)
-    assert cfg.model_wrapper_cfg.find_unused_parameters
+    given = dict(find_unused_parameters=True, static_graph=True)
+    assert cfg.model_wrapper_cfg == dict(
+        given, type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
 
 
 def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, monkeypatch):
@@ -74,7 +69,7 @@ def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, mon
         run = build_runner(small_run.config(tiny_data, tmp_path, **options))
         assert type(run.model.module.features[1]).__name__ == '_BatchNormXd'
         assert run.model.find_unused_parameters
-        assert 'SyncBN needs CUDA: each process norm' in Path(run.log_dir, f'{run.timestamp}.log').read_text()
+        assert 'SyncBN needs CUDA: each process norm' in log(run)
         del run
     finally:
         end_launch()

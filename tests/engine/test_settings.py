@@ -1,43 +1,34 @@
 """Settings that cannot work are reported before the first iteration; those with a plain meaning are taken for it."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from mmoid.engine import build_runner
+from mmoid.engine.settings import require_scores
 from tests.engine import small_run
-from tests.engine.run_checks import finish, history
+from tests.engine.run_checks import history
 
-pytestmark = pytest.mark.usefixtures('quick')
-
-
-def run(data_root, work_dir, end=None, **options):
-    runner = build_runner(small_run.config(data_root, work_dir, **{'batch_size': 8, 'end': end, **options}))
-    finish(runner, end)
-    return runner
-
-
-ITERATIONS = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5)
+BY_ITERATIONS = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5)
 EVERY_EPOCH = dict(_delete_=True, type='CheckpointHook', interval=1)
 STAGES = [dict(name='all', epochs=1)]
+
+
+def run(data_root, work_dir, **options):
+    runner = build_runner(small_run.config(data_root, work_dir, batch_size=8, **options))
+    runner.train()
+    return runner
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
         (
-            {'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'},
+            {'default_hooks.checkpoint.save_best': ['mean/score', 'coco/bbox_mAP']},
             r"checkpoint\.save_best is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
         ),
         (
-            {'default_hooks.checkpoint.save_best': 'score'},
-            r"save_best is 'score', but no metric of val_evaluator gives",
-        ),
-        ({'default_hooks.checkpoint.save_best': ['mean/score', 'mAP']}, r"save_best is 'mAP', but no metric"),
-        (
-            {'train_cfg': dict(ITERATIONS), 'custom_hooks': []},
-            r'checkpoint \(ResumableCheckpointHook\) saves by epochs, but train_cfg\.type is IterBasedTrainLoop; set',
-        ),
-        (
-            {'train_cfg': dict(ITERATIONS), 'custom_hooks': [], 'default_hooks.checkpoint': dict(EVERY_EPOCH)},
+            {'train_cfg': dict(BY_ITERATIONS), 'custom_hooks': [], 'default_hooks.checkpoint': EVERY_EPOCH},
             r'checkpoint \(CheckpointHook\) saves by epochs, but train_cfg\.type is IterBased.*by_epoch=False',
         ),
         (
@@ -48,15 +39,23 @@ STAGES = [dict(name='all', epochs=1)]
             {'train_dataloader.dataset.indices': 0},
             r'train_dataloader\.dataset \(OpenImagesHierarchyDataset\) has no images; check ann_file, filter_cfg',
         ),
+        ({'randomness.seed': None}, r'randomness\.seed is None: a resumed run would see other images'),
+        ({'randomness.diff_rank_seed': True}, r'randomness\.diff_rank_seed is True'),
+        ({'train_dataloader.batch_sampler.drop_last': True}, r'batch_sampler\.drop_last is True: AspectRatioBatch'),
         (
-            {'default_hooks.sampler_seed': None},
-            r'default_hooks\.sampler_seed is None: each epoch would have the images',
+            {'train_cfg.type': 'EpochBasedTrainLoop'},
+            r"iter_interval is 2, but train_cfg\.type is EpochBasedTrainLoop, .* set train_cfg\.type='Resumable",
         ),
+        ({'train_cfg.max_epochs': 6}, r'stages have 2 \+ 2 = 4 epochs, train_cfg\.max_epochs is 6'),
+        ({'param_scheduler': [small_run.STEP]}, r'param_scheduler is set beside those of HybridSchedule\.stages'),
+        ({'train_cfg': dict(BY_ITERATIONS), 'default_hooks.checkpoint': None}, 'needs a train loop by epochs'),
         (
-            {'default_hooks.param_scheduler': None},
-            r'default_hooks\.param_scheduler is None: the learning rate would no',
+            {'stages': [dict(epochs=1), dict(epochs=1, sampler=dict(small_run.BALANCED, samples_per_epoch=8))]},
+            r'stages\[1\]\.sampler gives 8 samples an epoch on this rank, train_dataloader\.sampler gives \d+',
         ),
-        ({'default_hooks.runtime_info': None}, r'default_hooks\.runtime_info is None'),
+        ({'default_hooks.sampler_seed': None}, r'sampler_seed is None: each epoch would have the images in the same'),
+        ({'default_hooks.param_scheduler': None}, r'param_scheduler is None: the learning rate would not change'),
+        ({'default_hooks.runtime_info': None}, r'runtime_info is None: the log has no learning rate'),
     ],
 )
 def test_settings_that_cannot_work_are_errors_at_the_start(tiny_data, tmp_path, options, message):
@@ -65,14 +64,15 @@ def test_settings_that_cannot_work_are_errors_at_the_start(tiny_data, tmp_path, 
     assert not (tmp_path / 'rank0.jsonl').exists()
 
 
-@pytest.mark.parametrize('score', ['openimages/map', 'openimages/mAP_50', 'coco/bbox_mAP', 'mAP'])
-def test_a_score_that_our_metric_does_not_have_is_an_error_at_the_start(tiny_data, tmp_path, score):
-    options = {
-        'val_evaluator': dict(_delete_=True, type='OpenImagesChallengeMetric', ann_file=f'{tiny_data}/validation'),
-        'default_hooks.checkpoint.save_best': score,
-    }
-    with pytest.raises(ValueError, match=rf"save_best is '{score}', .* did you mean 'openimages/mAP'\?"):
-        run(tiny_data, tmp_path, **options)
+@pytest.mark.parametrize('score', ['openimages/map', 'openimages/mAP_50', 'coco/mAP', 'coco/bbox_mAP', 'mAP', 'auto'])
+def test_a_score_that_a_metric_does_not_have_is_an_error_with_one_that_it_has(score):
+    kinds = dict(OpenImagesChallengeMetric='openimages', CocoMetric='coco')
+    evaluator = SimpleNamespace(metrics=[type(kind, (), dict(prefix=prefix))() for kind, prefix in kinds.items()])
+    if score in ('coco/bbox_mAP', 'auto'):
+        require_scores(['openimages/mAP_level2', score], 'save_best', evaluator)
+    else:
+        with pytest.raises(ValueError, match=rf"save_best is '{score}', .* did you mean 'openimages/mAP'\?"):
+            require_scores([score], 'save_best', evaluator)
 
 
 def test_a_score_that_a_validation_does_not_give_is_an_error_with_those_that_it_gives(tiny_data, tmp_path):

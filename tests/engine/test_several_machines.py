@@ -9,7 +9,7 @@ import pytest
 
 from mmoid.engine.hooks.sigterm import RESUMABLE
 from tests.engine.fake_slurm import write_commands
-from tests.engine.machines import ROOT, Launch, launches, on_one_machine, on_two_machines, two_machines, write_config
+from tests.engine.machines import ROOT, Launch, launches, on_two_machines, two_machines, write_config
 from tests.engine.run_checks import history
 
 MINUTE = 60
@@ -22,20 +22,9 @@ def pair():
         yield pair
 
 
-def draws(work_dir, ranks=2, stop=None):
-    """What each rank saw in its first iterations; with more than two ranks, the last bits of weights may differ."""
-    lines = [list(history(work_dir, rank).values())[:stop] for rank in range(ranks)]
-    return lines if ranks == 2 else [[{**line, 'weights': None} for line in rank] for rank in lines]
-
-
-@pytest.mark.slow
-def test_two_machines_of_two_ranks_draw_what_one_of_four_does(pair, tiny_data, tmp_path):
-    one, two = (write_config(tiny_data, tmp_path / name) for name in ('one', 'two'))
-    with launches(on_one_machine(one, 4)) as (run,):
-        assert run.finish() == 0, run.text()
-    with launches(*on_two_machines(pair, two, 2)) as runs:
-        assert [run.finish() for run in runs] == [0, 0], [run.text() for run in runs]
-    assert draws(two.parent, 4) == draws(one.parent, 4)
+def draws(work_dir, stop=None):
+    """What each of two ranks saw in its first iterations."""
+    return [list(history(work_dir, rank).values())[:stop] for rank in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -92,24 +81,8 @@ def test_a_slurm_job_of_two_nodes_draws_what_one_machine_does(slurm_on_path, who
     asked = json.loads((tmp_path / 'srun.json').read_text())
     program = ['-u', f'{ROOT}/tools/train.py', f'{tmp_path}/run.py', '--work-dir', str(tmp_path)]
     assert asked.pop('command')[1:] == [*program, '--launcher', 'slurm', '--cfg-options', 'log_level=ERROR']
-    assert asked == {
-        'p': 'a-partition',
-        'job_name': 'a job',
-        'gres': 'none',
-        'exclude': 'node9',
-        'ntasks': 2,
-        'ntasks_per_node': 1,
-        'cpus_per_task': 5,
-        'kill_on_bad_exit': 1,
-    }
-
-
-@pytest.mark.slow
-def test_a_dying_rank_ends_a_slurm_job(slurm_on_path, tiny_data, tmp_path):
-    end = dict(end=dict(at='iteration', number=2), rank=1, kill=True)
-    with launches(on_slurm(write_config(tiny_data, tmp_path, **end))) as (run,):
-        assert run.finish() == 128 + signal.SIGKILL
-        assert 'mmoid: srun ended with status 137' in run.text()
+    given = dict(p='a-partition', job_name='a job', gres='none', exclude='node9')
+    assert asked == dict(given, ntasks=2, ntasks_per_node=1, cpus_per_task=5, kill_on_bad_exit=1)
 
 
 @pytest.mark.parametrize('name', ['slurm_train', 'slurm_test'])

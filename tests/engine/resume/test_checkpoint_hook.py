@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmoid.engine.resume.checkpoint_hook import require_same_run
+from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook, require_same_run
 from mmoid.engine.resume.checkpoints import newest_first
 from tests.checkpoints import read_checkpoint
-from tests.engine.run_checks import assert_equal, history, state, train
-
-pytestmark = pytest.mark.usefixtures('quick')
+from tests.engine.run_checks import assert_same, log, train
 
 
 @pytest.fixture(scope='module')
@@ -25,15 +23,9 @@ def ended_once(tiny_data, tmp_path_factory):
 @pytest.fixture
 def ended(ended_once, tmp_path):
     """Work folder of a run that was ended after iter_16.pth, before iter_14.pth, before epoch_2.pth."""
-    for path in ended_once.glob('iter_*'):
-        assert path.name in ('iter_14.pth', 'iter_16.pth')
     shutil.copytree(ended_once, tmp_path / 'run')
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'iter_16.pth'))
     return tmp_path / 'run'
-
-
-def log(run):
-    return Path(run.log_dir, f'{run.timestamp}.log').read_text()
 
 
 def truncate(path):
@@ -49,15 +41,6 @@ def flip_a_weight(path):
     read_checkpoint(path)
 
 
-class Attack:
-    def __reduce__(self):
-        return os.system, ('true',)
-
-
-def put_in_foreign_code(path):
-    torch.save(dict(read_checkpoint(path), state_dict=Attack()), path)
-
-
 def drop_the_optimizer(path):
     content = read_checkpoint(path)
     del content['optimizer']
@@ -69,7 +52,6 @@ def drop_the_optimizer(path):
     [
         (truncate, 'it cannot be read, BadZipFile'),
         (flip_a_weight, 'the checksum of'),
-        (put_in_foreign_code, 'it cannot be read, UnpicklingError: Weights only load failed'),
         (drop_the_optimizer, "it has no 'optimizer'"),
     ],
 )
@@ -78,20 +60,14 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_logged(whole, ended, tiny_da
     run = train(tiny_data, ended, resume=True)
     assert f'resuming from {ended}/iter_14.pth; skipped {ended}/iter_16.pth' in log(run)
     assert reason in log(run)
-    assert min(history(ended)) == 0 and history(ended) == history(whole)
-    assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
-
-
-def weights_only(path):
-    content = read_checkpoint(path)
-    torch.save({key: content[key] for key in ('meta', 'state_dict', 'message_hub')}, path)
+    assert_same(ended, whole)
 
 
 @pytest.mark.parametrize(
     ('damage', 'reason'),
     [
         (truncate, 'it cannot be read, BadZipFile'),
-        (weights_only, "it has no 'optimizer'"),  # as a best checkpoint
+        (drop_the_optimizer, "it has no 'optimizer'"),  # as a best checkpoint
         (Path.unlink, 'it cannot be read, FileNotFoundError'),
     ],
 )
@@ -99,14 +75,6 @@ def test_a_checkpoint_given_by_path_must_be_intact(ended, tiny_data, damage, rea
     damage(ended / 'iter_16.pth')
     with pytest.raises(ValueError, match=rf'cannot resume exactly from .*iter_16\.pth: {reason}.*Give the path of'):
         train(tiny_data, ended, resume=True, load_from=str(ended / 'iter_16.pth'))
-
-
-def test_the_epoch_checkpoint_is_used_if_both_iteration_checkpoints_are_damaged(whole, ended, tiny_data):
-    for path in ended.glob('iter_*'):
-        truncate(path)
-    run = train(tiny_data, ended, resume=True)
-    assert log(run).count(f'resuming from {ended}/epoch_2.pth; skipped') == 2
-    assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
 def test_a_run_with_only_damaged_checkpoints_does_not_start_again(ended, tiny_data):
@@ -121,7 +89,7 @@ def test_a_run_without_checkpoints_starts(ended, tiny_data, whole):
         path.unlink()
     run = train(tiny_data, ended, resume=True)
     assert f'no checkpoint to resume from in {ended}: starting a new run' in log(run)
-    assert_equal(state(ended / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
+    assert_same(ended, whole)
 
 
 def test_a_moved_folder_is_resumed(ended, tiny_data, whole):
@@ -130,7 +98,7 @@ def test_a_moved_folder_is_resumed(ended, tiny_data, whole):
     train(tiny_data, ended, resume=True, end=dict(at='iteration', number=16))
     shutil.move(ended, ended.with_name('moved'))
     train(tiny_data, ended.with_name('moved'), resume=True)
-    assert_equal(state(ended.with_name('moved') / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
+    assert_same(ended.with_name('moved'), whole)
 
 
 def test_a_run_that_was_set_back_resumes_from_there(ended, tiny_data):
@@ -164,9 +132,9 @@ def test_a_checkpoint_contains_the_settings_of_the_run(ended):
         (dict(max_keep_ckpts=1), r'checkpoint\.max_keep_ckpts must be at least 2, or -1, got 1'),
     ],
 )
-def test_invalid_options_are_refused(tiny_data, tmp_path, options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        train(tiny_data, tmp_path, **{f'default_hooks.checkpoint.{key}': value for key, value in options.items()})
+        ResumableCheckpointHook(**options)
 
 
 FACTS = dict(world_size=4, batch_size=2, total_batch_size=8, images=80, iterations_per_epoch=10, seed=0)
@@ -188,15 +156,14 @@ def test_settings_that_must_match(own, inside, message):
 
 
 def test_last_checkpoint_is_tried_first_then_the_newest_files(tmp_path):
-    for age, name in enumerate(
-        ['epoch_1.pth', 'iter_9.pth', 'epoch_3.pth', 'iter_30.pth', 'best_epoch_3.pth', 'epoch_3-0123abcd.pth']
-    ):
+    files = ['epoch_1.pth', 'iter_9.pth', 'epoch_3.pth', 'iter_30.pth', 'best_epoch_3.pth', 'epoch_3-0123abcd.pth']
+    for age, name in enumerate(files):
         (tmp_path / name).write_bytes(b'torn')
         os.utime(tmp_path / name, ns=(10**18 - age * 10**9,) * 2)
 
     def names():
         return [path.name for path in newest_first(tmp_path, tmp_path, ['epoch_{}.pth', 'iter_{}.pth'])]
 
-    assert names() == ['epoch_1.pth', 'iter_9.pth', 'epoch_3.pth', 'iter_30.pth']
+    assert names() == files[:4]
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth\n')
     assert names() == ['epoch_3.pth', 'epoch_1.pth', 'iter_9.pth', 'iter_30.pth']

@@ -10,7 +10,7 @@ import pytest
 
 from mmoid.engine.hooks.sigterm import RESUMABLE
 from tests.engine.machines import launches, on_one_machine, write_config
-from tests.engine.run_checks import assert_equal, history, state, train
+from tests.engine.run_checks import assert_same, history, iterations, train
 
 INTERVAL = 3  # iterations between checkpoints
 EPOCH = 11  # iterations; four epochs, the third is the first of the second stage
@@ -21,12 +21,6 @@ def iterations_seen(work_dir):
     """Numbers of the iterations that rank 0 has begun, those twice that were done again."""
     file = work_dir / 'rank0.jsonl'
     return [int(number) for number in re.findall(r'"iteration": (\d+)', file.read_text())] if file.exists() else []
-
-
-def assert_same_run(work_dir, whole):
-    for rank in (0, 1):
-        assert history(work_dir, rank) == history(whole, rank)
-    assert_equal(state(work_dir / 'epoch_4.pth'), state(whole / 'epoch_4.pth'))
 
 
 def end_by_sigterm(run, work_dir):
@@ -65,17 +59,12 @@ def kill_at_random(data_root, work_dir, number):
 @pytest.mark.parametrize('number', [1, *[pytest.param(3, marks=pytest.mark.slow, id=f'3-{i}') for i in range(6)]])
 def test_a_run_killed_at_random_is_the_run_that_was_not(whole_of_two, tiny_data, tmp_path, number):
     kill_at_random(tiny_data, tmp_path, number)
-    assert_same_run(tmp_path, whole_of_two)
+    assert_same(tmp_path, whole_of_two, ranks=2)
 
 
 PLACES = {
-    'in the first iteration': [dict(at='iteration', number=0)],
-    'around the second stage': [
-        dict(at='iteration', number=2 * EPOCH - 1),
-        dict(at='validation', number=2),
-        dict(at='iteration', number=2 * EPOCH),
-        dict(at='iteration', number=2 * EPOCH + 1),
-    ],
+    'in the first iteration': iterations([0]),
+    'around the second stage': [*iterations([21]), dict(at='validation', number=2), *iterations([22, 23])],
     'while writing': [dict(at=at, number=1) for at in ('writing', 'naming', 'pointing')],
 }
 
@@ -90,7 +79,7 @@ def test_a_run_killed_in_a_certain_place_is_the_run_that_was_not(whole_of_two, t
         config = write_config(tiny_data, tmp_path, end=end, rank=rank, kill=True)
         with launches(on_one_machine(config, 2, *['--resume'] * (piece > 0))) as (run,):
             assert (run.finish() == 0) == (end is None), run.text()
-    assert_same_run(tmp_path, whole_of_two)
+    assert_same(tmp_path, whole_of_two, ranks=2)
 
 
 def test_another_number_of_processes_resumes_between_epochs(whole_of_two, tiny_data, tmp_path):

@@ -1,6 +1,5 @@
 """HybridSchedule on real runs, also beside TensorBoard, early stopping, scaled learning rates and validation."""
 
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -13,14 +12,8 @@ from mmengine.optim import MultiStepLR
 import mmoid
 from mmoid.engine.schedule.stages import parse_stages, plan, schedule, stage_index, stages_of_config
 from mmoid.engine.schedule.training_plan import learning_rates
-from tests.checkpoints import read_checkpoint
-from tests.engine.run_checks import history, iterations, train, train_in_pieces
-
-BALANCED = dict(type='SoftBalanceClassAwareSampler')
-WARM_UP = dict(type='LinearLR', start_factor=0.25, by_epoch=False, begin=0, end=3)
-STEP = dict(type='MultiStepLR', milestones=[1], gamma=0.1)
-
-pytestmark = pytest.mark.usefixtures('quick')
+from tests.engine.run_checks import history, log, train
+from tests.engine.small_run import BALANCED, STAGES, STEP, WARM_UP
 
 
 def lr_by_epoch(work_dir):
@@ -28,10 +21,6 @@ def lr_by_epoch(work_dir):
     for line in history(work_dir).values():
         epochs.setdefault(line['epoch'], []).append(line['lr'])
     return epochs
-
-
-def log(run):
-    return Path(run.log_dir, f'{run.timestamp}.log').read_text()
 
 
 def test_two_ranks_hand_out_what_the_stage_says(tiny_data, whole_of_two):
@@ -74,12 +63,8 @@ def test_the_learning_rate_starts_again_with_its_own_warm_up(whole):
 def test_the_stage_is_in_the_log_and_in_tensorboard(tiny_data, tmp_path):
     event_accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-    options = dict(
-        stages=[dict(epochs=1), dict(name='soft balance', epochs=2, sampler=BALANCED, param_scheduler=[WARM_UP, STEP])],
-        visualizer=dict(type='Visualizer', vis_backends=backends),
-        log_level='INFO',
-    )
-    run = train(tiny_data, tmp_path, **options)
+    options = dict(visualizer=dict(type='Visualizer', vis_backends=backends), log_level='INFO')
+    run = train(tiny_data, tmp_path, stages=[dict(epochs=1), STAGES[1]], **options)
     run.visualizer.close()
     text = 'Stage 2 of 2 "soft balance": epoch 1 of 2, SoftBalanceClassAwareSampler with λ = 0.7, learning rate 0.0125'
     assert text in log(run)
@@ -87,36 +72,6 @@ def test_the_stage_is_in_the_log_and_in_tensorboard(tiny_data, tmp_path):
     events.Reload()
     stages = [(2, 1), (4, 1), (6, 1), (8, 2), (10, 2), (12, 2), (14, 2), (16, 2), (18, 2)]
     assert [(event.step, event.value) for event in events.Scalars('stage')] == stages
-    assert {'lr', 'loss', 'mean/score'} <= set(events.Tags()['scalars'])
-    scalars = [json.loads(line) for line in Path(run.log_dir, 'vis_data', 'scalars.json').read_text().splitlines()]
-    assert [(line['step'], line['stage']) for line in scalars if 'stage' in line] == stages
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (
-            {'train_cfg.max_epochs': 6},
-            r'HybridSchedule\.stages have 2 \+ 2 = 4 epochs, train_cfg\.max_epochs is 6',
-        ),
-        (
-            {'param_scheduler': [dict(type='ConstantLR', factor=1.0)]},
-            r'param_scheduler is set beside those of HybridSchedule\.stages',
-        ),
-        (
-            {'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5)},
-            'HybridSchedule needs a train loop by epochs, train_cfg builds a IterBasedTrainLoop',
-        ),
-        (
-            {'stages': [dict(epochs=1), dict(epochs=1, sampler=dict(BALANCED, samples_per_epoch=8))]},
-            r'stages\[1\]\.sampler gives 8 samples an epoch on this rank, train_dataloader\.sampler gives \d+',
-        ),
-    ],
-)
-def test_a_wrong_plan_is_told_before_the_first_iteration(tiny_data, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        train(tiny_data, tmp_path, **options)
-    assert not (tmp_path / 'rank0.jsonl').exists()
 
 
 @pytest.mark.parametrize(
@@ -144,21 +99,8 @@ def test_a_stage_is_found_from_the_epoch_alone():
 
 
 def test_stages_without_schedulers_leave_the_runs_own_alone(tiny_data, tmp_path):
-    stages = [dict(epochs=1), dict(epochs=1, sampler=BALANCED)]
-    train(tiny_data, tmp_path, stages=stages, param_scheduler=[dict(STEP, gamma=0.5)])
+    train(tiny_data, tmp_path, stages=[dict(epochs=1)] * 2, param_scheduler=[dict(STEP, gamma=0.5)])
     assert lr_by_epoch(tmp_path) == {0: [0.05] * 6, 1: [0.025] * 6}
-
-
-def test_the_schedule_of_the_paper():
-    step = dict(type='MultiStepLR', milestones=[4, 6], gamma=0.1)
-    stages = parse_stages(
-        [dict(epochs=14, param_scheduler=dict(step, milestones=[8, 11])), dict(epochs=7, param_scheduler=step)]
-    )
-    assert schedule(stages, epoch_length=100) == [
-        dict(type='MultiStepLR', milestones=[8, 11], gamma=0.1, begin=0, end=14),
-        dict(type='StageRestartLR', begin=1400, end=1401, by_epoch=False),
-        dict(type='MultiStepLR', milestones=[4, 6], gamma=0.1, begin=14, end=21),
-    ]
 
 
 def test_each_stage_has_a_schedule_of_its_own():
@@ -184,11 +126,9 @@ def test_a_scheduled_momentum_is_set_back_too(tiny_data, tmp_path):
 def test_a_rate_that_follows_the_metric_does_so_inside_its_stage(tiny_data, tmp_path):
     plateau = dict(type='ReduceOnPlateauLR', monitor='mean/score', rule='less', factor=0.5, patience=0, threshold=9)
     stages = [dict(epochs=1), dict(epochs=3, param_scheduler=plateau), dict(epochs=1, param_scheduler=plateau)]
-    train(tiny_data, tmp_path / 'whole', stages=stages)
+    train(tiny_data, tmp_path, stages=stages)
     # No score is good enough: the rate is halved after each epoch of the second stage that another one follows.
-    assert [epoch[0] for epoch in lr_by_epoch(tmp_path / 'whole').values()] == [0.05, 0.05, 0.025, 0.0125, 0.05]
-    train_in_pieces(tiny_data, tmp_path / 'pieces', iterations([12, 24]), stages=stages)
-    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+    assert [epoch[0] for epoch in lr_by_epoch(tmp_path).values()] == [0.05, 0.05, 0.025, 0.0125, 0.05]
 
 
 def test_early_stopping_before_the_last_stage_is_logged(tiny_data, tmp_path):
@@ -200,33 +140,9 @@ def test_early_stopping_before_the_last_stage_is_logged(tiny_data, tmp_path):
 
 
 def test_validation_keeps_its_own_interval(tiny_data, tmp_path):
-    stages = [dict(epochs=3), dict(epochs=2, sampler=BALANCED)]
-    train(tiny_data, tmp_path, stages=stages, **{'train_cfg.val_interval': 2})
+    train(tiny_data, tmp_path, stages=[dict(epochs=3), dict(epochs=2)], **{'train_cfg.val_interval': 2})
     text = (tmp_path / 'rank0.jsonl').read_text()
     assert [epoch for epoch in range(1, 6) if f'"validation": {epoch}}}' in text] == [2, 4, 5]
-
-
-@pytest.mark.parametrize(
-    ('second', 'message'),
-    [
-        (dict(epochs=3), r"cannot resume: HybridSchedule\.stages\[1\] is {'epochs': 3, .* but was {'epochs': 2,"),
-        (dict(epochs=2, param_scheduler=dict(STEP, gamma=0.5)), r'stages\[1\] is .*0\.5.* was .*0\.1'),
-        (None, r'stages\[1\] is None, but was .* start a new run from its weights'),
-    ],
-)
-def test_a_resumed_run_has_the_schedule_that_it_had(two_stages, tiny_data, second, message):
-    assert read_checkpoint(two_stages / 'iter_2.pth')['meta']['stages'][1]['epochs'] == 2
-    stages = [dict(epochs=1), second] if second else [dict(epochs=1)]
-    with pytest.raises(ValueError, match=message):
-        train(tiny_data, two_stages, resume=True, stages=stages)
-
-
-@pytest.fixture(scope='module')
-def two_stages(tiny_data, tmp_path_factory):
-    """Work folder of a run that was ended in its first stage."""
-    work_dir, stages = tmp_path_factory.mktemp('two-stages'), [dict(epochs=1), dict(epochs=2, param_scheduler=STEP)]
-    train(tiny_data, work_dir, stages=stages, end=dict(at='iteration', number=3))
-    return work_dir
 
 
 def test_a_plan_is_the_same_whatever_the_order_of_keys():
