@@ -6,35 +6,18 @@ Image-level labels go into `pos_category_ids` and `neg_category_ids` of images, 
 tools/dataset_converters/import_coco.py reads both again.
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
-
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
 
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+if __name__ == '__main__':
+    parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='the file, a new one')
     parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    try:
+    args = parser.parse_args()
+    with exit_on_error(), progress_bars() as progress:
         store = AnnotationStore(args.store)
-        with progress_bars() as progress:
-            export_coco(store, args.out, overwrite=args.overwrite, progress=progress)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        export_coco(store, args.out, overwrite=args.overwrite, progress=progress)
     print(f'{args.out}: {store.num_images:,} images, {store.num_boxes:,} boxes, {store.num_classes:,} classes')
-
-
-if __name__ == '__main__':
-    main()

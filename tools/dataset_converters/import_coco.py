@@ -8,7 +8,7 @@ the hierarchy of the classes with --hierarchy; a file from tools/dataset_convert
 """
 
 from mmoid.openimages.readers.coco import import_coco
-from mmoid.utils.convert_tool import converter_parser, run_converter
+from mmoid.utils.command_line import converter_parser, run_converter
 
 if __name__ == '__main__':
     parser = converter_parser(__doc__)

@@ -4,7 +4,7 @@ python tools/dataset_converters/import_voc.py --annotations Annotations --images
 """
 
 from mmoid.openimages.readers.voc import import_voc
-from mmoid.utils.convert_tool import converter_parser, run_converter
+from mmoid.utils.command_line import converter_parser, run_converter
 
 if __name__ == '__main__':
     parser = converter_parser(__doc__)

@@ -6,7 +6,7 @@ r"""One split of a YOLO data set -> a store that mmoid trains on.
 """
 
 from mmoid.openimages.readers.yolo import import_yolo
-from mmoid.utils.convert_tool import converter_parser, run_converter
+from mmoid.utils.command_line import converter_parser, run_converter
 
 if __name__ == '__main__':
     parser = converter_parser(__doc__)

@@ -8,34 +8,20 @@ seed give the same parts. For concurrent softmax, run tools/analysis_tools/concu
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.statistics.mini_split import ClassDeviation, box_deviation, image_deviation, split_images
+from mmoid.openimages.statistics.mini_split import box_deviation, image_deviation, split_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.subset import require_writable, subset_stores
-from mmoid.utils.progress import print_table
+from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.progress import print_table, progress_bars
 
 LEAST_EXPECTED = 100
 """Relative deviations of rarer classes show only rounding."""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument('--out', required=True, help='folder for the stores train and validation')
-    parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
-    help_ = 'images for validation (default: %(default)s); 0 writes no validation store'
-    parser.add_argument('--validation', type=int, default=5_000, help=help_)
-    parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
-    parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
-    return parser.parse_args()
 
 
 def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
@@ -57,38 +43,46 @@ def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) ->
             ('boxes', box_deviation(store, images)),
         ):
             frequent = deviation.expected >= LEAST_EXPECTED
-            largest = int(np.abs(deviation.difference).argmax())
-            relative = int(np.where(frequent, np.abs(deviation.relative), 0).argmax())
-            table.add_row(f'{name}: {unit}', *cells_of(store, deviation, largest))
-            table.add_row('', *cells_of(store, deviation, relative))
+            largest = np.abs(deviation.difference).argmax()
+            largest_relative = np.where(frequent, np.abs(deviation.relative), 0).argmax()
+            for title, label in ((f'{name}: {unit}', largest), ('', largest_relative)):
+                table.add_row(
+                    title,
+                    store.class_names[label],
+                    f'{deviation.expected[label]:,.2f}',
+                    f'{deviation.part[label]:,}',
+                    f'{deviation.difference[label]:+,.2f}',
+                    f'{deviation.relative[label]:+.2%}',
+                )
     print_table(table)
     print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')
 
 
-def cells_of(store: AnnotationStore, deviation: ClassDeviation, label: int) -> tuple[str, ...]:
-    expected, got = f'{deviation.expected[label]:,.2f}', f'{deviation.part[label]:,}'
-    difference, relative = f'{deviation.difference[label]:+,.2f}', f'{deviation.relative[label]:+.2%}'
-    return store.class_names[label], expected, got, difference, relative
-
-
 def main() -> None:
-    args = parse_args()
-    out = Path(args.out)
-    try:
+    parser = tool_parser(__doc__)
+    parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
+    parser.add_argument('--out', required=True, type=Path, help='folder for the stores train and validation')
+    parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
+    validation = 'images for validation (default: %(default)s); 0 writes no validation store'
+    parser.add_argument('--validation', type=int, default=5_000, help=validation)
+    parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
+    args = parser.parse_args()
+    with exit_on_error():
         if args.train < 1:
             raise ValueError(f'--train must be at least 1, got {args.train}')
         sizes = {'train': args.train} | ({'validation': args.validation} if args.validation else {})
         store = AnnotationStore(args.store)
-        require_writable(store, [out / name for name in sizes], args.overwrite)
-        parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed)))
+        require_writable(store, [args.out / name for name in sizes], args.overwrite)
+        with progress_bars() as progress:
+            parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed, progress)))
         print_sizes(store, parts)
         print_deviations(store, parts)
-        new = {out / name: images for name, images in parts.items()}
-        subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    print(f'{", ".join(str(path) for path in new)}: written, seed {args.seed}')
-    print(f'Next: tools/analysis_tools/concurrent_rates.py {out / "train"} --out {out / "concurrent_rates.npz"}')
+        new = {args.out / name: images for name, images in parts.items()}
+        with progress_bars() as progress:
+            subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite, progress)
+    print(f'{", ".join(map(str, new))}: written, seed {args.seed}')
+    print(f'Next: tools/analysis_tools/concurrent_rates.py {args.out / "train"} --out {args.out}/concurrent_rates.npz')
 
 
 if __name__ == '__main__':

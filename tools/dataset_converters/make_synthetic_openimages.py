@@ -8,42 +8,32 @@ is left as it is.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from dataclasses import fields
 
 from mmoid.synthetic.folder import write_dataset
 from mmoid.synthetic.world import WorldConfig
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = tool_parser(__doc__)
     parser.add_argument('--out', required=True, help='output folder')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set of this tool')
-    parser.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, help='worker processes (default: %(default)s)'
-    )
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='worker processes (default: %(default)s)')
     for knob in fields(WorldConfig):
-        low, high = knob.metadata['low'], knob.metadata['high']
+        allowed = f'{knob.metadata["low"]:,} to {knob.metadata["high"]:,} (default: %(default)s)'
         parser.add_argument(
             f'--{knob.name.replace("_", "-")}',
             type=type(knob.default),
             default=knob.default,
-            help=f'{knob.metadata["help"]}; {low:,} to {high:,} (default: %(default)s)',
+            help=f'{knob.metadata["help"]}; {allowed}',
         )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    try:
+    args = parser.parse_args()
+    with exit_on_error(), progress_bars() as progress:
         config = WorldConfig(**{knob.name: getattr(args, knob.name) for knob in fields(WorldConfig)})
-        with progress_bars() as progress:
-            written = write_dataset(args.out, config, args.workers, args.overwrite, progress)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        written = write_dataset(args.out, config, args.workers, args.overwrite, progress)
     if written:
         print(f'{args.out}: wrote {config.num_train} training and {config.num_validation} validation images')
     else:

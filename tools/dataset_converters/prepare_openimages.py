@@ -10,7 +10,7 @@ the store has all images of --images, or else of --image-sizes, to predict on.
 """
 
 from mmoid.openimages.readers.official_csv import convert
-from mmoid.utils.convert_tool import converter_parser, run_converter
+from mmoid.utils.command_line import converter_parser, run_converter
 
 if __name__ == '__main__':
     parser = converter_parser(__doc__)

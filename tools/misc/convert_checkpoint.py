@@ -8,32 +8,16 @@ Any detector of mmdet with a list of its classes. Then train with load_from=pret
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, convert_classes
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', type=Path, help='of the trained detector')
-    parser.add_argument('out', type=Path, help='the new checkpoint')
-    parser.add_argument('--store', required=True, type=Path, help='prepared store with the classes wanted')
-    parser.add_argument(
-        '--classes', type=Path, help="the detector's classes: a CSV of MID, name in the detector's order"
-    )
-    parser.add_argument(
-        '--fill-ancestors', action='store_true', help='a new class starts as the mean of its descendants'
-    )
-    return parser.parse_args()
+from mmoid.utils.command_line import exit_on_error, tool_parser
 
 
 def first(names: tuple[str, ...]) -> str:
@@ -41,8 +25,16 @@ def first(names: tuple[str, ...]) -> str:
 
 
 def main() -> None:
-    args = parse_args()
-    try:
+    parser = tool_parser(__doc__)
+    parser.add_argument('checkpoint', type=Path, help='of the trained detector')
+    parser.add_argument('out', type=Path, help='the new checkpoint')
+    parser.add_argument('--store', required=True, type=Path, help='prepared store with the classes wanted')
+    classes = "the detector's classes: a CSV of MID, name in the detector's order"
+    parser.add_argument('--classes', type=Path, help=classes)
+    fill = 'a new class starts as the mean of its descendants'
+    parser.add_argument('--fill-ancestors', action='store_true', help=fill)
+    args = parser.parse_args()
+    with exit_on_error():
         allow_checkpoint_globals()
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
         store = AnnotationStore(args.store)
@@ -52,8 +44,6 @@ def main() -> None:
         meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
         with atomic_write(args.out) as temporary:
             torch.save(dict(state_dict=conversion.state_dict, meta=meta), temporary)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
     print(f'{args.out}: {len(source)} classes -> {store.num_classes}, in {", ".join(conversion.layers)}')
     print(f'new classes: {first(conversion.new)}; from their descendants: {first(conversion.filled)}')
     print(f'classes left out: {first(conversion.unused)}')

@@ -14,12 +14,15 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.progress import Progress, no_progress
 
 
-def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+def split_images(
+    store: AnnotationStore, sizes: Sequence[int], seed: int = 0, progress: Progress = no_progress
+) -> list[np.ndarray]:
     """Draws disjoint subsets in which each class has its share of images, as annotated and with descendants.
 
-    Image-level labels are ignored. The same store, sizes and seed give the same subsets.
+    Image-level labels are ignored. The same store, sizes and seed give the same subsets. Progress is in classes.
 
     Returns:
         (size,) ascending image indices for each of the sizes.
@@ -29,10 +32,12 @@ def split_images(store: AnnotationStore, sizes: Sequence[int], seed: int = 0) ->
     """
     annotated, expanded = (_images_by_class(store, expand) for expand in (False, True))
     parents = ~store.hierarchy.is_leaf
-    return stratify(hstack([annotated, expanded[:, parents]], format='csr'), sizes, seed)
+    return stratify(hstack([annotated, expanded[:, parents]], format='csr'), sizes, seed, progress)
 
 
-def stratify(labels: csr_matrix, sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+def stratify(
+    labels: csr_matrix, sizes: Sequence[int], seed: int = 0, progress: Progress = no_progress
+) -> list[np.ndarray]:
     """:func:`split_images` on an (N, L) matrix: the stored entries of a row are the labels of an image."""
     num_images, num_labels = labels.shape
     if min(sizes, default=0) < 0 or sum(sizes) > num_images:
@@ -56,6 +61,7 @@ def stratify(labels: csr_matrix, sizes: Sequence[int], seed: int = 0) -> list[np
             wanted[k] -= taken
             left -= taken
         dealt.append(images)
+        progress('dealing classes', num_labels - np.count_nonzero(left), num_labels)
     unlabelled = np.flatnonzero(subset < 0)
     missing = targets - np.bincount(subset[subset >= 0], minlength=len(targets))
     subset[unlabelled] = _deal(missing.astype(float), len(unlabelled), rng)

@@ -15,15 +15,20 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_folder
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, Rows, image_folder_entry, write_store
+from mmoid.utils.progress import Progress, no_progress
 
 
 def subset_stores(
-    parent: AnnotationStore, parts: Mapping[Path, np.ndarray], made_by: Mapping[str, Any], overwrite: bool = False
+    parent: AnnotationStore,
+    parts: Mapping[Path, np.ndarray],
+    made_by: Mapping[str, Any],
+    overwrite: bool = False,
+    progress: Progress = no_progress,
 ) -> list[Summary]:
     """Writes a store for each part, and returns their summaries. All classes are kept. If one fails, none is made.
 
     A part is the folder of a new store with its images: (n,) indices, each once. They keep the order of the parent.
-    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``.
+    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``. Progress is in stores.
 
     Raises:
         ValueError: A path inside or above the parent.
@@ -35,11 +40,12 @@ def subset_stores(
     if 'subset' in parent.metadata:
         origin['parent_subset'] = parent.metadata['subset']
     with ExitStack() as stack:
-        for path, content in zip(parts, contents):
+        for done, (path, content) in enumerate(zip(parts, contents), 1):
             images, root = parent.image_folder, parent.path.resolve().parent
             entry = None if images is None else image_folder_entry(images, path, root)
             metadata = {'sources': parent.metadata['sources'], 'subset': origin, 'image_folder': entry}
             write_store(stack.enter_context(write_folder(path, overwrite)), content, metadata)
+            progress('writing stores', done, len(parts))
     return [content.summary for content in contents]
 
 

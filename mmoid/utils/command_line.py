@@ -1,18 +1,33 @@
-"""The command line of tools that convert annotations to a store."""
+"""What the command-line tools share: their parser, their errors, and the conversion of annotations to a store."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import print_summary, progress_bars
 
 
+def tool_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that prints the docstring of a tool as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Ends the process with one line ``error: ...`` and status 1 on bad input, a bad file or a missing package."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
+        sys.exit(f'error: {error}')
+
+
 def converter_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every converter; the tool adds those of its format."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(description)
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     missing = 'images without a readable file: stop (default), or drop'
@@ -24,9 +39,6 @@ def run_converter(convert: Callable[..., Summary], parser: argparse.ArgumentPars
     """Parses the command line, converts, and prints the summary. Options have the names of ``convert``'s arguments."""
     options = vars(parser.parse_args())
     out = options.pop('out')
-    try:
-        with progress_bars() as progress:
-            summary = convert(out, **options, progress=progress)
-    except (ValueError, OSError) as error:  # an AnnotationError is a ValueError
-        sys.exit(f'error: {error}')
+    with exit_on_error(), progress_bars() as progress:
+        summary = convert(out, **options, progress=progress)
     print_summary(summary, out)
