@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
-from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.synthetic.folder import write_dataset
+from mmoid.synthetic.folder import write_dataset, write_stores
 from mmoid.synthetic.world import WorldConfig
 
 LONGEST_FIRST = ('tests/tools', 'tests/engine', 'tests/evaluation')
@@ -33,16 +30,5 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared data root of 48 + 12 generated images: train, validation, concurrent_rates.npz."""
     root = tmp_path_factory.mktemp('data') / 'tiny'
     write_dataset(root, TINY)
-    annotations = root / 'annotations'
-    for split in ('train', 'validation'):
-        convert(
-            root / split,
-            boxes=annotations / f'{split}-detection-bbox.csv',
-            image_labels=annotations / f'{split}-detection-human-imagelabels.csv',
-            classes=annotations / 'classes-description.csv',
-            hierarchy=annotations / 'label-hierarchy.json',
-            images=root / 'images' / split,
-        )
-    train = AnnotationStore(root / 'train')
-    save_rates(root / 'concurrent_rates.npz', count_concurrence(train).rates, train.label_names)
+    write_stores(root)
     return root

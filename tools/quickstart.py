@@ -8,7 +8,6 @@ interrupted training continues from its last checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +28,7 @@ from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
+from mmoid.utils.command_line import tool_parser
 from mmoid.utils.environment import installed_stack
 from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
 
@@ -38,6 +37,9 @@ CONFIG = 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-cas-5e_synthetic.py'
 STOCK = 'docs/reproduction/quickstart-stock.json'
 DATA = Path('data/synthetic')
 WORK = Path('work_dirs/quickstart')
+FIGURES = WORK / 'figures'
+EPOCHS = 5  # of the config
+CHECKPOINT = WORK / f'epoch_{EPOCHS}.pth'
 WORLD = ('--num-train', '1200', '--num-classes', '24', '--imbalance', '100', '--confusable-pairs', '2')
 console = Console()
 
@@ -46,8 +48,12 @@ def run(*command: object) -> None:
     subprocess.run([str(part) for part in command], check=True)
 
 
+def tool(name: str, *options: object) -> None:
+    run(sys.executable, f'tools/{name}.py', *options)
+
+
 def make_data() -> None:
-    run(sys.executable, 'tools/dataset_converters/make_synthetic_openimages.py', '--out', DATA, *WORLD)
+    tool('dataset_converters/make_synthetic_openimages', '--out', DATA, *WORLD)
 
 
 def prepare() -> None:
@@ -56,17 +62,9 @@ def prepare() -> None:
     for split in ('train', 'validation'):
         boxes = ('--boxes', files / f'{split}-detection-bbox.csv')
         labels = ('--labels', files / f'{split}-detection-human-imagelabels.csv')
-        source = (*boxes, *labels, *classes, '--images', DATA / 'images' / split)
-        run(
-            sys.executable,
-            'tools/dataset_converters/prepare_openimages.py',
-            *source,
-            '--out',
-            DATA / split,
-            '--overwrite',
-        )
-    rates = DATA / 'concurrent_rates.npz'
-    run(sys.executable, 'tools/analysis_tools/concurrent_rates.py', DATA / 'train', '--out', rates)
+        images = ('--images', DATA / 'images' / split, '--out', DATA / split, '--overwrite')
+        tool('dataset_converters/prepare_openimages', *boxes, *labels, *classes, *images)
+    tool('analysis_tools/concurrent_rates', DATA / 'train', '--out', DATA / 'concurrent_rates.npz')
 
 
 def num_processes() -> int:
@@ -87,7 +85,7 @@ def mixed_up_rates() -> None:
         data = [f'{loader}.ann_file={DATA / "train"}' for loader in ('test_dataloader.dataset', 'test_evaluator')]
         run_test('--work-dir', WORK / 'train_test', '--out', predictions, '--cfg-options', *data)
     rates = ('--predictions', predictions, '--out', WORK / 'rates.npz', '--compare-iou')
-    run(sys.executable, 'tools/analysis_tools/concurrent_rates.py', DATA / 'train', *rates)
+    tool('analysis_tools/concurrent_rates', DATA / 'train', *rates)
 
 
 def test() -> None:
@@ -97,15 +95,7 @@ def test() -> None:
 
 
 def run_test(*options: object) -> None:
-    run('bash', 'tools/dist_test.sh', CONFIG, last_checkpoint(), num_processes(), *options)
-
-
-def last_checkpoint() -> Path:
-    return WORK / f'epoch_{num_epochs()}.pth'
-
-
-def num_epochs() -> int:
-    return int(Config.fromfile(CONFIG, import_custom_modules=False).train_cfg.max_epochs)
+    run('bash', 'tools/dist_test.sh', CONFIG, CHECKPOINT, num_processes(), *options)
 
 
 def training_log() -> tuple[list[dict], dict[int, float]]:
@@ -119,15 +109,13 @@ def training_log() -> tuple[list[dict], dict[int, float]]:
 def draw() -> None:
     training, mean_ap = training_log()
     first_step = {line['epoch']: line['step'] for line in reversed(training)}
-    epoch_length = first_step[2] - first_step[1]
-    times = [line['step'] / epoch_length for line in training]
+    times = [line['step'] / (first_step[2] - first_step[1]) for line in training]
     losses, lrs = ([line[name] for line in training] for name in ('loss', 'lr'))
-    bands = [('class-aware', 0, num_epochs())]
-    figures = WORK / 'figures'
-    save(draw_training(list(mean_ap), list(mean_ap.values()), times, losses, lrs, bands), figures / 'training.png')
-    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), figures / 'ground_truth.png')
+    bands = [('class-aware', 0, EPOCHS)]
+    save(draw_training(list(mean_ap), list(mean_ap.values()), times, losses, lrs, bands), FIGURES / 'training.png')
+    save(draw_annotations(AnnotationStore(DATA / 'train'), range(12)), FIGURES / 'ground_truth.png')
     store, predictions = AnnotationStore(DATA / 'validation'), PredictionStore(WORK / 'predictions')
-    save(draw_predictions(store, predictions, range(12)), figures / 'predictions.png')
+    save(draw_predictions(store, predictions, range(12)), FIGURES / 'predictions.png')
 
 
 def run_steps() -> dict[str, float]:
@@ -135,10 +123,10 @@ def run_steps() -> dict[str, float]:
     steps = {
         'make data': (make_data, DATA / 'metadata.json'),
         'prepare': (prepare, DATA / 'concurrent_rates.npz'),
-        'train': (train, last_checkpoint()),
+        'train': (train, CHECKPOINT),
         'rates': (mixed_up_rates, WORK / 'rates.npz'),
         'test': (test, WORK / 'predictions'),
-        'draw': (draw, WORK / 'figures' / 'predictions.png'),
+        'draw': (draw, FIGURES / 'predictions.png'),
     }
     record = WORK / 'steps.json'
     state = json.loads(record.read_text()) if record.exists() else {'done': {}, 'seconds': {}}
@@ -164,18 +152,16 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def summarise(seconds: dict[str, float]) -> dict:
-    store = AnnotationStore(DATA / 'validation')
-    result = evaluate_predictions(annotations_of_store(store), PredictionStore(WORK / 'predictions'))
-    mean_ap = training_log()[1]
+    annotations = annotations_of_store(AnnotationStore(DATA / 'validation'))
     versions = {'mmoid': mmoid.__version__, 'python': platform.python_version(), 'torch': torch.__version__}
     return {
-        'mAP': mean_ap[num_epochs()],
+        'mAP': training_log()[1][EPOCHS],
         'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
-        'protocol': result.description,
+        'protocol': evaluate_predictions(annotations, PredictionStore(WORK / 'predictions')).description,
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'config': CONFIG,
-        'checkpoint': str(last_checkpoint()),
-        'figures': sorted(str(path) for path in (WORK / 'figures').glob('*.png')),
+        'checkpoint': str(CHECKPOINT),
+        'figures': sorted(str(path) for path in FIGURES.glob('*.png')),
         'versions': {**versions, **installed_stack()},
     }
 
@@ -189,9 +175,8 @@ def show(summary: dict) -> None:
     table.add_row('this run', 'Eq. 5, and pairs of classes mixed up', f'{summary["test_mAP"]:.3f}')
     console.print(table)
     console.print(summary['protocol'])
-    console.print(
-        f'{stock["images"]} images: differences below 0.02 are noise. docs/reproduction.md has more images and seeds.'
-    )
+    noise = 'differences below 0.02 are noise. docs/reproduction.md has more images and seeds.'
+    console.print(f'{stock["images"]} images: {noise}')
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
     for path in summary['figures']:
         console.print(f'Figure: {path}')
@@ -199,7 +184,7 @@ def show(summary: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('--fresh', action='store_true', help='delete the previous run first')
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -207,11 +192,10 @@ def main() -> None:
         shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        seconds = run_steps()
+        summary = summarise(run_steps())
     except subprocess.CalledProcessError as error:
         command = ' '.join(error.cmd)
         sys.exit(f'error: exit status {error.returncode}: {command}\nSee above; run the quickstart again to resume.')
-    summary = summarise(seconds)
     write_json(WORK / 'summary.json', summary)
     show(summary)
 

@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import enable_auto_scale_lr, one_line_error
+from mmoid.engine.launch import enable_amp, enable_auto_scale_lr, one_line_error
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name
@@ -36,14 +36,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
-
-
-def enable_amp(cfg: Config) -> None:
-    kind = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, the config has {kind}')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def train(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
-from mmoid.engine.settings import remove_default_hooks, require_trainable
+from mmoid.engine.settings import remove_default_hooks, require_trainable, type_name
 from mmoid.openimages.errors import AnnotationError
 
 PACKAGE = Path(__file__).parents[1]
@@ -60,6 +60,19 @@ def load_config(
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
     return cfg
+
+
+def enable_amp(cfg: Config) -> None:
+    """What ``--amp`` does.
+
+    Raises:
+        ValueError: An ``optim_wrapper`` other than ``OptimWrapper``.
+    """
+    kind = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, the config has {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

@@ -9,6 +9,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import read_metadata, write_folder, write_tables
 from mmoid.synthetic.drawing import draw_scene
 from mmoid.synthetic.scenes import SPLITS, Scene, compose_image
@@ -70,6 +73,22 @@ def write_dataset(
         (annotations / 'label-hierarchy.json').write_text(json.dumps(world.tree, indent=4) + '\n')
         write_tables(folder, {}, FORMAT, VERSION, {'options': asdict(config), 'classes': classes})
     return True
+
+
+def write_stores(root: Path) -> None:
+    """Converts a data set of :func:`write_dataset` to the stores and the rates of a data root."""
+    annotations = root / 'annotations'
+    for split in SPLITS:
+        convert(
+            root / split,
+            boxes=annotations / f'{split}-detection-bbox.csv',
+            image_labels=annotations / f'{split}-detection-human-imagelabels.csv',
+            classes=annotations / 'classes-description.csv',
+            hierarchy=annotations / 'label-hierarchy.json',
+            images=root / 'images' / split,
+        )
+    train = AnnotationStore(root / 'train')
+    save_rates(root / 'concurrent_rates.npz', count_concurrence(train).rates, train.label_names)
 
 
 def write_image(config: WorldConfig, split: str, folder: Path, index: int) -> Scene:

@@ -18,9 +18,11 @@ def tool_parser(description: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Ends the process with one line ``error: ...`` and status 1 on bad input, a bad file or a missing package."""
+    """Ends the process with one line and status 1 on bad input, a bad file, a missing package, or Ctrl-C."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit('interrupted; run the same command again to resume')
     except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
         sys.exit(f'error: {error}')
 

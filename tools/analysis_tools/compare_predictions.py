@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import sys
-from dataclasses import dataclass
 
 import numpy as np
 from rich.table import Table
@@ -22,42 +20,16 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
-from mmoid.openimages.metric.comparison import KINDS, Difference, bootstrap, error_kinds
+from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 from mmoid.visualization import draw_comparison, save
 
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
-    parser.add_argument('second', help='likewise')
-    parser.add_argument('--store', required=True, help='prepared split that both are compared with')
-    parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
-    parser.add_argument(
-        '--expand-detections', action='store_true', help='add the ancestors of every detection, with NMS'
-    )
-    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap (%(default)s)')
-    parser.add_argument('--score', type=float, default=0.3, help='count errors at this score and above (%(default)s)')
-    parser.add_argument('--out', help='figure, a PNG')
-    return parser.parse_args()
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """Detections on annotated images, of annotated classes, ancestors included if asked for."""
-
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    box: np.ndarray
-
-    @property
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        return self.image, self.label, self.score, self.box
+Detections = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Image, label, score and box of detections on annotated images, of annotated classes."""
 
 
 def read(path: str, evaluator: Evaluator) -> Detections:
@@ -72,14 +44,12 @@ def read(path: str, evaluator: Evaluator) -> Detections:
         print(f'{path}: {len(image) - len(kept):,} on images or of classes that are not annotated, left out')
     if not len(kept):
         raise AnnotationError(f'{path}: has no detection on the {len(annotations.image_ids)} annotated images')
-    return Detections(
-        *evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
-    )
+    return evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
 
 
 def official_map(evaluator: Evaluator, detections: Detections) -> float:
     positives = count_positives(evaluator.ground_truth, evaluator.protocol.group_of_weight)
-    return mean_average_precision(average_precision(evaluator.match(*detections.columns), positives))
+    return mean_average_precision(average_precision(evaluator.match(*detections), positives))
 
 
 def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, float]:
@@ -91,6 +61,7 @@ def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, f
         return 1000 * np.concatenate([box[:, :2], box[:, 2:] - box[:, :2]], axis=1)
 
     columns = (annotations.image, annotations.label, annotations.is_group_of, xywh(annotations.box))
+    image, label, score, box = detections
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {
@@ -102,82 +73,72 @@ def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, f
             ],
         }
         coco.createIndex()
-        rows = np.column_stack([detections.image, xywh(detections.box), detections.score, detections.label])
-        evaluation = COCOeval(coco, coco.loadRes(rows), 'bbox')
+        evaluation = COCOeval(coco, coco.loadRes(np.column_stack([image, xywh(box), score, label])), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval['precision'][..., 0, -1]
-    valid = np.ma.masked_less(precision, 0)
-    return float(valid.mean()), float(valid[0].mean())
-
-
-def print_differences(groups: list[ClassGroup], differences: list[Difference], samples: int) -> None:
-    table = Table('mAP', 'of', 'second - first', '95 % interval', title=f'Paired bootstrap, {samples} draws of images')
-    for group, found in zip(groups, differences):
-        interval = f'{found.low:+.4f} to {found.high:+.4f}'
-        table.add_row(group.name, group.meaning, f'{found.value:+.4f}', interval)
-    print_table(table)
-
-
-def print_errors(counts: list[np.ndarray], score: float) -> None:
-    table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {score:g} and above')
-    for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
-        table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
-    print_table(table)
-
-
-def print_protocols(rows: dict[str, tuple[float, ...]]) -> None:
-    table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
-    for name, (first, second) in rows.items():
-        table.add_row(name, f'{first:.4f}', f'{second:.4f}', f'{second - first:+.4f}')
-    print_table(table)
+    precision = np.ma.masked_less(evaluation.eval['precision'][..., 0, -1], 0)
+    return float(precision.mean()), float(precision[0].mean())
 
 
 def compare(args: argparse.Namespace) -> None:
-    store = AnnotationStore(args.store)
-    annotations = annotations_of_store(store)
+    annotations = annotations_of_store(AnnotationStore(args.store))
     challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
-    v2 = Evaluator(annotations, Protocol('v2'))
+    truth = challenge.ground_truth
     sides = [read(path, challenge) for path in (args.first, args.second)]
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
     groups += class_groups(annotations.hierarchy, train_images)
-    truth = challenge.ground_truth
     with progress_bars() as progress:
         differences = bootstrap(
             truth,
-            *(challenge.match(*side.columns) for side in sides),
+            *(challenge.match(*side) for side in sides),
             [group.labels for group in groups],
             samples=args.samples,
             seed=args.seed,
             progress=progress,
         )
-    print_differences(groups, differences, args.samples)
+    title = f'Paired bootstrap, {args.samples} draws of images'
+    table = Table('mAP', 'of', 'second - first', '95 % interval', title=title)
+    for group, found in zip(groups, differences):
+        table.add_row(group.name, group.meaning, f'{found.value:+.4f}', f'{found.low:+.4f} to {found.high:+.4f}')
+    print_table(table)
+
     counts = []
-    for side in sides:
-        kinds = error_kinds(annotations, truth, *side.columns)
-        counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
-    print_errors(counts, args.score)
+    for image, label, score, box in sides:
+        kinds = error_kinds(annotations, truth, image, label, score, box)
+        counts.append(np.bincount(kinds[(kinds >= 0) & (score >= args.score)], minlength=len(KINDS)))
+    table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {args.score:g} and above')
+    for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
+        table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
+    print_table(table)
+
+    table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
+    v2 = Evaluator(annotations, Protocol('v2'))
     coco = np.array([coco_map(annotations, side) for side in sides])
-    print_protocols(
-        {
-            'challenge': tuple(official_map(challenge, side) for side in sides),
-            'v2': tuple(official_map(v2, side) for side in sides),
-            'COCO, IoU 0.5 to 0.95': tuple(coco[:, 0]),
-            'COCO, IoU 0.5': tuple(coco[:, 1]),
-        }
-    )
+    rows = {
+        'challenge': [official_map(challenge, side) for side in sides],
+        'v2': [official_map(v2, side) for side in sides],
+        'COCO, IoU 0.5 to 0.95': coco[:, 0],
+        'COCO, IoU 0.5': coco[:, 1],
+    }
+    for name, (first, second) in rows.items():
+        table.add_row(name, f'{first:.4f}', f'{second:.4f}', f'{second - first:+.4f}')
+    print_table(table)
     if args.out is not None:
         print(save(draw_comparison([group.name for group in groups], differences, list(KINDS), counts), args.out))
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        compare(args)
-    except (AnnotationError, ValueError, OSError, ImportError) as error:
-        sys.exit(f'error: {error}')
-
-
 if __name__ == '__main__':
-    main()
+    parser = tool_parser(__doc__)
+    parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
+    parser.add_argument('second', help='likewise')
+    parser.add_argument('--store', required=True, help='prepared split that both are compared with')
+    parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
+    expand = 'add the ancestors of every detection, with NMS'
+    parser.add_argument('--expand-detections', action='store_true', help=expand)
+    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap (%(default)s)')
+    parser.add_argument('--score', type=float, default=0.3, help='count errors at this score and above (%(default)s)')
+    parser.add_argument('--out', help='figure, a PNG')
+    with exit_on_error():
+        compare(parser.parse_args())

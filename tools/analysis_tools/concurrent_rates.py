@@ -15,74 +15,56 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.csv_files import open_predictions
-from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_threshold, save_rates
+from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, save_rates
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    parser.add_argument(
-        '--compare-iou',
-        type=float,
-        nargs='*',
-        default=[0.9, 0.8, 0.7, 0.5],
-        metavar='IOU',
-        help='thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison',
-    )
+    others, help_ = [0.9, 0.8, 0.7, 0.5], 'thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison'
+    parser.add_argument('--compare-iou', type=float, nargs='*', default=others, metavar='IOU', help=help_)
     parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
-    parser.add_argument(
-        '--predictions', help='of tools/test.py --out on images of the store, or a CSV: adds the pairs mixed up'
-    )
-    parser.add_argument(
-        '--least',
-        type=float,
-        default=0.9,
-        help='least ratio of the mean scores of a class on objects of the other and of its own, both ways (0.9)',
-    )
+    predictions = 'of tools/test.py --out on images of the store, or a CSV: adds the pairs mixed up'
+    parser.add_argument('--predictions', help=predictions)
+    least = 'least ratio of the mean scores of a class on objects of the other and of its own, both ways (0.9)'
+    parser.add_argument('--least', type=float, default=0.9, help=least)
     return parser.parse_args()
 
 
-def print_levels(levels: Sequence[OverlapLevel], store: AnnotationStore) -> None:
-    columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
-    table = Table(*columns, title='Boxes with different labels on one object')
-    for level in levels:
-        top = [f'{store.class_names[i]}, {store.class_names[j]}' for i, j, _ in level.concurrence.top_pairs(1)]
-        counts = [f'{value:,}' for value in (level.pairs, level.boxes, level.label_pairs)]
-        table.add_row(f'{level.iou_threshold:g}', *counts, *top)
-    print_table(table)
-
-
-def print_top_pairs(level: OverlapLevel, names: Sequence[str], count: int) -> None:
-    title = f'Most frequent label pairs at IoU >= {level.iou_threshold:g}'
-    table = Table('class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
-    rates = level.concurrence.rates
-    for i, j, together in level.concurrence.top_pairs(count):
-        table.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-    print_table(table)
-
-
 def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
+    """(C, C) float32; prints the pairs of classes."""
+    names = store.class_names
     with progress_bars() as progress:
         progress('comparing boxes', 0, 1)
         level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
         progress('comparing boxes', 1, 1)
     if others:
-        print_levels(others, store)
-    print_top_pairs(level, store.class_names, args.top)
-    return level.concurrence.rates
+        columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
+        table = Table(*columns, title='Boxes with different labels on one object')
+        for other in others:
+            most = [f'{names[i]}, {names[j]}' for i, j, _ in other.concurrence.top_pairs(1)]
+            counts = [f'{count:,}' for count in (other.pairs, other.boxes, other.label_pairs)]
+            table.add_row(f'{other.iou_threshold:g}', *counts, *most)
+        print_table(table)
+    title = f'Most frequent label pairs at IoU >= {args.iou:g}'
+    table = Table('class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
+    rates = level.concurrence.rates
+    for i, j, together in level.concurrence.top_pairs(args.top):
+        table.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
+    print_table(table)
+    return rates
 
 
 def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.ndarray) -> np.ndarray:
@@ -98,9 +80,8 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.n
     mixed = (ratio >= args.least) & ~related
     title = 'Classes that annotators mix up, by the model'
     table = Table('class i', 'class j', 'objects', 'annotated r_ij', 'score of j on i, on j', 'ratio', title=title)
-    first, second = np.nonzero(np.triu(mixed))
-    for k in np.argsort(-ratio[first, second], kind='stable')[: args.top]:
-        i, j = first[k], second[k]
+    pairs = np.argwhere(np.triu(mixed))
+    for i, j in sorted(pairs, key=lambda pair: -ratio[tuple(pair)])[: args.top]:
         table.add_row(
             store.class_names[i],
             store.class_names[j],
@@ -115,7 +96,8 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.n
 
 def main() -> None:
     args = parse_args()
-    try:
+    pairs = ''
+    with exit_on_error():
         if not 0 < args.least <= 1:
             raise ValueError(f'--least must be above 0 and at most 1, got {args.least:g}')
         store = AnnotationStore(args.store)
@@ -124,11 +106,9 @@ def main() -> None:
         rates = rates_of_annotations(args, store)
         if args.predictions:
             mixed = pairs_mixed_up(args, store, rates)
-            rates = np.where(mixed, np.float32(1), rates)
+            rates[mixed] = 1
+            pairs = f', {mixed.sum() // 2} pairs of classes mixed up'
         save_rates(args.out, rates, store.label_names)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    pairs = f', {mixed.sum() // 2} pairs of classes mixed up' if args.predictions else ''
     print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
     if not rates.any():
         print('warning: no object has two labels, so all rates are 0 and the loss is the softmax loss', file=sys.stderr)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 
 import numpy as np
 from rich.table import Table
@@ -32,11 +31,12 @@ from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('--predictions', required=True, help='CSV file or folder')
     group = parser.add_argument_group('annotations', 'a prepared store, or the official files')
     group.add_argument('--store', help='folder made by tools/dataset_converters/prepare_openimages.py')
@@ -44,9 +44,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--labels', help='human-verified image-level labels CSV; the challenge metric uses them')
     group.add_argument('--classes', help='class descriptions CSV')
     group.add_argument('--hierarchy', help='hierarchy JSON; --protocol v2 does not need it')
-    train = (
-        'training split, for the mAP of head, middle and tail: its store, or a CSV with the columns LabelName,images'
-    )
+    train = 'training split, for head, middle and tail: its store, or a CSV with the columns LabelName,images'
     group.add_argument('--train', help=train)
     group = parser.add_argument_group('rules')
     protocol = 'challenge: hierarchy, verified classes only, group-of weight 1 (default); v2: no hierarchy, weight 0'
@@ -63,13 +61,12 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--table', help='write the figures of each class into this CSV file')
     group.add_argument('--top', type=int, default=5, help='print this many classes of highest and lowest AP (5)')
     args = parser.parse_args()
-    files = {f'--{name}': getattr(args, name) for name in ('boxes', 'labels', 'classes', 'hierarchy')}
-    given = [option for option, path in files.items() if path is not None]
+    given = [name for name in ('boxes', 'labels', 'classes', 'hierarchy') if getattr(args, name) is not None]
     if args.store is not None and given:
-        parser.error(f'--store has the annotations already; leave {", ".join(given)} out')
-    missing = [option for option in ('--boxes', '--classes') if option not in given]
+        parser.error(f'--store has the annotations already; leave --{", --".join(given)} out')
+    missing = [name for name in ('boxes', 'classes') if name not in given]
     if args.store is None and missing:
-        parser.error(f'{", ".join(missing)}: needed, unless --store names a prepared split')
+        parser.error(f'--{", --".join(missing)}: needed, unless --store names a prepared split')
     return args
 
 
@@ -90,20 +87,17 @@ def evaluate(args: argparse.Namespace, summary: Summary) -> Evaluation:
         return evaluate_predictions(annotations, predictions, protocol, args.other_classes, progress, train_images)
 
 
-def print_evaluation(evaluation: Evaluation, summary: Summary, title: str) -> None:
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
     table = Table(title=title, show_header=False)
     table.add_row('images', f'{evaluation.num_images:,}')
     table.add_row('images without detections', f'{evaluation.num_images_without_detections:,}')
     table.add_row('detections', f'{evaluation.num_detections:,}')
-    for reason, count in evaluation.left_out.items():
-        table.add_row(f'left out: {reason}', f'{count:,}', style='yellow')
-    for reason, count in evaluation.changed.items():
+    left_out = {f'left out: {reason}': count for reason, count in evaluation.left_out.items()}
+    for reason, count in {**left_out, **evaluation.changed}.items():
         table.add_row(reason, f'{count:,}', style='yellow')
     table.add_row('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}')
     table.add_row('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}')
     print_table(table)
-    for line in summary.lines():
-        print(f'annotations: {line}')
 
 
 def print_classes(evaluation: Evaluation, top: int) -> None:
@@ -111,21 +105,19 @@ def print_classes(evaluation: Evaluation, top: int) -> None:
     order = order[~np.isnan(evaluation.ap[order])]
     table = Table('class', 'AP', 'positives', 'found', 'counted', title='AP by class')
     for rank, label in enumerate(order):
-        if top <= rank < len(order) - top:
-            if rank == top:
-                table.add_row('...')
-            continue
-        counts = (evaluation.positives[label], evaluation.true_positives[label], evaluation.scored[label])
-        cells = (f'{evaluation.ap[label]:.4f}', *(f'{count:,g}' for count in counts))
-        table.add_row(evaluation.classes.display_names[label], *cells)
-    if top > 0:
-        print_table(table)
+        if rank < top or rank >= len(order) - top:
+            counts = (evaluation.positives[label], evaluation.true_positives[label], evaluation.scored[label])
+            cells = (f'{evaluation.ap[label]:.4f}', *(f'{count:,g}' for count in counts))
+            table.add_row(evaluation.classes.display_names[label], *cells)
+        elif rank == top:
+            table.add_row('...')
+    print_table(table)
 
 
 def print_groups(evaluation: Evaluation) -> None:
     table = Table(title='Groups of classes, objects with several labels', show_header=False)
-    for column in range(4):
-        table.add_column(justify='right' if column > 1 else 'left')
+    for justify in ('left', 'left', 'right', 'right'):
+        table.add_column(justify=justify)
     for row in evaluation.summary():
         table.add_row(*row)
     print_table(table)
@@ -133,10 +125,13 @@ def print_groups(evaluation: Evaluation) -> None:
 
 def main() -> None:
     args, summary = parse_args(), Summary()
-    try:
+    with exit_on_error():
         evaluation = evaluate(args, summary)
-        print_evaluation(evaluation, summary, args.predictions)
-        print_classes(evaluation, args.top)
+        print_evaluation(evaluation, args.predictions)
+        for line in summary.lines():
+            print(f'annotations: {line}')
+        if args.top > 0:
+            print_classes(evaluation, args.top)
         print_groups(evaluation)
         print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
         if math.isnan(evaluation.mean_ap):
@@ -145,8 +140,6 @@ def main() -> None:
             evaluation.write_json(args.out)
         if args.table is not None:
             evaluation.write_table(args.table)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -8,43 +8,17 @@ The learning rates come from mmengine's own schedulers, stepped through the whol
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from mmdet.registry import DATASETS
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
 from mmoid.engine import load_config
 from mmoid.engine.launch import enable_auto_scale_lr
-from mmoid.engine.schedule.training_plan import LRSpan, TrainingPlan, lr_spans, plan_training
+from mmoid.engine.schedule.training_plan import TrainingPlan, lr_spans, plan_training
 from mmoid.engine.settings import type_name
-from mmoid.openimages.errors import AnnotationError
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='train config file path')
-    parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (default: 1)')
-    parser.add_argument('--images', type=int, help='size of the training set (default: the data set is opened)')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
-    args = parser.parse_args()
-    for name in ('gpus', 'images'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f'--{name} must be at least 1, got {value}')
-    return args
-
-
-def count_images(cfg: Config) -> int:
-    return len(DATASETS.build(cfg.train_dataloader.dataset))
-
-
-def describe(span: LRSpan) -> str:
-    return f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}'
+from mmoid.utils.command_line import exit_on_error, tool_parser
 
 
 def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
@@ -61,22 +35,30 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
                 '' if i else stage.name,
                 f'{start / plan.epoch_length:.4g} - {stop / plan.epoch_length:.4g}',
                 f'{start:,} - {stop:,}',
-                describe(span),
+                f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}',
             )
     console.print(table)
     console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.lr):,} in all.')
 
 
 def main() -> None:
-    args = parse_args()
-    try:
+    parser = tool_parser(__doc__)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (default: 1)')
+    parser.add_argument('--images', type=int, help='size of the training set (default: the data set is opened)')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    args = parser.parse_args()
+    for name, value in (('gpus', args.gpus), ('images', args.images)):
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, got {value}')
+    with exit_on_error():
         cfg = load_config(args.config, args.cfg_options)
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg)
-        plan = plan_training(cfg, args.images or count_images(cfg), args.gpus)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        images = args.images or len(DATASETS.build(cfg.train_dataloader.dataset))
+        plan = plan_training(cfg, images, args.gpus)
     print_plan(plan, cfg.train_dataloader.sampler)
 
 

@@ -30,17 +30,22 @@ STOCK_SHARE = 10
 READ_ALL = ('box', 'box_label', 'is_group_of', 'width', 'height', 'box_stop', 'class_box_counts')
 
 
-# Work that is measured, each in its own process.
+def timed(work: Callable[[], Any]) -> dict[str, Any]:
+    before = time.process_time()
+    seconds, _ = measure.stopwatch(work)
+    cpu_seconds = time.process_time() - before
+    return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.memory_of_this_process()['peak']}
+
+
+# Each of these runs in a process of its own.
 
 
 def bare_read(folder: Path) -> dict[str, Any]:
-    return timed(lambda: csv.read_csv(str(folder / 'boxes.csv')))[0]
+    return timed(lambda: csv.read_csv(folder / 'boxes.csv'))
 
 
 def conversion(folder: Path) -> dict[str, Any]:
-    from mmoid.openimages.readers.official_csv import convert
-
-    return timed(lambda: convert(folder / 'store', **full_size.files_of(folder), overwrite=True))[0]
+    return timed(lambda: full_size.make_store(folder))
 
 
 def concurrent_rates(folder: Path) -> dict[str, Any]:
@@ -48,14 +53,7 @@ def concurrent_rates(folder: Path) -> dict[str, Any]:
     from mmoid.openimages.store.annotation_store import AnnotationStore
 
     store = AnnotationStore(folder / 'store')
-    return timed(lambda: count_concurrence(store))[0]
-
-
-def timed(work: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    before = time.process_time()
-    seconds, result = measure.stopwatch(work)
-    cpu_seconds = time.process_time() - before
-    return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.peak_memory_of_this_process()}, result
+    return timed(lambda: count_concurrence(store))
 
 
 def open_dataset(kind: str, folder: Path) -> Any:
@@ -64,18 +62,12 @@ def open_dataset(kind: str, folder: Path) -> Any:
 
     import mmoid
 
-    common = dict(
-        data_prefix=dict(img=str(folder / 'images')), pipeline=[dict(type='mmdet.LoadAnnotations', with_bbox=True)]
-    )
+    images, pipeline = dict(img=str(folder / 'images')), [dict(type='mmdet.LoadAnnotations', with_bbox=True)]
     if kind == 'mmoid':
-        return mmoid.OpenImagesHierarchyDataset(str(folder / 'store'), **common)
-    return OpenImagesDataset(
-        ann_file=str(folder / 'boxes.csv'),
-        label_file=str(folder / 'classes.csv'),
-        meta_file=str(folder / 'metas.pkl'),
-        hierarchy_file=str(folder / 'hierarchy.json'),
-        **common,
-    )
+        return mmoid.OpenImagesHierarchyDataset(str(folder / 'store'), data_prefix=images, pipeline=pipeline)
+    files = dict(ann_file='boxes.csv', label_file='classes.csv', meta_file='metas.pkl', hierarchy_file='hierarchy.json')
+    paths = {name: str(folder / file) for name, file in files.items()}
+    return OpenImagesDataset(**paths, data_prefix=images, pipeline=pipeline)
 
 
 def memory(kind: str, folder: Path) -> dict[str, Any]:
@@ -83,7 +75,7 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
 
     import mmoid.datasets  # noqa: F401
 
-    before, peak_before = measure.memory_of_this_process(), measure.peak_memory_of_this_process()
+    before = measure.memory_of_this_process()
     measure.meet()
     seconds, dataset = measure.stopwatch(lambda: open_dataset(kind, folder))
     if kind == 'mmoid':
@@ -94,12 +86,7 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
     measure.meet()  # measure while all processes hold their data
     after = measure.memory_of_this_process()
     measure.meet()
-    return {
-        'open, s': seconds,
-        'peak memory of one process, MiB': measure.peak_memory_of_this_process() - peak_before,
-        'private memory of one process, MiB': after['private'] - before['private'],
-        'share': after['share'] - before['share'],
-    }
+    return {'open, s': seconds, **{name: after[name] - before[name] for name in before}}
 
 
 def access(kind: str, folder: Path) -> dict[str, Any]:
@@ -108,12 +95,12 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
 
     dataset = open_dataset(kind, folder)
     indices = np.random.default_rng(0).integers(0, len(dataset), ITEMS).tolist()
-    rounds = [timed(lambda: [dataset.get_data_info(index) for index in indices])[0] for _ in range(3)]
+    rounds = [timed(lambda: [dataset.get_data_info(index) for index in indices]) for _ in range(3)]
     figures: dict[str, Any] = {'get_data_info / s': ITEMS / min(one['CPU s'] for one in rounds)}
     for workers in (0, 2):
         batches = iter(DataLoader(dataset, BATCH, sampler=indices, num_workers=workers, collate_fn=list))
         next(batches)  # starts the workers
-        seconds, _ = measure.stopwatch(lambda batches=batches: sum(1 for _ in batches))  # type: ignore[misc]
+        seconds, _ = measure.stopwatch(lambda batches=batches: sum(1 for _ in batches))
         figures[f'items / s, DataLoader, {workers} workers'] = (ITEMS - BATCH) / seconds
     if kind == 'mmoid':
         seconds, _ = measure.stopwatch(lambda: dataset.class_image_counts(expand_hierarchy=False))
@@ -125,46 +112,49 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
 # How the figures are made and shown.
 
 
-def write_stock_images(folder: Path) -> None:
-    """Writes the image sizes as mmdet reads them."""
-    sizes = csv.read_csv(str(folder / 'sizes.csv')).to_pylist()
+def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
+    several = measure.in_processes(PROCESSES, memory, kind, folder)
+    one = measure.in_fresh_process(memory, kind, folder)
+    return {
+        'open, s': one['open, s'],
+        'peak memory of one process, MiB': one['peak'],
+        'private memory of one process, MiB': one['private'],
+        f'{PROCESSES} processes together, MiB': sum(figures['share'] for figures in several),
+        **measure.in_fresh_process(access, kind, folder),
+    }
+
+
+def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
+    full_size.write_annotations(folder, num_images)
+    sizes = csv.read_csv(folder / 'sizes.csv').to_pylist()
     metas = [{'filename': f'{size["image_id"]}.jpg', 'ori_shape': (size['height'], size['width'], 3)} for size in sizes]
-    mmengine.dump(metas, folder / 'metas.pkl')
+    mmengine.dump(metas, folder / 'metas.pkl')  # as mmdet reads the image sizes
+    return measure_dataset('stock', folder)
 
 
 def fastest_of_two(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
     return min((measure.in_fresh_process(work, folder) for _ in range(2)), key=lambda figures: figures['s'])
 
 
-def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
-    several = measure.in_processes(PROCESSES, memory, kind, folder)
-    one = measure.in_fresh_process(memory, kind, folder)
-    del one['share']
-    together = {f'{PROCESSES} processes together, MiB': sum(figures['share'] for figures in several)}
-    return {**one, **together, **measure.in_fresh_process(access, kind, folder)}
-
-
 def main() -> None:
     parser = measure.command_line(__doc__, 'data')
     full_size.add_arguments(parser)
     args = parser.parse_args()
+    stock_images = args.images // STOCK_SHARE
     with full_size.annotations(args) as folder:
-        stock_images, stock_folder = args.images // STOCK_SHARE, folder / 'stock'
-        full_size.write_annotations(stock_folder, stock_images)
-        write_stock_images(stock_folder)
         once = {
             "pyarrow's bare read of the CSV": fastest_of_two(bare_read, folder),
             'CSV to store': fastest_of_two(conversion, folder),
             'concurrent rates': measure.in_fresh_process(concurrent_rates, folder),
         }
         ours = measure_dataset('mmoid', folder)
-        stock = measure_dataset('stock', stock_folder)
+        stock = measure_stock(folder / 'stock', stock_images)
     for name in stock:
         if '/ s' not in name:  # seconds and bytes grow with the number of images
             stock[name] *= args.images / stock_images
     rows = [(name, f'{ours[name]:,.4g}', f'{stock[name]:,.4g}') for name in ours]
-    title = f'{args.images:,} images'
-    measure.show(title, ('', 'mmoid', f'stock mmdet, measured at {stock_images:,}, scaled'), rows)
+    columns = ('', 'mmoid', f'stock mmdet, measured at {stock_images:,}, scaled')
+    measure.show(f'{args.images:,} images', columns, rows)
     rows = [(name, *(f'{figure:,.2f}' for figure in figures.values())) for name, figures in once.items()]
     measure.show('Once for each data set', ('', 's', 'CPU s', 'peak MiB'), rows)
     measure.save(args.out, images=args.images, stock_images=stock_images, once=once, mmoid=ours, stock=stock)

@@ -9,7 +9,9 @@ machine affects all of them, and the fastest run of a loss counts. bench_train.p
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import measure
@@ -25,8 +27,8 @@ CLASSES = (80, 500, 8000)
 Losses = dict[str, Callable[[Tensor], Tensor]]
 
 
-def batch(rows: int, classes: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, C+1), label sets (N, C+1) bool, rates (C, C): each class concurrent with about five others."""
+def batch(rows: int, classes: int, device: str) -> tuple[Tensor, Losses]:
+    """Logits (N, C+1), and the losses of their label sets; each class is concurrent with about five others."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(rows, classes + 1, generator=generator) * 3
     targets = torch.zeros(rows, classes + 1, dtype=torch.bool)
@@ -37,44 +39,40 @@ def batch(rows: int, classes: int, device: str) -> tuple[Tensor, Tensor, Tensor]
     targets[objects:, -1] = True
     partners = torch.randint(classes, (classes, 5), generator=generator)
     rates = torch.zeros(classes, classes).scatter_(1, partners, torch.rand(classes, 5, generator=generator))
-    return logits.to(device), targets.to(device), rates
-
-
-def compared(targets: Tensor, rates: Tensor) -> Losses:
-    labels, label_sets = targets.long().argmax(dim=1), targets[:, :-1].contiguous()  # as a box head gives them
-    module = ConcurrentSoftmaxLoss(len(rates), rates.numpy()).to(targets.device)
-    return {
+    # As a box head gives them.
+    labels, label_sets = targets.long().argmax(dim=1).to(device), targets[:, :-1].contiguous().to(device)
+    concurrent_softmax = ConcurrentSoftmaxLoss(classes, rates.numpy()).to(device)
+    return logits.to(device), {
         'cross-entropy': lambda logits: F.cross_entropy(logits, labels),
-        'concurrent softmax': lambda logits: module(logits, label_sets),
+        'concurrent softmax': lambda logits: concurrent_softmax(logits, label_sets),
     }
+
+
+def step(loss: Callable[[Tensor], Tensor], logits: Tensor) -> None:
+    loss(logits.detach().requires_grad_()).backward()
+    if logits.is_cuda:
+        torch.cuda.synchronize()
 
 
 def figures_of(losses: Losses, logits: Tensor, repeat: int) -> dict[str, dict[str, float]]:
     """Milliseconds of the fastest run of each loss, run in turn, and peak MiB."""
-
-    def step(name: str) -> None:
-        losses[name](logits.detach().requires_grad_()).backward()
-        if logits.is_cuda:
-            torch.cuda.synchronize()
-
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(repeat + 1):
-        for name in losses:
-            seconds[name].append(measure.stopwatch(lambda name=name: step(name))[0])  # type: ignore[misc]
+    steps = {name: partial(step, loss, logits) for name, loss in losses.items()}
+    seconds = [[measure.stopwatch(one)[0] for one in steps.values()] for _ in range(repeat + 1)]
+    fastest = np.min(seconds[1:], axis=0)
     return {
-        name: {'milliseconds': 1e3 * min(taken[1:]), 'peak_mib': peak_mib(lambda name=name: step(name), logits.is_cuda)}  # type: ignore[misc]
-        for name, taken in seconds.items()
+        name: {'milliseconds': 1e3 * float(taken), 'peak_mib': peak_mib(one, logits.is_cuda)}
+        for (name, one), taken in zip(steps.items(), fastest)
     }
 
 
-def peak_mib(step: Callable[[], None], cuda: bool) -> float:
+def peak_mib(work: Callable[[], None], cuda: bool) -> float:
     if cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step()
+        work()
         return (torch.cuda.max_memory_allocated() - before) / measure.MIB
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
+        work()
     events = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == '[memory]']
     return float(np.cumsum([0, *events]).max()) / measure.MIB
 
@@ -87,17 +85,16 @@ def main() -> None:
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
     table = []
-    for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):
-        for rows in args.rows:
-            for classes in args.classes:
-                logits, targets, rates = batch(rows, classes, device)
-                repeat = max(3, args.repeat * 500 * 1024 // max(500 * 1024, rows * classes))
-                losses = figures_of(compared(targets, rates), logits, repeat)
-                results.append({'device': device, 'rows': rows, 'classes': classes, 'losses': losses})
-                base = losses['cross-entropy']
-                for name, figures in losses.items():
-                    cells = [f'{figure:,.2f} ({figure / base[key]:.2f}x)' for key, figure in figures.items()]
-                    table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
+    devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
+    for device, rows, classes in itertools.product(devices, args.rows, args.classes):
+        logits, losses = batch(rows, classes, device)
+        repeat = max(3, args.repeat * 500 * 1024 // max(500 * 1024, rows * classes))
+        figures = figures_of(losses, logits, repeat)
+        results.append({'device': device, 'rows': rows, 'classes': classes, 'losses': figures})
+        base = figures['cross-entropy']
+        for name, of_loss in figures.items():
+            cells = [f'{figure:,.2f} ({figure / base[key]:.2f}x)' for key, figure in of_loss.items()]
+            table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
     measure.show('Forward and backward', ('loss', 'device', 'N', 'C', 'ms', 'peak MiB'), table)
     measure.save(args.out, threads=torch.get_num_threads(), losses=results)
 

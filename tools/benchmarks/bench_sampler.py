@@ -17,7 +17,6 @@ from typing import Any
 
 import full_size
 import measure
-import numpy as np
 
 EPOCHS = 3
 SAMPLERS = {
@@ -30,14 +29,11 @@ SAMPLERS = {
 
 
 class ReadyLists:
-    """A data set with a ready list of distinct labels for each image, and nothing else."""
+    """A data set with a ready list of labels for each image, and nothing else."""
 
-    def __init__(self, store: Any) -> None:
-        self.metainfo = dict(classes=store.class_names)
-        self.labels: list[list[int]] = [[] for _ in range(store.num_images)]
-        label = np.repeat(np.arange(store.num_classes), store.class_image_counts(expand_hierarchy=False))
-        for image, name in zip(store.class_images(expand_hierarchy=False).tolist(), label.tolist()):
-            self.labels[image].append(name)
+    def __init__(self, dataset: Any) -> None:
+        self.metainfo = dataset.metainfo
+        self.labels = [sorted(set(dataset.get_cat_ids(index))) for index in range(len(dataset))]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,9 +49,9 @@ def sampler_figures(name: str, folder: Path) -> dict[str, Any]:
 
     dataset: Any = mmoid.OpenImagesHierarchyDataset(str(folder / 'store'), data_prefix=dict(img=str(folder / 'images')))
     if name == 'ClassAwareSampler, ready lists':
-        dataset = ReadyLists(dataset.store)
+        dataset = ReadyLists(dataset)
     balance = SAMPLERS[name]
-    before, peak_before = measure.memory_of_this_process(), measure.peak_memory_of_this_process()
+    before = measure.memory_of_this_process()
 
     def build() -> Any:
         if balance is None:
@@ -67,21 +63,15 @@ def sampler_figures(name: str, folder: Path) -> dict[str, Any]:
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
         seconds.append(measure.stopwatch(lambda: len(list(sampler)))[0])
+    after = measure.memory_of_this_process()
     return {
         'build, s': build_seconds,
         'first epoch, s': seconds[0],  # a new process still has to get its memory
         'both, s': build_seconds + seconds[0],
         'an epoch, s': min(seconds),
-        'private MiB': measure.memory_of_this_process()['private'] - before['private'],
-        'peak MiB': measure.peak_memory_of_this_process() - peak_before,
+        'private MiB': after['private'] - before['private'],
+        'peak MiB': after['peak'] - before['peak'],
     }
-
-
-def make_store(folder: Path) -> dict[str, Any]:
-    from mmoid.openimages.readers.official_csv import convert
-
-    summary = convert(folder / 'store', **full_size.files_of(folder), overwrite=True)
-    return {'images': summary.images, 'boxes': summary.boxes}
 
 
 def main() -> None:
@@ -89,7 +79,7 @@ def main() -> None:
     full_size.add_arguments(parser)
     args = parser.parse_args()
     with full_size.annotations(args) as folder:
-        size = measure.in_fresh_process(make_store, folder)
+        size = measure.in_fresh_process(full_size.make_store, folder)
         samplers = {name: measure.in_fresh_process(sampler_figures, name, folder) for name in SAMPLERS}
     rows = [(name, *(f'{figure:,.3f}' for figure in figures.values())) for name, figures in samplers.items()]
     columns = ('', *samplers['ClassAwareSampler, ready lists'])

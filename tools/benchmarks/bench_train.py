@@ -28,47 +28,40 @@ IMAGE_SIZE = 1024
 """Pixels of the longer side of images in Open Images."""
 
 
-def make_data(root: Path, images: int, classes: int) -> dict[str, Any]:
+def make_data(root: Path, images: int, classes: int) -> dict[str, int]:
     """Writes a data root of generated images; returns its number of classes."""
-    from mmoid.openimages.readers.official_csv import convert
-    from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
     from mmoid.openimages.store.annotation_store import AnnotationStore
-    from mmoid.synthetic.folder import write_dataset
+    from mmoid.synthetic.folder import write_dataset, write_stores
     from mmoid.synthetic.world import WorldConfig
 
     write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
-    convert(
-        root / 'train',
-        boxes=root / 'annotations/train-detection-bbox.csv',
-        classes=root / 'annotations/classes-description.csv',
-        hierarchy=root / 'annotations/label-hierarchy.json',
-        images=root / 'images/train',
-    )
-    store = AnnotationStore(root / 'train')
-    save_rates(root / 'concurrent_rates.npz', count_concurrence(store).rates, store.label_names)
-    return {'classes': store.num_classes}
+    write_stores(root)
+    return {'classes': AnnotationStore(root / 'train').num_classes}
 
 
-def load(settings: dict[str, Any]) -> Any:
-    """The config without validation, checkpoints, stages and weights."""
+def load(kind: str, settings: dict[str, Any]) -> Config:
+    """The config without validation, checkpoints, stages and weights; with mmdet's own parts for the stock kind."""
     os.environ.update(MMOID_DATA_ROOT=settings['data'], MMOID_NUM_CLASSES=str(settings['classes']))
     if settings['config'] is None:
         cfg = Config.fromstring(f'_base_ = {[str(ROOT / "configs/_base_" / base) for base in BASES]}', '.py')
     else:
         cfg = Config.fromfile(settings['config'])
-    cfg.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader', 'test_cfg', 'test_evaluator'):
-        cfg.pop(key, None)
-    loader = cfg.train_dataloader
+    model, loader = cfg.model, cfg.train_dataloader
+    model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
+    if kind == KINDS[0]:
+        model.roi_head.bbox_head.type = 'Shared2FCBBoxHead'
+        model.roi_head.bbox_head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
+        model.train_cfg.rcnn.sampler.type = 'RandomSampler'
     workers = settings['workers']
     loader.update(batch_size=settings['batch'], num_workers=workers, persistent_workers=workers > 0)
-    loader.sampler = dict(type='InfiniteSampler', shuffle=True)
-    loader.pop('batch_sampler', None)
+    loader.update(sampler=dict(type='InfiniteSampler', shuffle=True), batch_sampler=None)
     for transform in loader.dataset.pipeline:
         if transform.type == 'Resize':
             transform.scale = tuple(settings['scale'])
     wrapper = 'AmpOptimWrapper' if settings['amp'] else 'OptimWrapper'
+    validation = [f'{mode}_{part}' for mode in ('val', 'test') for part in ('dataloader', 'cfg', 'evaluator')]
     cfg.update(
+        **dict.fromkeys(validation),
         custom_hooks=[],
         param_scheduler=None,
         default_hooks=dict(checkpoint=None, logger=None),
@@ -80,33 +73,25 @@ def load(settings: dict[str, Any]) -> Any:
     return cfg
 
 
-def make_stock(model: Any) -> None:
-    """Gives the detector mmdet's own head, RoI sampler and loss."""
-    head = model.roi_head.bbox_head
-    head.type = 'Shared2FCBBoxHead'
-    head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)
-    model.train_cfg.rcnn.sampler.type = 'RandomSampler'
-
-
 def train(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Figures of one training: seconds of an iteration (median), share of waiting for data, memory."""
     import mmoid.registry  # noqa: F401
 
     torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
-    cfg = load(settings)
-    if kind == KINDS[0]:
-        make_stock(cfg.model)
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(load(kind, settings))
     runner.train()
     seconds, waiting = (
         runner.message_hub.get_scalar(f'train/{name}').data[0][settings['warm_up'] :] for name in ('time', 'data_time')
     )
-    cuda = torch.cuda.is_available()
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / measure.MIB
+    else:
+        peak = measure.memory_of_this_process()['peak']
     return {
         'iteration_seconds': float(np.median(seconds)),
         'iterations_per_second': float(1 / seconds.mean()),
         'data_share': float(waiting.sum() / seconds.sum()),
-        'peak_mib': torch.cuda.max_memory_allocated() / measure.MIB if cuda else measure.peak_memory_of_this_process(),
+        'peak_mib': peak,
     }
 
 
@@ -147,8 +132,7 @@ def main() -> None:
     stock = {row['amp']: row['iteration_seconds'] for row in rows if row['kind'] == KINDS[0]}
     table = [
         (
-            row['kind'],
-            'AMP' if row['amp'] else 'fp32',
+            f'{row["kind"]}, {"AMP" if row["amp"] else "fp32"}',
             f'{row["iterations_per_second"]:,.2f}',
             f'{1e3 * row["iteration_seconds"]:,.0f}',
             f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
@@ -159,8 +143,7 @@ def main() -> None:
     ]
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     title = f'{name}, {rows[0]["classes"]} classes, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}'
-    columns = ('', '', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data')
-    measure.show(title, columns, table)
+    measure.show(title, ('', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data'), table)
     measure.save(args.out, device=device, scale=args.scale, batch=args.batch, train=rows)
 
 

@@ -67,47 +67,48 @@ def hierarchy() -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of :func:`annotations`."""
     parser.add_argument('--images', type=int, default=NUM_IMAGES, help='number of images')
     parser.add_argument('--folder', type=Path, help='keep the generated files here, and use them if they exist')
 
 
 @contextlib.contextmanager
 def annotations(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of the command line with its annotations, or a temporary one."""
+    """The folder of the command line, or a temporary one, with the annotations."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         write_annotations(folder, args.images)
         yield folder
 
 
-def files_of(folder: Path) -> dict[str, Path]:
-    """The files of :func:`write_annotations` as keyword arguments of ``convert``."""
-    return {name: folder / file for name, file in FILES.items()}
+def make_store(folder: Path) -> dict[str, int]:
+    """Converts the annotations of the folder to ``folder/store``; returns the numbers of images and boxes."""
+    from mmoid.openimages.readers.official_csv import convert
+
+    files = {name: folder / file for name, file in FILES.items()}
+    summary = convert(folder / 'store', **files, overwrite=True)
+    return {'images': summary.images, 'boxes': summary.boxes}
 
 
-def write_annotations(folder: Path, num_images: int = NUM_IMAGES, seed: int = 0) -> None:
-    """Writes ``boxes.csv`` (13 columns, as in V4 to V7), ``classes.csv``, ``hierarchy.json``, ``sizes.csv``.
+def write_annotations(folder: Path, num_images: int) -> None:
+    """Writes the files of ``FILES``, boxes with 13 columns as in V4 to V7.
 
     Also empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens. Returns at once if
-    an earlier call with the same arguments has written them.
+    an earlier call has written as many images.
     """
-    done = folder / f'{num_images}-{seed}.done'
+    done = folder / f'{num_images}.done'
     if done.exists():
         return
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = files_of(folder)
+    rng = np.random.default_rng(0)
+    (folder / 'images').mkdir(parents=True, exist_ok=True)
+    files = {name: folder / file for name, file in FILES.items()}
     for earlier in folder.glob('*.done'):
         earlier.unlink()
     files['classes'].write_text(''.join(f'{name},Class {name[4:]}\n' for name in label_names()))
     files['hierarchy'].write_text(json.dumps(hierarchy()))
     image_ids = pa.array([f'{index * IMAGE_ID_STEP:016x}' for index in range(num_images)])
     sizes = np.array([(1024, 683), (683, 1024), (1024, 768), (768, 1024), (1024, 1024)])[rng.integers(0, 5, num_images)]
-    table = pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]})
-    csv.write_csv(table, str(files['image_sizes']))
+    csv.write_csv(pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]}), files['image_sizes'])
     _write_boxes(files['boxes'], image_ids, rng)
-    (folder / 'images').mkdir(exist_ok=True)
     for index in np.linspace(0, num_images - 1, 16).astype(int):
         (folder / 'images' / f'{image_ids[index]}.jpg').touch()
     done.touch()
@@ -117,9 +118,9 @@ def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> N
     num_images = len(image_ids)
     num_boxes = round(NUM_BOXES / NUM_IMAGES * num_images)
     # One box for every image; the others by a weight of the image, so that some images have very many.
-    weights = np.cumsum(rng.exponential(size=num_images))
-    others = np.searchsorted(weights, rng.random(num_boxes - num_images) * weights[-1], side='right')
-    image = np.sort(np.concatenate([np.arange(num_images), np.minimum(others, num_images - 1)]))
+    weights = rng.exponential(size=num_images)
+    others = rng.multinomial(num_boxes - num_images, weights / weights.sum())
+    image = np.repeat(np.arange(num_images), 1 + others)
     label = rng.permutation(np.repeat(rng.permutation(NUM_CLASSES), class_box_counts(num_boxes)))
     low = rng.uniform(0, 0.7, (num_boxes, 2))
     box = np.concatenate([low, low + rng.uniform(0.02, 0.3, (num_boxes, 2))], axis=1)
@@ -139,4 +140,4 @@ def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> N
     }
     for name, share in FLAG_SHARES.items():
         columns[name] = (rng.random(num_boxes) < share).astype(np.int8)
-    csv.write_csv(pa.table(columns), str(path), csv.WriteOptions(quoting_style='none'))
+    csv.write_csv(pa.table(columns), path, csv.WriteOptions(quoting_style='none'))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,8 +21,10 @@ from rich.table import Table
 from mmoid.utils.atomic import atomic_write
 
 MIB = 1 << 20
+LONGEST = 1800
+"""Seconds that the processes of one measurement wait for each other, at most."""
+
 _meeting: Any = None
-"""The barrier of the processes of one measurement."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -42,10 +44,10 @@ def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[st
 
 
 def in_processes(count: int, work: Callable[..., dict[str, Any]], *args: Any) -> list[dict[str, Any]]:
-    """Runs ``work(*args)`` in ``count`` new processes at once. They wait for each other in :func:`meet`."""
+    """Runs ``work(*args)`` in ``count`` new processes at once. With several, ``work`` calls :func:`meet`."""
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(count, context, _join, (context.Barrier(count),)) as pool:
-        results = [pool.submit(_run, work, args) for _ in range(count)]
+    with ProcessPoolExecutor(count, context, _start, (context.Barrier(count, timeout=LONGEST),)) as pool:
+        results = [pool.submit(work, *args) for _ in range(count)]
         return [result.result() for result in results]
 
 
@@ -54,38 +56,20 @@ def meet() -> None:
     _meeting.wait()
 
 
-def _join(meeting: Any) -> None:
+def _start(meeting: Any) -> None:
     global _meeting
     _meeting = meeting
-
-
-def _run(work: Callable[..., dict[str, Any]], args: Sequence[Any]) -> dict[str, Any]:
-    meet()  # a process that finishes early would take the work of one that still starts
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # frameworks print when they are imported
-            return work(*args)
-    except BaseException:
-        _meeting.abort()  # the other processes would wait forever
-        raise
+    sys.stdout = open(os.devnull, 'w')  # frameworks print when they are imported
 
 
 def memory_of_this_process() -> dict[str, float]:
-    """MiB: ``private`` is anonymous memory; ``share`` also counts this process's part of shared pages (PSS).
+    """MiB: ``private`` is anonymous memory, ``share`` is PSS, ``peak`` is the most that was resident.
 
-    Shares of several processes add up to what they take together. Pages of a mapped file are never private.
+    Shares of several processes add up to what they take together. Pages of a mapped file are shared, never private.
     """
-    fields = _proc_fields('smaps_rollup')
-    return {'private': fields['Anonymous'], 'share': fields['Pss']}
-
-
-def peak_memory_of_this_process() -> float:
-    """MiB, resident, mapped files included. (``ru_maxrss`` would start at the parent's memory.)"""
-    return _proc_fields('status')['VmHWM']
-
-
-def _proc_fields(name: str) -> dict[str, float]:
-    lines = [line.split() for line in Path(f'/proc/self/{name}').read_text().splitlines()]
-    return {words[0].rstrip(':'): int(words[1]) / 1024 for words in lines if words[-1] == 'kB'}
+    text = Path('/proc/self/smaps_rollup').read_text() + Path('/proc/self/status').read_text()
+    fields = {'private': 'Anonymous', 'share': 'Pss', 'peak': 'VmHWM'}
+    return {name: int(re.search(rf'^{field}:\s+(\d+) kB$', text, re.M)[1]) / 1024 for name, field in fields.items()}
 
 
 def stopwatch(work: Callable[[], Any]) -> tuple[float, Any]:

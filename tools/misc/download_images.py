@@ -13,25 +13,25 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from rich.filesize import decimal
 
-from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.image_download import BUCKET, Outcome, Source, download_images
+from mmoid.openimages.image_ids import spellings
+from mmoid.openimages.readers.image_download import BUCKET, Source, download_images
 from mmoid.openimages.readers.official_files import SPLITS
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument('--store', type=Path, help='images of a store, such as a mini set')
     which.add_argument('--ids', type=Path, help='file with one image id a line; folders and extensions are ignored')
@@ -48,66 +48,59 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.store is None and (args.classes or args.max_per_class):
         parser.error('--classes and --max-per-class need --store')
-    for name, least in (('workers', 1), ('max_per_class', 1), ('retries', 0)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            parser.error(f'--{name.replace("_", "-")} must be at least {least}, got {getattr(args, name)}')
+    for name, value, least in (
+        ('workers', args.workers, 1),
+        ('max-per-class', args.max_per_class, 1),
+        ('retries', args.retries, 0),
+    ):
+        if value is not None and value < least:
+            parser.error(f'--{name} must be at least {least}, got {value}')
     return args
 
 
-def ids_of_file(path: Path) -> list[str]:
-    """The ids in a file, each once: ``train/0001.jpg`` is ``0001``."""
-    lines = (line.split(',')[0].strip() for line in path.read_text(encoding='utf-8-sig').splitlines())
-    ids = [re.sub(r'\.jpe?g$', '', PurePosixPath(line).name, flags=re.IGNORECASE) for line in lines]
-    return list(dict.fromkeys(image_id for image_id in ids if image_id and image_id.lower() != 'imageid'))
-
-
-def ids_of_store(store: AnnotationStore, classes: Sequence[str] | None, most: int | None, seed: int) -> list[str]:
-    """The ids of all images, or of those of classes, of each at most ``most``."""
+def wanted_ids(args: argparse.Namespace) -> list[str]:
+    """Image ids, each once: of a file, of a store, or of some classes of a store."""
+    if args.ids:
+        lines = args.ids.read_text(encoding='utf-8-sig').splitlines()
+        ids, *_ = spellings(pa.array([line.split(',')[0].strip() for line in lines], pa.string()))
+        return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() != 'imageid']
+    store = AnnotationStore(args.store)
     image_ids = store.image_ids()
-    if classes is None and most is None:
+    if not args.classes and not args.max_per_class:
         return image_ids
-    chosen = np.zeros(store.num_images, dtype=bool)
     counts = store.class_image_counts()
-    draws = BalancedDraws(counts, balance=1.0, draws_per_epoch=1, seed=seed)
-    for label in store.classes.indices(classes, '--classes') if classes else range(store.num_classes):
-        positions = draws.first_images(int(label), min(most or int(counts[label]), int(counts[label])))
-        chosen[store.images_of_class(int(label))[positions]] = True
-    return [image_ids[image] for image in np.flatnonzero(chosen)]
+    most = np.minimum(counts, args.max_per_class or counts)
+    draws = BalancedDraws(counts, balance=1.0, draws_per_epoch=1, seed=args.seed)
+    labels = store.classes.indices(args.classes, '--classes') if args.classes else np.arange(store.num_classes)
+    chosen = [store.images_of_class(label)[draws.first_images(label, int(most[label]))] for label in labels.tolist()]
+    return [image_ids[image] for image in np.unique(np.concatenate(chosen))]
 
 
 def main() -> None:
     args = parse_args()
     source = Source(f'{args.mirror}/{args.split}', args.retries, args.timeout)
-    missing: list[Outcome] = []
+    missing: list[tuple[str, str]] = []
     new = num_bytes = 0
-    try:
-        if args.ids:
-            ids = ids_of_file(args.ids)
-        else:
-            ids = ids_of_store(AnnotationStore(args.store), args.classes, args.max_per_class, args.seed)
+    with exit_on_error():
+        ids = wanted_ids(args)
         if not ids:
             raise ValueError(f'{args.ids or args.store}: no image is left to download')
         with progress_bars() as progress:
             for done, outcome in enumerate(download_images(ids, source, args.out, args.workers), start=1):
                 new, num_bytes = new + (outcome.num_bytes > 0), num_bytes + outcome.num_bytes
                 if outcome.problem:
-                    missing.append(outcome)
+                    missing.append((outcome.image_id, outcome.problem))
                 progress('downloading images', done, len(ids))
         report = args.out / 'missing.csv'
         report.unlink(missing_ok=True)
         if missing:
             with atomic_write(report) as temporary, temporary.open('w', newline='') as stream:
-                csv.writer(stream).writerows([('ImageID', 'Reason'), *((one.image_id, one.problem) for one in missing)])
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit('interrupted; run again to resume')
+                csv.writer(stream).writerows([('ImageID', 'Reason'), *missing])
     there = len(ids) - new - len(missing)
     print(f'{args.out}: {len(ids):,} images, {new:,} new ({decimal(num_bytes)}), {there:,} were there already')
     if missing:
-        first = missing[0]
         sys.exit(
-            f'error: {len(missing):,} images are missing, the first is {first.image_id}: {first.problem}. All are in '
+            f'error: {len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
             f'{report}; run again to try them again'
         )
 

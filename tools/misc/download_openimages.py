@@ -14,7 +14,6 @@ Images are not downloaded. CVDF has them as archives; unpack them for tools/data
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import sys
@@ -37,10 +36,11 @@ from mmoid.openimages.readers.official_files import (
     select_files,
     splits_of,
 )
+from mmoid.utils.command_line import exit_on_error, tool_parser
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = tool_parser(__doc__)
     parser.add_argument('--out', required=True, type=Path, help='folder of the files')
     release = 'v7 has 600 classes, the challenges have 500 (default: %(default)s)'
     parser.add_argument('--release', choices=RELEASES, default='challenge-2019', help=release)
@@ -49,13 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS, help=kinds)
     parser.add_argument('--mirror', help=f'address of a copy of {BASE_URL}')
     parser.add_argument('--dry-run', action='store_true', help='show the files and their sizes; asks no server')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     splits = tuple(dict.fromkeys(args.splits or splits_of(args.release)))
-    try:
+    with exit_on_error():
         files = select_files(args.release, splits, args.kinds)
         if args.dry_run:
             print_plan(files, args.out, args.mirror)
@@ -65,10 +61,6 @@ def main() -> None:
         for file in files:
             print(file.name, file=sys.stderr)
             checks[download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        sys.exit('interrupted; run again to resume')
     verified = ', '.join(f'{count} files verified by {check}' for check, count in checks.items())
     print(f'{args.out}: {args.release} is complete, {verified}')
     for split in splits:
