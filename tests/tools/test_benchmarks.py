@@ -1,22 +1,19 @@
 """The benchmarks run, and their stand-in has the shape that they say."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.tool_runs import tool
 from tools.benchmarks import full_size
 
-ROOT = Path(__file__).parents[2]
 
-
-def bench(name, *arguments):
-    command = [sys.executable, f'tools/benchmarks/{name}.py', *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=900)
+def bench(name, path, *arguments):
+    """The figures of a benchmark, which it writes to ``path``."""
+    tool(name, *arguments, '--out', path)
+    return json.loads(path.read_text())
 
 
 def test_the_stand_in_has_the_challenges_counts():
@@ -38,16 +35,15 @@ def test_a_small_stand_in_keeps_the_proportions(tmp_path):
 
 
 def test_the_loss_benchmark_writes_its_figures(tmp_path):
-    bench('bench_losses', '--rows', 64, '--classes', 20, '--repeat', 3, '--out', tmp_path / 'losses.json')
-    (row,) = json.loads((tmp_path / 'losses.json').read_text())['losses']
+    results = bench('bench_losses', tmp_path / 'losses.json', '--rows', 64, '--classes', 20, '--repeat', 3)
+    (row,) = results['losses']
     assert set(row['losses']) == {'cross-entropy', 'concurrent softmax'}
     assert all(figures['milliseconds'] > 0 and figures['peak_mib'] > 0 for figures in row['losses'].values())
 
 
 def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repaired(tmp_path):
     sizes = ('--images', 12, '--large-images', 24, '--large-per-image', 30)
-    bench('bench_metric', *sizes, '--out', tmp_path / 'metric.json')
-    results = json.loads((tmp_path / 'metric.json').read_text())
+    results = bench('bench_metric', tmp_path / 'metric.json', *sizes)
     assert 0 < results['mmoid']['mAP'] < 1 and results['largest_difference'] < 1e-6  # mmdet sums in float32
     assert results['large']['seconds'] > 0 and results['large']['peak_mib'] > results['large']['before_mib']
 
@@ -55,17 +51,13 @@ def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repai
 @pytest.mark.slow
 def test_the_benchmarks_of_training_data_and_sampler_run_ours_and_mmdets(tmp_path):
     sizes = ('--scale', 128, 96, '--images', 6, '--iterations', 2, '--warm-up', 1, '--rounds', 1, '--workers', 0)
-    bench('bench_train', *sizes, '--out', tmp_path / 'train.json')
-    trained = json.loads((tmp_path / 'train.json').read_text())['train']
+    trained = bench('bench_train', tmp_path / 'train.json', *sizes)['train']
     assert {row['kind'] for row in trained} == {'stock softmax', 'concurrent softmax'}
     assert all(row['iterations_per_second'] > 0 and 0 < row['data_share'] < 1 for row in trained)
 
     files = ('--images', 2000, '--folder', tmp_path / 'files')
-    bench('bench_data', *files, '--out', tmp_path / 'data.json')
-    data = json.loads((tmp_path / 'data.json').read_text())
+    data = bench('bench_data', tmp_path / 'data.json', *files)
     assert data['stock_images'] == 200 and all(figures['s'] > 0 for figures in data['once'].values())
     assert set(data['mmoid']) == set(data['stock']) and min(data['mmoid'].values()) > 0
-
-    bench('bench_sampler', *files, '--out', tmp_path / 'sampler.json')
-    samplers = json.loads((tmp_path / 'sampler.json').read_text())['samplers']
+    samplers = bench('bench_sampler', tmp_path / 'sampler.json', *files)['samplers']
     assert len(samplers) == 5 and all(figures['both, s'] > 0 for figures in samplers.values())

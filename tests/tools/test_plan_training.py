@@ -1,10 +1,7 @@
 """tools/analysis_tools/plan_training.py tells what a config will do, without data."""
 
-import subprocess
-import sys
-from pathlib import Path
+from tests.tool_runs import tool
 
-ROOT = Path(__file__).parents[2]
 CONFIG = (
     'configs/hybrid/faster-rcnn_x152-32x4d_fpn_syncbn-scratch_concurrent-softmax_16xb2-hybrid-20e-7e_'
     'openimages-challenge.py'
@@ -12,8 +9,7 @@ CONFIG = (
 
 
 def plan(*arguments):
-    command = [sys.executable, 'tools/analysis_tools/plan_training.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return tool('plan_training', *arguments, check=False)
 
 
 def test_stages_samplers_and_rates_are_told_in_full_at_any_width():
