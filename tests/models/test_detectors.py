@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.models.roi_heads.cascade_roi_head import CascadeRoIHead
 from mmdet.models.task_modules.samplers import OHEMSampler
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -42,31 +41,22 @@ def small(model):
     return model
 
 
-def box_head(head, loss='ConcurrentSoftmaxLoss', **kwargs):
-    head.update(type='mmoid.LabelSetBBoxHead', in_channels=16, fc_out_channels=32, num_classes=CLASSES, **kwargs)
-    head.loss_cls = dict(type=f'mmoid.{loss}', hierarchy=ANCESTORS)
-
-
-def label_set_sampler(rcnn):
-    rcnn.sampler.update(type='mmoid.LabelSetSampler', num=32, ancestors=True)
-
-
-def faster_rcnn(loss='ConcurrentSoftmaxLoss', **kwargs):
-    model = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
-    box_head(model.roi_head.bbox_head, loss, **kwargs)
-    label_set_sampler(model.train_cfg.rcnn)
+def rcnn(name='faster-rcnn', loss='ConcurrentSoftmaxLoss', **kwargs):
+    """Config of a detector with our heads and samplers."""
+    model = small(get_config(f'mmdet::_base_/models/{name}_r50_fpn.py').model)
+    heads, stages = model.roi_head.bbox_head, model.train_cfg.rcnn
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.update(type='mmoid.LabelSetBBoxHead', in_channels=16, fc_out_channels=32, num_classes=CLASSES, **kwargs)
+        head.loss_cls = dict(type=f'mmoid.{loss}', hierarchy=ANCESTORS)
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.update(type='mmoid.LabelSetSampler', num=32, ancestors=True)
     model.test_cfg.rcnn.score_thr = 0.0
-    return MODELS.build(model)
+    return model
 
 
-def cascade_rcnn(loss='ConcurrentSoftmaxLoss', **kwargs):
-    model = small(get_config('mmdet::_base_/models/cascade-rcnn_r50_fpn.py').model)
-    for head in model.roi_head.bbox_head:
-        box_head(head, loss, **kwargs)
-    for rcnn in model.train_cfg.rcnn:
-        label_set_sampler(rcnn)
-    model.test_cfg.rcnn.score_thr = 0.0
-    return MODELS.build(model)
+def heads_of(model):
+    heads = model.roi_head.bbox_head
+    return list(heads) if isinstance(heads, torch.nn.ModuleList) else [heads]
 
 
 def batch():
@@ -94,14 +84,14 @@ def mmdet_scope():
 
 
 @pytest.mark.parametrize('loss', LOSSES)
-@pytest.mark.parametrize('build', [faster_rcnn, cascade_rcnn])
-def test_every_loss_trains_and_predicts_in_faster_and_cascade_rcnn(build, loss):
+@pytest.mark.parametrize('name', ['faster-rcnn', 'cascade-rcnn'])
+def test_every_loss_trains_and_predicts_in_faster_and_cascade_rcnn(name, loss):
     torch.manual_seed(1)
-    model = build(loss)
+    model = MODELS.build(rcnn(name, loss))
     model.init_weights()
     total, logged = model.parse_losses(model.loss(*batch()))
     total.backward()
-    heads = model.roi_head.bbox_head if isinstance(model.roi_head, CascadeRoIHead) else [model.roi_head.bbox_head]
+    heads = heads_of(model)
     assert total.isfinite() and sum('loss_cls' in key for key in logged) == len(heads)
     for head in heads:
         assert head.fc_cls.weight.grad.abs().sum() > 0
@@ -113,14 +103,13 @@ def test_every_loss_trains_and_predicts_in_faster_and_cascade_rcnn(build, loss):
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
-@pytest.mark.parametrize('build', [faster_rcnn, cascade_rcnn])
-def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(build, agnostic):
+@pytest.mark.parametrize('name', ['faster-rcnn', 'cascade-rcnn'])
+def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(name, agnostic):
     torch.manual_seed(1)
-    model = build(reg_class_agnostic=agnostic).eval()
-    heads = model.roi_head.bbox_head if isinstance(model.roi_head, CascadeRoIHead) else [model.roi_head.bbox_head]
+    model = MODELS.build(rcnn(name, reg_class_agnostic=agnostic)).eval()
     found = {}
     for adds in (False, True):
-        for head in heads:
+        for head in heads_of(model):
             head.add_ancestors = adds
         found[adds] = [sample.pred_instances for sample in model.predict(*batch())][0].numpy()
     own = found[False]
@@ -140,21 +129,21 @@ def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(bui
 
 
 def objects(model):
-    """One object, Girl, and a proposal beside it: sampling result, RoIs, features of the box head."""
+    """Sampling result, RoIs and features of the box head for one object, Girl, and a proposal beside it."""
     truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 50, 50]]), labels=torch.tensor([0]))
     priors = InstanceData(priors=truth.bboxes + torch.tensor([[-3.0, 4, 5, -6]]))
     assigned = model.roi_head.bbox_assigner.assign(priors, truth, None)
     result = model.roi_head.bbox_sampler.sample(assigned, priors, truth)
     rois = torch.cat([torch.zeros(len(result.priors), 1), result.priors], dim=1)
-    return truth, result, rois, torch.randn(len(rois), 16, 7, 7)
+    return result, rois, torch.randn(len(rois), 16, 7, 7)
 
 
 @pytest.mark.parametrize('loss', LOSSES)
 def test_autocast_leaves_the_loss_in_float32(loss):
     # The head alone: mmcv has no RoI align in bfloat16 for the CPU.
     torch.manual_seed(1)
-    model = faster_rcnn(loss)
-    _, result, rois, features = objects(model)
+    model = MODELS.build(rcnn(loss=loss))
+    result, rois, features = objects(model)
     head = model.roi_head.bbox_head
     with torch.autocast('cpu', dtype=torch.bfloat16):
         cls_score, bbox_pred = head(features)
@@ -168,7 +157,7 @@ def test_autocast_leaves_the_loss_in_float32(loss):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has --amp for accelerators only')
 def test_a_detector_trains_with_amp():
     torch.manual_seed(1)
-    model = faster_rcnn().cuda()
+    model = MODELS.build(rcnn()).cuda()
     images, samples = batch()
     data = images.cuda(), [sample.to('cuda') for sample in samples]
     # float16, mmengine's default: mmcv's RoIAlign has no bfloat16. A low scale, so that no step is skipped.
@@ -183,28 +172,23 @@ def test_a_detector_trains_with_amp():
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def detector(path, loss):
-    model = get_config(path).model
-    head = model.bbox_head if 'retinanet' in path else model.roi_head.bbox_head
-    head.update(in_channels=16, num_classes=CLASSES)
-    head.loss_cls = loss
-    return MODELS.build(small(model))
-
-
 @pytest.mark.parametrize('loss', ['ConcurrentSoftmaxLoss', 'LabelSetBCELoss'])
-@pytest.mark.parametrize('path', ['_base_/models/faster-rcnn_r50_fpn.py', '_base_/models/retinanet_r50_fpn.py'])
-def test_a_head_that_gives_single_labels_to_a_loss_of_label_sets_is_an_error(path, loss):
-    model = detector(f'mmdet::{path}', dict(type=f'mmoid.{loss}', num_classes=CLASSES))
+@pytest.mark.parametrize('name', ['faster-rcnn', 'retinanet'])
+def test_a_head_that_gives_single_labels_to_a_loss_of_label_sets_is_an_error(name, loss):
+    model = small(get_config(f'mmdet::_base_/models/{name}_r50_fpn.py').model)
+    head = model.bbox_head if name == 'retinanet' else model.roi_head.bbox_head
+    head.update(in_channels=16, num_classes=CLASSES)
+    head.loss_cls = dict(type=f'mmoid.{loss}', num_classes=CLASSES)
+    model = MODELS.build(model)
     model.init_weights()
     with pytest.raises(ValueError, match=f'{loss} needs label sets, and this head gives single labels'):
         model.loss(*batch())
 
 
 def with_sampler(wrapped, loss, roi_head='StandardRoIHead'):
-    model = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
-    box_head(model.roi_head.bbox_head, loss)
+    model = rcnn(loss=loss)
     model.roi_head.type = roi_head
-    model.train_cfg.rcnn.sampler.update(type='mmoid.LabelSetSampler', sampler=wrapped, num=32)
+    model.train_cfg.rcnn.sampler.sampler = wrapped
     model = MODELS.build(model)
     model.init_weights()
     return model
@@ -224,10 +208,9 @@ def test_pisa_gets_the_weights_of_its_sampler_but_no_label_sets():
 
 
 def test_a_trained_model_brings_its_ancestors_and_without_any_it_fails():
-    trained = faster_rcnn()
-    config = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
+    trained = MODELS.build(rcnn())
+    config = rcnn(loss='SoftmaxLoss')
     config.train_cfg = None
-    box_head(config.roi_head.bbox_head, 'SoftmaxLoss')
     config.roi_head.bbox_head.loss_cls['hierarchy'] = 'nowhere'
     model = MODELS.build(config).eval()
     with pytest.raises(
@@ -240,8 +223,7 @@ def test_a_trained_model_brings_its_ancestors_and_without_any_it_fails():
 
 
 def test_modules_may_be_given_as_classes():
-    model = small(get_config('mmdet::_base_/models/faster-rcnn_r50_fpn.py').model)
-    box_head(model.roi_head.bbox_head)
+    model = rcnn()
     model.roi_head.bbox_head.update(type=mmoid.LabelSetBBoxHead)
     model.roi_head.bbox_head.loss_cls.type = mmoid.DistCELoss
     model.train_cfg.rcnn.sampler.update(type=mmoid.LabelSetSampler, sampler=OHEMSampler)

@@ -11,8 +11,6 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from mmoid.openimages.errors import AnnotationError
-
 # 0 girl, 1 woman, both below 2 person; 3 chair
 ANCESTORS = np.zeros((4, 4), dtype=bool)
 ANCESTORS[0, 2] = ANCESTORS[1, 2] = True
@@ -56,31 +54,17 @@ def names(row):
 
 
 def test_the_labels_of_boxes_on_one_object_are_united_with_their_ancestors():
-    sets = sampler().label_sets(BOXES, LABELS)
-    assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}]
+    sets = sampler().label_sets(torch.cat([BOXES, torch.full((1, 4), 5.0)]), torch.cat([LABELS, LABELS[-1:]]))
+    assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}, {3}], 'an empty box keeps its own label'
 
 
 def test_same_object_iou_decides_what_one_object_is():
     assert names(sampler(same_object_iou=0.5).label_sets(BOXES, LABELS)[0]) == {0, 1, 2, 3}
     assert names(sampler(same_object_iou=0.995).label_sets(BOXES, LABELS)[0]) == {0, 2}
-    with pytest.raises(ValueError, match=r'rcnn\.sampler\.same_object_iou must be in \(0, 1\], got 0'):
-        sampler(same_object_iou=0)
-
-
-def test_a_hierarchy_that_is_not_there_is_named():
-    with pytest.raises(AnnotationError, match=r'rcnn\.sampler\.hierarchy = nowhere: no such store or file'):
-        sampler(hierarchy='nowhere').label_sets(BOXES, LABELS)
 
 
 def test_label_sets_are_as_annotated_by_default():
     assert names(sampler(ancestors=False).label_sets(BOXES, LABELS)[0]) == {0, 1}
-    with pytest.raises(ValueError, match=r'rcnn\.sampler\.ancestors=True needs a hierarchy'):
-        sampler(hierarchy=None)
-
-
-def test_an_empty_box_keeps_its_own_label():
-    sets = sampler().label_sets(torch.tensor([[5.0, 5, 5, 5]]), torch.tensor([3]))
-    assert names(sets[0]) == {3}
 
 
 def test_every_positive_gets_the_set_of_the_box_it_is_assigned_to():
@@ -192,12 +176,22 @@ def test_the_type_of_the_wrapped_sampler_gets_the_other_keys_and_none_is_a_warni
         plain = TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=wrapped, **arguments))
         assert (plain.sampler.num, plain.sampler.pos_fraction, plain.sampler.add_gt_as_proposals) == (16, 0.5, True)
         assert any('sampling at random' in text for text in messages) == (wrapped is None)
-    with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
-        TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', num_classes=4))
-    with pytest.raises(ValueError, match=r'rcnn\.sampler needs either num'):
-        sampler(num=16)
-    with pytest.raises(ValueError, match=r'rcnn\.sampler\.num_classes is needed'):
-        sampler(num_classes=None)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(same_object_iou=0), r'\.same_object_iou must be in \(0, 1\], got 0'),
+        (dict(hierarchy='nowhere'), r'\.hierarchy = nowhere: no such store or file'),
+        (dict(hierarchy=None), r'\.ancestors=True needs a hierarchy'),
+        (dict(sampler=None), ' needs either num'),
+        (dict(num=16), ' needs either num'),
+        (dict(num_classes=None), r'\.num_classes is needed'),
+    ],
+)
+def test_bad_settings_of_the_sampler_are_refused(settings, message):
+    with pytest.raises(ValueError, match=rf'rcnn\.sampler{message}'):
+        sampler(**settings).label_sets(BOXES, LABELS)
 
 
 @pytest.mark.parametrize('loss_type', ['mmdet.CrossEntropyLoss', 'mmoid.ConcurrentSoftmaxLoss'])

@@ -2,10 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,21 +14,13 @@ from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.test_evaluator import assert_official
 from tests.openimages.predictions.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
 from tests.shared_data import METRIC_CASES, metric_case
-from tests.tool_runs import tool_path
+from tests.tool_runs import tool
 
-ROOT = Path(__file__).parents[2]
 IDS = ['b1', 'a0', 'c2', 'd3']
 
 
 def run_tool(name, *arguments):
-    return subprocess.run(
-        [sys.executable, str(tool_path(name)), *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, 'COLUMNS': '140'},
-    )
+    return tool(name, *arguments, check=False, COLUMNS='140')
 
 
 def test_evaluate_predictions_gives_the_official_figures(tmp_path):
@@ -154,7 +142,7 @@ def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('tool', 'arguments', 'message'),
+    ('name', 'arguments', 'message'),
     [
         ('evaluate_predictions', ['--predictions', 'x.csv', '--boxes', 'b.csv'], '--classes: needed, unless --store'),
         ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 's', '--labels', 'l'], 'leave --labels out'),
@@ -165,6 +153,6 @@ def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):
         ('plot_class_ap', ['a.json', 'b.json', '--store', 'nowhere', '--out', 'o'], 'error: nowhere: no such folder'),
     ],
 )
-def test_errors_are_one_line(tool, arguments, message):
-    done = run_tool(tool, *arguments)
+def test_errors_are_one_line(name, arguments, message):
+    done = run_tool(name, *arguments)
     assert done.returncode in (1, 2) and message in done.stderr.splitlines()[-1]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv
 from scipy.optimize import brentq
 
@@ -43,12 +42,8 @@ def class_box_counts(num_boxes: int) -> np.ndarray:
     scale = num_boxes / NUM_BOXES
     head, rarest = HEAD_BOXES * scale, max(1.0, RAREST_BOXES * min(1, scale))
     rank = np.linspace(1, 0, NUM_CLASSES)
-
-    def with_power(power: float) -> np.ndarray:
-        return rarest * (head / rarest) ** (rank**power)
-
-    power = brentq(lambda power: with_power(power).sum() - num_boxes, 0.1, 50)
-    counts = np.round(with_power(power)).astype(np.int64)
+    power = brentq(lambda power: (rarest * (head / rarest) ** rank**power).sum() - num_boxes, 0.1, 50)
+    counts = np.round(rarest * (head / rarest) ** rank**power).astype(np.int64)
     counts[1] += num_boxes - counts.sum()  # the rounding error
     return counts
 
@@ -90,31 +85,30 @@ def make_store(folder: Path) -> dict[str, int]:
 
 
 def write_annotations(folder: Path, num_images: int) -> None:
-    """Writes the files of ``FILES``, boxes with 13 columns as in V4 to V7.
+    """Writes the files of ``FILES``, boxes with 13 columns as in V4 to V7, unless an earlier call has.
 
-    Also empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens. Returns at once if
-    an earlier call has written as many images.
+    Also empty files for the 16 images that ``OpenImagesHierarchyDataset`` looks for when it opens.
     """
     done = folder / f'{num_images}.done'
     if done.exists():
         return
-    rng = np.random.default_rng(0)
-    (folder / 'images').mkdir(parents=True, exist_ok=True)
-    files = {name: folder / file for name, file in FILES.items()}
     for earlier in folder.glob('*.done'):
         earlier.unlink()
-    files['classes'].write_text(''.join(f'{name},Class {name[4:]}\n' for name in label_names()))
-    files['hierarchy'].write_text(json.dumps(hierarchy()))
+    (folder / 'images').mkdir(parents=True, exist_ok=True)
+    (folder / FILES['classes']).write_text(''.join(f'{name},Class {name[4:]}\n' for name in label_names()))
+    (folder / FILES['hierarchy']).write_text(json.dumps(hierarchy()))
+    rng = np.random.default_rng(0)
     image_ids = pa.array([f'{index * IMAGE_ID_STEP:016x}' for index in range(num_images)])
     sizes = np.array([(1024, 683), (683, 1024), (1024, 768), (768, 1024), (1024, 1024)])[rng.integers(0, 5, num_images)]
-    csv.write_csv(pa.table({'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]}), files['image_sizes'])
-    _write_boxes(files['boxes'], image_ids, rng)
+    columns = {'image_id': image_ids, 'width': sizes[:, 0], 'height': sizes[:, 1]}
+    csv.write_csv(pa.table(columns), folder / FILES['image_sizes'])
+    csv.write_csv(_boxes(image_ids, rng), folder / FILES['boxes'], csv.WriteOptions(quoting_style='none'))
     for index in np.linspace(0, num_images - 1, 16).astype(int):
         (folder / 'images' / f'{image_ids[index]}.jpg').touch()
     done.touch()
 
 
-def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> None:
+def _boxes(image_ids: pa.Array, rng: np.random.Generator) -> pa.Table:
     num_images = len(image_ids)
     num_boxes = round(NUM_BOXES / NUM_IMAGES * num_images)
     # One box for every image; the others by a weight of the image, so that some images have very many.
@@ -123,21 +117,16 @@ def _write_boxes(path: Path, image_ids: pa.Array, rng: np.random.Generator) -> N
     image = np.repeat(np.arange(num_images), 1 + others)
     label = rng.permutation(np.repeat(rng.permutation(NUM_CLASSES), class_box_counts(num_boxes)))
     low = rng.uniform(0, 0.7, (num_boxes, 2))
-    box = np.concatenate([low, low + rng.uniform(0.02, 0.3, (num_boxes, 2))], axis=1)
+    box = np.round(np.concatenate([low, low + rng.uniform(0.02, 0.3, (num_boxes, 2))], axis=1), 6)
     is_copy = (np.diff(image) == 0) & (np.diff(label) != 0) & (rng.random(num_boxes - 1) < CONCURRENT_SHARE)
     copies = 1 + np.flatnonzero(is_copy)
     box[copies] = box[copies - 1]
-    box = np.round(box, 6)
     columns = {
-        'ImageID': pc.take(image_ids, pa.array(image)),
+        'ImageID': image_ids.take(pa.array(image)),
         'Source': pa.repeat('xclick', num_boxes),
-        'LabelName': pc.take(pa.array(label_names()), pa.array(label)),
+        'LabelName': pa.array(label_names()).take(pa.array(label)),
         'Confidence': np.ones(num_boxes, dtype=np.int8),
-        'XMin': box[:, 0],
-        'XMax': box[:, 2],
-        'YMin': box[:, 1],
-        'YMax': box[:, 3],
     }
-    for name, share in FLAG_SHARES.items():
-        columns[name] = (rng.random(num_boxes) < share).astype(np.int8)
-    csv.write_csv(pa.table(columns), path, csv.WriteOptions(quoting_style='none'))
+    columns |= dict(zip(('XMin', 'YMin', 'XMax', 'YMax'), box.T))
+    columns |= {name: (rng.random(num_boxes) < share).astype(np.int8) for name, share in FLAG_SHARES.items()}
+    return pa.table(columns)

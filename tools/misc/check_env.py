@@ -32,7 +32,9 @@ def main() -> int:
         print(f'Python 3.10 to 3.12 is required, found {platform.python_version()}\n    bash tools/setup_env.sh')
         return 1
     problems, gpus = find_problems(), gpu_names()
-    print(f'{"machine":18}{usable_cores()} cores, {", ".join(gpus) or "no GPU"}')
+    # The cores of this process may be fewer than those of the machine.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    print(f'{"machine":18}{cores} cores, {", ".join(gpus) or "no GPU"}')
     for problem in problems:
         print(f'problem: {problem.what}\n    {problem.remedy}')
     if problems:
@@ -49,11 +51,6 @@ def gpu_names() -> list[str]:
         return []
     listing = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, check=False)
     return [line.split(' (UUID')[0] for line in listing.stdout.splitlines() if line.startswith('GPU')]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 if __name__ == '__main__':
