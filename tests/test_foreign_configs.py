@@ -92,16 +92,11 @@ def train(cfg, folder):
     return runner, [line for line in lines if 'loss' in line], lines[-1]
 
 
-def heads_and_samplers(runner):
-    roi_head = runner.model.roi_head
-    if isinstance(roi_head.bbox_sampler, list):
-        return list(roi_head.bbox_head), roi_head.bbox_sampler
-    return [roi_head.bbox_head], [roi_head.bbox_sampler]
-
-
 def check_modules(runner, data_root, wrapped):
-    store = AnnotationStore(data_root / 'train')
-    heads, samplers = heads_and_samplers(runner)
+    store, roi_head = AnnotationStore(data_root / 'train'), runner.model.roi_head
+    heads, samplers = roi_head.bbox_head, roi_head.bbox_sampler
+    if not isinstance(samplers, list):  # Cascade R-CNN has three of each
+        heads, samplers = [heads], [samplers]
     assert all(type(head.loss_cls).__name__ == 'ConcurrentSoftmaxLoss' for head in heads)
     assert all(head.loss_cls.rates.any() and head.num_classes == store.num_classes for head in heads)
     assert all(head.ancestors.sum().item() == store.hierarchy.ancestor_matrix.sum() > 0 for head in heads)
@@ -143,7 +138,7 @@ def test_dynamic_rcnn_by_the_options_of_the_command_line(tiny_data, tmp_path):
     words = OPTIONS.replace('\\\n', '').replace('$HEAD', 'model.roi_head.bbox_head')
     options = dict(word.split('=') for word in words.split('--cfg-options')[1].split())
     options = {key: float(value) if value.replace('.', '').isdigit() else value for key, value in options.items()}
-    options['model.test_cfg.rcnn.max_per_img'] = int(options['model.test_cfg.rcnn.max_per_img'])
+    options['model.test_cfg.rcnn.max_per_img'] = int(options['model.test_cfg.rcnn.max_per_img'])  # not a float
     for key in ('concurrent_rates', 'hierarchy'):
         key = f'model.roi_head.bbox_head.loss_cls.{key}'
         options[key] = options[key].replace('data/openimages', str(tiny_data))

@@ -1,4 +1,4 @@
-"""Both ways that a name resolves, in fresh processes, where nothing was imported before."""
+"""Names resolve in fresh processes, where nothing was imported before; test_package.py tests those without a prefix."""
 
 import os
 import subprocess
@@ -11,40 +11,6 @@ import mmoid
 
 ROOT = Path(__file__).parents[1]
 
-CONFIG = """
-_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-{imports}
-loss = dict(_delete_=True, type={name!r}, num_classes=80)
-model = dict(roi_head=dict(bbox_head=dict(loss_cls=loss)))
-"""
-BUILD = """
-import sys
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmdet.registry import MODELS
-cfg = Config.fromfile(sys.argv[1])
-init_default_scope(cfg.default_scope)
-cfg.model.backbone.init_cfg = None
-print(type(MODELS.build(cfg.model).roi_head.bbox_head.loss_cls).__name__)
-"""
-
-
-@pytest.mark.parametrize(
-    ('name', 'imports'),
-    [
-        ('mmoid.ConcurrentSoftmaxLoss', ''),
-        ('ConcurrentSoftmaxLoss', "custom_imports = dict(imports=['mmoid.registry'])"),
-    ],
-)
-def test_the_loss_is_found_by_a_plain_mmdet_config(tmp_path, name, imports):
-    config = tmp_path / 'foreign.py'
-    config.write_text(CONFIG.format(imports=imports, name=name))
-    run = [sys.executable, '-W', 'ignore', '-c', BUILD, str(config)]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == 'ConcurrentSoftmaxLoss'
-
-
 EVERYTHING = """
 from mmengine.registry import init_default_scope
 from mmdet import registry
@@ -56,6 +22,7 @@ found = [
     registry.METRICS.get('mmoid.OpenImagesChallengeMetric'),
     registry.TASK_UTILS.get('mmoid.LabelSetSampler'),
     registry.MODELS.get('mmoid.LabelSetBBoxHead'),
+    registry.MODELS.get('mmoid.ConcurrentSoftmaxLoss'),
     registry.PARAM_SCHEDULERS.get('mmoid.StageRestartLR'),
     registry.LOOPS.get('mmoid.ResumableEpochTrainLoop'),
     registry.HOOKS.get('mmoid.LogHistoryHook'),

@@ -26,25 +26,18 @@ TREE = {
 KNOWN = {0: 2, 3: 0, 4: 1}  # target class: source class
 
 
-def box_head(num_classes: int) -> torch.nn.Module:
-    return MODELS.build(
-        dict(
-            type='mmdet.Shared2FCBBoxHead',
-            num_classes=num_classes,
-            in_channels=4,
-            fc_out_channels=8,
-            roi_feat_size=1,
-            loss_cls=dict(type='mmdet.CrossEntropyLoss'),
-            loss_bbox=dict(type='mmdet.L1Loss'),
-            bbox_coder=dict(type='mmdet.DeltaXYWHBBoxCoder'),
-        )
-    )
+def converted(**config: object) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A head for the classes of SOURCE, and one for those of TARGET with its converted weights."""
+    init_default_scope('mmdet')
+    old, new = (MODELS.build(dict(**config, num_classes=len(classes))) for classes in (SOURCE, TARGET))
+    new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
+    return old, new
 
 
 def test_a_box_head_keeps_its_scores_background_and_boxes() -> None:
-    init_default_scope('mmdet')
-    old, new = box_head(3), box_head(5)
-    new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
+    coder = dict(type='DeltaXYWHBBoxCoder')
+    widths = dict(in_channels=4, fc_out_channels=8, roi_feat_size=1)
+    old, new = converted(type='Shared2FCBBoxHead', bbox_coder=coder, **widths)
     features = torch.randn(7, 4, 1, 1)
     (old_scores, old_boxes), (new_scores, new_boxes) = old(features), new(features)
     for label, source in {**KNOWN, 5: 3}.items():  # background last
@@ -54,12 +47,9 @@ def test_a_box_head_keeps_its_scores_background_and_boxes() -> None:
 
 
 def test_a_dense_head_keeps_the_scores_of_every_anchor() -> None:
-    init_default_scope('mmdet')
-    heads = [MODELS.build(dict(type='mmdet.RetinaHead', num_classes=n, in_channels=4, feat_channels=4)) for n in (3, 5)]
-    old, new = heads
-    new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
+    old, new = converted(type='RetinaHead', in_channels=4, feat_channels=4)
     maps = torch.randn(1, 4, 2, 2)
-    old_scores, new_scores = (head.forward_single(maps)[0].reshape(9, -1, 2, 2) for head in heads)
+    old_scores, new_scores = (head.forward_single(maps)[0].reshape(9, -1, 2, 2) for head in (old, new))
     for label, source in KNOWN.items():
         torch.testing.assert_close(new_scores[:, label], old_scores[:, source])
 
