@@ -82,9 +82,12 @@ def load(folder: str, name: str) -> dict[str, np.ndarray]:
 
 
 def expanded(truth: dict[str, np.ndarray], num_images: int) -> Any:
+    from mmoid.openimages.classes import ClassNames
+    from mmoid.openimages.metric.annotations import Annotations
     from mmoid.openimages.metric.ground_truth import GroundTruth
 
-    return GroundTruth.build(num_images=num_images, num_classes=NUM_CLASSES, **truth, hierarchy=hierarchy())
+    image_ids = [str(k) for k in range(num_images)]
+    return GroundTruth.build(Annotations(image_ids, ClassNames(full_size.label_names()), hierarchy(), **truth))
 
 
 def mmoid_metric(folder: str, num_images: int) -> dict[str, Any]:

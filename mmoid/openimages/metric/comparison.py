@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_matrix
 
 from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.metric.annotations import Annotations
+from mmoid.openimages.metric.average_precision import ranked_rows, weighted_ap
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.worst_images import Verdict, judge
@@ -68,7 +70,7 @@ def bootstrap(
         group_of_weight: As given to the matching.
         samples: Number of draws.
         seed: Of the draws.
-        progress: Progress in classes.
+        progress: Progress in classes of both sets.
 
     Returns:
         The difference of each group, NaN without ground truth. In a draw, classes without ground truth are left out.
@@ -83,45 +85,21 @@ def bootstrap(
     for row in drawn[1:]:
         row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
     weight = np.where(ground_truth.is_group_of, group_of_weight, 1.0)
-    truth_of = _rows_by_label(ground_truth.label, ground_truth.num_classes)
-    rows_of = [_rows_by_label(side.label, ground_truth.num_classes) for side in (first, second)]
-    ap = np.full((2, samples + 1, ground_truth.num_classes), np.nan)
-    for label, truth in enumerate(truth_of):
-        positives = drawn[:, ground_truth.image[truth]] @ weight[truth]
-        for side, matches in enumerate((first, second)):
-            rows = rows_of[side][label]
-            rows = rows[np.lexsort((matches.image[rows], -matches.score[rows]))]
-            at_once = max(1, ELEMENTS_AT_ONCE // max(1, len(rows)))
-            for start in range(0, samples + 1, at_once):
-                part = slice(start, start + at_once)
-                times = drawn[part][:, matches.image[rows]]
-                ap[side, part, label] = _weighted_ap(matches.value[rows], times, positives[part])
-        progress('drawing images', label + 1, ground_truth.num_classes)
+    shape = (ground_truth.num_classes, num_images)
+    positives = coo_matrix((weight, (ground_truth.label, ground_truth.image)), shape).tocsr() @ drawn.T
+    ap = np.empty((2, samples + 1, ground_truth.num_classes))
+    for side, matches in enumerate((first, second)):
+        for label, rows in enumerate(ranked_rows(matches, ground_truth.num_classes)):
+            for start, stop in runs_of_rows(np.full(samples + 1, len(rows)), ELEMENTS_AT_ONCE):
+                times = drawn[start:stop, matches.image[rows]]
+                ap[side, start:stop, label] = weighted_ap(matches.value[rows], times, positives[label, start:stop])
+            progress('drawing images', side * len(positives) + label + 1, 2 * len(positives))
     return [_difference(ap[:, :, labels]) for labels in groups]
-
-
-def _rows_by_label(label: np.ndarray, num_classes: int) -> list[np.ndarray]:
-    stop = np.cumsum(np.bincount(label, minlength=num_classes))
-    return np.split(np.argsort(label, kind='stable'), stop[:-1])
-
-
-def _weighted_ap(value: np.ndarray, times: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """(S,) AP of one class if row r occurs ``times[s, r]`` times in draw s; ``value`` (R,), best score first."""
-    gained = value * times
-    true = np.cumsum(gained, axis=1, dtype=np.float64)
-    counted = true + np.cumsum((value == 0) * times, axis=1, dtype=np.float64)
-    precision = np.divide(true, counted, out=np.zeros_like(true), where=counted > 0)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    area = (gained * envelope).sum(axis=1)
-    ap: np.ndarray = np.divide(area, positives, out=np.full(len(area), np.nan), where=positives > 0)
-    return ap
 
 
 def _difference(ap: np.ndarray) -> Difference:
     """Of (2, S, n) APs; row 0 is that of the images as they are."""
-    valid = ~np.isnan(ap)
-    count = valid.sum(axis=2)
-    mean = np.divide(np.where(valid, ap, 0).sum(axis=2), count, out=np.full(count.shape, np.nan), where=count > 0)
+    mean = np.ma.masked_invalid(ap).mean(axis=2).filled(np.nan)
     value, *draws = mean[1] - mean[0]
     known = np.array(draws)[~np.isnan(draws)]
     low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)

@@ -17,7 +17,7 @@ from mmoid.openimages.metric.average_precision import average_precision, count_p
 from mmoid.openimages.metric.class_groups import class_columns, class_groups
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches, match_detections
-from mmoid.openimages.metric.multi_label_recall import MultiLabelObjects
+from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
 from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.predictions.prediction_store import Predictions
@@ -118,24 +118,12 @@ class Evaluator:
     @cached_property
     def ground_truth(self) -> GroundTruth:
         """The annotations, prepared by the rules of the protocol."""
-        annotations, is_challenge = self.annotations, self.protocol.is_challenge
-        return GroundTruth.build(
-            num_images=len(annotations.image_ids),
-            num_classes=len(annotations.classes),
-            image=annotations.image,
-            label=annotations.label,
-            box=annotations.box,
-            is_group_of=annotations.is_group_of,
-            label_image=annotations.label_image,
-            label_class=annotations.label_class,
-            label_confidence=annotations.label_confidence,
-            hierarchy=annotations.hierarchy if is_challenge else None,
-            verified_only=is_challenge,
-        )
+        is_challenge = self.protocol.is_challenge
+        return GroundTruth.build(self.annotations, expand=is_challenge, verified_only=is_challenge)
 
     @cached_property
-    def _multi_label_objects(self) -> MultiLabelObjects:
-        return MultiLabelObjects.of(self.annotations)
+    def _objects(self) -> np.ndarray:
+        return annotated_objects(self.annotations)
 
     def with_ancestors(
         self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray
@@ -191,7 +179,7 @@ class Evaluator:
             left_out=left_out,
             changed=dict(changed or {}),
             groups=class_groups(annotations.hierarchy, self.train_images),
-            multi_label=self._multi_label_objects.recall(self.ground_truth, matches.found, images),
+            multi_label=multi_label_recall(annotations, self._objects, self.ground_truth, matches.found, images),
             class_columns=class_columns(annotations.hierarchy, self.train_images),
         )
 
@@ -243,33 +231,25 @@ def evaluate_predictions(
         reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'
         left_out[reason] = int(counts[elsewhere].sum())
     if not given.any():
-        reasons = '; '.join(f'{count} {reason}' for reason, count in left_out.items() if count)
+        ids = annotations.image_ids
+        reasons = [f'{count} {reason}' for reason, count in left_out.items() if count]
         raise AnnotationError(
-            f'{predictions.path}: has no detection to evaluate on the {len(annotations.image_ids)} annotated images'
-            + (f': {reasons}' if reasons else '')
+            f'{predictions.path}: has no detection to evaluate on the {len(ids)} annotated images, first '
+            f'{next(iter(ids), None)!r}' + ''.join(f'; {reason}' for reason in reasons)
         )
     return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out, changed=predictions.changed)
 
 
 def image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
     """(N,) index of each image of the predictions among the annotated ones; -1: not there."""
-    known = pa.array(annotations.image_ids, pa.string())
-    image = match_images_once(predictions.ids, known, str(predictions.path))
-    if len(image) and not (image >= 0).any():
-        raise AnnotationError(
-            f'{predictions.path}: none of its {len(image)} images is annotated, first '
-            f'{predictions.ids[0].as_py()!r}; annotated are {len(annotations.image_ids)} others, first '
-            f'{next(iter(annotations.image_ids), None)!r}'
-        )
-    return image
+    return match_images_once(predictions.ids, pa.array(annotations.image_ids, pa.string()), str(predictions.path))
 
 
 def class_indices(predictions: Predictions, annotations: Annotations, other_classes: str) -> np.ndarray:
     """(K,) index of each class of the predictions among the annotated ones; -1: not there."""
     label = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
     unknown = np.flatnonzero(label < 0)
-    used = unknown[np.isin(unknown, predictions.label)] if other_classes == 'error' and len(unknown) else unknown[:0]
-    if len(used):
+    if other_classes == 'error' and len(unknown) and (used := unknown[np.isin(unknown, predictions.label)]).size:
         remedy = 'leave such detections out with --other-classes drop'
         raise annotations.classes.unknown(predictions.label_names[used[0]], str(predictions.path), remedy)
     return label

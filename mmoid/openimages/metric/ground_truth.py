@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.annotations import Annotations
 
 
 class KeyedBoxes(NamedTuple):
@@ -52,60 +52,33 @@ class GroundTruth:
     verified: np.ndarray | None
 
     @classmethod
-    def build(
-        cls,
-        num_images: int,
-        num_classes: int,
-        image: Any,
-        label: Any,
-        box: Any,
-        is_group_of: Any,
-        label_image: Any,
-        label_class: Any,
-        label_confidence: Any,
-        hierarchy: ClassHierarchy | None,
-        verified_only: bool = True,
-    ) -> GroundTruth:
-        """Expands annotations as the official preparation does. Nothing is deduplicated.
+    def build(cls, annotations: Annotations, expand: bool = True, verified_only: bool = True) -> GroundTruth:
+        """Prepares annotations as the official code does. Nothing is deduplicated.
 
         Args:
-            num_images: Number of images that occur in boxes or labels.
-            num_classes: C.
-            image: (B,) int image index of each box.
-            label: (B,) int class index of each box.
-            box: (B, 4) xmin, ymin, xmax, ymax. Boxes without area are fine.
-            is_group_of: (B,) bool or 0/1.
-            label_image: (L,) int image index of each image-level label.
-            label_class: (L,) int class index of each image-level label.
-            label_confidence: (L,) 0: the class is absent; above 0: it is present.
-            hierarchy: Copies boxes and positive labels to ancestors, negative labels to descendants. None: no copies.
+            annotations: Of all images. Boxes without area are fine.
+            expand: Copy boxes and positive labels to ancestors, negative labels to descendants. Needs a hierarchy.
             verified_only: Ignore detections of classes that are not verified in their image.
-
-        Raises:
-            ValueError: An index out of range.
         """
-        image = index_column('image', image, num_images)
-        label = index_column('label', label, num_classes)
-        box = np.asarray(box, dtype=np.float64).reshape(-1, 4)
-        group = np.asarray(is_group_of, dtype=bool)
-        label_image = index_column('label_image', label_image, num_images)
-        label_class = index_column('label_class', label_class, num_classes)
-        confidence = np.asarray(label_confidence, dtype=np.float64)
-
-        source = np.arange(len(image))
-        if hierarchy is not None:
+        num_images, num_classes = len(annotations.image_ids), len(annotations.classes)
+        label, source = annotations.label.astype(np.int64), np.arange(len(annotations.label))
+        label_class, label_image = annotations.label_class.astype(np.int64), annotations.label_image
+        if expand:
+            hierarchy, confidence = annotations.hierarchy, annotations.label_confidence
+            assert hierarchy is not None
             source, label = hierarchy.expand_up(label)
-            image, box, group = image[source], box[source], group[source]
             present, absent = np.flatnonzero(confidence > 0), np.flatnonzero(confidence == 0)
             up, up_class = hierarchy.expand_up(label_class[present])
             down, down_class = hierarchy.expand_down(label_class[absent])
             label_image = label_image[np.concatenate([present[up], absent[down]])]
             label_class = np.concatenate([up_class, down_class])
+        image = annotations.image[source].astype(np.int64)
         verified = None
         if verified_only:
-            keys = [image * num_classes + label, label_image * num_classes + label_class]
+            keys = [image * num_classes + label, label_image.astype(np.int64) * num_classes + label_class]
             verified = np.unique(np.concatenate(keys))
-        return cls(num_images, num_classes, image, label, box, group, source, verified)
+        group = annotations.is_group_of[source]
+        return cls(num_images, num_classes, image, label, annotations.box[source], group, source, verified)
 
     @cached_property
     def single_boxes(self) -> KeyedBoxes:
@@ -122,17 +95,3 @@ class GroundTruth:
         key = self.image[rows] * self.num_classes + self.label[rows]
         order = np.argsort(key, kind='stable')
         return KeyedBoxes(key[order], self.box[rows[order]], rows[order])
-
-
-def index_column(name: str, values: Any, bound: int) -> np.ndarray:
-    """Values as (N,) int64. Raises a ValueError if one is not in [0, bound)."""
-    array = np.asarray(values).astype(np.int64, copy=False)
-    require_rows(name, array, (array >= 0) & (array < bound), f'0 <= index < {bound}')
-    return array
-
-
-def require_rows(name: str, values: np.ndarray, valid: np.ndarray, expected: str) -> None:
-    """Raises a ValueError that names the first row that is not valid."""
-    if not valid.all():
-        row = int(np.argmin(valid))
-        raise ValueError(f'{name}[{row}]: expects {expected}, got {values[row]}')

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmoid.openimages.boxes import box_area, box_iou, has_area, intersection_area
-from mmoid.openimages.metric.ground_truth import GroundTruth, KeyedBoxes, index_column, require_rows
+from mmoid.openimages.metric.ground_truth import GroundTruth, KeyedBoxes
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
 
 PAIRS_AT_ONCE = 1 << 16
@@ -50,13 +50,9 @@ class Matches:
     def concatenate(cls, parts: Sequence[Matches]) -> Matches:
         """Matches of several chunks of images, in the order given. No parts: no matches."""
         integers, floats = np.empty(0, dtype=np.int64), np.empty(0)
-        return cls(
-            np.concatenate([integers, *(part.image for part in parts)]),
-            np.concatenate([integers, *(part.label for part in parts)]),
-            np.concatenate([floats, *(part.score for part in parts)]),
-            np.concatenate([floats, *(part.value for part in parts)]),
-            np.concatenate([integers, *(part.found for part in parts)]),
-        )
+        columns = [(part.image, part.label, part.score, part.value, part.found) for part in parts]
+        none = (integers, integers, floats, floats, integers)
+        return cls(*(np.concatenate(column) for column in zip(none, *columns)))
 
 
 def match_detections(
@@ -84,8 +80,8 @@ def match_detections(
     Raises:
         ValueError: An index out of range, a NaN score.
     """
-    image = index_column('image', image, ground_truth.num_images)
-    label = index_column('label', label, ground_truth.num_classes)
+    image = _indices('image', image, ground_truth.num_images)
+    label = _indices('label', label, ground_truth.num_classes)
     score = np.asarray(score, dtype=np.float64)
     require_rows('score', score, ~np.isnan(score), 'a number')
     box = np.asarray(box, dtype=np.float64).reshape(-1, 4)
@@ -97,27 +93,32 @@ def match_detections(
     parts = []
     for first, last in runs_of_rows(per_image, DETECTIONS_AT_ONCE):
         rows = by_image[stop[first] - per_image[first] : stop[last - 1]]
-        ordered = _drop_and_sort(ground_truth, key[rows], score[rows], box[rows], max_detections)
-        parts.append(_match_sorted(ground_truth, *ordered, iou_threshold, group_of_weight))
+        counts = has_area(box[rows])
+        if ground_truth.verified is not None:
+            counts &= _contains(ground_truth.verified, key[rows])
+        rows = rows[counts]
+        rows = rows[np.lexsort((-score[rows], key[rows]))]
+        rank = np.arange(len(rows)) - np.searchsorted(key[rows], key[rows], side='left')
+        rows = rows[rank < max_detections]
+        parts.append(_match(ground_truth, key[rows], score[rows], box[rows], iou_threshold, group_of_weight))
     return Matches.concatenate(parts)
 
 
-def _drop_and_sort(
-    ground_truth: GroundTruth, key: np.ndarray, score: np.ndarray, box: np.ndarray, max_detections: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Key, score and box of the detections that count, ordered by key, then by descending score."""
-    counts = has_area(box)
-    if ground_truth.verified is not None:
-        counts &= _contains(ground_truth.verified, key)
-    rows = np.flatnonzero(counts)
-    rows = rows[np.lexsort((-score[rows], key[rows]))]
-    ordered = key[rows]
-    rank = np.arange(len(rows)) - np.searchsorted(ordered, ordered, side='left')
-    rows = rows[rank < max_detections]
-    return key[rows], score[rows], box[rows]
+def require_rows(name: str, values: np.ndarray, valid: np.ndarray, expected: str) -> None:
+    """Raises a ValueError that names the first row that is not valid."""
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise ValueError(f'{name}[{row}]: expects {expected}, got {values[row]}')
 
 
-def _match_sorted(
+def _indices(name: str, values: Any, bound: int) -> np.ndarray:
+    """Values as (N,) int64. Raises a ValueError if one is not in [0, bound)."""
+    array = np.asarray(values).astype(np.int64, copy=False)
+    require_rows(name, array, (array >= 0) & (array < bound), f'0 <= index < {bound}')
+    return array
+
+
+def _match(
     ground_truth: GroundTruth,
     key: np.ndarray,
     score: np.ndarray,
@@ -125,7 +126,7 @@ def _match_sorted(
     iou_threshold: float,
     group_of_weight: float,
 ) -> Matches:
-    """The matching of one chunk, from what :func:`_drop_and_sort` returns."""
+    """The matching of detections that count, ordered by key, then by descending score."""
     singles, groups = ground_truth.single_boxes, ground_truth.group_boxes
     overlap, claimed = _best_overlap(key, box, singles, over_union=True)
     claims = np.flatnonzero(overlap >= iou_threshold)
@@ -183,5 +184,4 @@ def _contains(ordered: np.ndarray, key: np.ndarray) -> np.ndarray:
     if not len(ordered):
         return np.zeros(len(key), dtype=bool)
     place = np.minimum(np.searchsorted(ordered, key), len(ordered) - 1)
-    found: np.ndarray = ordered[place] == key
-    return found
+    return ordered[place] == key

@@ -33,50 +33,36 @@ class MultiLabelRecall:
         return self.found / self.pairs if self.pairs else math.nan
 
 
-@dataclass(frozen=True, eq=False)
-class MultiLabelObjects:
-    """The objects with several labels of an evaluation set.
+def annotated_objects(annotations: Annotations) -> np.ndarray:
+    """(B,) int64 object of each annotated box, whatever its labels; -1: a group-of box."""
+    order = np.argsort(annotations.image, kind='stable')  # the rows of an image may lie anywhere in a file
+    stop = np.cumsum(np.bincount(annotations.image, minlength=len(annotations.image_ids)))
+    objects = np.empty(len(order), dtype=np.int64)
+    objects[order] = object_of_box(annotations.box[order], stop, annotations.is_group_of[order])
+    return objects
 
-    Attributes:
-        num_classes: C.
-        object_of_box: (B,) int64 object of each annotated box, whatever its labels; -1: a group-of box.
-        pair: (P,) int64 object * C + label, sorted, of the objects with several labels.
-        image: (P,) int64 image of each pair.
+
+def multi_label_recall(
+    annotations: Annotations,
+    objects: np.ndarray,
+    ground_truth: GroundTruth,
+    found: np.ndarray,
+    images: np.ndarray | Sequence[int] | None = None,
+) -> MultiLabelRecall:
+    """Counts the (object, label) pairs that were found.
+
+    Args:
+        annotations: Of all images.
+        objects: Their :func:`annotated_objects`.
+        ground_truth: Built from them, expanded or not.
+        found: (F,) rows of the ground truth that were found (:attr:`Matches.found`).
+        images: (I,) int indices of the images evaluated; None: all.
     """
-
-    num_classes: int
-    object_of_box: np.ndarray
-    pair: np.ndarray
-    image: np.ndarray
-
-    @classmethod
-    def of(cls, annotations: Annotations) -> MultiLabelObjects:
-        """Finds the objects of an evaluation set."""
-        num_classes = len(annotations.classes)
-        order = np.argsort(annotations.image, kind='stable')  # the rows of an image may lie anywhere in a file
-        image, label = annotations.image[order], annotations.label[order].astype(np.int64)
-        stop = np.searchsorted(image, np.arange(len(annotations.image_ids)), side='right')
-        flags = annotations.is_group_of[order].astype(np.int8)
-        objects = object_of_box(annotations.box[order], stop, flags)
-        single = objects >= 0
-        pair, first = np.unique((objects * num_classes + label)[single], return_index=True)
-        num_labels = np.bincount(pair // num_classes, minlength=1)
-        multi_label = num_labels[pair // num_classes] > 1
-        in_file_order = np.empty(len(order), dtype=np.int64)
-        in_file_order[order] = objects
-        return cls(num_classes, in_file_order, pair[multi_label], image[single][first[multi_label]])
-
-    def recall(
-        self, ground_truth: GroundTruth, found: np.ndarray, images: np.ndarray | Sequence[int] | None = None
-    ) -> MultiLabelRecall:
-        """Counts the (object, label) pairs that were found.
-
-        Args:
-            ground_truth: Built from the same annotations, expanded or not.
-            found: (F,) rows of the ground truth that were found (:attr:`Matches.found`).
-            images: (I,) int indices of the images evaluated; None: all.
-        """
-        pair = self.pair if images is None else self.pair[np.isin(self.image, images)]
-        of_found = self.object_of_box[ground_truth.source[found]] * self.num_classes + ground_truth.label[found]
-        hit = np.isin(pair, of_found)
-        return MultiLabelRecall(len(np.unique(pair // self.num_classes)), len(pair), int(hit.sum()))
+    num_classes = len(annotations.classes)
+    counts = objects >= 0
+    if images is not None:
+        counts &= np.isin(annotations.image, images)
+    pair = np.unique(objects[counts] * num_classes + annotations.label[counts])
+    pair = pair[np.bincount(pair // num_classes)[pair // num_classes] > 1]
+    of_found = objects[ground_truth.source[found]] * num_classes + ground_truth.label[found]
+    return MultiLabelRecall(len(np.unique(pair // num_classes)), len(pair), int(np.isin(pair, of_found).sum()))

@@ -47,8 +47,12 @@ class ImageLists:
     @property
     def image_counts(self) -> np.ndarray:
         """(C,) int64: n_i."""
-        counts: np.ndarray = np.diff(self.stop, prepend=0)
-        return counts
+        return np.diff(self.stop, prepend=0)
+
+    @property
+    def label(self) -> np.ndarray:
+        """(sum of n_i,) int64: class of each entry of ``images``."""
+        return np.repeat(np.arange(len(self.stop)), self.image_counts)
 
     @property
     def classes_of_image(self) -> np.ndarray:
@@ -57,14 +61,12 @@ class ImageLists:
 
     def sum_by_image(self, of_class: np.ndarray) -> np.ndarray:
         """(N,) float64: the sum of a (C,) quantity over the classes of each image."""
-        return np.bincount(self.images, weights=np.repeat(of_class, self.image_counts), minlength=len(self.boxes))
+        return np.bincount(self.images, weights=of_class[self.label], minlength=len(self.boxes))
 
     def mean_by_class(self, of_image: np.ndarray) -> np.ndarray:
         """(C,) float64: the mean of an (N,) quantity over the images of each class; 0 for a class without images."""
-        label = np.repeat(np.arange(len(self.stop)), self.image_counts)
-        sums = np.bincount(label, weights=of_image[self.images], minlength=len(self.stop))
-        means: np.ndarray = sums / np.maximum(self.image_counts, 1)
-        return means
+        sums = np.bincount(self.label, weights=of_image[self.images], minlength=len(self.stop))
+        return sums / np.maximum(self.image_counts, 1)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,7 @@ class Coverage:
     @property
     def drawn(self) -> np.ndarray:
         """(C,) float64: m_i / n_i, times that an image of the class is drawn for this class."""
-        drawn: np.ndarray = self.draws / np.maximum(self.image_counts, 1)
-        return drawn
+        return self.draws / np.maximum(self.image_counts, 1)
 
     @property
     def neglected(self) -> np.ndarray:

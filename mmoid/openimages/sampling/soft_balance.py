@@ -5,7 +5,6 @@ Draws are a pure function of (seed, epoch), so a run can be resumed and repeated
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +13,6 @@ import numpy as np
 GOLDEN = 0.6180339887498949
 DRAWS_AT_ONCE = 4096
 """Draws of a rare class per random generator. Making a generator costs as much as a thousand draws."""
-DEVIATIONS = 6
-"""Standard deviations around a part of a permutation within which its keys are expected."""
 
 
 def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
@@ -112,22 +109,13 @@ class BalancedDraws:
 
     def _positions(self, label: int, first: int, count: int) -> np.ndarray:
         """(count,) images of a class: its draws number ``first`` to ``first + count - 1``."""
-        size, last = int(self.image_counts[label]), first + count
-        if size > DRAWS_AT_ONCE:
-            walks = range(first // size, (last - 1) // size + 1)
-            return np.concatenate(
-                [
-                    part_of_permutation(
-                        [self.seed, label, k], size, max(first - k * size, 0), min(last - k * size, size)
-                    )
-                    for k in walks
-                ]
-            )
-        block = DRAWS_AT_ONCE // size * size  # draws of the permutations that share one generator
-        in_order = np.broadcast_to(np.arange(size), (block // size, size))
+        size = int(self.image_counts[label])
+        walks = max(1, DRAWS_AT_ONCE // size)  # permutations that share one generator
+        in_order = np.broadcast_to(np.arange(size), (walks, size))
+        block = walks * size
         drawn = [
             np.random.default_rng([self.seed, label, k]).permuted(in_order, axis=1)
-            for k in range(first // block, (last - 1) // block + 1)
+            for k in range(first // block, (first + count - 1) // block + 1)
         ]
         return np.concatenate(drawn, axis=None)[first % block :][:count]
 
@@ -142,24 +130,7 @@ class BalancedDraws:
 
     def _start(self, epoch: np.ndarray) -> np.ndarray:
         """Start of the systematic sampling in each epoch, in [0, 1). Steps of the golden ratio spread it evenly."""
-        start: np.ndarray = (np.random.default_rng(self.seed).random() + GOLDEN * epoch) % 1.0
-        return start
-
-
-def part_of_permutation(seed: Sequence[int], size: int, start: int, stop: int) -> np.ndarray:
-    """(stop - start,) elements ``start`` to ``stop - 1`` of a random permutation of ``range(size)``.
-
-    The permutation is the order of random keys. An epoch needs a small part of the permutation of a frequent class, so
-    only the keys near that part are sorted. That takes half the time of ``Generator.permutation`` of a million images.
-    """
-    keys = np.random.default_rng(seed).random(size)
-    margin = DEVIATIONS * 0.5 / np.sqrt(size)  # a quantile of uniform keys deviates by at most 0.5 / sqrt(size)
-    low = start / size - margin
-    near = np.flatnonzero((keys >= low) & (keys <= stop / size + margin))
-    below = int(np.count_nonzero(keys < low))
-    if below > start or below + len(near) < stop:
-        near, below = np.arange(size), 0
-    return near[np.argsort(keys[near], kind='stable')][start - below : stop - below]
+        return (np.random.default_rng(self.seed).random() + GOLDEN * epoch) % 1.0
 
 
 def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:

@@ -28,7 +28,8 @@ def subset_stores(
     """Writes a store for each part, and returns their summaries. All classes are kept. If one fails, none is made.
 
     A part is the folder of a new store with its images: (n,) indices, each once. They keep the order of the parent.
-    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``. Progress is in stores.
+    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``. Progress is
+    in stores.
 
     Raises:
         ValueError: A path inside or above the parent.

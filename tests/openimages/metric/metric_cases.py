@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import match_detections
@@ -55,25 +57,42 @@ def random_case(seed: int) -> Case:
     )
 
 
-def hierarchy_of(case: Case) -> ClassHierarchy | None:
-    if case.parents is None:
-        return None
+def annotations_of(case: Case) -> Annotations:
+    names = [str(label) for label in range(case.num_classes)]
 
     def node(label: int) -> dict:
         children = [child for child in range(case.num_classes) if label in case.parents.get(child, ())]
         return {'LabelName': str(label), 'Subcategory': [node(child) for child in children]}
 
-    top = [node(label) for label in range(case.num_classes) if not case.parents.get(label)]
-    names = [str(label) for label in range(case.num_classes)]
-    return ClassHierarchy({'LabelName': 'root', 'Subcategory': top}, names)
+    hierarchy = None
+    if case.parents is not None:
+        top = [node(label) for label in range(case.num_classes) if not case.parents.get(label)]
+        hierarchy = ClassHierarchy({'LabelName': 'root', 'Subcategory': top}, names)
+    image, label, box, group = zip(*case.boxes) if case.boxes else ([], [], [], [])
+    labels = zip(*case.labels) if case.labels else ([], [], [])
+    return make_annotations(case.num_images, names, hierarchy, image, label, box, group, *labels)
+
+
+def make_annotations(
+    num_images, names, hierarchy, image, label, box, group, label_image=(), label_class=(), confidence=()
+) -> Annotations:
+    """From lists."""
+    return Annotations(
+        image_ids=range(num_images),
+        classes=ClassNames(names),
+        hierarchy=hierarchy,
+        image=np.array(image, dtype=np.int32),
+        label=np.array(label, dtype=np.int32),
+        box=np.array(box, dtype=np.float64).reshape(-1, 4),
+        is_group_of=np.array(group, dtype=bool),
+        label_image=np.array(label_image, dtype=np.int32),
+        label_class=np.array(label_class, dtype=np.int32),
+        label_confidence=np.array(confidence, dtype=np.float32),
+    )
 
 
 def ground_truth_of(case: Case) -> GroundTruth:
-    image, label, box, group = zip(*case.boxes) if case.boxes else ([], [], [], [])
-    labels = zip(*case.labels) if case.labels else ([], [], [])
-    return GroundTruth.build(
-        case.num_images, case.num_classes, image, label, box, group, *labels, hierarchy_of(case), case.verified_only
-    )
+    return GroundTruth.build(annotations_of(case), case.parents is not None, case.verified_only)
 
 
 def detections_of(case: Case) -> list[np.ndarray]:

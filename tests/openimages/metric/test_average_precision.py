@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
+from mmoid.openimages.metric.average_precision import average_precision, mean_average_precision
 from mmoid.openimages.metric.matching import Matches
-from tests.openimages.metric.metric_cases import LEFT, ap_and_positives, ground_truth_of, one_image, random_case
+from tests.openimages.metric.metric_cases import ap_and_positives, random_case
 from tests.openimages.metric.metric_oracle import Case, evaluate
 
 
@@ -77,8 +77,6 @@ def test_classes_without_ground_truth_are_left_out_of_the_mean():
 def test_positives_of_other_matches_are_an_error():
     with pytest.raises(ValueError, match=r'positives\[1\]: expects at least the true positives .*, got 1'):
         average_precision(matches_of([1, 1], label=1), [5, 1])
-    with pytest.raises(ValueError, match=r'images\[0\]: expects 0 <= index < 1, got 4'):
-        count_positives(ground_truth_of(one_image(singles=[LEFT])), images=[4])
 
 
 def test_no_images_and_no_detections_give_nan():

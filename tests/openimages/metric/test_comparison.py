@@ -3,36 +3,25 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric import comparison
-from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.metric.matching import Matches
+from tests.openimages.metric.metric_cases import make_annotations
 
-TREE = {'LabelName': 'root', 'Subcategory': [{'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'apple'}]}]}
-TREE['Subcategory'][0]['Subcategory'].append({'LabelName': 'pear'})
-TREE['Subcategory'].append({'LabelName': 'car'})
+FRUITS = {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'apple'}, {'LabelName': 'pear'}]}
+TREE = {'LabelName': 'root', 'Subcategory': [FRUITS, {'LabelName': 'car'}]}
 NAMES = ('apple', 'pear', 'fruit', 'car')
 APPLE, PEAR, FRUIT, CAR = range(4)
 
 
-def annotations_of(image, label, box, num_images, verified=()):
-    verified = np.array(verified, dtype=int).reshape(-1, 2)
-    return Annotations(
-        image_ids=[str(k) for k in range(num_images)],
-        classes=ClassNames(NAMES, NAMES),
-        hierarchy=ClassHierarchy(TREE, NAMES),
-        image=np.array(image),
-        label=np.array(label),
-        box=np.array(box, dtype=float),
-        is_group_of=np.zeros(len(image), dtype=bool),
-        label_image=verified[:, 0],
-        label_class=verified[:, 1],
-        label_confidence=np.zeros(len(verified)),
-    )
+def annotations_of(image, label, box, num_images, absent=()):
+    """No group-of boxes; ``absent`` are (image, class) pairs."""
+    labels = zip(*((*pair, 0) for pair in absent)) if absent else ()
+    group = np.zeros(len(image))
+    return make_annotations(num_images, NAMES, ClassHierarchy(TREE, NAMES), image, label, box, group, *labels)
 
 
 def random_case(seed, num_images=12):

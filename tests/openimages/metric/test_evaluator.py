@@ -162,16 +162,11 @@ def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_pa
 def test_nothing_to_evaluate_is_an_error(annotations, tmp_path):
     box = (0, 0, 1, 1)
     for rows, ids, message in (
-        ([Row('x9', 0, 0.5, box)], ['x9'], "none of its 1 images is annotated, first 'x9'; .* first 'b1'"),
-        ([], [], 'has no detection to evaluate on the 4 annotated images$'),
+        ([], [], "has no detection to evaluate on the 4 annotated images, first 'b1'$"),
         ([], ['c2'], 'has no detection to evaluate'),
-        (
-            [Row('x9', 0, 0.5, box)],
-            ['c2', 'x9'],
-            r'.* annotated images: 1 on images that are not annotated \(first: x9\)',
-        ),
+        ([Row('x9', 0, 0.5, box)], ['c2', 'x9'], r"'b1'; 1 on images that are not annotated \(first: x9\)"),
     ):
-        with pytest.raises(AnnotationError, match=f'store: {message}'):
+        with pytest.raises(AnnotationError, match=f'store: .*{message}'):
             evaluate_predictions(annotations, make_store(tmp_path / 'store', rows, ids))
 
 

@@ -15,57 +15,79 @@ from tests.openimages.metric.metric_cases import (
     FAR,
     LEFT,
     RIGHT,
+    ap_and_positives,
     detections_of,
     ground_truth_of,
+    make_annotations,
     match,
     one_image,
     random_case,
 )
 from tests.openimages.metric.metric_oracle import Case, evaluate
 
-
-def test_a_second_detection_of_a_taken_box_is_false_even_if_it_overlaps_a_free_box():
-    nearer_left = (0.5, 0, 10.5, 10)  # IoU 0.90 with LEFT, 0.74 with RIGHT
-    case = one_image((0.9, LEFT), (0.8, nearer_left), singles=[LEFT, RIGHT])
-    assert match(case) == [(0.9, 1), (0.8, 0)]
+BETWEEN, NEARER_LEFT = (1, 0, 11, 10), (0.5, 0, 10.5, 10)  # NEARER_LEFT has IoU 0.90 with LEFT, 0.74 with RIGHT
 
 
-def test_of_equal_overlaps_the_first_ground_truth_row_is_taken():
-    between = (1, 0, 11, 10)
-    assert match(one_image((0.9, between), (0.8, RIGHT), singles=[LEFT, RIGHT])) == [(0.9, 1), (0.8, 1)]
-    assert match(one_image((0.9, between), (0.8, RIGHT), singles=[RIGHT, LEFT])) == [(0.9, 1), (0.8, 0)]
+@pytest.mark.parametrize(
+    ('case', 'expected'),
+    [
+        # A second detection of a taken box is false, even if it overlaps a free box.
+        (one_image((0.9, LEFT), (0.8, NEARER_LEFT), singles=[LEFT, RIGHT]), [(0.9, 1), (0.8, 0)]),
+        # Of equal overlaps the first row of the ground truth is taken.
+        (one_image((0.9, BETWEEN), (0.8, RIGHT), singles=[LEFT, RIGHT]), [(0.9, 1), (0.8, 1)]),
+        (one_image((0.9, BETWEEN), (0.8, RIGHT), singles=[RIGHT, LEFT]), [(0.9, 1), (0.8, 0)]),
+        # An overlap equal to the threshold counts: IoU with a single box, share of the detection in a group.
+        (one_image((0.9, (0, 0, 10, 5)), singles=[LEFT]), [(0.9, 1)]),
+        (one_image((0.9, (0, 0, 5, 20)), groups=[LEFT]), [(0.9, 1)]),
+        # A group absorbs detections and counts once, with the best score.
+        (
+            one_image((0.7, (0, 0, 2, 2)), (0.8, (4, 4, 6, 6)), (0.6, FAR), groups=[LEFT], group_of_weight=0.5),
+            [(0.8, 0.5), (0.6, 0)],
+        ),
+        # It does not absorb true positives, and one found with score 0 only absorbs.
+        (one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT]), [(0.9, 1), (0.8, 1)]),
+        (one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT], group_of_weight=0), [(0.9, 1)]),
+        (one_image((0.0, LEFT), groups=[LEFT]), []),
+        # Detections without area are dropped.
+        (one_image((0.9, (3, 3, 3, 9)), (0.8, (9, 0, 1, 10)), (0.7, (0, np.nan, 1, 1)), singles=[LEFT]), []),
+        # The best detections of each image and class are kept.
+        (
+            one_image((0.1, LEFT), (0.3, FAR), (0.2, FAR), singles=[LEFT], max_detections=2),
+            [(0.3, 0), (0.2, 0)],
+        ),
+    ],
+)
+def test_true_and_false_positives_by_the_official_rules(case, expected):
+    assert match(case) == expected
 
 
-def test_an_overlap_equal_to_the_threshold_counts():
-    half = (0, 0, 10, 5)
-    assert match(one_image((0.9, half), singles=[LEFT])) == [(0.9, 1)]
-    assert match(one_image((0.9, (0, 0, 5, 20)), groups=[LEFT])) == [(0.9, 1)]
+@pytest.mark.parametrize(
+    ('label', 'confidence', 'detected', 'counts'),
+    [
+        (1, 0, 1, True),  # said to be absent
+        (1, 0.7, 1, True),  # said to be present, without a box
+        (2, 1, 1, True),  # a present class has its ancestors present
+        (1, 1, 2, False),  # but not its descendants
+        (1, 0, 2, True),  # an absent class has its descendants absent
+        (2, 0, 1, False),  # but not its ancestors
+        (1, 1, 0, True),  # the class of a box
+        (2, 1, 3, False),  # nothing said
+    ],
+)
+def test_detections_of_classes_that_are_not_verified_are_ignored(label, confidence, detected, counts):
+    case = Case(2, 4, [(0, 0, LEFT, False)], [(0, label, confidence)], parents={2: [1]})
+    case.detections = [(0, detected, 0.9, FAR), (1, detected, 0.8, FAR)]
+    assert match(case) == [(0.9, 0)] * counts
+    case.verified_only = False
+    assert match(case) == [(0.9, 0), (0.8, 0)]
 
 
-def test_a_group_absorbs_detections_and_counts_once_with_the_best_score():
-    case = one_image((0.7, (0, 0, 2, 2)), (0.8, (4, 4, 6, 6)), (0.6, FAR), groups=[LEFT], group_of_weight=0.5)
-    assert match(case) == [(0.8, 0.5), (0.6, 0)]
-
-
-def test_a_group_does_not_absorb_true_positives():
-    case = one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT], group_of_weight=1)
-    assert match(case) == [(0.9, 1), (0.8, 1)]
-    case.group_of_weight = 0
-    assert match(case) == [(0.9, 1)]
-
-
-def test_a_group_found_with_score_0_only_absorbs():
-    assert match(one_image((0.0, LEFT), groups=[LEFT])) == []
-
-
-def test_detections_without_area_are_dropped():
-    case = one_image((0.9, (3, 3, 3, 9)), (0.8, (9, 0, 1, 10)), (0.7, (0, np.nan, 1, 1)), singles=[LEFT])
-    assert match(case) == []
-
-
-def test_max_detections_keeps_the_best_of_each_image_and_class():
-    case = one_image((0.1, LEFT), (0.3, FAR), (0.2, FAR), singles=[LEFT], max_detections=2)
-    assert match(case) == [(0.3, 0), (0.2, 0)]
+def test_boxes_are_copied_to_every_ancestor_and_detections_are_not():
+    case = Case(1, 3, [(0, 2, LEFT, False), (0, 2, FAR, True)], detections=[(0, 2, 0.9, LEFT)], parents={2: [0, 1]})
+    case.group_of_weight = 0.5
+    ap, positives = ap_and_positives(case)
+    assert positives.tolist() == [1.5, 1.5, 1.5]
+    assert ap.tolist() == [0, 0, 1 / 1.5]
 
 
 @pytest.mark.parametrize(
@@ -158,11 +180,11 @@ def test_memory_grows_with_rows_not_with_images_times_classes():
         low = rng.random((rows, 2))
         return rng.integers(0, images, rows), rng.integers(0, classes, rows), np.concatenate([low, low + 0.5], axis=1)
 
+    names = [str(label) for label in range(classes)]
     tracemalloc.start()
     image, label, box = columns()
-    ground_truth = GroundTruth.build(
-        images, classes, image, label, box, np.zeros(rows), [], [], [], hierarchy=None, verified_only=True
-    )
+    annotations = make_annotations(images, names, None, image, label, box, np.zeros(rows))
+    ground_truth = GroundTruth.build(annotations, expand=False)
     matches = match_detections(ground_truth, image, label, rng.random(rows), box)
     ap = average_precision(matches, count_positives(ground_truth))
     peak = tracemalloc.get_traced_memory()[1]

@@ -10,14 +10,13 @@ import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
-from mmoid.openimages.metric.matching import match_detections
-from mmoid.openimages.metric.multi_label_recall import MultiLabelObjects
+from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
 from tests.box_stores import APPLE, BENCH, FRUIT, HEADER, IDS, ORANGE, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best
 
 ANCESTORS = {APPLE: [FRUIT], ORANGE: [FRUIT]}
-IMAGES = {name: k for k, name in enumerate(IDS)}
+BOX = (0.2, 0.2, 0.6, 0.6)
 
 
 def pairs_of(rows):
@@ -53,53 +52,45 @@ def random_detections(rng, rows):
     return detections
 
 
+def recall_of(folder, rows, detections, protocol='challenge', images=None):
+    annotations = annotations_of_store(make_store(folder, rows))
+    evaluator = Evaluator(annotations, Protocol(protocol))
+    index = np.array([annotations.image_ids.index(name) for name in IDS])
+    image, *columns = (np.array(column) for column in zip(*detections))
+    found = evaluator.match(index[image], *columns).found
+    chosen = None if images is None else index[images]
+    return multi_label_recall(annotations, annotated_objects(annotations), evaluator.ground_truth, found, chosen)
+
+
+@pytest.mark.parametrize('images', [None, [1, 3], []])
 @pytest.mark.parametrize('protocol', ['challenge', 'v2'])
 @pytest.mark.parametrize('seed', range(6))
-def test_the_recall_is_that_of_going_through_objects_one_by_one(tmp_path, seed, protocol):
+def test_the_recall_is_that_of_going_through_objects_one_by_one(tmp_path, seed, protocol, images):
     rng = np.random.default_rng(seed)
     rows = random_rows(rng)
     detections = random_detections(rng, rows)
-    store = make_store(tmp_path, rows)
-    annotations = annotations_of_store(store)
-    ground_truth = Evaluator(annotations, Protocol(protocol)).ground_truth
-    columns = [np.array(column) for column in zip(*detections)]
-    index = np.array([annotations.image_ids.index(name) for name in IDS])
-    matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
-    objects = MultiLabelObjects.of(annotations)
-    for chosen in (range(4), [1, 3], []):
-        num_objects = pairs_of([row for row in rows if row[0] in chosen])[0]
-        pairs = [pair for pair in pairs_of(rows)[1] if pair[0] in chosen]
-        found = found_by(rows, detections, protocol == 'challenge')
-        hits = [any((k, label) in found for k in members) for _, label, members in pairs]
-        result = objects.recall(ground_truth, matches.found, None if len(chosen) == 4 else index[list(chosen)])
-        assert (result.objects, result.pairs, result.found) == (num_objects, len(pairs), sum(hits))
-        assert num_objects > 0 or len(chosen) < 4
-        assert result.recall == (sum(hits) / len(hits) if hits else pytest.approx(math.nan, nan_ok=True))
-
-
-def evaluate(tmp_path, rows, detections):
-    annotations = annotations_of_store(make_store(tmp_path, rows))
-    ground_truth = Evaluator(annotations).ground_truth
-    columns = [np.array(column) for column in zip(*detections)]
-    index = np.array([annotations.image_ids.index(name) for name in IDS])
-    matches = match_detections(ground_truth, index[columns[0]], *columns[1:])
-    return MultiLabelObjects.of(annotations).recall(ground_truth, matches.found)
-
-
-BOX = (0.2, 0.2, 0.6, 0.6)
+    chosen = range(4) if images is None else images
+    num_objects = pairs_of([row for row in rows if row[0] in chosen])[0]
+    pairs = [pair for pair in pairs_of(rows)[1] if pair[0] in chosen]
+    found = found_by(rows, detections, protocol == 'challenge')
+    hits = [any((k, label) in found for k in members) for _, label, members in pairs]
+    result = recall_of(tmp_path, rows, detections, protocol, None if images is None else np.array(images, dtype=int))
+    assert (result.objects, result.pairs, result.found) == (num_objects, len(pairs), sum(hits))
+    assert num_objects > 0 or images is not None
+    assert result.recall == (sum(hits) / len(hits) if hits else pytest.approx(math.nan, nan_ok=True))
 
 
 def test_an_object_with_two_labels_needs_both(tmp_path):
     rows = [(0, APPLE, BOX, 0), (0, FRUIT, BOX, 0), (1, BENCH, BOX, 0)]
-    assert evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)]).recall == 0.5
+    assert recall_of(tmp_path, rows, [(0, APPLE, 0.9, BOX)]).recall == 0.5
     # Two rows of Fruit in the expanded ground truth, one label of the object: one detection is enough.
-    both = evaluate(tmp_path / 'both', rows, [(0, APPLE, 0.9, BOX), (0, FRUIT, 0.1, BOX)])
+    both = recall_of(tmp_path / 'both', rows, [(0, APPLE, 0.9, BOX), (0, FRUIT, 0.1, BOX)])
     assert (both.objects, both.pairs, both.found) == (1, 2, 2)
 
 
 def test_ancestors_group_boxes_and_repeated_labels_do_not_count_as_several_labels(tmp_path):
     rows = [(0, APPLE, BOX, 0), (1, BENCH, BOX, 0), (1, BENCH, BOX, 0), (2, BENCH, BOX, 1), (2, ORANGE, BOX, 0)]
-    result = evaluate(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
+    result = recall_of(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
     assert (result.objects, result.pairs) == (0, 0) and math.isnan(result.recall)
 
 
@@ -118,5 +109,5 @@ def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):
         ground_truth = Evaluator(annotations).ground_truth
         row = np.array(order)[ground_truth.source]
         found = np.flatnonzero((row % 3 == 0) & ~ground_truth.is_group_of)
-        results.append(MultiLabelObjects.of(annotations).recall(ground_truth, found))
+        results.append(multi_label_recall(annotations, annotated_objects(annotations), ground_truth, found))
     assert results[0] == results[1] and 0 < results[0].found < results[0].pairs

@@ -6,14 +6,15 @@ import pytest
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import match_detections
 from mmoid.openimages.metric.worst_images import Verdict, count_mistakes, judge
+from tests.openimages.metric.metric_cases import make_annotations
 
 LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]
 
 
 def truth(image, label, box, group=None, verified=True):
-    empty = np.zeros(0, dtype=np.int64)
     group = np.zeros(len(image)) if group is None else group
-    return GroundTruth.build(2, 3, image, label, box, group, empty, empty, np.zeros(0), None, verified)
+    annotations = make_annotations(2, ['a', 'b', 'c'], None, image, label, box, group)
+    return GroundTruth.build(annotations, expand=False, verified_only=verified)
 
 
 def test_verdicts_do_not_depend_on_the_order_of_detections():

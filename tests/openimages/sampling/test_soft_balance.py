@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.sampling import soft_balance
-from mmoid.openimages.sampling.soft_balance import BalancedDraws, class_probabilities, part_of_permutation
+from mmoid.openimages.sampling.soft_balance import BalancedDraws, class_probabilities
 
 COUNTS = np.array([5000, 700, 0, 90, 14, 3])
 
@@ -78,13 +78,3 @@ def test_every_order_of_a_class_is_equally_likely():
     orders, counts = np.unique(walks, axis=0, return_counts=True)
     assert len(orders) == 6
     assert np.abs(counts - 2000).max() < 6 * np.sqrt(2000)  # six standard deviations
-
-
-@pytest.mark.parametrize('deviations', [6, 0])  # with 0 the keys near a part never suffice
-@pytest.mark.parametrize('size', [1, 7, 5000])
-def test_the_parts_of_a_permutation_are_one_permutation(monkeypatch, size, deviations):
-    monkeypatch.setattr(soft_balance, 'DEVIATIONS', deviations)
-    keys = np.random.default_rng([3, 1]).random(size)
-    edges = [0, *np.sort(np.random.default_rng(0).integers(0, size + 1, 20)), size]
-    parts = [part_of_permutation([3, 1], size, start, stop) for start, stop in zip(edges, edges[1:])]
-    assert (np.concatenate(parts) == np.argsort(keys)).all()
