@@ -1,7 +1,6 @@
 """Metrics and the test loop, registered with mmdet."""
 
 from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric
-from mmoid.evaluation.prediction_dump import PredictionDump
-from mmoid.evaluation.resumable_test_loop import ResumableTestLoop
+from mmoid.evaluation.resumable_test import PredictionDump, ResumableTestLoop
 
 __all__ = ['OpenImagesChallengeMetric', 'PredictionDump', 'ResumableTestLoop']

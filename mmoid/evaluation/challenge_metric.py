@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from rich.box import ASCII
-from rich.console import Console
-from rich.table import Table
 
-from mmoid.evaluation.prediction_dump import image_detections
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.class_groups import train_image_counts
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
-from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.checks import check_detections
@@ -34,17 +29,32 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 class ImageMatches:
     """What ranks exchange for an image.
 
-    Attributes:
-        image: Its index.
-        num_detections: Detections on it, ancestors included.
-        without_area: Detections that were left out since their box has no area.
-        matches: The verdict on the detections.
+    ``num_detections`` counts its detections, ancestors included; ``without_area`` those that were left out since their
+    box has no area. Not a tuple, which mmengine would take apart.
     """
 
     image: int
     num_detections: int
     without_area: int
     matches: Matches
+
+
+def image_detections(
+    data_samples: Sequence[dict[str, Any]],
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Converts the samples that mmengine gives to metrics.
+
+    Yields:
+        Of each image its ImageID, (D,) class indices, (D,) float64 scores, and (D, 4) float64 xmin, ymin, xmax, ymax as
+        fractions of the original image size.
+    """
+    for sample in data_samples:
+        height, width = sample['ori_shape'][:2]
+        instances = sample['pred_instances']
+        label = instances['labels'].cpu().numpy()
+        score = instances['scores'].detach().to(torch.float64).cpu().numpy()
+        box = instances['bboxes'].detach().cpu().numpy().astype(np.float64)
+        yield str(sample['img_id']), label, score, box / (width, height, width, height)
 
 
 @METRICS.register_module()
@@ -110,31 +120,27 @@ class OpenImagesChallengeMetric(BaseMetric):
         if outfile_prefix is not None:  # fail now, not after an epoch
             Path(outfile_prefix).parent.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def dataset_meta(self) -> dict | None:
-        """Meta information of the data set that the model is run on. mmengine sets it when it builds the loop."""
-        return self._dataset_meta
-
-    @dataset_meta.setter
+    @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
+        """Meta information of the data set that the model is run on. mmengine sets it when it builds the loop."""
         self._dataset_meta = dataset_meta
         self.__dict__.pop('evaluator', None)
-        self._check_classes()
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """MIDs of the classes that the model predicts. The metric is over these."""
-        return tuple((self.dataset_meta or {}).get('label_names', self.store.label_names))
+        self.evaluator  # noqa: B018  (fail now, not at the first image)
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The ground truth and the rules."""
-        return Evaluator(annotations_of_store(self.store, self.label_names), self.protocol, self._train_images())
-
-    @property
-    def ground_truth(self) -> GroundTruth:
-        """The expanded ground truth."""
-        return self.evaluator.ground_truth
+        """The ground truth and the rules, over the classes that the model predicts."""
+        meta: dict[str, Any] = self.dataset_meta or {}
+        label_names = meta.get('label_names', self.store.label_names)
+        if 'label_names' not in meta and len(meta.get('classes', label_names)) != len(label_names):
+            raise AnnotationError(
+                f'evaluator.ann_file = {self.store.path}: has {len(label_names)} classes, the data set '
+                f'{len(meta["classes"])}; give their MIDs in the metainfo of the data set, label_names=(...)'
+            )
+        train_images = None
+        if self.train_ann_file is not None:
+            train_images = train_image_counts(self.train_ann_file, label_names, self.protocol.is_challenge)
+        return Evaluator(annotations_of_store(self.store, label_names), self.protocol, train_images)
 
     @cached_property
     def _image_index(self) -> dict[str, int]:
@@ -142,17 +148,16 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Matches the detections of a batch; ``data_samples`` need ``img_id``, ``ori_shape``, ``pred_instances``."""
-        for found in image_detections(data_samples):
-            if found.image_id not in self._image_index:
-                raise AnnotationError(f'evaluator.ann_file = {self.store.path}: has no image {found.image_id!r}')
-            image, place = self._image_index[found.image_id], f'detections of image {found.image_id!r}'
-            checked = check_detections(found.score, found.box, place, farthest=np.inf)
+        for image_id, label, score, box in image_detections(data_samples):
+            if image_id not in self._image_index:
+                raise AnnotationError(f'evaluator.ann_file = {self.store.path}: has no image {image_id!r}')
+            image = self._image_index[image_id]
+            checked = check_detections(score, box, f'detections of image {image_id!r}', farthest=np.inf)
             kept = np.flatnonzero(checked.kept)
-            expanded = self.evaluator.with_ancestors(
-                np.full(len(kept), image), found.label[kept], checked.score[kept], found.box[kept]
-            )
-            without_area = len(found.label) - len(kept)
-            self.results.append(ImageMatches(image, len(expanded[0]), without_area, self.evaluator.match(*expanded)))
+            columns = (np.full(len(kept), image), label[kept], checked.score[kept], box[kept])
+            expanded = self.evaluator.with_ancestors(*columns)
+            matches = self.evaluator.match(*expanded)
+            self.results.append(ImageMatches(image, len(expanded[0]), len(label) - len(kept), matches))
 
     def compute_metrics(self, results: list[ImageMatches]) -> dict[str, float]:
         # A distributed sampler repeats some images so that all ranks have the same number. Each counts once.
@@ -170,32 +175,10 @@ class OpenImagesChallengeMetric(BaseMetric):
             evaluation.write_table(f'{self.outfile_prefix}.csv')
         return evaluation.scalars()
 
-    def _check_classes(self) -> None:
-        """Fails when the loop is built, not at the first image."""
-        where = f'evaluator.ann_file = {self.store.path}'
-        ClassNames(self.store.label_names, source=where).indices(self.label_names, 'metainfo.label_names')
-        meta: dict[str, Any] = self.dataset_meta or {}
-        if 'label_names' not in meta and len(meta.get('classes', self.store.label_names)) != self.store.num_classes:
-            raise AnnotationError(
-                f'{where}: has {self.store.num_classes} classes, the data set {len(meta["classes"])}; give their MIDs '
-                'in the metainfo of the data set, label_names=(...)'
-            )
-        self._train_images()
-
-    def _train_images(self) -> np.ndarray | None:
-        if self.train_ann_file is None:
-            return None
-        return train_image_counts(self.train_ann_file, self.label_names, self.protocol.is_challenge)
-
 
 def _table_of(evaluation: Evaluation) -> str:
-    """The figures of the groups as text that log files can hold."""
-    table = Table(show_header=False, box=ASCII)
-    for justify in ('left', 'left', 'right', 'right'):
-        table.add_column(justify=justify, no_wrap=True)
-    for row in evaluation.summary():
-        table.add_row(*row)
-    console = Console(width=120, color_system=None)
-    with console.capture() as text:
-        console.print(table)
-    return text.get()
+    """The figures of the groups as text."""
+    rows = evaluation.summary()
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    cells = ([f'{cell:{side}{width}}' for cell, side, width in zip(row, '<<>>', widths)] for row in rows)
+    return '\n'.join(f'| {" | ".join(row)} |' for row in cells)
