@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os.path as osp
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +88,6 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         self.hierarchy_file = hierarchy_file
         self.image_level_ann_file = image_level_ann_file
         self.image_sizes_file = image_sizes_file
-        self._class_images: dict[bool, tuple[np.ndarray, np.ndarray]] = {}
         # mmengine serializes data against a copy in each worker; here the workers map the same files.
         kwargs['serialize_data'] = False
         super().__init__(ann_file, data_prefix=data_prefix or {}, filter_cfg=filter_cfg, **kwargs)
@@ -108,8 +107,15 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         self.hierarchy = ClassHierarchy(self.store.metadata['hierarchy'], classes.label_names)
         new_label = np.full(self.store.num_classes, -1)
         new_label[kept] = np.arange(len(kept))
-        images = np.arange(self.store.num_images)
-        records = StoreRecords(self.store, images, new_label, str(folder), self.group_of, not self.test_mode)
+        records = StoreRecords(
+            store=self.store,
+            images=np.arange(self.store.num_images),
+            new_label=new_label,
+            hierarchy=self.hierarchy,
+            folder=str(folder),
+            group_of=self.group_of,
+            training=not self.test_mode,
+        )
         records.require_images(self.backend_args)
         return records
 
@@ -124,10 +130,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         if self.filter_cfg and not self.test_mode:
             keep &= np.minimum(self.store.width, self.store.height) >= self.filter_cfg.get('min_size', 0)
             if self.filter_cfg.get('filter_empty_gt', False):
-                stop = self.store.box_stop
-                if not self._all_boxes_train():
-                    stop = np.concatenate([[0], np.cumsum(self._trains())])[stop]
-                keep &= np.diff(stop, prepend=0) > 0
+                keep &= self.data_list.box_counts() > 0
         if not keep.any():
             raise ValueError(
                 f'dataset: none of the {len(keep)} images of {self.store.path} is left; check dataset.filter_cfg and '
@@ -158,7 +161,8 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     def get_cat_ids(self, idx: int) -> list[int]:
         """Class indices of the ground-truth boxes of image ``idx``, one per box."""
         self.full_init()
-        return self.data_list.labels(idx)
+        _, labels, ignored = self.data_list.boxes(int(self.data_list.images[idx]))
+        return labels[~ignored].tolist()
 
     def class_image_counts(self, expand_hierarchy: bool = True) -> np.ndarray:
         """(C,) int64: n_i of Eq. 6, the images of this data set that hold class i."""
@@ -179,63 +183,12 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             (C,) end of each class's list, and the lists: (sum of n_i,) indices into this data set.
         """
         self.full_init()
-        if expand_hierarchy not in self._class_images:
-            same_classes = (self.data_list.new_label == np.arange(self.store.num_classes)).all()
-            ascending = (np.diff(self.data_list.images) > 0).all()
-            make = self._filtered_lists if self._all_boxes_train() and same_classes and ascending else self._new_lists
-            self._class_images[expand_hierarchy] = make(expand_hierarchy)
-        return self._class_images[expand_hierarchy]
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_class_images': {}}  # workers need no lists; samplers stay in the main process
-
-    def get_subset_(self, indices: Sequence[int] | int) -> None:
-        super().get_subset_(indices)
-        self._class_images = {}
-
-    def get_subset(self, indices: Sequence[int] | int) -> OpenImagesHierarchyDataset:
-        subset = super().get_subset(indices)
-        subset._class_images = {}
-        return subset
+        return self.data_list.class_images(expand_hierarchy)
 
     def _get_unserialized_subset(self, indices: Sequence[int] | int) -> StoreRecords:
         if isinstance(indices, int):
-            return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
+            return super()._get_unserialized_subset(indices)
         return self.data_list[np.asarray(indices, dtype=np.int64)]
-
-    def _filtered_lists(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The lists of the store itself, without the images that are not in this data set."""
-        stop = np.cumsum(self.store.class_image_counts(expand_hierarchy))
-        images = self.store.class_images(expand_hierarchy)
-        if len(self.data_list) == self.store.num_images:
-            return stop, images  # still mapped, not copied
-        new_image = np.full(self.store.num_images, -1, dtype=np.int32)
-        new_image[self.data_list.images] = np.arange(len(self.data_list))
-        images = new_image[images]
-        kept = images >= 0
-        return np.concatenate([[0], np.cumsum(kept)])[stop], images[kept]
-
-    def _new_lists(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The lists of a data set that leaves out boxes or classes, or holds images twice or in another order."""
-        counts, rows = gather_rows(self.store.box_stop, self.data_list.images)
-        item = np.repeat(np.arange(len(self.data_list), dtype=np.int32), counts)
-        trains = self._trains()[rows]
-        label = self.data_list.new_label[self.store.box_label[rows[trains]]]
-        stop, items = image_lists(item[trains], label, self.hierarchy.num_classes)
-        if expand_hierarchy:
-            stop, items = expand_image_lists(stop, items, self.hierarchy)
-        return stop, items
-
-    def _all_boxes_train(self) -> bool:
-        small = self.data_list.training and len(self.store.boxes_below_a_pixel) > 0
-        return self.group_of == 'keep' and not small and bool((self.data_list.new_label >= 0).all())
-
-    def _trains(self) -> np.ndarray:
-        """(B,) bool: boxes of the store that are ground truth here."""
-        trains = self.data_list.new_label[self.store.box_label] >= 0
-        if self.data_list.training:
-            trains[self.store.boxes_below_a_pixel] = False
-        return trains if self.group_of == 'keep' else trains & (self.store.is_group_of != 1)
 
     def _converted(self, csv_file: Path) -> Path:
         """The store beside a CSV file. It is made if it does not exist or a source has changed since."""
@@ -289,6 +242,7 @@ class StoreRecords(Sequence):
         store: The mapped annotations.
         images: (n,) store index of each item.
         new_label: (classes of the store,) class index in the data set, -1 for classes that it leaves out.
+        hierarchy: Over the C classes of the data set.
         folder: Image folder.
         group_of: ``keep``, ``ignore`` or ``drop`` group-of boxes.
         training: Leave out boxes below a pixel: they are ground truth of the metric, but no training targets.
@@ -298,10 +252,12 @@ class StoreRecords(Sequence):
     store: AnnotationStore
     images: np.ndarray
     new_label: np.ndarray
+    hierarchy: ClassHierarchy
     folder: str
     group_of: str
     training: bool
     proposals: Mapping[str, Any] | None = None
+    _class_images: dict[bool, tuple[np.ndarray, np.ndarray]] = field(init=False, default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -311,19 +267,67 @@ class StoreRecords(Sequence):
             return replace(self, images=self.images[index])
         return self._record(int(self.images[index]))
 
-    def __iter__(self) -> Iterator[dict]:
-        return map(self._record, self.images.tolist())
-
     def __deepcopy__(self, memo: dict) -> StoreRecords:
         return self  # read-only and mapped
 
-    def labels(self, index: int) -> list[int]:
-        """Class indices of the ground-truth boxes of item ``index``."""
-        image = int(self.images[index])
-        rows, labels = self._boxes(image)
-        if self.group_of != 'keep':
-            labels = labels[self.store.is_group_of[rows] != 1]
-        return labels.tolist()
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_class_images': {}}  # workers need no lists; samplers stay in the main process
+
+    def boxes(self, image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes of an image of the store: (n,) rows, (n,) class indices, (n,) bool whether each is to be ignored."""
+        store = self.store
+        part = store.boxes_of_image(image)
+        rows = np.arange(part.start, part.stop)
+        labels = self.new_label[store.box_label[rows]]
+        ignored = (store.is_group_of[rows] == 1) & (self.group_of != 'keep')
+        keep = labels >= 0
+        if self.training:
+            keep &= ~below_a_pixel(store.box[rows], store.width[image], store.height[image])
+        if self.group_of == 'drop':
+            keep &= ~ignored
+        return rows[keep], labels[keep], ignored[keep]
+
+    def box_counts(self) -> np.ndarray:
+        """(N,) int64 ground-truth boxes of each image of the store."""
+        stop, truth = self.store.box_stop, self._is_ground_truth()
+        if truth is not None:
+            stop = np.concatenate([[0], np.cumsum(truth)])[stop]
+        return np.diff(stop, prepend=0)
+
+    def class_images(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`OpenImagesHierarchyDataset.class_images`."""
+        if expand_hierarchy not in self._class_images:
+            self._class_images[expand_hierarchy] = self._image_lists(expand_hierarchy)
+        return self._class_images[expand_hierarchy]
+
+    def _image_lists(self, expand_hierarchy: bool) -> tuple[np.ndarray, np.ndarray]:
+        store, truth = self.store, self._is_ground_truth()
+        same_classes = np.array_equal(self.new_label, np.arange(store.num_classes))
+        if truth is None and same_classes and (np.diff(self.images) > 0).all():
+            # The lists of the store itself, without the images that are not in this data set.
+            stop, images = np.cumsum(store.class_image_counts(expand_hierarchy)), store.class_images(expand_hierarchy)
+            if len(self) == store.num_images:
+                return stop, images  # still mapped, not copied
+            new_image = np.full(store.num_images, -1, dtype=np.int32)
+            new_image[self.images] = np.arange(len(self))
+            images = new_image[images]
+            kept = images >= 0
+            return np.concatenate([[0], np.cumsum(kept)])[stop], images[kept]
+        counts, rows = gather_rows(store.box_stop, self.images)
+        item = np.repeat(np.arange(len(self), dtype=np.int32), counts)
+        if truth is not None:
+            item, rows = item[truth[rows]], rows[truth[rows]]
+        lists = image_lists(item, self.new_label[store.box_label[rows]], self.hierarchy.num_classes)
+        return expand_image_lists(*lists, self.hierarchy) if expand_hierarchy else lists
+
+    def _is_ground_truth(self) -> np.ndarray | None:
+        """(B,) bool: boxes of the store that are ground truth here. None: all, which needs no look at the boxes."""
+        small = self.store.boxes_below_a_pixel[: None if self.training else 0]
+        if self.group_of == 'keep' and not len(small) and (self.new_label >= 0).all():
+            return None
+        truth = self.new_label[self.store.box_label] >= 0
+        truth[small] = False
+        return truth if self.group_of == 'keep' else truth & (self.store.is_group_of != 1)
 
     def verified_classes(self, index: int, hierarchy: ClassHierarchy) -> np.ndarray:
         """Ascending class indices that are verified in item ``index``, as in the metric."""
@@ -361,32 +365,16 @@ class StoreRecords(Sequence):
     def _path(self, image: int) -> str:
         return osp.join(self.folder, self.store.file_name(image))
 
-    def _boxes(self, image: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of an image's boxes of the classes of the data set, and these classes; group-of boxes included."""
-        store = self.store
-        part = store.boxes_of_image(image)
-        rows = np.arange(part.start, part.stop)
-        labels = self.new_label[store.box_label[rows]]
-        keep = labels >= 0
-        if self.training:
-            keep &= ~below_a_pixel(store.box[rows], store.width[image], store.height[image])
-        return rows[keep], labels[keep]
-
     def _record(self, image: int) -> dict:
         store = self.store
         width, height = int(store.width[image]), int(store.height[image])
-        rows, labels = self._boxes(image)
+        rows, labels, ignored = self.boxes(image)
         label_rows = store.labels_of_image(image)
-        boxes = (store.box[rows] * (width, height, width, height)).tolist()
+        boxes = store.box[rows] * (width, height, width, height)
+        columns = (boxes, labels, ignored.astype(int), store.is_group_of[rows])
         instances = [
-            {
-                'bbox': box,
-                'bbox_label': label,
-                'ignore_flag': int(group == 1 and self.group_of == 'ignore'),
-                'is_group_of': group,
-            }
-            for box, label, group in zip(boxes, labels.tolist(), store.is_group_of[rows].tolist())
-            if not (group == 1 and self.group_of == 'drop')
+            {'bbox': box, 'bbox_label': label, 'ignore_flag': ignore, 'is_group_of': group}
+            for box, label, ignore, group in zip(*(column.tolist() for column in columns))
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
         path = self._path(image)
