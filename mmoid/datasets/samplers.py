@@ -1,17 +1,20 @@
-"""SoftBalanceClassAwareSampler: draws classes by Eq. 8, then images of the class."""
+"""SoftBalanceClassAwareSampler: draws classes by Eq. 8, then images of the class, from any data set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from mmdet.datasets import MultiImageMixDataset
 from mmdet.registry import DATA_SAMPLERS
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.dist import get_dist_info, sync_random_seed
-from torch.utils.data import Sampler
+from scipy.sparse import csr_matrix, hstack
+from torch.utils.data import ConcatDataset, Sampler, Subset
 
-from mmoid.datasets.class_images import class_image_lists
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
 
 
@@ -25,8 +28,7 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
     main process of the rank. :class:`BalancedDraws` draws classes and images.
 
     Args:
-        dataset: The training set. :class:`mmoid.OpenImagesHierarchyDataset` gives its image lists at once, also inside
-            the wrappers of mmengine and mmdet; for any other data set ``get_cat_ids`` is called for every image.
+        dataset: The training set; :func:`class_image_lists` finds the images of its classes.
         balance: λ >= 0. 0 draws classes in their natural distribution, 1 uniformly; 0.7 is the paper's best.
         samples_per_epoch: Draws of one epoch over all ranks; the number of images if None. Both stages of a hybrid
             training need the same number.
@@ -70,12 +72,8 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
                 f'sampler.dataset: none of its {len(dataset)} images holds a box of its classes; check '
                 'train_dataloader.dataset (metainfo.classes, filter_cfg, indices)'
             )
-        self.draws = BalancedDraws(
-            image_counts=np.diff(self._stop, prepend=0),
-            balance=balance,
-            draws_per_epoch=samples_per_epoch or len(dataset),
-            seed=self.seed,
-        )
+        counts = np.diff(self._stop, prepend=0)
+        self.draws = BalancedDraws(counts, balance, samples_per_epoch or len(dataset), self.seed)
         self.num_samples = math.ceil(self.draws.draws_per_epoch / self.world_size)
 
     def begin_at(self, epoch: int) -> None:
@@ -102,3 +100,78 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+def class_image_lists(dataset: Any, expand_hierarchy: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Image lists of all classes, one after the other.
+
+    A data set with a method ``class_images``, such as :class:`mmoid.OpenImagesHierarchyDataset`, gives them at once,
+    also inside ``ConcatDataset``, ``RepeatDataset``, ``ClassBalancedDataset``, ``MultiImageMixDataset`` and torch's
+    ``Subset``. For any other data set, ``get_cat_ids`` is called for every image.
+
+    Args:
+        dataset: The data set that a loader reads from.
+        expand_hierarchy: Count an image for the ancestors of its classes too, if the data set knows them.
+
+    Returns:
+        (C,) int end of each class's list, and the lists: (sum of n_i,) indices into ``dataset``. The lists of a
+        ``RepeatDataset`` are those of the data set inside it: an image that is in a list several times would be drawn
+        again before all images of its class were drawn.
+
+    Raises:
+        ValueError: A data set without either method, concatenated data sets with different classes.
+    """
+    if hasattr(dataset, 'class_images'):
+        return dataset.class_images(expand_hierarchy)
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    if isinstance(dataset, (RepeatDataset, MultiImageMixDataset)):
+        return class_image_lists(dataset.dataset, expand_hierarchy)
+    if isinstance(dataset, ConcatDataset):
+        _require_same_classes(dataset.datasets)
+        parts = [_class_by_item(part, expand_hierarchy) for part in dataset.datasets]
+        for part in parts:
+            part.resize(max(other.shape[0] for other in parts), part.shape[1])
+        items = hstack(parts, format='csr')
+    elif isinstance(dataset, (ClassBalancedDataset, Subset)):
+        indices = dataset.indices if isinstance(dataset, Subset) else dataset.repeat_indices
+        items = _class_by_item(dataset.dataset, expand_hierarchy)[:, np.asarray(indices, dtype=np.int64)]
+    elif hasattr(dataset, 'get_cat_ids'):
+        labels = [np.unique(dataset.get_cat_ids(index)).astype(np.int64) for index in range(len(dataset))]
+        label = np.concatenate([*labels, np.empty(0, dtype=np.int64)])
+        item = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+        counts = np.bincount(label, minlength=len(_classes(dataset) or ()))
+        return np.cumsum(counts), item[np.argsort(label, kind='stable')]
+    else:
+        raise ValueError(
+            f'sampler.dataset: a {type(dataset).__name__} has neither class_images() nor get_cat_ids(index); the '
+            'sampler needs one of them'
+        )
+    return items.indptr[1:], items.indices
+
+
+def _class_by_item(dataset: Any, expand_hierarchy: bool) -> csr_matrix:
+    """(C, items) bool: which items of a data set hold which class."""
+    stop, images = class_image_lists(dataset, expand_hierarchy)
+    present = np.ones(len(images), dtype=bool)
+    return csr_matrix((present, images, np.concatenate([[0], stop])), shape=(len(stop), len(dataset)))
+
+
+def _require_same_classes(parts: Sequence[Any]) -> None:
+    first, *others = map(_classes, parts)
+    for k, classes in enumerate(others, start=1):
+        if first is None or classes is None or classes == first:
+            continue
+        differing = (f'class {i} is {b!r}, not {a!r}' for i, (a, b) in enumerate(zip(first, classes)) if a != b)
+        raise ValueError(
+            f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 '
+            f'({next(differing, f"{len(classes)}, not {len(first)}")}); give all parts the same metainfo.classes'
+        )
+
+
+def _classes(dataset: Any) -> tuple[str, ...] | None:
+    """The names of the classes; None if the data set has none."""
+    metainfo = getattr(dataset, 'metainfo', None)
+    if not isinstance(metainfo, dict) or 'classes' not in metainfo:  # mmdet's ConcatDataset may have a list
+        return None
+    return tuple(metainfo['classes'])

@@ -72,12 +72,10 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     Args:
         ann_file: Store of the evaluated split. All ground truth comes from it.
-        protocol: ``challenge``: ground truth expanded by the hierarchy, detections of classes that are not verified in
-            an image ignored, group-of boxes worth one true positive. ``v2``: no hierarchy, every detection counts,
-            group-of boxes worth nothing.
-        expand_detections: Add the ancestors of every detection first. The official evaluator does not. The heads of
-            mmoid add them themselves.
-        ancestor_nms: IoU threshold of the NMS that follows ``expand_detections``; None: no NMS.
+        protocol: ``challenge`` or ``v2``; see :class:`mmoid.openimages.metric.evaluator.Protocol`, as for the next
+            three.
+        expand_detections: Add the ancestors of every detection first. The heads of mmoid add them themselves.
+        ancestor_nms: IoU threshold of the NMS after that; None: no NMS.
         iou_threshold: In (0, 1].
         train_ann_file: Store of the training split, or a CSV with the columns ``LabelName`` and ``images``. If it does
             not exist, a warning says which figures are missing.

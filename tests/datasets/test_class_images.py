@@ -10,7 +10,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from torch.utils.data import Subset
 
 import mmoid
-from mmoid.datasets.class_images import class_image_lists
+from mmoid.datasets.samplers import class_image_lists
 from tests.box_stores import make_store
 
 

@@ -115,16 +115,9 @@ def error_kinds(
     box: np.ndarray,
     iou_threshold: float = 0.5,
 ) -> np.ndarray:
-    """The kind of error of each detection.
+    """The kind of error of each detection; arguments of :func:`mmoid.openimages.metric.matching.match_detections`.
 
-    Args:
-        annotations: With a hierarchy.
-        ground_truth: Made of them.
-        image: (D,) int image indices.
-        label: (D,) int class indices.
-        score: (D,).
-        box: (D, 4).
-        iou_threshold: As given to the matching.
+    ``annotations`` have a hierarchy, and ``ground_truth`` is made of them.
 
     Returns:
         (D,) int index into :data:`KINDS`; -1: no error, or absorbed by a group-of box.

@@ -83,11 +83,10 @@ class Protocol:
 
     def describe(self, has_image_labels: bool) -> str:
         """The rules in words."""
+        rules = 'Open Images V2 metric, no hierarchy, all detections count, group-of weight 0'
         if self.is_challenge:
             labels = 'with image-level labels' if has_image_labels else 'no image-level labels in the annotations'
             rules = f'Open Images Challenge metric, ground truth expanded, {labels}, group-of weight 1'
-        else:
-            rules = 'Open Images V2 metric, no hierarchy, all detections count, group-of weight 0'
         nms = 'no NMS' if self.ancestor_nms is None else f'NMS {self.ancestor_nms:g}'
         detections = f'detections expanded, {nms}' if self.expand_detections else 'detections as predicted'
         return f'{rules}, {detections}, IoU {self.iou_threshold:g}'

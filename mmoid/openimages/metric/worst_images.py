@@ -79,26 +79,17 @@ def judge(
     box: np.ndarray,
     iou_threshold: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The verdict on each detection.
-
-    Args:
-        ground_truth: Of all images.
-        image: Image index, or (D,) of each detection.
-        label: Class index, or (D,).
-        score: (D,).
-        box: (D, 4).
-        iou_threshold: As given to :func:`match_detections`.
+    """The verdict on each detection; arguments of :func:`match_detections`, or one image and class index for all.
 
     Returns:
         (D,) :class:`Verdict` values, and the (F,) rows of the ground truth's single boxes that were found.
     """
-    # Matches do not name their detections. As scores, ranks do: score count - k is that of detection by_rank[k].
-    count = len(score)
+    # Matches do not name their detections, but a score that is a rank does: -k is that of detection by_rank[k].
     by_rank = np.argsort(-np.asarray(score), kind='stable')
-    image, label = (np.broadcast_to(index, count)[by_rank] for index in (image, label))
-    columns = (image, label, np.arange(count, 0, -1), box[by_rank])
+    image, label = (np.broadcast_to(index, len(score))[by_rank] for index in (image, label))
+    columns = (image, label, -np.arange(len(score)), box[by_rank])
     matches = match_detections(ground_truth, *columns, iou_threshold, group_of_weight=0.0)
-    verdict = np.full(count, Verdict.NOT_COUNTED, dtype=np.int64)
-    matched = by_rank[count - matches.score.astype(np.int64)]
+    verdict = np.full(len(score), Verdict.NOT_COUNTED, dtype=np.int64)
+    matched = by_rank[-matches.score.astype(np.int64)]
     verdict[matched] = np.where(matches.value > 0, Verdict.TRUE, Verdict.FALSE)
     return verdict, matches.found

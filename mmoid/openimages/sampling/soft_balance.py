@@ -75,15 +75,11 @@ class BalancedDraws:
     def __post_init__(self) -> None:
         self._edges  # noqa: B018  (fail now, not at the first epoch)
 
-    def per_class(self, epoch: int) -> np.ndarray:
-        """(C,) int64: draws of each class in one epoch; they sum to ``draws_per_epoch``."""
-        whole, threshold = self._edges
-        return np.diff(whole + (self._start(np.array(epoch)) >= threshold))
-
     def per_class_before(self, epoch: int) -> np.ndarray:
         """(C,) int64: draws of each class in all epochs before this one."""
         whole, threshold = self._edges
-        starts = np.sort(self._start(np.arange(epoch)))
+        # The start of the systematic sampling in each epoch, in [0, 1). Steps of the golden ratio spread it evenly.
+        starts = np.sort((np.random.default_rng(self.seed).random() + GOLDEN * np.arange(epoch)) % 1.0)
         return np.diff(epoch * whole + epoch - np.searchsorted(starts, threshold))
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +88,8 @@ class BalancedDraws:
         Returns:
             (draws_per_epoch,) int64 class indices, and (draws_per_epoch,) int64 positions in the class's images.
         """
-        counts, before = self.per_class(epoch), self.per_class_before(epoch)
+        before = self.per_class_before(epoch)
+        counts = self.per_class_before(epoch + 1) - before
         # Small integers, which numpy sorts fastest.
         label = np.repeat(np.arange(len(counts), dtype=np.min_scalar_type(len(counts))), counts)
         shuffled = np.random.default_rng([self.seed, epoch]).permutation(label)
@@ -127,10 +124,6 @@ class BalancedDraws:
         edges[edges >= edges[-1]] = 1.0
         fraction, whole = np.modf(edges * self.draws_per_epoch)
         return whole.astype(np.int64), 1 - fraction
-
-    def _start(self, epoch: np.ndarray) -> np.ndarray:
-        """Start of the systematic sampling in each epoch, in [0, 1). Steps of the golden ratio spread it evenly."""
-        return (np.random.default_rng(self.seed).random() + GOLDEN * epoch) % 1.0
 
 
 def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
