@@ -84,10 +84,12 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         if group_of not in ('keep', 'ignore', 'drop'):
             raise ValueError(f'dataset.group_of must be one of keep, ignore, drop, got {group_of!r}')
         self.group_of = group_of
-        self.label_file = label_file
-        self.hierarchy_file = hierarchy_file
-        self.image_level_ann_file = image_level_ann_file
-        self.image_sizes_file = image_sizes_file
+        self._files = dict(  # as convert() calls them, in its order
+            classes=label_file,
+            hierarchy=hierarchy_file,
+            image_labels=image_level_ann_file,
+            image_sizes=image_sizes_file,
+        )
         # mmengine serializes data against a copy in each worker; here the workers map the same files.
         kwargs['serialize_data'] = False
         super().__init__(ann_file, data_prefix=data_prefix or {}, filter_cfg=filter_cfg, **kwargs)
@@ -120,10 +122,17 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         return records
 
     def load_proposals(self) -> None:
-        """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet."""
-        self.proposal_file = self._below_root(self.proposal_file)
+        """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet.
+
+        They are an ``InstanceData`` or dict each, as mmdet's ``LoadProposals`` expects.
+        """
+        self.proposal_file = osp.join(self.data_root or '', self.proposal_file)
         proposals = load(self.proposal_file, backend_args=self.backend_args)
-        self.data_list = self.data_list.with_proposals(proposals, self.proposal_file)
+        for image in self.data_list.images.tolist():
+            key = _proposal_key(self.data_list.path(image))
+            if key not in proposals:
+                raise AnnotationError(f'dataset.proposal_file: {self.proposal_file} has no proposals for {key!r}')
+        self.data_list = replace(self.data_list, proposals=proposals)
 
     def filter_data(self) -> StoreRecords:
         keep = np.ones(len(self.data_list), dtype=bool)
@@ -193,13 +202,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
     def _converted(self, csv_file: Path) -> Path:
         """The store beside a CSV file. It is made if it does not exist or a source has changed since."""
         store = csv_file.with_name(f'{csv_file.name}.store')
-        if self.label_file is None or self.hierarchy_file is None:
-            option = 'label_file' if self.label_file is None else 'hierarchy_file'
-            raise ValueError(f'dataset.{option}: is needed to read {csv_file}')
-        classes, hierarchy = self._below_root(self.label_file), self._below_root(self.hierarchy_file)
-        optional = (self.image_level_ann_file, self.image_sizes_file)
-        image_labels, sizes = (None if path is None else self._below_root(path) for path in optional)
-        sources = [csv_file, *(Path(path) for path in (classes, hierarchy, image_labels, sizes) if path is not None)]
+        files = {name: osp.join(self.data_root or '', path) for name, path in self._files.items() if path is not None}
+        for option, name in (('label_file', 'classes'), ('hierarchy_file', 'hierarchy')):
+            if name not in files:
+                raise ValueError(f'dataset.{option}: is needed to read {csv_file}')
+        sources = [csv_file, *map(Path, files.values())]
         if _is_current(store, sources):  # also on a read-only disk
             return store
         # Ranks start together: the first one converts, the others wait here and find the store.
@@ -213,25 +220,13 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_current(store, sources):
+                options: dict[str, Any] = {**files, 'images': self._image_folder(), 'overwrite': True}
                 with progress_bars() as progress:
-                    convert(
-                        store,
-                        boxes=csv_file,
-                        classes=classes,
-                        hierarchy=hierarchy,
-                        image_labels=image_labels,
-                        image_sizes=sizes,
-                        images=self._image_folder(),
-                        overwrite=True,
-                        progress=progress,
-                    )
+                    convert(store, boxes=csv_file, **options, progress=progress)
         return store
 
     def _image_folder(self) -> str | None:
         return self.data_prefix.get('img') or self.data_prefix.get('img_path')
-
-    def _below_root(self, path: str) -> str:
-        return path if osp.isabs(path) or not self.data_root else osp.join(self.data_root, path)
 
 
 @dataclass(frozen=True)
@@ -342,7 +337,7 @@ class StoreRecords(Sequence):
     def require_images(self, backend_args: dict | None) -> None:
         """Raises AnnotationError if some of a few images, spread over the set, do not exist."""
         chosen = np.unique(np.linspace(0, len(self) - 1, IMAGES_CHECKED).astype(np.int64)) if len(self) else ()
-        paths = [self._path(int(self.images[i])) for i in chosen]
+        paths = [self.path(int(self.images[i])) for i in chosen]
         missing = [path for path in paths if not exists(path, backend_args)]
         if missing:
             raise AnnotationError(
@@ -350,19 +345,8 @@ class StoreRecords(Sequence):
                 'missing; set data_prefix=dict(img=...)'
             )
 
-    def with_proposals(self, proposals: Mapping[str, Any], source: str) -> StoreRecords:
-        """The same items with ``proposals``, each an ``InstanceData`` or dict as mmdet's ``LoadProposals`` expects.
-
-        Raises:
-            AnnotationError: An image without proposals.
-        """
-        for image in self.images.tolist():
-            key = _proposal_key(self._path(image))
-            if key not in proposals:
-                raise AnnotationError(f'dataset.proposal_file: {source} has no proposals for {key!r}')
-        return replace(self, proposals=proposals)
-
-    def _path(self, image: int) -> str:
+    def path(self, image: int) -> str:
+        """Image file of an image of the store."""
         return osp.join(self.folder, self.store.file_name(image))
 
     def _record(self, image: int) -> dict:
@@ -377,7 +361,7 @@ class StoreRecords(Sequence):
             for box, label, ignore, group in zip(*(column.tolist() for column in columns))
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
-        path = self._path(image)
+        path = self.path(image)
         item = {
             'img_path': path,
             'img_id': store.image_id(image),

@@ -68,13 +68,12 @@ def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | No
         raise AnnotationError(
             f'{store.path}: has machine-generated image-level labels, which verify nothing; prepare it again'
         )
-    classes = ClassNames(store.label_names, store.class_names, str(store.path))
-    chosen = np.arange(len(classes)) if label_names is None else classes.indices(label_names, 'label_names')
+    chosen = store.classes.indices(store.label_names if label_names is None else label_names, 'label_names')
     new_label = np.full(store.num_classes, -1, dtype=np.int32)
     new_label[chosen] = np.arange(len(chosen))
     label, label_class = new_label[store.box_label], new_label[store.image_label]
     has_box, has_label = label >= 0, label_class >= 0
-    kept = classes.subset(chosen)
+    kept = store.classes.subset(chosen)
     return Annotations(
         image_ids=store.image_ids(),
         classes=kept,

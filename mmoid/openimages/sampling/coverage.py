@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from mmoid.openimages.sampling.soft_balance import BalancedDraws, class_probabilities
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -49,24 +51,11 @@ class ImageLists:
         """(C,) int64: n_i."""
         return np.diff(self.stop, prepend=0)
 
-    @property
-    def label(self) -> np.ndarray:
-        """(sum of n_i,) int64: class of each entry of ``images``."""
-        return np.repeat(np.arange(len(self.stop)), self.image_counts)
-
-    @property
-    def classes_of_image(self) -> np.ndarray:
-        """(N,) int64: number of classes of each image."""
-        return np.bincount(self.images, minlength=len(self.boxes))
-
-    def sum_by_image(self, of_class: np.ndarray) -> np.ndarray:
-        """(N,) float64: the sum of a (C,) quantity over the classes of each image."""
-        return np.bincount(self.images, weights=of_class[self.label], minlength=len(self.boxes))
-
-    def mean_by_class(self, of_image: np.ndarray) -> np.ndarray:
-        """(C,) float64: the mean of an (N,) quantity over the images of each class; 0 for a class without images."""
-        sums = np.bincount(self.label, weights=of_image[self.images], minlength=len(self.stop))
-        return sums / np.maximum(self.image_counts, 1)
+    @cached_property
+    def holds(self) -> csr_matrix:
+        """(C, N) of 0 and 1: which image holds which class."""
+        ones, start = np.ones(len(self.images)), np.concatenate([[0], self.stop])
+        return csr_matrix((ones, self.images, start), shape=(len(self.stop), len(self.boxes)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,8 @@ def expected_coverage(lists: ImageLists, draws: np.ndarray) -> Coverage:
     share = draws / np.maximum(lists.image_counts, 1)
     with np.errstate(divide='ignore'):  # log 0 = -inf: the image was certainly seen
         log_missed = np.log(np.maximum(0.0, 1.0 - share))
-    return _coverage(lists, draws, lists.sum_by_image(share), np.exp(lists.sum_by_image(log_missed)))
+    of_class = lists.holds.T
+    return _coverage(lists, draws, of_class @ share, np.exp(of_class @ log_missed))
 
 
 def counted_coverage(
@@ -165,7 +155,7 @@ def plan_sampling(
     for name, value in (('epochs', epochs), ('samples_per_epoch', samples_per_epoch)):
         if value is not None and value < 1:
             raise ValueError(f'{name} must be at least 1, got {value}')
-    samples = samples_per_epoch or int(np.count_nonzero(lists.classes_of_image))
+    samples = samples_per_epoch or len(np.unique(lists.images))
     if seed is None:
         draws = samples * class_probabilities(lists.image_counts, balance)
         coverages = [expected_coverage(lists, times * draws) for times in (1, epochs)]
@@ -177,13 +167,13 @@ def plan_sampling(
 
 def _coverage(lists: ImageLists, draws: np.ndarray, seen: np.ndarray, unseen: np.ndarray) -> Coverage:
     """From (N,) times that each image is seen, and (N,) probabilities that it is not."""
-    has_class = lists.classes_of_image > 0
-    boxes = lists.boxes * has_class
+    has_class = np.bincount(lists.images, minlength=len(lists.boxes)) > 0
+    boxes, size = lists.boxes * has_class, np.maximum(lists.image_counts, 1)
     return Coverage(
         image_counts=lists.image_counts,
         draws=draws,
-        seen=lists.mean_by_class(seen),
-        unseen=lists.mean_by_class(unseen),
+        seen=lists.holds @ seen / size,
+        unseen=lists.holds @ unseen / size,
         images_unseen=float(unseen[has_class].mean()),
         boxes_unseen=float((unseen * boxes).sum() / max(1, boxes.sum())),
     )
