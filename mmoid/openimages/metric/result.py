@@ -75,19 +75,16 @@ class Evaluation:
         """
         scalars = {f'mAP_{group.name}': self.group_ap(group) for group in self.groups}
         scalars['multi_label_recall'] = self.multi_label.recall
-        known = {name: value for name, value in scalars.items() if not math.isnan(value)}
-        return {'mAP': self.mean_ap, **known}
+        return {'mAP': self.mean_ap, **{name: value for name, value in scalars.items() if not math.isnan(value)}}
 
     def summary(self) -> list[list[str]]:
         """Rows of a table: figure, what it is of, the size of that, value (``-`` without ground truth)."""
-        rows = [
-            (f'mAP {group.name}', group.meaning, self._evaluated(group.labels), self.group_ap(group))
-            for group in self.groups
-        ]
+        rows: list[tuple[str, str, str, float]] = []
+        for group in (*self.groups, ClassGroup('', 'all classes with ground truth', np.arange(len(self.ap)))):
+            size = f'{self._count(group.labels)} of {len(group.labels)} classes'
+            rows.append((f'mAP {group.name}'.strip(), group.meaning, size, self.group_ap(group)))
         size = f'{self.multi_label.pairs:,} on {self.multi_label.objects:,} objects'
-        rows.append(('recall', 'labels of objects with several labels', size, self.multi_label.recall))
-        every = self._evaluated(np.arange(len(self.ap)))
-        rows.append(('mAP', 'all classes with ground truth', every, self.mean_ap))
+        rows.insert(-1, ('recall', 'labels of objects with several labels', size, self.multi_label.recall))
         return [[*words, '-' if math.isnan(value) else f'{value:.4f}'] for *words, value in rows]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,26 +93,20 @@ class Evaluation:
         def by_name(values: Sequence[Any]) -> dict[str, Any]:
             return dict(zip(self.classes.label_names, values))
 
+        def of_classes(labels: np.ndarray) -> dict[str, Any]:
+            ap = _none_if_nan(mean_average_precision(self.ap[labels]))
+            return {'mAP': ap, 'num_classes': len(labels), 'num_classes_with_ground_truth': self._count(labels)}
+
         return {
-            'mAP': _none_if_nan(self.mean_ap),
+            **of_classes(np.arange(len(self.ap))),
             'protocol': self.description,
             **self.rules,
             'num_images': self.num_images,
             'num_images_without_detections': self.num_images_without_detections,
-            'num_classes': len(self.ap),
-            'num_classes_with_ground_truth': self._count(np.arange(len(self.ap))),
             'num_detections': self.num_detections,
             'left_out': dict(self.left_out),
             'changed': dict(self.changed),
-            'groups': {
-                group.name: {
-                    'mAP': _none_if_nan(self.group_ap(group)),
-                    'meaning': group.meaning,
-                    'num_classes': len(group.labels),
-                    'num_classes_with_ground_truth': self._count(group.labels),
-                }
-                for group in self.groups
-            },
+            'groups': {group.name: {'meaning': group.meaning, **of_classes(group.labels)} for group in self.groups},
             'multi_label_objects': {
                 'recall': _none_if_nan(self.multi_label.recall),
                 'num_objects': self.multi_label.objects,
@@ -151,9 +142,6 @@ class Evaluation:
     def _count(self, labels: np.ndarray) -> int:
         """Classes with ground truth."""
         return int((self.positives[labels] > 0).sum())
-
-    def _evaluated(self, labels: np.ndarray) -> str:
-        return f'{self._count(labels)} of {len(labels)} classes'
 
 
 def read_ap(path: str | Path) -> dict[str, float]:
