@@ -8,14 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from mmdet.datasets import CocoDataset, MultiImageMixDataset
-from mmdet.datasets import ConcatDataset as MMDetConcatDataset
+from mmdet.datasets import MultiImageMixDataset
 from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import BOXES, write_files
@@ -51,9 +49,6 @@ def test_an_item_is_what_mmdet_expects(store):
     assert [instance['is_group_of'] for instance in item['instances']] == [0, 0, -1]
     assert item['image_level_labels'].tolist() == [0, 4]
     assert item['confidences'].tolist() == [1, 0]
-
-
-def test_metainfo_has_unique_names_and_mids(store):
     metainfo = dataset(store).metainfo
     assert metainfo['classes'] == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
     assert metainfo['label_names'] == ('/m/apple', '/m/orange', '/m/fruit', '/m/bench1', '/m/bench2')
@@ -97,36 +92,21 @@ def test_image_lists_follow_subsets_and_repetitions(tiny_data):
     whole = dataset(str(tiny_data / 'train'))
     chosen = [7, 3, 40, 3, 11]
     for part in (whole.get_subset(chosen), dataset(str(tiny_data / 'train'), indices=chosen)):
-        assert len(part) == 5
         assert [part.get_data_info(i)['img_id'] for i in range(5)] == [whole.get_data_info(i)['img_id'] for i in chosen]
         for expand in (False, True):
-            counts = part.class_image_counts(expand)
             for label in range(len(part.metainfo['classes'])):
                 expected = [i for i, j in enumerate(chosen) if j in whole.image_indices_of_class(label, expand)]
                 assert part.image_indices_of_class(label, expand).tolist() == expected
-                assert counts[label] == len(expected)
+                assert part.class_image_counts(expand)[label] == len(expected)
     whole.get_subset_(4)
-    assert len(whole) == 4 and max(map(max, filter(len, map(list, [whole.class_images()[1]])))) < 4
+    assert len(whole) == 4 and set(whole.class_images()[1].tolist()) <= set(range(4))
     assert len(dataset(str(tiny_data / 'train'), indices=-3)) == 3
 
 
-def test_image_lists_are_those_of_get_cat_ids(tiny_data):
-    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True))
-    for label in range(len(data.metainfo['classes'])):
-        family = {label, *data.hierarchy.descendants(label)}
-        direct = [i for i in range(len(data)) if label in data.get_cat_ids(i)]
-        expanded = [i for i in range(len(data)) if family & set(data.get_cat_ids(i))]
-        assert data.image_indices_of_class(label, expand_hierarchy=False).tolist() == direct
-        assert data.image_indices_of_class(label).tolist() == expanded
-
-
 def test_mmdets_wrapper_mixes_images(tiny_data):
-    pipeline = PIPELINE[:2]
-    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True), pipeline=pipeline)
+    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True), pipeline=PIPELINE[:2])
     mosaic = dict(type='mmdet.Mosaic', img_scale=(64, 64), pad_val=114.0)
     mixed = MultiImageMixDataset(data, [mosaic, dict(type='mmdet.PackDetInputs')])
-    assert len(mixed) == len(data)
-    assert mixed.metainfo['label_names'] == data.metainfo['label_names']
     samples = [mixed[i] for i in range(6)]
     assert all(sample['inputs'].shape == (3, 128, 128) for sample in samples)
     # Together they have the boxes of several images: more than any one image has.
@@ -144,18 +124,11 @@ def test_a_test_set_keeps_images_without_boxes_and_gives_the_metric_what_it_need
     assert samples[3].instances == [] and samples[3].image_level_labels.tolist() == [1]
 
 
-@pytest.mark.parametrize('start_method', ['fork', 'spawn'])
-def test_loader_workers_give_images_and_boxes(tiny_data, start_method):
-    loader = Runner.build_dataloader(
-        dict(
-            batch_size=4,
-            num_workers=2,
-            multiprocessing_context=start_method,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            dataset=dict(type='mmoid.OpenImagesHierarchyDataset', ann_file=str(tiny_data / 'train'), pipeline=PIPELINE),
-        ),
-        seed=0,
-    )
+def test_spawned_loader_workers_give_images_and_boxes(tiny_data):
+    data = dict(type='mmoid.OpenImagesHierarchyDataset', ann_file=str(tiny_data / 'train'), pipeline=PIPELINE)
+    sampler = dict(type='DefaultSampler', shuffle=True)
+    workers = dict(batch_size=4, num_workers=2, multiprocessing_context='spawn')
+    loader = Runner.build_dataloader(dict(**workers, sampler=sampler, dataset=data), seed=0)
     seen = []
     for batch in loader:
         assert all(image.shape[0] == 3 for image in batch['inputs'])
@@ -244,22 +217,9 @@ def test_images_are_looked_for_through_the_file_backend_of_their_prefix(store):
 
 
 def test_a_filter_that_leaves_no_image_is_reported_at_the_start(store):
-    with pytest.raises(
-        ValueError, match=r'dataset: none of the 4 images of .*store is left; check dataset\.filter_cfg'
-    ):
+    message = r'dataset: none of the 4 images of .*store is left; check dataset\.filter_cfg'
+    with pytest.raises(ValueError, match=message):
         dataset(store, filter_cfg=dict(min_size=1000))
-
-
-def test_a_store_and_a_coco_file_are_one_training_set(tmp_path, store):
-    export_coco(AnnotationStore(store), tmp_path / 'export.json')
-    ours = dataset(store)
-    names = dict(classes=ours.metainfo['classes'])
-    prefix = dict(img=str(ours.store.image_folder))
-    other = CocoDataset(str(tmp_path / 'export.json'), metainfo=names, data_prefix=prefix, pipeline=[])
-    joined = MMDetConcatDataset([ours, other], ignore_keys=['dataset_type', 'palette', 'label_names', 'task_name'])
-    assert len(joined) == 8
-    drawn = mmoid.SoftBalanceClassAwareSampler(joined, seed=0, expand_hierarchy=False)
-    assert drawn.draws.image_counts.tolist() == [2, 2, 2, 2, 0]
 
 
 def test_a_worker_does_not_open_a_store_that_was_replaced(tmp_path, store):
@@ -271,11 +231,6 @@ def test_a_worker_does_not_open_a_store_that_was_replaced(tmp_path, store):
     assert again['instances'] == first['instances'], 'the process that has it open keeps the old one'
     with pytest.raises(AnnotationError, match='store: was replaced while it was in use; start again'):
         pickle.loads(pickled)
-
-
-def test_a_folder_without_the_images_is_refused_before_training(store, tmp_path):
-    with pytest.raises(AnnotationError, match=r'other/b1\.jpg: no such image .*; set data_prefix'):
-        dataset(store, data_prefix=dict(img=str(tmp_path / 'other')))
 
 
 def test_an_official_csv_is_converted_once(tmp_path):
@@ -333,12 +288,8 @@ def test_csv_files_of_one_name_in_two_folders_are_converted_once(tmp_path):
     made = open_csv(image_level_ann_file=labels)
     assert open_csv(image_level_ann_file=labels) == made
     assert open_csv() > made, 'without the image-level labels it is another store'
-
-
-def test_a_csv_without_its_classes_is_refused(tmp_path):
-    files = write_files(tmp_path)
-    with pytest.raises(ValueError, match=r'dataset\.label_file: is needed to read .*boxes\.csv'):
-        dataset(files['boxes'], hierarchy_file=files['hierarchy'])
+    with pytest.raises(ValueError, match=r'dataset\.label_file: is needed to read .*train\.csv'):
+        dataset(str(tmp_path / 'boxes/train.csv'), hierarchy_file=files['hierarchy'])
 
 
 def test_the_caller_may_change_an_item(store):

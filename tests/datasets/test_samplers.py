@@ -1,19 +1,21 @@
-"""SoftBalanceClassAwareSampler."""
+"""SoftBalanceClassAwareSampler, and the image lists of any data set, also inside wrappers."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
+from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
+from mmdet.datasets import ConcatDataset as MMDetConcatDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler, ClassAwareSampler
-from torch.utils.data import DataLoader
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from torch.utils.data import DataLoader, Subset
 
 import mmoid
 from mmoid.datasets import samplers
-from mmoid.openimages.ragged import row_and_position
+from mmoid.datasets.samplers import class_image_lists
 from mmoid.openimages.sampling.soft_balance import class_probabilities
+from tests.box_stores import make_store
 from tests.real_stores import fruit, train_sample
-
-LAMBDAS = [0, 0.3, 0.5, 0.7, 1.0, 1.5]
 
 
 def dataset(store):
@@ -26,21 +28,10 @@ def sampler(data, rank=0, world_size=1, monkeypatch=None, **kwargs):
     return mmoid.SoftBalanceClassAwareSampler(data, **{'seed': 0, **kwargs})
 
 
-def drawn_images(drawn, epochs, size):
-    """(size,) how often each image comes in so many epochs."""
-    counts = np.zeros(size, dtype=np.int64)
-    for epoch in range(epochs):
-        drawn.set_epoch(epoch)
-        counts += np.bincount(list(drawn), minlength=size)
-    return counts
-
-
-def spread(data, per_class):
-    """(N,) sum over the classes of each image of what each of a class's n_i images gets of ``per_class``."""
-    stop, images = data.class_images()
-    label, _ = row_and_position(np.diff(stop, prepend=0))
-    share = per_class / np.maximum(1, data.class_image_counts())
-    return np.bincount(images, weights=share[label], minlength=len(data))
+def lists(dataset, expand=True):
+    """One list of images for each class."""
+    stop, images = class_image_lists(dataset, expand)
+    return [sorted(part.tolist()) for part in np.split(images, stop[:-1])]
 
 
 @pytest.fixture(scope='module')
@@ -53,34 +44,49 @@ def real_data(tmp_path_factory):
     return dataset(train_sample(tmp_path_factory.mktemp('real') / 'sample'))
 
 
-@pytest.fixture(scope='module')
-def photographs(tmp_path_factory):
-    return dataset(fruit(tmp_path_factory.mktemp('real') / 'fruit'))
+class Foreign:
+    """A data set that only knows the labels of its items, which are their indices."""
+
+    def __init__(self, labels, classes=None):
+        self.labels = labels
+        if classes:
+            self.metainfo = dict(classes=classes)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return index
+
+    def get_cat_ids(self, index):
+        return self.labels[index]
 
 
-@pytest.mark.parametrize('balance', LAMBDAS)
+@pytest.mark.parametrize('balance', [0, 0.7, 1.5])
 @pytest.mark.parametrize('kind', ['data', 'real_data'])
 def test_classes_and_images_come_as_often_as_eq_8_says(kind, balance, request):
-    data = request.getfixturevalue(kind)
-    drawn = sampler(data, balance=balance)
-    epochs = 30
-    expected = epochs * len(data) * class_probabilities(data.class_image_counts(), balance)
+    data, epochs = request.getfixturevalue(kind), 30
+    drawn, image_counts = sampler(data, balance=balance), data.class_image_counts()
+    counts = np.zeros(len(data), dtype=np.int64)
+    for epoch in range(epochs):
+        drawn.set_epoch(epoch)
+        counts += np.bincount(list(drawn), minlength=len(data))
+    assert counts.sum() == epochs * len(data)
     draws = drawn.draws.per_class_before(epochs)
     # A series of independent draws would be off by sqrt(expected): by hundreds for the frequent classes here.
-    assert np.abs(draws - expected).max() < 4
-    counts = drawn_images(drawn, epochs, len(data))
-    assert counts.sum() == epochs * len(data)
+    assert np.abs(draws - counts.sum() * class_probabilities(image_counts, balance)).max() < 4
     # Of the draws of a class each of its images gets the same number, or one more.
     _, images = data.class_images()
-    classes_of_image = np.bincount(images, minlength=len(data))
-    assert (np.abs(counts - spread(data, draws)) < classes_of_image).all()
+    share = np.repeat(draws / np.maximum(1, image_counts), image_counts)
+    expected, classes_of_image = np.bincount(images, share, len(data)), np.bincount(images, minlength=len(data))
+    assert (np.abs(counts - expected) < classes_of_image).all()
 
 
 @pytest.mark.parametrize('world_size', [1, 3, 8])
 @pytest.mark.parametrize('samples_per_epoch', [None, 17])
 def test_ranks_are_disjoint_and_together_the_whole_epoch(data, monkeypatch, world_size, samples_per_epoch):
     whole = list(sampler(data, samples_per_epoch=samples_per_epoch))
-    assert len(whole) == samples_per_epoch or len(data)
+    assert len(whole) == (samples_per_epoch or len(data))
     parts = [
         list(sampler(data, rank, world_size, monkeypatch, samples_per_epoch=samples_per_epoch))
         for rank in range(world_size)
@@ -89,22 +95,6 @@ def test_ranks_are_disjoint_and_together_the_whole_epoch(data, monkeypatch, worl
     merged = [index for step in zip(*parts) for index in step]
     assert merged[: len(whole)] == whole
     assert merged[len(whole) :] == whole[: len(merged) - len(whole)]
-
-
-@pytest.mark.parametrize('balance', [0, 0.7, 1.5])
-def test_all_images_of_a_class_come_before_one_comes_again_across_epochs(real_data, balance):
-    drawn = sampler(real_data, balance=balance, samples_per_epoch=9973)
-    series = [[] for _ in real_data.metainfo['classes']]
-    for epoch in range(5):
-        drawn.set_epoch(epoch)
-        for label, image in zip(drawn.draws.epoch(epoch)[0], drawn):
-            series[label].append(image)
-    for label, images in enumerate(series):
-        members = real_data.image_indices_of_class(label).tolist()
-        for start in range(0, len(images), max(1, len(members))):
-            walk = images[start : start + len(members)]
-            assert len(set(walk)) == len(walk) and set(walk) <= set(members)
-    assert any(len(images) > 2 * n > 10 for images, n in zip(series, real_data.class_image_counts()))
 
 
 def test_a_sampler_that_is_first_used_later_begins_its_series_then(real_data):
@@ -118,76 +108,36 @@ def test_a_sampler_that_is_first_used_later_begins_its_series_then(real_data):
         assert list(late) == list(first)
         for label, image in zip(late.draws.epoch(epoch)[0], late):
             counts[label][image] += 1
-    for count, n in zip(counts, real_data.class_image_counts()):
-        seen = [*count.values(), *[0] * (n - len(count))]  # no image a second time before all came once
+    for count, members in zip(counts, lists(real_data)):
+        assert set(count) <= set(members)
+        seen = [count[image] for image in members]  # no image a second time before all came once
         assert not seen or max(seen) - min(seen) <= 1
 
 
-def test_the_series_depends_on_seed_and_epoch_alone(data):
-    one, other = sampler(data), sampler(data)
-    one.set_epoch(3)
-    other.set_epoch(1)
-    list(other)
-    other.set_epoch(3)
-    assert list(one) == list(other) == list(one)
-    assert list(sampler(data, seed=1)) != list(sampler(data, seed=0))
-
-
-class Indices:
-    """A data set whose items are their indices."""
-
-    def __init__(self, data):
-        self.size, self.class_images = len(data), data.class_images
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        return index
-
-
-def test_the_number_of_workers_does_not_matter(data):
-    items = Indices(data)
-    loader = DataLoader(items, batch_size=5, sampler=sampler(items), num_workers=2, persistent_workers=True)
+def test_the_series_depends_on_seed_and_epoch_alone_with_any_number_of_workers():
+    items = Foreign([[k % 5] for k in range(40)])
+    loader = DataLoader(items, batch_size=6, sampler=sampler(items), num_workers=2, persistent_workers=True)
     for epoch in (0, 4):
         loader.sampler.set_epoch(epoch)
         expected = sampler(items)
         expected.set_epoch(epoch)
-        assert [int(index) for batch in loader for index in batch] == list(expected)
-
-
-def test_without_expansion_classes_are_drawn_as_annotated(data):
-    drawn = sampler(data, balance=1.0, expand_hierarchy=False)
-    assert (drawn.draws.image_counts == data.class_image_counts(expand_hierarchy=False)).all()
-
-
-class OneClassEach:
-    """Images that hold one class each, so that the class of a draw can be told from its image."""
-
-    def __init__(self, image_counts):
-        self.labels = np.repeat(np.arange(len(image_counts)), image_counts).tolist()
-        self.metainfo = dict(classes=[f'class {i}' for i in range(len(image_counts))])
-
-    def __len__(self):
-        return len(self.labels)
-
-    def get_cat_ids(self, index):
-        return [self.labels[index]]
+        assert [int(index) for batch in loader for index in batch] == list(expected) == list(expected)
+    assert list(sampler(items, seed=1)) != list(sampler(items, seed=0))
 
 
 def test_lambda_1_draws_classes_as_mmdets_class_aware_sampler_does():
-    data = OneClassEach([700, 90, 0, 14, 3])
+    labels = np.repeat([0, 1, 3, 4], [700, 90, 14, 3])
+    data = Foreign([[label] for label in labels.tolist()], 'abcde')
     for epoch in range(5):
-        counts = []
         for drawn in (sampler(data, balance=1.0), ClassAwareSampler(data, seed=0)):
             drawn.set_epoch(epoch)
-            counts.append(np.bincount([data.labels[index] for index in drawn], minlength=5))
-        each = len(data) / 4
-        assert all((np.abs(count[[0, 1, 3, 4]] - each) < 1).all() and count[2] == 0 for count in counts)
+            counts = np.bincount(labels[list(drawn)], minlength=5)
+            assert (np.abs(counts[[0, 1, 3, 4]] - len(data) / 4) < 1).all() and counts[2] == 0
 
 
 @pytest.mark.parametrize('world_size', [1, 3])
-def test_batches_of_one_orientation(photographs, monkeypatch, world_size):
+def test_batches_of_one_orientation(tmp_path, monkeypatch, world_size):
+    photographs = dataset(fruit(tmp_path / 'fruit'))
     batch_size, handed_out = 4, []
     for rank in range(world_size):
         drawn = sampler(photographs, rank, world_size, monkeypatch)
@@ -195,8 +145,7 @@ def test_batches_of_one_orientation(photographs, monkeypatch, world_size):
         assert sorted(index for batch in batches for index in batch) == sorted(drawn)
         upright = [{info['width'] < info['height'] for info in map(photographs.get_data_info, b)} for b in batches]
         # What is left of both kinds at the end shares the last batches.
-        mixed = [position for position, kinds in enumerate(upright) if len(kinds) == 2]
-        assert all(position >= len(batches) - 2 for position in mixed)
+        assert all(position >= len(batches) - 2 for position, kinds in enumerate(upright) if len(kinds) == 2)
         assert {True} in upright and {False} in upright
         assert all(len(batch) == batch_size for batch in batches[:-1])
         handed_out += [index for batch in batches for index in batch]
@@ -217,3 +166,91 @@ def test_batches_of_one_orientation(photographs, monkeypatch, world_size):
 def test_bad_options_name_their_key(data, options, message):
     with pytest.raises(ValueError, match=message):
         sampler(data, **options)
+
+
+@pytest.mark.parametrize('expand', [True, False])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda data: data,
+        lambda data: ConcatDataset([data, data.get_subset([5, 3, 3]), data.get_subset(4)]),
+        lambda data: MMDetConcatDataset([data.get_subset([9, 8]), data]),
+        lambda data: ClassBalancedDataset(data, oversample_thr=0.4),
+        lambda data: MultiImageMixDataset(data, pipeline=[]),
+    ],
+)
+def test_wrapped_data_sets_have_the_lists_that_asking_for_each_item_gives(data, wrap, expand):
+    wrapped = wrap(data)
+    expected = [[] for _ in data.metainfo['classes']]
+    for index in range(len(wrapped)):
+        labels = {instance['bbox_label'] for instance in wrapped.get_data_info(index)['instances']}
+        ancestors = (data.hierarchy.ancestors(label).tolist() for label in labels if expand)
+        for label in labels.union(*ancestors):
+            expected[label].append(index)
+    assert lists(wrapped, expand) == expected
+    counts = sampler(wrapped, expand_hierarchy=expand).draws.image_counts
+    assert counts.tolist() == [len(images) for images in expected]
+
+
+def test_no_item_is_asked_for_its_labels_inside_wrappers(data, monkeypatch):
+    wrapped = [ConcatDataset([data, data]), ClassBalancedDataset(data, oversample_thr=0.4), RepeatDataset(data, 2)]
+
+    def refuse(self, index):
+        raise AssertionError('a loop over images')
+
+    monkeypatch.setattr(type(data), 'get_cat_ids', refuse)
+    monkeypatch.setattr(type(data), 'get_data_info', refuse)
+    for dataset in wrapped:
+        assert list(sampler(dataset))
+
+
+def test_a_repeated_data_set_has_longer_epochs_and_the_lists_of_the_one_inside(data):
+    drawn = sampler(RepeatDataset(data, 3))
+    assert len(drawn) == 3 * len(data)
+    assert lists(drawn.dataset) == lists(data)
+
+
+def test_subsets_of_torch_and_of_the_data_set_agree(data):
+    chosen = [7, 2, 30, 2]
+    assert lists(Subset(data, chosen)) == lists(data.get_subset(chosen))
+
+
+def test_any_other_data_set_is_read_through_get_cat_ids():
+    drawn = sampler(Foreign([[0, 0], [1], [], [0, 2]]), balance=1.0, samples_per_epoch=30)
+    assert drawn.draws.image_counts.tolist() == [2, 1, 1]
+    assert Counter(drawn) == {0: 5, 1: 10, 3: 15}
+    assert lists(Foreign([[0], [2]], 'abcd')) == [[0], [], [1], []]
+
+
+def test_a_data_set_of_mmdet_is_read_through_get_cat_ids_also_beside_ours(data):
+    class Other(BaseDetDataset):
+        METAINFO = data.metainfo
+
+        def load_data_list(self):
+            return [dict(instances=[dict(bbox_label=k, ignore_flag=0) for k in row]) for row in ([3], [0, 3])]
+
+    mine, size = lists(data), len(data)
+    joined = lists(ConcatDataset([data, Other(data_prefix={})], ignore_keys=['dataset_type', 'task_name']))
+    assert joined == [[*mine[0], size + 1], *mine[1:3], [*mine[3], size, size + 1], *mine[4:]]
+
+
+def test_parts_with_other_classes_are_refused(data):
+    names = data.metainfo['classes']
+    for classes, difference in (
+        ([names[1], names[0], *names[2:]], f"class 0 is '{names[1]}', not '{names[0]}'"),
+        (names[:4], f'4, not {len(names)}'),
+    ):
+        part = mmoid.OpenImagesHierarchyDataset(str(data.store.path), metainfo=dict(classes=classes))
+        with pytest.raises(ValueError) as error:
+            sampler(MMDetConcatDataset([data, part]))
+        assert f'part 1 of the ConcatDataset has other classes than part 0 ({difference})' in str(error.value)
+
+
+def test_a_data_set_without_classes_or_boxes_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r'sampler\.dataset: a list has neither class_images\(\) nor get_cat_ids'):
+        sampler([1, 2, 3])
+    path = make_store(tmp_path, [(0, 0, (0, 0, 1, 1), 0)]).path
+    empty = mmoid.OpenImagesHierarchyDataset(str(path), metainfo=dict(classes=['/m/orange']))
+    for data in (empty, Foreign([[], []]), Foreign([])):
+        with pytest.raises(ValueError, match=r'sampler\.dataset: none of its \d images holds a box of its classes'):
+            sampler(data)

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 import mmoid
-from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.predictions.csv_files import read_predictions
-from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.openimages.metric.metric_cases import store_of_case
 from tests.openimages.metric.test_evaluator import assert_official
 from tests.shared_data import METRIC_CASES, metric_case
 
@@ -22,34 +21,21 @@ from tests.shared_data import METRIC_CASES, metric_case
 @pytest.fixture(scope='module', params=METRIC_CASES)
 def case(request, tmp_path_factory):
     """The store of an official case, and its predictions in pixels, of a size that keeps every digit."""
-    official, folder = metric_case(request.param), tmp_path_factory.mktemp('case')
-    with open(official / 'predictions.csv') as stream:
-        predictions = list(csv.DictReader(stream))
-    ids = set()
-    for name in ('boxes', 'labels'):
-        with open(official / f'{name}.csv') as stream:
-            ids |= {row['ImageID'] for row in csv.DictReader(stream)}
-    (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{i},1024,512\n' for i in sorted(ids)))
-    convert(
-        folder / 'store',
-        boxes=official / 'boxes.csv',
-        image_labels=official / 'labels.csv',
-        classes=official / 'classes.csv',
-        hierarchy=official / 'hierarchy.json',
-        image_sizes=folder / 'sizes.csv',
-    )
-    store = AnnotationStore(folder / 'store')
+    official = metric_case(request.param)
+    store = store_of_case(official, tmp_path_factory.mktemp('case'), width=1024, height=512)
+    found = read_predictions(official / 'predictions.csv', store.classes)
     samples = []
     for image_id in store.image_ids():
-        rows = [row for row in predictions if row['ImageID'] == image_id]
-        corners = [[float(row[key]) for key in ('XMin', 'YMin', 'XMax', 'YMax')] for row in rows]
-        instances = dict(
-            bboxes=torch.tensor(corners, dtype=torch.float64).reshape(-1, 4) * torch.tensor([1024, 512, 1024, 512]),
-            labels=torch.tensor([store.label_names.index(row['LabelName']) for row in rows], dtype=torch.long),
-            scores=torch.tensor([float(row['Score']) for row in rows], dtype=torch.float64),
-        )
-        samples.append(dict(img_id=image_id, ori_shape=(512, 1024), pred_instances=instances))
+        rows = np.repeat(found.image_ids(), np.diff(found.detection_stop, prepend=0)) == image_id
+        boxes = torch.from_numpy(found.box[rows] * [1024, 512, 1024, 512])
+        samples.append(sample(image_id, boxes, found.label[rows], found.score[rows], (512, 1024)))
     return official, store, samples
+
+
+def sample(image_id, boxes, labels, scores, shape=(100, 100)):
+    labels = torch.as_tensor(labels, dtype=torch.long)
+    instances = dict(bboxes=boxes, labels=labels, scores=torch.as_tensor(scores))
+    return dict(img_id=image_id, ori_shape=shape, pred_instances=instances)
 
 
 def evaluate(store, samples, size=None, **kwargs):
@@ -84,7 +70,7 @@ def test_the_metric_gives_the_figures_of_evaluate_predictions(case, expand, tmp_
     )
     result = evaluate_predictions(
         annotations_of_store(store),
-        read_predictions(folder / 'predictions.csv', ClassNames(store.label_names)),
+        read_predictions(folder / 'predictions.csv', store.classes),
         Protocol(expand_detections=expand),
         train_images=counts,
     )
@@ -102,35 +88,27 @@ def test_an_image_that_two_ranks_tested_counts_once(case):
     assert evaluate(store, [*samples, *samples[:5]]) == evaluate(store, samples)
 
 
-def perfect_samples(store):
-    """Detections equal to the expanded ground truth."""
+def perfect_samples(store, expand=True):
+    """Detections equal to the ground truth, expanded or as annotated."""
     samples = []
     for i, image_id in enumerate(store.image_ids()):
-        rows, labels = store.hierarchy.expand_up(store.box_label[store.boxes_of_image(i)])
-        box = store.box[store.boxes_of_image(i)][rows] * 100
-        scores = torch.rand(len(labels))
-        instances = dict(bboxes=torch.from_numpy(box), labels=torch.from_numpy(labels), scores=scores)
-        samples.append(dict(img_id=image_id, ori_shape=(100, 100), pred_instances=instances))
+        box, labels = (column[store.boxes_of_image(i)] for column in (store.box, store.box_label))
+        if expand:
+            rows, labels = store.hierarchy.expand_up(labels)
+            box = box[rows]
+        samples.append(sample(image_id, torch.from_numpy(box * 100), labels, torch.rand(len(labels))))
     return samples
 
 
 def test_perfect_detections_score_1_on_all_images_and_on_half_of_them(tiny_data):
     store = AnnotationStore(tiny_data / 'validation')
-    samples = perfect_samples(store)
-    assert evaluate(store, samples)['openimages/mAP'] == 1.0
-    assert evaluate(store, samples[::2])['openimages/mAP'] == 1.0
+    assert evaluate(store, perfect_samples(store))['openimages/mAP'] == 1.0
+    assert evaluate(store, perfect_samples(store)[::2])['openimages/mAP'] == 1.0
 
 
 def test_detections_are_expanded_only_on_request(tiny_data):
     store = AnnotationStore(tiny_data / 'validation')
-    samples = perfect_samples(store)
-    for i, sample in enumerate(samples):
-        rows = store.boxes_of_image(i)
-        sample['pred_instances'] = dict(
-            bboxes=torch.from_numpy(store.box[rows] * 100),
-            labels=torch.from_numpy(store.box_label[rows].astype(np.int64)),
-            scores=torch.ones(rows.stop - rows.start),
-        )
+    samples = perfect_samples(store, expand=False)
     assert evaluate(store, samples)['openimages/mAP'] < 1
     assert evaluate(store, samples, expand_detections=True)['openimages/mAP'] > 0.99
 
@@ -140,11 +118,11 @@ def test_a_model_with_fewer_classes_is_evaluated_on_these(tiny_data):
     label = int(np.bincount(store.box_label).argmax())
     metric = mmoid.OpenImagesChallengeMetric(str(store.path))
     metric.dataset_meta = dict(classes=[store.class_names[label]], label_names=[store.label_names[label]])
-    for sample in perfect_samples(store):
-        keep = sample['pred_instances']['labels'] == label
-        chosen = {key: value[keep] for key, value in sample['pred_instances'].items()}
-        chosen['labels'] = torch.zeros_like(chosen['labels'])
-        metric.process({}, [dict(sample, pred_instances=chosen)])
+    for found in perfect_samples(store):
+        chosen = found['pred_instances']['labels'] == label
+        found['pred_instances'] = {key: value[chosen] for key, value in found['pred_instances'].items()}
+        found['pred_instances']['labels'][:] = 0
+        metric.process({}, [found])
     assert metric.evaluate(store.num_images)['openimages/mAP'] == 1.0
 
 
@@ -155,18 +133,16 @@ def test_bad_options_and_stores_are_errors(tiny_data, tmp_path):
     with pytest.raises(ValueError, match=r"protocol must be one of challenge, v2, got 'coco'"):
         mmoid.OpenImagesChallengeMetric(path, protocol='coco')
     store = AnnotationStore(path)
-    (sample, *_) = perfect_samples(store)
     with pytest.raises(AnnotationError, match="has no image 'elsewhere'"):
-        evaluate(store, [dict(sample, img_id='elsewhere')])
-    metric = mmoid.OpenImagesChallengeMetric(path)
-    with pytest.raises(AnnotationError, match="label_names: '/m/none' is not a class of .*validation"):
-        metric.dataset_meta = dict(label_names=['/m/none'])
-    with pytest.raises(AnnotationError, match='classes, the data set 2; give their MIDs .*label_names'):
-        metric.dataset_meta = dict(classes=['a', 'b'])
-    with pytest.raises(ValueError, match=r'iou_threshold must be in \(0, 1\], got 0'):
-        mmoid.OpenImagesChallengeMetric(path, iou_threshold=0)
+        evaluate(store, [dict(perfect_samples(store)[0], img_id='elsewhere')])
     counts = tmp_path / 'counts.csv'
     counts.write_text('LabelName,images\n')
-    metric = mmoid.OpenImagesChallengeMetric(path, train_ann_file=str(counts))
-    with pytest.raises(AnnotationError, match=r'is not a class of .*counts\.csv'):
-        metric.dataset_meta = dict(classes=store.class_names, label_names=store.label_names)
+    names = dict(classes=store.class_names, label_names=store.label_names)
+    for meta, options, message in (
+        (dict(label_names=['/m/none']), {}, "label_names: '/m/none' is not a class of .*validation"),
+        (dict(classes=['a', 'b']), {}, 'classes, the data set 2; give their MIDs .*label_names'),
+        (names, dict(train_ann_file=str(counts)), r'is not a class of .*counts\.csv'),
+    ):
+        metric = mmoid.OpenImagesChallengeMetric(path, **options)
+        with pytest.raises(AnnotationError, match=message):
+            metric.dataset_meta = meta

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from mmoid.openimages.classes import ClassNames
@@ -10,7 +12,26 @@ from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import match_detections
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.metric.metric_oracle import Case
+
+
+def store_of_case(case: Path, folder: Path, width: int = 1024, height: int = 512) -> AnnotationStore:
+    """The store of an official case; sizes are invented."""
+    lines = [line for name in ('boxes', 'labels') for line in (case / f'{name}.csv').read_text().splitlines()[1:]]
+    sizes = [f'{image_id},{width},{height}\n' for image_id in sorted({line.split(',')[0] for line in lines})]
+    (folder / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(sizes))
+    convert(
+        folder / 'store',
+        boxes=case / 'boxes.csv',
+        image_labels=case / 'labels.csv',
+        classes=case / 'classes.csv',
+        hierarchy=case / 'hierarchy.json',
+        image_sizes=folder / 'sizes.csv',
+    )
+    return AnnotationStore(folder / 'store')
+
 
 LEFT, RIGHT, FAR = (0, 0, 10, 10), (2, 0, 12, 10), (50, 50, 60, 60)
 

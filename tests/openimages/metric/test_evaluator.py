@@ -15,10 +15,9 @@ from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.metric.result import read_ap
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.submission import write_submission
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from tests.official_files import write_files
+from tests.openimages.metric.metric_cases import store_of_case
 from tests.openimages.predictions.prediction_cases import Row, make_store
 from tests.shared_data import METRIC_CASES, metric_case
 
@@ -62,17 +61,7 @@ def test_the_figures_are_the_official_ones(case, protocol, tmp_path):
 
 
 def test_a_store_small_chunks_and_another_order_of_classes_give_the_same_figures(case, tmp_path, monkeypatch):
-    texts = [(case / f'{name}.csv').read_text() for name in ('boxes', 'labels')]
-    ids = sorted({line.split(',')[0] for text in texts for line in text.splitlines()[1:]})
-    (tmp_path / 'sizes.csv').write_text('image_id,width,height\n' + ''.join(f'{name},640,480\n' for name in ids))
-    convert(
-        tmp_path / 'store',
-        boxes=case / 'boxes.csv',
-        image_labels=case / 'labels.csv',
-        classes=case / 'classes.csv',
-        hierarchy=case / 'hierarchy.json',
-        image_sizes=tmp_path / 'sizes.csv',
-    )
+    store = store_of_case(case, tmp_path)
     annotations = annotations_of(case)
     names = annotations.classes.subset(range(len(annotations.classes))[::-1])
     predictions = with_float32_scores(read_predictions(case / 'predictions.csv', names))
@@ -81,7 +70,6 @@ def test_a_store_small_chunks_and_another_order_of_classes_give_the_same_figures
         whole = evaluate_predictions(annotations, predictions, protocol)
         with monkeypatch.context() as patch:
             patch.setattr(evaluation, 'DETECTIONS_AT_ONCE', 50)
-            store = AnnotationStore(tmp_path / 'store')
             pieces = evaluate_predictions(annotations_of_store(store), predictions, protocol)
         np.testing.assert_array_equal(whole.ap, pieces.ap)
         assert whole.description == pieces.description and whole.left_out == pieces.left_out
