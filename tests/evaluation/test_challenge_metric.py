@@ -33,8 +33,8 @@ def case(request, tmp_path_factory):
 
 
 def sample(image_id, boxes, labels, scores, shape=(100, 100)):
-    labels = torch.as_tensor(labels, dtype=torch.long)
-    instances = dict(bboxes=boxes, labels=labels, scores=torch.as_tensor(scores))
+    labels, scores = torch.tensor(labels.tolist(), dtype=torch.long), torch.as_tensor(scores)
+    instances = dict(bboxes=boxes, labels=labels, scores=scores)
     return dict(img_id=image_id, ori_shape=shape, pred_instances=instances)
 
 

@@ -42,17 +42,9 @@ small_cases = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
-@given(small_cases)
-def test_small_cases_agree_with_the_restatement(case):
-    assert_agrees_with_oracle(case)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@given(small_cases)
-def test_many_more_small_cases_agree_with_the_restatement(case):
-    assert_agrees_with_oracle(case)
+@pytest.mark.parametrize('count', [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_small_cases_agree_with_the_restatement(count):
+    settings(max_examples=count, deadline=None)(given(small_cases)(assert_agrees_with_oracle))()
 
 
 def matches_of(values: list[float], label: int = 0) -> Matches:

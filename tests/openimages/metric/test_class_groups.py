@@ -26,9 +26,7 @@ def hierarchy_of(parents: dict[int, set[int]]) -> ClassHierarchy:
     def node(k: int) -> dict:
         return {'LabelName': NAMES[k], 'Subcategory': [node(child) for child in parents if k in parents[child]]}
 
-    return ClassHierarchy(
-        {'LabelName': 'root', 'Subcategory': [node(k) for k in parents if not parents[k]]}, NAMES, 'test'
-    )
+    return ClassHierarchy({'LabelName': 'root', 'Subcategory': [node(k) for k in parents if not parents[k]]}, NAMES)
 
 
 def level_of(parents: dict[int, set[int]], k: int) -> int:
@@ -46,26 +44,20 @@ def third_of(counts: list[int], k: int) -> str:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    graphs(),
-    st.lists(st.integers(0, 4), min_size=len(NAMES), max_size=len(NAMES)),
-)
+@given(graphs(), st.lists(st.integers(0, 4), min_size=len(NAMES), max_size=len(NAMES)))
 def test_each_group_has_the_classes_found_one_by_one(parents, counts):
     hierarchy, counts_array = hierarchy_of(parents), np.array(counts)
-    members: dict[str, list[int]] = {}
+    rows = []
     for k in range(len(NAMES)):
-        has_children = any(k in above for above in parents.values())
-        for name in (third_of(counts, k), 'parent' if has_children else 'leaf', f'level{level_of(parents, k)}'):
+        leaf = not any(k in above for above in parents.values())
+        rows.append((counts[k], third_of(counts, k), level_of(parents, k), leaf))
+    columns = {name: tuple(column.to_pylist()) for name, column in class_columns(hierarchy, counts_array).items()}
+    assert columns == dict(zip(('train_images', 'frequency', 'level', 'leaf'), zip(*rows)))
+    members: dict[str, list[int]] = {}
+    for k, (_, third, level, leaf) in enumerate(rows):
+        for name in (third, 'leaf' if leaf else 'parent', f'level{level}'):
             members.setdefault(name, []).append(k)
-    groups = {group.name: sorted(group.labels.tolist()) for group in class_groups(hierarchy, counts_array)}
-    assert groups == members
-    columns = {name: column.to_pylist() for name, column in class_columns(hierarchy, counts_array).items()}
-    assert columns == {
-        'train_images': counts,
-        'frequency': [third_of(counts, k) for k in range(len(NAMES))],
-        'level': [level_of(parents, k) for k in range(len(NAMES))],
-        'leaf': [not any(k in above for above in parents.values()) for k in range(len(NAMES))],
-    }
+    assert {group.name: sorted(group.labels.tolist()) for group in class_groups(hierarchy, counts_array)} == members
 
 
 def test_groups_have_names_meanings_and_an_order():

@@ -136,11 +136,10 @@ def test_chunk_sizes_do_not_change_the_result(crowd, monkeypatch, size):
 @pytest.mark.parametrize('cuts', [[15], [1, 2, 3, 29], list(range(1, 30))])
 def test_matches_of_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
     ground_truth, columns = ground_truth_of(crowd), detections_of(crowd)
-    whole = match_detections(ground_truth, *columns)
+    whole, positives = match_detections(ground_truth, *columns), count_positives(ground_truth)
     chunk = np.searchsorted(cuts, columns[0], side='right')
     parts = [match_detections(ground_truth, *(column[chunk == i] for column in columns)) for i in range(len(cuts) + 1)]
     assert_same(Matches.concatenate(parts), whole)
-    positives = count_positives(ground_truth)
     backwards = average_precision(Matches.concatenate(parts[::-1]), positives)
     np.testing.assert_array_equal(backwards, average_precision(whole, positives))
 

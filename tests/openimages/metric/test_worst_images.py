@@ -46,9 +46,7 @@ def test_mistakes_are_missed_objects_and_scores_of_false_positives():
     assert mistakes.worst_images(1, 5).tolist() == [0], 'an image without mistakes is not shown'
     assert not len(mistakes.worst_images(2, 5))
     mistakes = count_mistakes(ground, matches, score_threshold=0.85)
-    assert mistakes.missed.tolist() == [1, 1] and mistakes.false.tolist() == [0, 0], (
-        'found by too low a score is missed'
-    )
+    assert mistakes.missed.tolist() == [1, 1] and mistakes.false.tolist() == [0, 0], 'found by too low a score'
 
 
 def test_mistakes_agree_with_the_matching_on_random_boxes():
@@ -59,21 +57,15 @@ def test_mistakes_agree_with_the_matching_on_random_boxes():
         return np.concatenate([low, low + rng.uniform(0.1, 0.4, (count, 2))], axis=1)
 
     ground = truth(rng.integers(0, 2, 40), rng.integers(0, 3, 40), boxes(40), rng.integers(0, 2, 40))
-    image, label, score, box = rng.integers(0, 2, 200), rng.integers(0, 3, 200), rng.random(200), boxes(200)
-    matches = match_detections(ground, image, label, score, box)
+    columns = rng.integers(0, 2, 200), rng.integers(0, 3, 200), rng.random(200), boxes(200)
+    matches = match_detections(ground, *columns)
     mistakes = count_mistakes(ground, matches)
     assert mistakes.false.sum() == pytest.approx(matches.score[matches.value == 0].sum())
     assert mistakes.missed.sum() == 40 - matches.value.sum()
-    high = score >= 0.4
-    above = match_detections(ground, image[high], label[high], score[high], box[high])
+    above = match_detections(ground, *(column[columns[2] >= 0.4] for column in columns))
     alone, of_all = count_mistakes(ground, above), count_mistakes(ground, matches, score_threshold=0.4)
     assert of_all.missed.tolist() == alone.missed.tolist() and of_all.false.tolist() == alone.false.tolist()
-    for i in range(2):
-        for c in range(3):
-            rows = (image == i) & (label == c)
-            verdict, found = judge(ground, i, c, score[rows], box[rows])
-            one = match_detections(ground, image[rows], label[rows], score[rows], box[rows], group_of_weight=0.0)
-            assert (verdict == Verdict.TRUE).sum() == one.value.sum() == len(found)
-            assert score[rows][verdict == Verdict.FALSE].sum() == pytest.approx(
-                mistakes.false[(mistakes.image == i) & (mistakes.label == c)].sum()
-            )
+    verdict, found = judge(ground, *columns)
+    assert (verdict == Verdict.TRUE).sum() == match_detections(ground, *columns, group_of_weight=0).value.sum()
+    assert len(found) == (verdict == Verdict.TRUE).sum()
+    assert columns[2][verdict == Verdict.FALSE].sum() == pytest.approx(mistakes.false.sum())
