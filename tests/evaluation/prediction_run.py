@@ -39,6 +39,8 @@ class PixelDetector(BaseModel):
         self.seen, self.scale = seen, scale
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
+        if mode == 'loss':
+            return dict(loss=self.weight**2)
         for image, sample in zip(inputs, data_samples):
             while len(seen(self.seen)) >= int(os.environ.get('SEE_NO_MORE_THAN', 10**9)):
                 time.sleep(0.01)

@@ -32,13 +32,13 @@ def make_config(data_root, work_dir, **model):
     return prediction_run.config(data_root, work_dir, **model)
 
 
-def in_process(cfg, checkpoint, out, **dump):
-    """What ``tools/test.py --out`` does, here."""
+def in_process(cfg, checkpoint, out=None, **dump):
+    """What ``tools/test.py`` does, here; with ``out`` what it does with ``--out``."""
     cfg = cfg.copy()
-    cfg.load_from = str(checkpoint)
-    cfg.custom_imports = None
-    cfg.test_cfg = dict(type='mmoid.ResumableTestLoop')
-    cfg.test_evaluator = [*cfg.test_evaluator, dict(type='mmoid.PredictionDump', out=str(out), **dump)]
+    cfg.load_from, cfg.custom_imports = str(checkpoint), None
+    if out is not None:
+        cfg.test_cfg = dict(type='mmoid.ResumableTestLoop')
+        cfg.test_evaluator = [*cfg.test_evaluator, dict(type='mmoid.PredictionDump', out=str(out), **dump)]
     return Runner.from_cfg(cfg).test()
 
 
@@ -163,23 +163,20 @@ class Stop(Exception):
     pass
 
 
-def stop_after(monkeypatch, images):
-    forward = prediction_run.PixelDetector.forward
-
-    def stopping(self, inputs, data_samples=None, mode='tensor'):
-        if len(seen(Path(self.seen).parent)) >= images:
-            raise Stop
-        return forward(self, inputs, data_samples, mode)
-
-    monkeypatch.setattr(prediction_run.PixelDetector, 'forward', stopping)
+def stop(*_, **__):
+    raise Stop
 
 
 @pytest.fixture
 def stopped(tiny_data, checkpoint, tmp_path, monkeypatch):
     """The config of a run that stopped after 20 images."""
-    cfg = make_config(tiny_data, tmp_path)
+    cfg, find = make_config(tiny_data, tmp_path), prediction_run.PixelDetector.forward
+
+    def forward(*args, **kwargs):
+        return (find if len(seen(tmp_path)) < 20 else stop)(*args, **kwargs)
+
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 20)
+        patch.setattr(prediction_run.PixelDetector, 'forward', forward)
         in_process(cfg, checkpoint, tmp_path / 'predictions')
     assert len(images_of(tmp_path)) == 18  # shards of six: one in eight
     return cfg
@@ -190,19 +187,18 @@ def test_another_run_is_refused_until_the_shards_are_removed(stopped, checkpoint
     other = tmp_path / 'other.pth'
     torch.save(dict(state_dict=dict(weight=torch.tensor(4.0))), other)
 
-    def refused(what, checkpoint=checkpoint, **changed):
+    for what, weights, changed in (
+        ('checkpoint', other, {}),
+        ('model', checkpoint, {'model.scale': 0.5}),
+        ('data set', checkpoint, {'test_dataloader.dataset.pipeline.1.scale': (32, 32)}),
+        ('data set and num images', checkpoint, {'test_dataloader.dataset.indices': 7}),
+        ('batch size', checkpoint, {'test_dataloader.batch_size': 1}),
+    ):
         cfg = stopped.copy()
         cfg.merge_from_dict(changed)
-        with pytest.raises(
-            AnnotationError, match=rf'has shards of a test run with a different {what}; .*\(--restart\)'
-        ):
-            in_process(cfg, checkpoint, out)
-
-    refused('checkpoint', checkpoint=other)
-    refused('model', **{'model.scale': 0.5})
-    refused('data set', **{'test_dataloader.dataset.pipeline.1.scale': (32, 32)})
-    refused('data set and num images', **{'test_dataloader.dataset.indices': 7})
-    refused('batch size', **{'test_dataloader.batch_size': 1})
+        message = rf'has shards of a test run with a different {what}; .*\(--restart\)'
+        with pytest.raises(AnnotationError, match=message):
+            in_process(cfg, weights, out)
     assert len(images_of(tmp_path)) == 18
     in_process(stopped, other, out, restart=True)
     assert contents(out) != whole[0]
@@ -225,17 +221,13 @@ def test_a_metric_that_needs_more_than_predictions_cannot_resume(stopped, checkp
 def test_a_run_killed_after_its_last_image_only_joins_shards(stopped, checkpoint, whole, tmp_path, monkeypatch):
     out = tmp_path / 'predictions'
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr('mmoid.openimages.predictions.shards.write_prediction_tables', raising)
+        patch.setattr('mmoid.openimages.predictions.shards.write_prediction_tables', stop)
         in_process(stopped, checkpoint, out)
     before = len(seen(tmp_path))
     assert len(images_of(tmp_path)) == IMAGES
     figures = in_process(stopped, checkpoint, out)
     assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
     assert len(seen(tmp_path)) == before
-
-
-def raising(*_, **__):
-    raise Stop
 
 
 def test_only_predictions_are_replaced(tiny_data, checkpoint, whole, tmp_path):
@@ -275,25 +267,20 @@ def test_the_store_has_the_detections_of_the_model(tiny_data, checkpoint, whole,
 
 
 def test_settings_that_cannot_be_resumed_are_errors(tiny_data, checkpoint, tmp_path):
-    for changed, message in (
-        ({'test_dataloader.sampler.shuffle': True}, r"needs sampler=dict\(type='DefaultSampler', shuffle=False\)"),
-        ({'test_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}, 'no batch_sampler'),
-        (
-            {'test_evaluator': [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'a'))]},
-            'at most one PredictionDump, got 2',
-        ),
+    out = tmp_path / 'predictions'
+    dump = [dict(type='mmoid.PredictionDump', out=str(out))]
+    for changed, to, message in (
+        ({'test_dataloader.sampler.shuffle': True}, out, r"needs sampler=dict\(type='DefaultSampler', shuffle=False\)"),
+        ({'test_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}, out, 'no batch_sampler'),
+        ({'test_evaluator': dump}, out, 'at most one PredictionDump, got 2'),
+        ({'test_evaluator': dump}, None, r"PredictionDump needs test_cfg=dict\(type='mmoid.ResumableTestLoop'\)"),
     ):
         cfg = make_config(tiny_data, tmp_path)
         cfg.merge_from_dict(changed)
         with pytest.raises(ValueError, match=message):
-            in_process(cfg, checkpoint, tmp_path / 'predictions')
+            in_process(cfg, checkpoint, to)
     with pytest.raises(ValueError, match='images_per_shard must be at least 1, got 0'):
-        mmoid.PredictionDump(str(tmp_path / 'predictions'), images_per_shard=0)
-    cfg = make_config(tiny_data, tmp_path)
-    cfg.load_from, cfg.custom_imports = str(checkpoint), None
-    cfg.test_evaluator = [dict(type='mmoid.PredictionDump', out=str(tmp_path / 'predictions'))]
-    with pytest.raises(ValueError, match=r"PredictionDump needs test_cfg=dict\(type='mmoid.ResumableTestLoop'\)"):
-        Runner.from_cfg(cfg).test()
+        mmoid.PredictionDump(str(out), images_per_shard=0)
 
 
 def test_the_examples_of_the_guide(tiny_data, checkpoint, whole, tmp_path):
@@ -303,8 +290,7 @@ def test_the_examples_of_the_guide(tiny_data, checkpoint, whole, tmp_path):
     own, store = (text.replace('work_dirs/mine/predictions', str(tmp_path / 'predictions')) for text in (own, store))
     cfg = make_config(tiny_data, tmp_path)
     cfg.merge_from_dict(Config.fromstring(own, '.py').to_dict())
-    cfg.load_from, cfg.custom_imports = str(checkpoint), None
-    Runner.from_cfg(cfg).test()
+    in_process(cfg, checkpoint)
     assert contents(tmp_path / 'predictions') == whole[0]
     names = {}
     exec(store, names)

@@ -15,7 +15,6 @@ from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.metric.result import read_ap
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.submission import write_submission
-from mmoid.openimages.store.summary import Summary
 from tests.official_files import write_files
 from tests.openimages.metric.metric_cases import store_of_case
 from tests.openimages.predictions.prediction_cases import Row, make_store
@@ -166,18 +165,6 @@ def test_other_spellings_of_image_ids_give_the_same_figures(files, annotations, 
     Path(files['image_labels']).write_text('\n'.join([header, *respelled]))
     joined = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'])
     assert evaluate_predictions(joined, predictions).as_json() == expected.as_json()
-
-
-def test_labels_of_machines_verify_nothing_and_are_counted(files, annotations):
-    header, *lines = Path(files['image_labels']).read_text().splitlines()
-    image = lines[0].split(',')[0]
-    columns = dict(ImageID=image, LabelName='/m/bench2', Confidence='0.7', Source='machine')
-    row = ','.join(columns.get(name, '') for name in header.split(','))
-    Path(files['image_labels']).write_text('\n'.join([header, *lines, row]))
-    summary = Summary()
-    read = read_annotations(files['boxes'], files['classes'], files['hierarchy'], files['image_labels'], summary)
-    assert read.label_confidence.tolist() == annotations.label_confidence.tolist()
-    assert summary.dropped == {'machine-generated labels': 1}
 
 
 def test_a_hierarchy_is_needed_only_by_some_protocols(files, tmp_path):

@@ -71,17 +71,6 @@ def test_real_draws_show_what_is_expected(real_lists, balance):
         assert a.seen[frequent] == pytest.approx(b.seen[frequent], rel=0.1)
 
 
-def test_the_mean_of_many_series_is_the_expectation(real_lists):
-    counts = real_lists.image_counts
-    runs = [counted_coverage(real_lists, BalancedDraws(counts, 1.0, 2000, seed), [1])[0] for seed in range(60)]
-    expected = expected_coverage(real_lists, np.mean([run.draws for run in runs], axis=0))
-    shares = [run.images_unseen for run in runs]
-    assert expected.images_unseen == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / np.sqrt(60))
-    shares = np.array([run.unseen for run in runs])
-    error = np.abs(shares.mean(axis=0) - expected.unseen) / (shares.std(axis=0) / np.sqrt(60) + 1e-3)
-    assert error.max() < 4.5
-
-
 def test_counted_draws_are_those_of_each_epoch():
     one = lists([[0, 1, 2, 3, 4, 5, 6]], np.ones(7))
     first, third = counted_coverage(one, BalancedDraws(one.image_counts, 1.0, 5, seed=0), [1, 3])
