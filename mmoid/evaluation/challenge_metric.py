@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,20 +22,6 @@ from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.checks import check_detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
-
-
-@dataclass(frozen=True, eq=False)
-class ImageMatches:
-    """What ranks exchange for an image.
-
-    ``num_detections`` counts its detections, ancestors included; ``without_area`` those that were left out since their
-    box has no area. Not a tuple, which mmengine would take apart.
-    """
-
-    image: int
-    num_detections: int
-    without_area: int
-    matches: Matches
 
 
 def image_detections(
@@ -155,16 +140,18 @@ class OpenImagesChallengeMetric(BaseMetric):
             columns = (np.full(len(kept), image), label[kept], checked.score[kept], box[kept])
             expanded = self.evaluator.with_ancestors(*columns)
             matches = self.evaluator.match(*expanded)
-            self.results.append(ImageMatches(image, len(expanded[0]), len(label) - len(kept), matches))
+            self.results.append((image, len(expanded[0]), len(label) - len(kept), matches))
 
-    def compute_metrics(self, results: list[ImageMatches]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[int, int, int, Matches]]) -> dict[str, float]:
+        """Computes the figures from what ranks exchange: image, its counted and left out detections, their matches."""
         # A distributed sampler repeats some images so that all ranks have the same number. Each counts once.
-        by_image = {result.image: result for result in results}
+        by_image = {image: found for image, *found in results}
+        counted, without_area, matches = zip(*by_image.values()) if by_image else ((), (), ())
         evaluation = self.evaluator.evaluate(
-            Matches.concatenate([result.matches for result in by_image.values()]),
-            np.array([result.num_detections for result in by_image.values()], dtype=np.int64),
+            Matches.concatenate(matches),
+            np.array(counted, dtype=np.int64),
             np.array(list(by_image), dtype=np.int64),
-            {'without area': sum(result.without_area for result in by_image.values())},
+            {'without area': sum(without_area)},
         )
         print_log(f'\n{_table_of(evaluation)}', logger='current')
         print_log(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', logger='current')
