@@ -163,7 +163,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         data = super().prepare_data(idx)
         mixes = any(MIXES_IMAGES.search(type(step).__name__) for step in self.pipeline.transforms)
         if not self.test_mode and not mixes and isinstance(data, dict) and 'data_samples' in data:
-            verified = self.data_list.verified_classes(idx, self.hierarchy)
+            verified = self.data_list.verified_classes(idx)
             data['data_samples'].gt_instances.set_metainfo(dict(verified_classes=verified))
         return data
 
@@ -324,7 +324,7 @@ class StoreRecords(Sequence):
         truth[small] = False
         return truth if self.group_of == 'keep' else truth & (self.store.is_group_of != 1)
 
-    def verified_classes(self, index: int, hierarchy: ClassHierarchy) -> np.ndarray:
+    def verified_classes(self, index: int) -> np.ndarray:
         """Ascending class indices that are verified in item ``index``, as in the metric."""
         store, image = self.store, int(self.images[index])
         rows = store.labels_of_image(image)
@@ -332,7 +332,7 @@ class StoreRecords(Sequence):
         confidence = store.image_label_confidence[rows]
         box_label = self.new_label[store.box_label[store.boxes_of_image(image)]]
         present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
-        return hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
+        return self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
 
     def require_images(self, backend_args: dict | None) -> None:
         """Raises AnnotationError if some of a few images, spread over the set, do not exist."""
