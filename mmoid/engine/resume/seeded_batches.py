@@ -37,7 +37,15 @@ class SeededBatch(list):
 
 
 def load_seeded(dataset: Any, batch: Sequence) -> list:
-    """Loads a batch, with the generators seeded for each item: two draws of an image are augmented differently."""
+    """Loads a batch, with the generators seeded for each item: two draws of an image are augmented differently.
+
+    A data set that loads whole batches still does, with the generators seeded for the batch.
+    """
+    whole = getattr(type(dataset), '__getitems__', None)
+    if whole is not None:
+        if isinstance(batch, SeededBatch):
+            seed_generators('batch', *batch.place, devices=False)
+        return whole(dataset, list(batch))
     items = []
     for position, index in enumerate(batch):
         if isinstance(batch, SeededBatch):  # not from another loader of the same data set
@@ -104,8 +112,6 @@ class ResumableBatchSampler(Sampler):
 
 def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSampler:
     """Puts a :class:`ResumableBatchSampler` and :func:`load_seeded` into a loader.
-
-    Images are loaded one by one, so that each can be seeded, even if the data set can load whole batches.
 
     Raises:
         ValueError: A loader without batches of indices, or with a batch sampler that may not keep to its length.

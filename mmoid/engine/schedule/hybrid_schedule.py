@@ -53,8 +53,8 @@ class HybridSchedule(Hook):
     def before_run(self, runner: Runner) -> None:
         """Builds samplers and schedulers before a checkpoint is loaded into them."""
         loop = runner._train_loop
-        if not isinstance(loop, BaseLoop):
-            return  # a test run
+        if not isinstance(loop, BaseLoop) or self.samplers:
+            return  # a test run, or a test after the training
         if not isinstance(loop, EpochBasedTrainLoop):
             raise ValueError(f'HybridSchedule needs a train loop by epochs, train_cfg builds a {type(loop).__name__}')
         require_epochs(self.stages, runner.max_epochs)

@@ -145,6 +145,21 @@ def test_two_draws_of_an_image_are_augmented_differently(whole):
     assert len({draw[:2] for draw in draws}) < len(set(draws)) == len(draws)
 
 
+def test_a_data_set_that_loads_whole_batches_still_does_and_resumes(tiny_data, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(data, batch):
+        loaded.append(batch)
+        return [data[index] for index in batch]
+
+    monkeypatch.setattr(mmoid.OpenImagesHierarchyDataset, '__getitems__', load, raising=False)
+    options = {'stages': [dict(name='all', epochs=2)]}
+    train(tiny_data, tmp_path / 'whole', **options)
+    assert [len(batch) for batch in loaded] == [*[8, 8, 8, 8, 8, 3], 2] * 2, 'validations too'
+    train_in_pieces(tiny_data, tmp_path / 'pieces', iterations([3, 7]), num_workers=2, **options)
+    assert history(tmp_path / 'pieces') == history(tmp_path / 'whole')
+
+
 def test_images_that_are_done_are_not_loaded_again(tiny_data, tmp_path, monkeypatch):
     train(tiny_data, tmp_path, end=dict(at='iteration', number=4))
     loaded = []
