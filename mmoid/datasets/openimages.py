@@ -58,7 +58,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             without proposals.
         ValueError: An unknown ``group_of``.
 
-    Example:
+    Examples:
         >>> dataset = OpenImagesHierarchyDataset('data/openimages/train', filter_cfg=dict(filter_empty_gt=True))
         >>> dataset[0]['instances'][0]['bbox_label'], dataset.metainfo['classes'][0]
         (69, 'Infant bed')

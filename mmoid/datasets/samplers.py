@@ -40,7 +40,7 @@ class SoftBalanceClassAwareSampler(Sampler[int]):
         ValueError: λ < 0 or not finite, ``samples_per_epoch`` < 1 or no integer, no class with an image, a data set
             that does not tell its classes.
 
-    Example:
+    Examples:
         >>> sampler = SoftBalanceClassAwareSampler(dataset, balance=0.7, seed=0)
         >>> sampler.set_epoch(3)
         >>> indices = list(sampler)

@@ -87,7 +87,7 @@ def convert_classes(
     Raises:
         AnnotationError: No class in common, or no layer with channels for ``source``.
 
-    Example:
+    Examples:
         >>> conversion = convert_classes(checkpoint['state_dict'], source, AnnotationStore(path).classes)
     """
     origin = torch.from_numpy(_source_of_class(source, target))

@@ -25,7 +25,7 @@ def intersection_area(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(...,) intersection over union in [0, 1]; 0 where both boxes are empty.
 
-    Example:
+    Examples:
         >>> box_iou(np.array([[0, 0, 2, 1]]), np.array([[1, 0, 2, 1]]))
         array([0.5])
     """

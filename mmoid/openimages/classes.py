@@ -26,7 +26,7 @@ class ClassNames:
     Raises:
         AnnotationError: A MID that occurs twice.
 
-    Example:
+    Examples:
         >>> classes = ClassNames(('/m/01g317', '/m/0k4j'), ('Person', 'Car'), 'classes.csv')
         >>> classes.indices(['Car', '/m/01g317'], 'metainfo.classes')
         array([1, 0])

@@ -21,7 +21,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file exists already and has the same extension. Files that killed processes left of the same ``path``
     are removed. The data is on the disk before the file takes its name.
 
-    Example:
+    Examples:
         >>> with atomic_write('report.html') as temporary:
         ...     temporary.write_text(page)
     """

@@ -40,7 +40,7 @@ def concurrent_softmax_loss(logits: Tensor, targets: Tensor, rates: Tensor) -> T
     Returns:
         (N,) losses >= 0, float32 (float64 for float64 logits).
 
-    Example:
+    Examples:
         >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
         >>> targets = torch.tensor([[True, True, False]])
         >>> concurrent_softmax_loss(logits, targets, torch.zeros(3, 3))
@@ -62,7 +62,7 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
     Returns:
         (N, M) in [0, 1], float32 (float64 for float64 logits).
 
-    Example:
+    Examples:
         >>> rates = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
         >>> concurrent_softmax(torch.tensor([[5.0, 5.0, 0.0]]), rates)
         tensor([[0.9933, 0.9933, 0.0034]])
@@ -141,7 +141,7 @@ class ConcurrentSoftmaxLoss(RatesLoss):
         average_labels: Divide the loss of a row by its number of labels. Eq. 3 is a sum, so a row of k labels weighs k
             times as much as background. Use it where label sets hold ancestors (docs/reproduction.md).
 
-    Example:
+    Examples:
         >>> loss = ConcurrentSoftmaxLoss(num_classes=2, concurrent_rates=[[0, 1], [1, 0]])
         >>> loss(torch.tensor([[4.0, 4.0, 0.0]]), torch.tensor([[True, False]]))
         tensor(0.0181)

@@ -1,6 +1,6 @@
 """Average precision of each class from matches.
 
-Example:
+Examples:
     >>> ground_truth = GroundTruth.build(annotations)                       # expanded boxes, verified classes
     >>> matches = match_detections(ground_truth, image, label, score, box)  # all images at once, or in chunks
     >>> ap = average_precision(matches, count_positives(ground_truth))      # (C,), NaN: class without ground truth

@@ -41,7 +41,7 @@ def add_ancestors(
         ``rows`` and ``label``, both (M,): result k is input row ``rows[k]`` with class ``label[k]``. Rows ascend, and
         a detection comes before its copies.
 
-    Example:
+    Examples:
         >>> rows, label = add_ancestors(hierarchy, image, label, score, box, nms_iou=0.5)
         >>> image, score, box = image[rows], score[rows], box[rows]
     """

@@ -1,6 +1,6 @@
 """Predictions of several models -> one PredictionStore, image by image in a process pool.
 
-Example:
+Examples:
     >>> sets = match_sets([open_predictions(path) for path in paths], weights=[2, 1, 1])
     >>> run_ensemble(sets, Fusion(method='wbf'), out)
 """

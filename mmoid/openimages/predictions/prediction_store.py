@@ -115,7 +115,7 @@ class PredictionStore(Predictions):
     Raises:
         AnnotationError: Not such a folder.
 
-    Example:
+    Examples:
         >>> store = PredictionStore('work_dirs/mine/predictions')
         >>> rows = slice(store.detection_stop[6], store.detection_stop[7])
         >>> store.image_ids()[7], store.label[rows], store.score[rows], store.box[rows]

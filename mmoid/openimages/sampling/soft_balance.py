@@ -29,7 +29,7 @@ def class_probabilities(image_counts: np.ndarray, balance: float) -> np.ndarray:
     Raises:
         ValueError: λ is negative or not finite, or no class has an image.
 
-    Example:
+    Examples:
         >>> class_probabilities(np.array([90, 10]), balance=0.5)
         array([0.75, 0.25])
     """
@@ -60,7 +60,7 @@ class BalancedDraws:
         draws_per_epoch: Number of draws in one epoch.
         seed: Seed of all random numbers, >= 0.
 
-    Example:
+    Examples:
         >>> draws = BalancedDraws(np.array([8, 2]), balance=1.0, draws_per_epoch=4, seed=0)
         >>> label, position = draws.epoch(0)
         >>> np.bincount(label)

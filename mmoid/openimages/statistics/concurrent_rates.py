@@ -36,7 +36,7 @@ def most_frequent_pairs(counts: np.ndarray, number: int) -> list[tuple[int, int,
 class Concurrence:
     """Counts of labels and label pairs on objects.
 
-    Example:
+    Examples:
         >>> Concurrence(np.array([4, 2]), np.array([[0, 2], [2, 0]])).rates
         array([[0. , 0.5],
                [1. , 0. ]], dtype=float32)
