@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 # Two-process tests share two cores; before torch is imported anywhere.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root, TINY)
     write_stores(root)
     return root
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', folder], capture_output=True).returncode != 0:
+        pytest.skip('needs the right to mount a file system')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)

@@ -14,6 +14,7 @@ import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import exists, load
+from mmengine.logging import print_log
 
 from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.errors import AnnotationError
@@ -119,7 +120,17 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             training=not self.test_mode,
         )
         records.require_images(self.backend_args)
+        self._ignore_orientation()
         return records
+
+    def _ignore_orientation(self) -> None:
+        """Boxes of the official files fit the stored pixels, but mmdet's LoadImageFromFile turns images by EXIF."""
+        if not any(source['name'].endswith(('.csv', '.csv.gz')) for source in self.store.metadata['sources']):
+            return
+        for step in self.pipeline.transforms:
+            if getattr(step, 'color_type', None) == 'color':
+                step.color_type = 'color_ignore_orientation'
+                print_log(f'{self.store.path}: loading images without their EXIF orientation', 'current')
 
     def load_proposals(self) -> None:
         """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet.

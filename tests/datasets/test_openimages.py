@@ -11,6 +11,7 @@ import pytest
 from mmdet.datasets import MultiImageMixDataset
 from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
+from PIL import Image
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
@@ -52,6 +53,14 @@ def test_an_item_is_what_mmdet_expects(store):
     metainfo = dataset(store).metainfo
     assert metainfo['classes'] == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
     assert metainfo['label_names'] == ('/m/apple', '/m/orange', '/m/fruit', '/m/bench1', '/m/bench2')
+
+
+def test_official_images_are_loaded_as_stored_whatever_the_pipeline_says(store, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = dataset(store)[0]['img_path']
+    Image.new('RGB', (200, 100)).save(path, exif=exif)
+    assert dataset(store, pipeline=[dict(type='LoadImageFromFile')])[0]['img'].shape == (100, 200, 3)
 
 
 @pytest.mark.parametrize('classes', [['Fruit', 'Apple'], ['/m/fruit', '/m/apple']])

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-from contextlib import suppress
 
 import psutil
 import pytest
@@ -15,6 +14,7 @@ from mmoid.engine import ResumableCheckpointHook, build_runner
 from mmoid.engine.hooks.sigterm import SigtermHook, Terminated
 from mmoid.engine.launch import one_line_error
 from mmoid.engine.resume.checkpoints import why_unusable
+from tests.disks import fill, make_read_only
 from tests.engine import small_run
 from tests.engine.run_checks import history
 
@@ -59,26 +59,6 @@ def train_until_error(data_root, work_dir, fault, **options):
     with pytest.raises(SystemExit) as error, one_line_error():
         runner.train()
     return str(error.value)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', folder], capture_output=True).returncode != 0:
-        pytest.skip('needs the right to mount a file system')
-    yield folder
-    subprocess.run(['umount', '-l', folder], check=True)
-
-
-def fill(folder):
-    with open(folder / 'other', 'wb', buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 12))
-
-
-def make_read_only(folder):
-    subprocess.run(['mount', '-o', 'remount,ro', folder], check=True)
 
 
 @pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left'), (make_read_only, 'Read-only')])

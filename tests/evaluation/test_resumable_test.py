@@ -18,9 +18,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
+from mmoid.engine.launch import one_line_error
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.disks import fill, make_read_only, repair
 from tests.evaluation import prediction_run
 
 ROOT = Path(__file__).parents[2]
@@ -228,6 +230,28 @@ def test_a_run_killed_after_its_last_image_only_joins_shards(stopped, checkpoint
     figures = in_process(stopped, checkpoint, out)
     assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
     assert len(seen(tmp_path)) == before
+
+
+@pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left'), (make_read_only, 'not a writable directory')])
+def test_a_disk_fault_is_one_line_and_the_test_resumes(
+    fault, reason, small_disk, tiny_data, checkpoint, whole, tmp_path, monkeypatch
+):
+    cfg, out, find = make_config(tiny_data, tmp_path), small_disk / 'predictions', prediction_run.PixelDetector.forward
+
+    def forward(*args, **kwargs):
+        if len(seen(tmp_path)) == 20:
+            fault(small_disk)
+        return find(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as error, one_line_error():
+        patch.setattr(prediction_run.PixelDetector, 'forward', forward)
+        in_process(cfg, checkpoint, out)
+    assert re.match(rf'error: .*{small_disk}.*{reason}', str(error.value))
+    repair(small_disk)
+    before = len(seen(tmp_path))
+    figures = in_process(cfg, checkpoint, out)
+    assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
+    assert len(seen(tmp_path)) < before + IMAGES, 'finished shards are kept'
 
 
 def test_only_predictions_are_replaced(tiny_data, checkpoint, whole, tmp_path):
