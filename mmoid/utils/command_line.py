@@ -34,6 +34,8 @@ def converter_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
     missing = 'images without a readable file: stop (default), or drop'
     parser.add_argument('--missing-images', choices=('error', 'drop'), default='error', help=missing)
+    annotated = 'CSV of classes (LabelName) that were drawn in all images, or, with ImageID, in some: verified there'
+    parser.add_argument('--annotated-classes', metavar='CSV', help=annotated)
     return parser
 
 

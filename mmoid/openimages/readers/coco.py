@@ -20,6 +20,7 @@ from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_over
 from mmoid.openimages.image_ids import spellings
+from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
@@ -103,6 +104,7 @@ def import_coco(
     hierarchy: str | Path | None = None,
     supercategories: bool = False,
     missing_images: MissingImages = 'error',
+    annotated_classes: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -146,7 +148,8 @@ def import_coco(
     if images is not None:
         exists = pc.is_in(table['file_name'], pa.array(files_below(images), pa.string())).to_numpy()
         content = content.with_files(exists, images, missing_images)
-    return write_converted(out, content, (annotations, hierarchy), images, overwrite, progress)
+    content = with_annotated_classes(content, annotated_classes)
+    return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
 
 
 def _decode(path: Path) -> _Document:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.image_ids import EXTENSIONS, match_images, number_images
+from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     FLAGS,
@@ -41,6 +42,7 @@ def convert(
     image_sizes: str | Path | None = None,
     missing_images: MissingImages = 'error',
     other_classes: Literal['error', 'drop'] = 'error',
+    annotated_classes: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -58,6 +60,8 @@ def convert(
         missing_images: Images without a readable file: raise, or drop them.
         other_classes: Rows of other classes, and images with no other row: raise, or drop them. The complete
             image-level label files of V4-V7 name 20,000 classes.
+        annotated_classes: CSV of the classes that were drawn in all images, or in some; see
+            :func:`~mmoid.openimages.readers.annotated_classes.with_annotated_classes`.
         overwrite: Replace a store that is there.
         progress: Callback.
 
@@ -103,7 +107,8 @@ def convert(
     else:
         assert images is not None
         content = with_sizes_of_files(content, images, missing_images, progress)
-    sources = (boxes, classes, hierarchy, image_labels, image_sizes)
+    sources = (boxes, classes, hierarchy, image_labels, image_sizes, annotated_classes)
+    content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, sources, images, overwrite, progress)
 
 

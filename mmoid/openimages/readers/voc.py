@@ -11,6 +11,7 @@ import pyarrow as pa
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
+from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN
 from mmoid.openimages.readers.image_files import files_below, with_found_files
 from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
@@ -31,6 +32,7 @@ def import_voc(
     images: str | Path | None = None,
     hierarchy: str | Path | None = None,
     missing_images: MissingImages = 'error',
+    annotated_classes: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -76,7 +78,8 @@ def import_voc(
     content = Content(image_table(names, annotations), boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
     if images is not None:
         content = with_found_files(content, images, missing_images)
-    return write_converted(out, content, (hierarchy,), images, overwrite, progress)
+    content = with_annotated_classes(content, annotated_classes)
+    return write_converted(out, content, (hierarchy, annotated_classes), images, overwrite, progress)
 
 
 def _text(place: object, element: ElementTree.Element, tag: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
+from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
 from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
 from mmoid.openimages.store.arrow_folder import require_replaceable
@@ -37,6 +38,7 @@ def import_yolo(
     split: Literal['train', 'val', 'test'] = 'train',
     hierarchy: str | Path | None = None,
     missing_images: MissingImages = 'error',
+    annotated_classes: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Summary:
@@ -85,7 +87,8 @@ def import_yolo(
     size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
     box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
     boxes = rows_of_pixels(image, label, box, size, {}, summary, lambda k: rows[k][3])
-    return write_converted(out, replace(content, boxes=boxes), (data, hierarchy), root, overwrite, progress)
+    content = with_annotated_classes(replace(content, boxes=boxes), annotated_classes)
+    return write_converted(out, content, (data, hierarchy, annotated_classes), root, overwrite, progress)
 
 
 def _images(root: Path, folder: str, summary: Summary) -> list[str]:
