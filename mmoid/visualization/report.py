@@ -128,6 +128,7 @@ def headlines(
         ('pairs of classes on one object', pairs),
         ('labels of an object, with ancestors', f'{mean_labels:.2f} on average'),
         ('parent labels without a finer one', _share(parents.without_leaf.sum(), parents.objects.sum())),
+        ('classes verified in an image, of all', _share(statistics.verified, store.num_images * store.num_classes)),
         ('group-of boxes', f'{_share(groups, known)}; {store.num_boxes - known:,} unknown' if known else 'unknown'),
     ]
     if confusion is not None:

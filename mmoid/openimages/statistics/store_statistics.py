@@ -59,6 +59,7 @@ class Statistics:
     imbalance: Imbalance
     leaf_absence: LeafAbsence
     label_set_sizes: LabelSetSizes
+    verified: int  # (image, class) pairs that are verified, by boxes or image-level labels
 
 
 def measure(
@@ -80,7 +81,24 @@ def measure(
         imbalance=Imbalance(store.class_box_counts, store.class_image_counts(False), store.class_image_counts(True)),
         leaf_absence=leaf_absence(level.label_sets, store.hierarchy),
         label_set_sizes=label_set_sizes(level.label_sets, store.hierarchy),
+        verified=count_verified(store),
     )
+
+
+def count_verified(store: AnnotationStore) -> int:
+    """(image, class) pairs that the metric counts: present classes with ancestors, absent ones with descendants."""
+    absent = store.image_label_confidence == 0
+    label_image, label = store.image_of_label(), store.image_label
+    up = np.concatenate([store.image_of_box(), label_image[~absent]])
+    up_class = np.concatenate([store.box_label, label[~absent]])
+    keys = [
+        image[rows] * store.num_classes + expanded
+        for image, (rows, expanded) in (
+            (up, store.hierarchy.expand_up(up_class)),
+            (label_image[absent], store.hierarchy.expand_down(label[absent])),
+        )
+    ]
+    return len(np.unique(np.concatenate(keys)))
 
 
 def head_to_tail(counts: np.ndarray) -> float:

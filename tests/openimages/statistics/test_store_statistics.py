@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
-from mmoid.openimages.statistics.store_statistics import head_to_tail, label_set_sizes, leaf_absence, measure
+from mmoid.openimages.statistics.store_statistics import (
+    count_verified,
+    head_to_tail,
+    label_set_sizes,
+    leaf_absence,
+    measure,
+)
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import APPLE, FRUIT, ORANGE, label_sets_of, make_store, random_rows
 from tests.real_stores import sample
@@ -78,3 +86,8 @@ def test_the_statistics_of_the_real_sample_are_those_published_and_agree(tmp_pat
     # It is not expanded: no object has a class and an ancestor of it.
     parents = found.leaf_absence
     assert parents.without_leaf.tolist() == found.level.concurrence.objects[parents.label].tolist()
+
+
+def test_verified_pairs_are_those_of_the_metric(tiny_data):
+    store = AnnotationStore(tiny_data / 'validation')
+    assert count_verified(store) == len(Evaluator(annotations_of_store(store)).ground_truth.verified) > 0
