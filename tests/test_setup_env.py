@@ -29,7 +29,8 @@ case "$words" in
     "-m pytest"*) echo "$words" >>"$CALLS" ;;
     *torch.__version__*) echo 2.13.0+cpu ;;
     *check_env.py) [[ ! ${FAKE_UNUSABLE-} ]] || exit 1; echo "$words" >>"$CALLS" ;;
-    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "$words" >>"$CALLS" ;;
+    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "PATH='$3/bin':\$PATH" >"$3/bin/activate"
+        echo "$words" >>"$CALLS" ;;
     "-m pip "*) echo "ops=${MMCV_WITH_OPS-} cuda=${FORCE_CUDA-} $words" >>"$CALLS"
         [[ ! ${FAKE_FAIL-} || $words != *$FAKE_FAIL* ]] || { echo "ERROR: ${FAKE_ERROR-as the test wants it}"; exit 1; }
         [[ ! ${FAKE_HANG-} || $words != *$FAKE_HANG* ]] || { touch "$CALLS.hangs"; exec sleep 30; } ;;&

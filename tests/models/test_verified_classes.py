@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
@@ -14,7 +14,7 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.models.concurrent_oracle import eq_3
-from tests.models.test_detectors import CLASSES, LOSSES, batch, faster_rcnn
+from tests.models.test_detectors import CLASSES, LOSSES, batch, rcnn
 
 ROWS = 40
 
@@ -23,6 +23,12 @@ ROWS = 40
 def mmdet_scope():
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
+
+
+def faster_rcnn(loss='ConcurrentSoftmaxLoss', **options):
+    model = rcnn('faster-rcnn', loss, **options)
+    model.train_cfg.rcnn.sampler.ancestors = False
+    return MODELS.build(model)
 
 
 def random_rows(most_labels):
@@ -82,7 +88,6 @@ def verified_batch():
 def test_nobody_pushes_an_unverified_class_down_in_any_loss(loss):
     torch.manual_seed(1)
     model = faster_rcnn(loss, unverified='ignore')
-    model.train_cfg.rcnn.sampler.ancestors = model.roi_head.bbox_sampler.ancestors = False
     model.init_weights()
     losses = model.loss(*verified_batch())
     model.parse_losses(losses)[0].backward()

@@ -1,5 +1,6 @@
 """Images from a local server that stalls, cuts, is busy, sends damaged files and lacks some."""
 
+import argparse
 import io
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmoid.openimages.readers.image_download import Source, download_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.readers.file_server import serving
 from tests.tool_runs import tool
-from tools.misc.download_images import ids_of_file, ids_of_store
+from tools.misc.download_images import wanted_ids
 
 IDS = [f'{number:016x}' for number in range(12)]
 
@@ -94,19 +95,24 @@ def test_a_server_that_is_not_there_and_an_id_that_is_no_name(server, tmp_path):
 def test_ids_of_a_file_in_any_form(tmp_path):
     ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n{IDS[1]},train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
     (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
-    assert ids_of_file(tmp_path / 'ids.txt') == [*IDS[:3], 'nowhere']
+    assert wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt')) == [*IDS[:3], 'nowhere']
 
 
 def test_ids_of_classes_of_a_store_with_a_maximum(tiny_data):
     store = AnnotationStore(tiny_data / 'train')
     label = int(store.class_image_counts().argmax())
     all_ids = {store.image_id(int(i)) for i in store.images_of_class(label)}
-    three = ids_of_store(store, [store.class_names[label]], 3, seed=0)
+
+    def ids(classes=None, most=None):
+        given = dict(ids=None, store=store.path, classes=classes, max_per_class=most, seed=0)
+        return wanted_ids(argparse.Namespace(**given))
+
+    three = ids([store.class_names[label]], 3)
     assert len(three) == 3 and set(three) < all_ids
-    assert set(ids_of_store(store, [store.label_names[label]], None, seed=0)) == all_ids
-    assert ids_of_store(store, None, None, seed=0) == store.image_ids()
+    assert set(ids([store.label_names[label]])) == all_ids
+    assert ids() == store.image_ids()
     with pytest.raises(AnnotationError, match="--classes: 'Nothing' is not a class of"):
-        ids_of_store(store, ['Nothing'], None, seed=0)
+        ids(['Nothing'])
 
 
 def test_the_tool_reports_what_is_missing(server, tmp_path):
