@@ -83,6 +83,14 @@ def test_the_metric_gives_the_figures_of_evaluate_predictions(case, expand, tmp_
     assert ours == theirs
 
 
+def test_without_the_training_store_there_is_a_warning_and_no_map_of_groups(tiny_data, monkeypatch):
+    store, said = AnnotationStore(tiny_data / 'validation'), []
+    monkeypatch.setattr('mmoid.evaluation.challenge_metric.print_log', lambda text, **_: said.append(text))
+    scalars = evaluate(store, perfect_samples(store), train_ann_file='nowhere/train')
+    assert said[:1] == ['evaluator.train_ann_file = nowhere/train: does not exist; no mAP of head, middle and tail']
+    assert scalars['openimages/mAP'] > 0.99 and not [name for name in scalars if 'head' in name]
+
+
 def test_an_image_that_two_ranks_tested_counts_once(case):
     _, store, samples = case
     assert evaluate(store, [*samples, *samples[:5]]) == evaluate(store, samples)

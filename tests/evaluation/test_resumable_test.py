@@ -19,7 +19,10 @@ from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.launch import one_line_error
+from mmoid.engine.testing import enable_out
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.disks import fill, make_read_only, repair
@@ -252,6 +255,18 @@ def test_a_disk_fault_is_one_line_and_the_test_resumes(
     figures = in_process(cfg, checkpoint, out)
     assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
     assert len(seen(tmp_path)) < before + IMAGES, 'finished shards are kept'
+
+
+def test_what_is_evaluated_with_ancestors_is_written_with_ancestors(tiny_data, checkpoint, whole, tmp_path):
+    cfg = make_config(tiny_data, tmp_path)
+    cfg.test_evaluator[0].expand_detections = True
+    enable_out(cfg, str(tmp_path / 'predictions'))
+    cfg.load_from, cfg.custom_imports = str(checkpoint), None
+    figures = Runner.from_cfg(cfg).test()
+    annotations = annotations_of_store(AnnotationStore(tiny_data / 'train'))
+    written = evaluate_predictions(annotations, PredictionStore(tmp_path / 'predictions'))
+    assert written.scalars()['mAP'] == pytest.approx(figures['openimages/mAP'], abs=1e-4)  # float32 boxes
+    assert figures['openimages/mAP'] != whole[1]['openimages/mAP']
 
 
 def test_only_predictions_are_replaced(tiny_data, checkpoint, whole, tmp_path):
