@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmcv.ops import batched_nms
 from mmdet.registry import MODELS
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -36,17 +36,6 @@ def loss_config(given: dict, num_classes: int) -> dict | None:
     taken = inspect.signature(loss_type).parameters
     kept = {key: value for key, value in given.items() if key in taken or key not in NOT_OF_ALL_LOSSES}
     return {'num_classes': num_classes, **kept}
-
-
-def same_objects(boxes: Tensor, iou: float) -> Tensor:
-    """(G, G) float, 1 where two of (G, 4) xyxy boxes lie on one object: connected by boxes with at least this IoU."""
-    same = (bbox_overlaps(boxes, boxes) >= iou).float()
-    same.fill_diagonal_(1)  # an empty box has IoU 0 even with itself
-    # Squaring doubles the length of the chains of boxes, and a chain has at most G boxes. A GPU does not wait here, as
-    # it would for the number of components.
-    for _ in range((len(boxes) - 1).bit_length()):
-        same = (same @ same).clamp(max=1)
-    return same
 
 
 def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float) -> InstanceData:

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, is_missing, label_names_of
 from mmoid.models.dense_heads.assigners import with_set_assigners
-from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, same_objects, with_ancestors
+from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
 from mmoid.models.losses.base import LabelSetLoss, LabelSetTable
 from mmoid.models.losses.sigmoid import SigmoidLoss
+from mmoid.models.roi_heads.label_set_sampler import same_objects
 
 LOSS_CLASSES = ('concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'classes')
 

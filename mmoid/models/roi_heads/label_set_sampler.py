@@ -10,13 +10,12 @@ import torch
 from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmoid.models.class_lists import Hierarchy, ancestor_matrix, label_names_of
-from mmoid.models.label_sets import same_objects
 
 
 @TASK_UTILS.register_module()
@@ -128,3 +127,14 @@ class LabelSetSampler:
                 closure += torch.from_numpy(matrix).to(closure)
             self._closure = closure
         return self._closure
+
+
+def same_objects(boxes: Tensor, iou: float) -> Tensor:
+    """(G, G) float, 1 where two of (G, 4) xyxy boxes lie on one object: connected by boxes with at least this IoU."""
+    same = (bbox_overlaps(boxes, boxes) >= iou).float()
+    same.fill_diagonal_(1)  # an empty box has IoU 0 even with itself
+    # Squaring doubles the length of the chains of boxes, and a chain has at most G boxes. A GPU does not wait here, as
+    # it would for the number of components.
+    for _ in range((len(boxes) - 1).bit_length()):
+        same = (same @ same).clamp(max=1)
+    return same
