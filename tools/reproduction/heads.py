@@ -82,7 +82,9 @@ class Heads:
         head = self.build(method, seed)
         layers = [*head.shared_fcs.parameters(), *head.fc_cls.parameters()]
         optimizer = torch.optim.SGD(layers, method.lr, momentum=0.9, weight_decay=1e-4)
-        verified = VerifiedClasses(method.unverified, self.num_classes // 4, self.num_classes, str(self.world.store('train')))
+        verified = VerifiedClasses(
+            method.unverified, self.num_classes // 4, self.num_classes, str(self.world.store('train'))
+        )
         curve = []
         for lr, images, epoch_ends in self.steps(method, rng):
             optimizer.param_groups[0]['lr'] = lr

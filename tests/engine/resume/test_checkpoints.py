@@ -14,6 +14,8 @@ from mmengine.logging import MessageHub
 
 from tests.checkpoints import read_checkpoint
 
+TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
+
 
 class Attack:
     def __init__(self, function, *arguments):
@@ -45,7 +47,7 @@ def test_what_does_not_belong_in_a_checkpoint_is_refused(tmp_path, attack):
 
 def run_tool(monkeypatch, name, *arguments):
     """A tool of mmdet, in a process that has imported mmoid.registry."""
-    path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+    path = TOOLS / name
     monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
     runpy.run_path(str(path), run_name='__main__')
 
@@ -56,6 +58,8 @@ def test_mmdets_tools_publish_a_checkpoint_and_plot_a_log(whole, tmp_path, monke
         time.sleep(0.01)
     assert torch.load(published[0], weights_only=True).keys() == {'meta', 'state_dict'}
     (log,) = whole.glob('*/vis_data/scalars.json')
-    plot = ('plot_curve', log, '--keys', 'loss', 'stage', '--style', 'default', '--out', tmp_path / 'curve.png')
+    # The default, dark, is a style of seaborn, which the forks do not use.
+    style = 'dark' if 'seaborn' in (TOOLS / 'analysis_tools/analyze_logs.py').read_text() else 'default'
+    plot = ('plot_curve', log, '--keys', 'loss', 'stage', '--style', style, '--out', tmp_path / 'curve.png')
     run_tool(monkeypatch, 'analysis_tools/analyze_logs.py', *plot)
     assert (tmp_path / 'curve.png').stat().st_size > 10_000
