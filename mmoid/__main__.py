@@ -17,6 +17,7 @@ COMMANDS = {
     'import-coco': 'dataset_converters/import_coco.py',
     'import-yolo': 'dataset_converters/import_yolo.py',
     'import-voc': 'dataset_converters/import_voc.py',
+    'import-parquet': 'dataset_converters/import_parquet.py',
     'export-coco': 'dataset_converters/export_coco.py',
     'mini': 'dataset_converters/make_mini_openimages.py',
     'synthetic': 'dataset_converters/make_synthetic_openimages.py',

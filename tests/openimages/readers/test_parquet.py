@@ -1,0 +1,118 @@
+"""Parquet files of detection data sets -> AnnotationStore."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.readers.parquet import import_parquet
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
+
+def encoded(width, height, kind='JPEG'):
+    stream = io.BytesIO()
+    Image.new('RGB', (width, height)).save(stream, kind)
+    return stream.getvalue()
+
+
+ROWS = [
+    dict(
+        image_id=7,
+        image=dict(bytes=encoded(100, 50), path=None),
+        bbox=[[10, 5, 40, 20], [10, 5, 40, 20]],
+        category=[0, 2],
+    ),
+    dict(image_id=8, image=dict(bytes=encoded(40, 40, 'PNG'), path=None), bbox=[], category=[]),
+    dict(image_id=9, image=dict(bytes=encoded(10, 10), path='some/dog.jpg'), bbox=[[8, 8, 4, 1]], category=[1]),
+]
+NAMES = ['fruit', 'dog', 'apple']
+
+
+def write(path, rows=ROWS, names=NAMES, label='category', **changes):
+    """As the library ``datasets`` writes them."""
+    kind = pa.string() if rows and any(isinstance(v, str) for r in rows for v in r['category']) else pa.int64()
+    objects = pa.struct([('bbox', pa.list_(pa.list_(pa.float32()))), (label, pa.list_(kind))])
+    image = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+    feature = {'bbox': {}, label: {'feature': {'names': names, '_type': 'ClassLabel'}}}
+    meta = {'huggingface': json.dumps({'info': {'features': {'objects': feature}}})} if names else None
+    columns = {
+        'image_id': pa.array([row['image_id'] for row in rows], pa.int64()),
+        'image': pa.array([row['image'] for row in rows], image),
+        'objects': pa.array([{'bbox': row['bbox'], label: row['category']} for row in rows], objects),
+    }
+    pq.write_table(pa.table({**columns, **changes}).replace_schema_metadata(meta), path)
+    return path
+
+
+def imported(tmp_path, *files, **options):
+    summary = import_parquet(tmp_path / 'store', files=files, images=tmp_path / 'images', overwrite=True, **options)
+    return AnnotationStore(tmp_path / 'store'), summary
+
+
+def test_images_boxes_and_class_names_come_from_the_files(tmp_path):
+    store, summary = imported(
+        tmp_path, write(tmp_path / '0.parquet', ROWS[:2]), write(tmp_path / '1.parquet', ROWS[2:])
+    )
+    assert [store.file_name(i) for i in range(3)] == ['7.jpg', '8.png', 'dog.jpg']
+    assert store.image_ids() == ['7', '8', 'dog'] and store.class_names == ('fruit', 'dog', 'apple')
+    assert np.array([store.width, store.height]).T.tolist() == [[100, 50], [40, 40], [10, 10]]
+    assert store.box_label.tolist() == [0, 2, 1] and store.box_stop.tolist() == [2, 2, 3]
+    np.testing.assert_allclose(store.box, [[0.1, 0.1, 0.5, 0.5]] * 2 + [[0.8, 0.8, 1, 0.9]])
+    assert summary.changed == {'boxes cut at the edges of the image': 1}
+    assert summary.first == {'boxes cut at the edges of the image': f'{tmp_path}/1.parquet: row 0'}
+    assert Image.open(store.image_folder / '8.png').size == (40, 40)
+
+
+def test_labels_may_be_names_and_boxes_corners(tmp_path):
+    rows = [dict(ROWS[0], category=['pear', 'apple'], bbox=[[10, 5, 50, 25]] * 2)]
+    store, _ = imported(tmp_path, write(tmp_path / 'a.parquet', rows, names=None, label='label'), box_format='xyxy')
+    assert store.class_names == ('apple', 'pear') and store.box_label.tolist() == [1, 0]
+    np.testing.assert_allclose(store.box[0], [0.1, 0.1, 0.5, 0.5])
+
+
+def test_images_may_lie_in_the_folder_and_names_in_a_file(tmp_path):
+    (tmp_path / 'images').mkdir()
+    Image.new('RGB', (100, 50)).save(tmp_path / 'images' / 'a.jpg')
+    (tmp_path / 'names.txt').write_text('fruit\ndog\napple\n')
+    rows = [dict(row, image=dict(bytes=None, path=name)) for row, name in zip(ROWS, ('a.jpg', 'lost.jpg'))]
+    file = write(tmp_path / 'a.parquet', rows, names=None)
+    with pytest.raises(AnnotationError, match=r'1 of the 2 images'):
+        imported(tmp_path, file, classes=tmp_path / 'names.txt')
+    store, summary = imported(tmp_path, file, classes=tmp_path / 'names.txt', missing_images='drop')
+    assert store.image_ids() == ['a'] and store.num_boxes == 2 and summary.dropped
+
+
+@pytest.mark.parametrize(
+    ('row', 'options', 'message'),
+    [
+        (dict(category=[0, 3]), {}, r'a\.parquet: row 1: label 3 is not one of the 3 classes'),
+        (dict(category=[0]), {}, r'a\.parquet: row 1: has 2 boxes and 1 labels'),
+        (
+            dict(bbox=[[1, 2, 3], [1, 2, 3, 4]]),
+            {},
+            r'a\.parquet: row 1: bbox \[1\.0, 2\.0, 3\.0\] must be four numbers',
+        ),
+        (dict(bbox=[[1, 2, 3, 4], [1, 2, 3, float('nan')]]), {}, r'a\.parquet: row 1: bbox .* must be four numbers'),
+        (dict(image=dict(bytes=b'none', path='x.jpg')), {}, r"a\.parquet: row 1: image 'x\.jpg' cannot be read"),
+        (dict(), dict(names=None), r'a\.parquet: labels are numbers without names; give the names with --classes'),
+        (dict(), dict(label='kind'), r'objects needs bbox and one of category, .*; it has bbox, kind'),
+    ],
+)
+def test_an_error_names_the_file_and_the_row(tmp_path, row, options, message):
+    file = write(tmp_path / 'a.parquet', [ROWS[1], dict(ROWS[0], **row)], **options)
+    with pytest.raises(AnnotationError, match=message):
+        imported(tmp_path, file)
+
+
+def test_other_files_are_errors(tmp_path):
+    (tmp_path / 'a.parquet').write_text('no Parquet')
+    with pytest.raises(AnnotationError, match=r'a\.parquet: cannot be read as Parquet'):
+        imported(tmp_path, tmp_path / 'a.parquet')
+    pq.write_table(pa.table({'x': [1]}), tmp_path / 'b.parquet')
+    with pytest.raises(AnnotationError, match=r'b\.parquet: has no struct objects; it has x'):
+        imported(tmp_path, tmp_path / 'b.parquet')
