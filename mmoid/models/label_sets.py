@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmcv.ops import batched_nms
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
@@ -48,8 +49,8 @@ def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float
     """
     if not len(result):
         return result
-    above = ancestors | torch.eye(len(ancestors), dtype=torch.bool, device=ancestors.device)
-    rows, labels = above[result.labels].nonzero(as_tuple=True)
+    counts_for = F.one_hot(result.labels, len(ancestors)).bool() | ancestors[result.labels]
+    rows, labels = counts_for.nonzero(as_tuple=True)
     expanded = result[rows]
     expanded.labels = labels
     nms = dict(type='nms', iou_threshold=iou_threshold)

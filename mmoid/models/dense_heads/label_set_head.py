@@ -142,14 +142,14 @@ class LabelSetHead(ClassBuffer):
 
     def indexed(self, batch_gt_instances: Sequence[InstanceData]) -> list[InstanceData]:
         """The same with their index in the batch as ``labels``, (G, C) bool ``label_sets``, (G,) ``first_box``."""
-        closure = torch.eye(self.num_classes, device=self.ancestors.device)
-        if self.sets_with_ancestors:
-            closure += self.ancestors
         found, first = [], 0
         for instances in batch_gt_instances:
             same = same_objects(get_box_tensor(instances.bboxes), self.same_object_iou)
             indexed = instances[:]
-            indexed.label_sets = same @ closure[instances.labels] > 0
+            labels = F.one_hot(instances.labels, self.num_classes).bool()
+            if self.sets_with_ancestors:
+                labels |= self.ancestors[instances.labels]
+            indexed.label_sets = same @ labels.float() > 0
             indexed.first_box = (same.cumsum(dim=1) == 0).sum(dim=1)  # of the object, in the image
             indexed.labels = torch.arange(first, first + len(instances), device=same.device)
             first += len(instances)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.task_modules.assigners import AssignResult
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.registry import TASK_UTILS
@@ -96,7 +97,7 @@ class LabelSetSampler:
         self.classes = getattr(head, 'classes', None) if classes is None else classes
         self.label_names = getattr(head, 'label_names', None)
         self.same_object_iou = same_object_iou
-        self._closure: Tensor | None = None
+        self._ancestors: Tensor | None = None
 
     def sample(
         self, assign_result: AssignResult, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs: Any
@@ -114,19 +115,19 @@ class LabelSetSampler:
 
     def label_sets(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """(G, C) bool label sets of G ground truths: (G, 4) xyxy boxes in any unit, (G,) class indices."""
-        same = same_objects(boxes, self.same_object_iou)
-        return same @ self._labels_of_class(boxes.device)[labels] > 0
+        sets = F.one_hot(labels, self.num_classes).bool()
+        if self.ancestors:
+            sets |= self._ancestors_of(boxes.device)[labels]
+        return same_objects(boxes, self.same_object_iou) @ sets.float() > 0
 
-    def _labels_of_class(self, device: torch.device) -> Tensor:
-        """(C, C): each class, with its ancestors if they are wanted."""
-        if self._closure is None or self._closure.device != device:
-            closure = torch.eye(self.num_classes, device=device)
-            if self.ancestors and self.hierarchy is not None:
-                names = label_names_of(self.hierarchy, self.classes, 'rcnn.sampler') or self.label_names
-                matrix = ancestor_matrix(self.hierarchy, self.num_classes, names, 'rcnn.sampler.hierarchy')
-                closure += torch.from_numpy(matrix).to(closure)
-            self._closure = closure
-        return self._closure
+    def _ancestors_of(self, device: torch.device) -> Tensor:
+        """(C, C) bool, read with the first sample."""
+        if self._ancestors is None or self._ancestors.device != device:
+            names = label_names_of(self.hierarchy, self.classes, 'rcnn.sampler') or self.label_names
+            assert self.hierarchy is not None
+            matrix = ancestor_matrix(self.hierarchy, self.num_classes, names, 'rcnn.sampler.hierarchy')
+            self._ancestors = torch.from_numpy(matrix).to(device)
+        return self._ancestors
 
 
 def same_objects(boxes: Tensor, iou: float) -> Tensor:
