@@ -18,9 +18,13 @@ from mmoid.openimages.store.writing import Rows
 
 def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
     """The images with (N,) file names, and their ids. Raises an AnnotationError if two have the same id."""
-    ids = number_images(pa.chunked_array([pa.array(file_names, pa.string())]))[0]
+    ids, image, _ = number_images(pa.chunked_array([pa.array(file_names, pa.string())]))
     if len(ids) < len(file_names):
-        raise AnnotationError(f'{source}: holds {len(file_names)} images of {len(ids)} names')
+        row = int(np.argmin(image == np.arange(len(image))))
+        names = f'{file_names[image[row]]!r} and {file_names[row]!r}'
+        raise AnnotationError(
+            f'{source}: holds {len(file_names)} images of {len(ids)} names; the first that are the same are {names}'
+        )
     return pa.table({'image_id': ids, 'file_name': pa.array(file_names, pa.string())})
 
 

@@ -56,7 +56,8 @@ def import_yolo(
     try:
         described = msgspec.yaml.decode(path.read_bytes(), type=_Data)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AnnotationError(f'{path}: cannot be read as data.yaml ({error})') from error
+        fault = ' '.join(str(error).split())  # of several lines
+        raise AnnotationError(f'{path}: cannot be read as data.yaml ({fault})') from error
     given = described.names
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
@@ -81,8 +82,11 @@ def import_yolo(
         if i % 512 == 0:
             progress('reading labels', i, len(label_files))
     progress('reading labels', len(label_files), len(label_files))
-    if label_files and not any(file.is_file() for file in label_files):
+    unlabelled = [file for file in label_files if not file.is_file()]
+    if label_files and len(unlabelled) == len(label_files):
         raise AnnotationError(f'{label_files[0]}: no such file; no image has a label file')
+    first = str(unlabelled[0]) if unlabelled else ''
+    summary.change('images without a label file, taken as without boxes', len(unlabelled), first)
     image, label = (np.array([row[k] for row in rows], dtype=np.int32) for k in (0, 1))
     size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
     box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
@@ -96,7 +100,7 @@ def _images(root: Path, folder: str, summary: Summary) -> list[str]:
     folder = folder.removeprefix('../') if not (root / folder).exists() else folder  # Roboflow writes ../train/images
     place = root / folder
     if place.is_file():
-        return [line.strip().removeprefix('./') for line in _lines(place) if line.strip()]
+        return [_below(root, line.strip(), f'{place}:{i}') for i, line in enumerate(_lines(place), 1) if line.strip()]
     if not place.resolve().is_relative_to(root.resolve()):
         raise AnnotationError(f'{place}: lies outside {root}, the folder of the data set; set path in data.yaml')
     below = place.resolve().relative_to(root.resolve()).as_posix()
@@ -107,6 +111,16 @@ def _images(root: Path, folder: str, summary: Summary) -> list[str]:
         lost = sorted(given - {_label_file(file) for file in files})
         summary.drop('label files without an image', len(lost), str(root / lost[0]) if lost else '')
     return files
+
+
+def _below(root: Path, name: str, where: str) -> str:
+    """The path below ``root`` of an image in a list; many tools write absolute ones."""
+    if not Path(name).is_absolute():
+        return name.removeprefix('./')
+    for folder in (root.absolute(), root.resolve()):
+        if Path(name).is_relative_to(folder):
+            return Path(name).relative_to(folder).as_posix()
+    raise AnnotationError(f'{where}: {name!r} lies outside {root}, the folder of the data set; set path in data.yaml')
 
 
 def _label_file(image: str) -> str:

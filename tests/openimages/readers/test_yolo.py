@@ -41,14 +41,15 @@ def test_a_yolo_data_set_becomes_a_store(data):
     np.testing.assert_allclose(store.box, [[0.25, 0.3, 0.75, 0.7]] * 2 + [[0.1, 0.1, 0.2, 0.3]], atol=1e-12)
     assert (store.is_group_of == -1).all() and len(store.image_label) == 0
     assert (store.image_folder / store.file_name(1)).is_file()
-    assert (summary.dropped, summary.changed) == ({}, {})
+    assert (summary.dropped, summary.changed) == ({}, {'images without a label file, taken as without boxes': 1})
+    assert list(summary.first.values()) == [str(data.parent / 'labels/train/x/b.txt')]
     assert count_concurrence(store).rates[0, 1] == 1, 'rows with the same box are one object'
 
 
 @pytest.mark.parametrize('value', ['../images/train', './images/train', 'list.txt'])
 def test_the_folder_of_a_split_may_be_written_in_other_ways(data, value):
     data.write_text(f'train: {value}\nnames: [fruit, apple, dog]\n')
-    (data.parent / 'list.txt').write_text('./images/train/a.jpg\nimages/train/x/b.png\n')
+    (data.parent / 'list.txt').write_text(f'./images/train/a.jpg\n{data.parent}/images/train/x/b.png\n')
     store, _ = imported(data)
     assert store.image_ids() == ['a', 'b'] and store.num_boxes == 3
 
@@ -57,7 +58,7 @@ def test_a_box_outside_is_cut_and_counted_with_its_line(data):
     (data.parent / 'labels/train/a.txt').write_text('1 0.5 0.5 0.2 0.2\n0 0.0 0.5 0.5 0.5\n')
     store, summary = imported(data)
     assert store.box.tolist()[1] == [0, 0.25, 0.25, 0.75]
-    assert summary.first == {'boxes cut at the edges of the image': f'{data.parent}/labels/train/a.txt:2'}
+    assert summary.first['boxes cut at the edges of the image'] == f'{data.parent}/labels/train/a.txt:2'
 
 
 def test_a_label_file_without_an_image_is_counted_and_no_label_file_is_an_error(data):
@@ -65,7 +66,7 @@ def test_a_label_file_without_an_image_is_counted_and_no_label_file_is_an_error(
     (labels / 'lost.txt').write_text('0 0.5 0.5 0.5 0.5\n')
     _, summary = imported(data)
     assert summary.dropped == {'label files without an image': 1}
-    assert summary.first == {'label files without an image': str(labels / 'lost.txt')}
+    assert summary.first['label files without an image'] == str(labels / 'lost.txt')
     (labels / 'a.txt').unlink()
     with pytest.raises(AnnotationError, match=r'labels/train/a\.txt: no such file; no image has a label file'):
         imported(data)
@@ -92,16 +93,18 @@ def test_an_error_names_the_file_and_the_line(data, row, message):
     ('text', 'message'),
     [
         ('names: 5\n', r'data\.yaml: cannot be read as data\.yaml \(.*names'),
-        ('names: [a]\ntrain: [\n', r'data\.yaml: cannot be read as data\.yaml'),
+        ('names: [a]\ntrain: [\n', r'data\.yaml: cannot be read as data\.yaml \(.*line 3'),
+        ('names: [a]\ntrain: far.txt\n', r"far\.txt:2: '/far/a\.jpg' lies outside .*; set path in data\.yaml"),
         ('names: [a]\n', r"data\.yaml: has no 'train'; it names the image folder"),
         ('names: [a]\ntrain: nowhere\n', r'nowhere: no such image folder'),
         ('names: [a, a]\ntrain: images/train\n', r"data\.yaml: class 'a' occurs twice"),
         ('names: [a]\ntrain: /tmp\n', r'/tmp: lies outside .*; set path in data\.yaml'),
-        ('names: [a]\ntrain: images\ntest: [images, images]\n', r'data\.yaml: test: holds 6 images of 3 names'),
+        ('names: [a]\ntrain: images\ntest: [images, images]\n', r"test: holds 6 images of 3 names; .*'(.*)' and '\1'$"),
     ],
 )
 def test_a_bad_description_is_an_error(data, text, message):
     data.write_text(text)
+    (data.parent / 'far.txt').write_text('images/train/a.jpg\n/far/a.jpg\n')
     with pytest.raises(AnnotationError, match=message):
         imported(data, split='test' if 'test' in text else 'train')
 
