@@ -58,23 +58,28 @@ def import_voc(
             root = ElementTree.parse(path).getroot()
         except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
             raise AnnotationError(f'{path}: cannot be read as XML ({error})') from error
+        progress('reading', i + 1, len(files))
+        if root.tag.lower() != 'annotation':
+            summary.drop('XML files that are no annotations', 1, str(path))
+            continue
+        image = len(names)
         names.append((root.findtext('filename') or '').strip() or f'{path.stem}.jpg')
         sizes.append([_number(path, root, tag, whole=True) for tag in ('size/width', 'size/height')])
         for k, item in enumerate(root.iter('object'), start=1):
             place = f'{path}: object {k}'
             left, top, right, bottom = (_number(place, item, f'bndbox/{tag}') for tag in _CORNERS)
             marks = [_MARKS.get((item.findtext(tag) or '').strip(), UNKNOWN) for tag in _TAGS]
-            rows.append((i, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
-        progress('reading', i + 1, len(files))
+            if marks[2] == 1:
+                summary.change('objects marked difficult, taken like others', 1, place)
+            rows.append((image, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
     classes = ClassNames(tuple(sorted({row[1] for row in rows})), (), str(annotations))
     tree = tree_over(classes, hierarchy)
-    image = np.array([row[0] for row in rows], dtype=np.int32)
+    image_of_row = np.array([row[0] for row in rows], dtype=np.int32)
     box = np.array([row[2] for row in rows]).reshape(-1, 4)
     mark = np.array([row[3] for row in rows], dtype=np.int8).reshape(-1, len(_TAGS))
-    summary.change('objects marked difficult, taken like others', (mark[:, 2] == 1).sum())
     flags = {'IsOccluded': mark[:, 0], 'IsTruncated': mark[:, 1]}
     label, size = classes.find(pa.array([row[1] for row in rows], pa.string())), np.array(sizes)
-    boxes = rows_of_pixels(image, label, box, size, flags, summary, lambda k: rows[k][4])
+    boxes = rows_of_pixels(image_of_row, label, box, size, flags, summary, lambda k: rows[k][4])
     content = Content(image_table(names, annotations), boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
     if images is not None:
         content = with_found_files(content, images, missing_images)

@@ -34,6 +34,7 @@ def folder(tmp_path):
     empty = '<annotation><size><width>8</width><height>9</height></size></annotation>'
     (tmp_path / 'Annotations' / 'empty.xml').write_text('\ufeff' + empty, encoding='utf-8')
     (tmp_path / 'Annotations' / 'notes.txt').write_text('not XML')
+    (tmp_path / 'Annotations' / '.settings.xml').write_text('<settings/>')
     (tmp_path / 'images').mkdir()
     for name in ('000005', 'empty'):
         Image.new('RGB', (8, 9)).save(tmp_path / 'images' / f'{name}.jpg')
@@ -54,7 +55,10 @@ def test_a_folder_of_xml_files_becomes_a_store(folder):
     assert store.box_label.tolist() == [1, 0] and store.box_stop.tolist() == [2, 2]
     np.testing.assert_allclose(store.box, [[262 / 500, 210 / 375, 324 / 500, 339 / 375], [0, 0, 1, 1]], atol=1e-12)
     assert store.flag('IsTruncated').tolist() == [0, 1] and store.flag('IsOccluded').tolist() == [-1, 1]
-    assert summary.changed == {'objects marked difficult, taken like others': 1}
+    assert summary.lines() == [
+        f'dropped: 1 XML files that are no annotations, first {folder}/Annotations/.settings.xml',
+        f'changed: 1 objects marked difficult, taken like others, first {folder}/Annotations/000005.xml: object 2',
+    ]
     assert store.image_folder.samefile(folder / 'images')
 
 
@@ -73,7 +77,7 @@ def test_images_without_a_file_are_dropped_and_the_folder_is_optional(folder):
         ('<name>bottle</name>', '<name> </name>', r'000005\.xml: object 2: has no name'),
         ('<width>500', '<width>0', r"000005\.xml: size/width = '0' must be a whole number"),
         ('</annotation>', '', r'000005\.xml: cannot be read as XML'),
-        ('000005.jpg', 'empty.jpg', r'Annotations: holds 2 images of 1 names'),
+        ('000005.jpg', 'empty.jpg', r"Annotations: holds 2 images of 1 names; .* are 'empty\.jpg' and 'empty\.jpg'"),
     ],
 )
 def test_an_error_names_the_file_and_the_element(folder, old, new, message):
