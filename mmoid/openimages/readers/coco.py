@@ -21,7 +21,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_over
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
-from mmoid.openimages.readers.csv_files import UNKNOWN
+from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -50,7 +50,7 @@ ROUNDING = 0.01  # pixels by which a box may leave its image without being count
 _Id = int | str
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Pixels = Annotated[float, msgspec.Meta(ge=1, le=2**31 - 1, multiple_of=1)]  # some files write 640.0
-_Flag = bool | Annotated[int, msgspec.Meta(ge=-1, le=1)] | None
+_Flag = bool | Annotated[float, msgspec.Meta(ge=-1, le=1, multiple_of=1)] | str | None
 
 
 class _Category(msgspec.Struct):
@@ -172,6 +172,8 @@ def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) 
         above = by_name.get(category.supercategory or '', category.supercategory)
         if above and above != mid:
             below.setdefault(above, []).append(mid)
+    if not below:
+        raise AnnotationError(f'{classes.source}: no category has a supercategory other than itself')
     new = [name for name in below if name not in classes.label_names]
     names = ClassNames((*classes.label_names, *new), (*classes.display_names, *new), classes.source)
     nodes = [
@@ -247,17 +249,28 @@ def _boxes(
             i = int(np.argmax(index < 0))
             value = getattr(annotations[i], key)
             raise AnnotationError(f'{path}: annotations[{i}].{key}: {value!r} is not the id of {what}')
-    flags = {name: _flag(annotations, keys) for name, keys in FLAG_KEYS.items()}
+    flags = {name: _flags(path, annotations, keys, summary) for name, keys in FLAG_KEYS.items()}
     bbox: np.ndarray = np.fromiter((row.bbox for row in annotations), np.dtype((np.float64, 4)), count)
     size = np.stack([images[name].to_numpy() for name in ('width', 'height')], axis=1)
     corners = np.hstack([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]])
     return rows_of_pixels(image, label, corners, size, flags, summary, lambda i: f'{path}: annotations[{i}]', ROUNDING)
 
 
-def _flag(annotations: Sequence[_Annotation], keys: Sequence[str]) -> np.ndarray:
+def _flags(path: Path, annotations: Sequence[_Annotation], keys: Sequence[str], summary: Summary) -> np.ndarray:
     """(B,) int8 of the first key that an annotation has."""
-    given = ((value for key in keys if (value := getattr(row, key)) is not None) for row in annotations)
-    return np.fromiter((next(values, UNKNOWN) for values in given), np.int8, len(annotations))
+    flags: np.ndarray = np.full(len(annotations), UNKNOWN, dtype=np.int8)
+    for i, row in enumerate(annotations):
+        key = next((key for key in keys if getattr(row, key) is not None), None)
+        if key is None:
+            continue
+        value = getattr(row, key)
+        if isinstance(value, str):
+            place, value = f'{path}: annotations[{i}].{key}', flag_of_text(text := value)
+            if value is None:
+                raise AnnotationError(f'{place}: {text!r} must be 1, 0 or -1 (unknown)')
+            summary.change('flags that are empty or not written as 1, 0 or -1', 1, place)
+        flags[i] = int(value)
+    return flags
 
 
 def export_coco(

@@ -207,6 +207,9 @@ def read_header(path: str | Path) -> list[str]:
         header = next(csv.reader(stream), None)
     if not header:
         raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
+    for separator in ('\t', ';'):
+        if len(header) == 1 and separator in header[0]:
+            raise AnnotationError(f'{path}:1: columns are separated by {separator!r}; expected commas')
     return header
 
 
@@ -285,7 +288,8 @@ def _flags(path: str | Path, table: pa.Table, name: str, summary: Summary) -> np
         return np.full(len(table), UNKNOWN, dtype=np.int8)
     column = pa.chunked_array([pa.array([], TEXT), *table[name].chunks]).unify_dictionaries().combine_chunks()
     texts = column.dictionary.to_pylist()
-    values = np.array([*(_flag(text) for text in texts), UNKNOWN], dtype=np.int8)
+    found = [flag_of_text(text) for text in texts]
+    values = np.array([*(_NO_FLAG if value is None else value for value in found), UNKNOWN], dtype=np.int8)
     usual = np.array([*(text in ('0', '1', '-1') for text in texts), False])
     code = column.indices.fill_null(-1).to_numpy()
     require_rows(path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
@@ -293,13 +297,14 @@ def _flags(path: str | Path, table: pa.Table, name: str, summary: Summary) -> np
     return values[code]
 
 
-def _flag(text: str) -> int:
+def flag_of_text(text: str) -> int | None:
+    """1, 0 or -1 (unknown) of a flag in any usual spelling, such as ``True``; None if it is no flag."""
     word = text.strip().lower()
     try:
         value = _FLAG_WORDS[word] if word in _FLAG_WORDS else float(word)
     except ValueError:
-        return _NO_FLAG
-    return int(value) if value in (1, 0, UNKNOWN) else _NO_FLAG
+        return None
+    return int(value) if value in (1, 0, UNKNOWN) else None
 
 
 def _with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:

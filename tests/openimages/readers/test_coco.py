@@ -101,6 +101,9 @@ def test_supercategories_become_classes_above_their_categories(tmp_path):
     assert store.class_names == ('dog', 'car', 'person', 'cat', 'thing', 'animal', 'vehicle')
     assert np.argwhere(store.hierarchy.ancestor_matrix).tolist() == [[0, 5], [1, 6], [3, 5]]
     assert store.class_image_counts().tolist() == [1, 2, 0, 0, 0, 1, 2]
+    bare = {**document, 'categories': [{'id': id, 'name': str(id)} for id in (18, 3)]}
+    with pytest.raises(AnnotationError, match=r'instances\.json: no category has a supercategory'):
+        imported(tmp_path, bare, supercategories=True)
     with pytest.raises(ValueError, match='supercategories, hierarchy: give one of them'):
         imported(tmp_path, document, supercategories=True, hierarchy='tree.json')
 
@@ -136,8 +139,10 @@ def test_flags_of_any_spelling_are_read(tmp_path):
     first, second, third = document['annotations']
     first |= {'iscrowd': False, 'isoccluded': 1, 'is_depiction': -1}
     second |= {'iscrowd': True, 'istruncated': 0}
-    third |= {'iscrowd': None, 'is_group_of': 1, 'is_truncated': 1, 'istruncated': 0}
-    store, _ = imported(tmp_path, document)
+    third |= {'iscrowd': None, 'is_group_of': 1.0, 'is_truncated': 'True', 'istruncated': 0}
+    store, summary = imported(tmp_path, document)
+    assert list(summary.changed.items()) == [('flags that are empty or not written as 1, 0 or -1', 1)]
+    assert list(summary.first.values()) == [f'{tmp_path}/instances.json: annotations[2].is_truncated']
     assert store.is_group_of.tolist() == [0, 1, 1]
     assert store.flag('IsOccluded').tolist() == [1, -1, -1]
     assert store.flag('IsTruncated').tolist() == [-1, 1, 0]
@@ -165,7 +170,8 @@ def test_missing_image_files_are_an_error_or_dropped_and_counted(tmp_path):
         ('annotations', 2, {'image_id': '30'}, r"annotations\[2\]\.image_id: '30' is not the id of an image"),
         ('annotations', 2, {'bbox': [1, 'x', 2, 3]}, r'annotations\[2\]\.bbox\[1\]: Expected `float`, got `str`'),
         ('annotations', 2, {'bbox': [1, 2, float('nan'), 3]}, r'cannot be read \(.*invalid character \(byte \d+\)'),
-        ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `int` <= 1'),
+        ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `float` <= 1'),
+        ('annotations', 2, {'iscrowd': 'many'}, r"annotations\[2\]\.iscrowd: 'many' must be 1, 0 or -1"),
         ('images', 1, {'width': 0}, r'images\[1\]\.width: Expected `float` >= 1'),
         ('images', 1, {'file_name': 'train/b.jpg'}, r"images\[1\]\.file_name: 'train/b\.jpg' is that of .*\[0\] too"),
         ('images', 2, {'neg_category_ids': [18, 4]}, r'images\[2\]\.neg_category_ids: 4 is not the id of a category'),
