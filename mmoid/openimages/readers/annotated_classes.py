@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.image_ids import match_images
 from mmoid.openimages.readers.csv_files import class_column, find_column, read_columns, read_header, require_rows
@@ -24,13 +25,15 @@ def with_annotated_classes(content: Content, path: str | Path | None) -> Content
         path: CSV with a column ``LabelName``: classes of all images; or with ``ImageID`` too: of some. None: nothing.
 
     Raises:
-        AnnotationError: A class or image that the content does not have. The message names the line.
+        AnnotationError: A class or image that the content does not have, or an empty list. The message names the line.
     """
     if path is None:
         return content
     by_image = find_column(read_header(path), 'ImageID') is not None
     columns: dict[str, pa.DataType] = {'LabelName': pa.dictionary(pa.int32(), pa.string())}
     table = read_columns(path, columns | ({'ImageID': pa.string()} if by_image else {}))
+    if not len(table):
+        raise AnnotationError(f'{path}: lists no classes')
     label = class_column(path, table, content.classes, 'list only classes of this data set')
     num_images, num_classes = len(content.images), len(content.classes)
     if by_image:

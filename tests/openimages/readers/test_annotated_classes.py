@@ -47,6 +47,7 @@ def test_the_list_may_name_images_in_any_spelling(tmp_path):
     [
         ('LabelName\n/m/fruit\n/m/tree\n', r"drawn\.csv:3: .*'/m/tree'"),
         ('LabelName,ImageID\n/m/fruit,x9\n', r"drawn\.csv:2: 'x9' is not an image of this data set"),
+        ('LabelName\n', r'drawn\.csv: lists no classes'),
         ('Class\n/m/fruit\n', r"drawn\.csv:1: has no column 'LabelName'"),
     ],
 )
