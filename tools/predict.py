@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import STATUS_FILE
 from mmoid.engine.launch import one_line_error
+from mmoid.engine.resume.checkpoints import try_load
 from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
@@ -86,7 +88,8 @@ def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
     """The store of the images, which the first process makes."""
 
     def classes() -> tuple[ClassNames, dict]:
-        checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
+        load = partial(CheckpointLoader.load_checkpoint, args.checkpoint, map_location='cpu')
+        checkpoint = try_load(load, args.checkpoint)
         names = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, args.checkpoint)
         return names, tree_of_checkpoint(checkpoint, names)
 

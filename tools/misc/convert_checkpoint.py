@@ -8,11 +8,12 @@ Any detector of mmdet with a list of its classes. Then train with load_from=pret
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.engine.resume.checkpoints import try_load
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, convert_classes
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument('--fill-ancestors', action='store_true', help=fill)
     args = parser.parse_args()
     with exit_on_error():
-        allow_checkpoint_globals()
-        checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=True)
+        load = partial(torch.load, args.checkpoint, map_location='cpu', weights_only=True)
+        checkpoint = try_load(load, args.checkpoint)
         store = AnnotationStore(args.store)
         hierarchy = store.hierarchy if args.fill_ancestors else None
         source = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, str(args.checkpoint))

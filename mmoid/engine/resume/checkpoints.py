@@ -54,6 +54,26 @@ def why_unusable(path: Path, exact: bool = True) -> str:
     return 'it was written between two updates of accumulated gradients' if pending else ''
 
 
+def try_load(load: Callable[[], object], path: str | Path) -> dict[str, Any]:
+    """The checkpoint that ``load()`` reads.
+
+    Raises:
+        ValueError: ``path`` is damaged, asks for code to be run, or is no checkpoint.
+        OSError: It cannot be opened.
+    """
+    allow_checkpoint_globals()
+    try:
+        checkpoint = load()
+    except OSError:
+        raise
+    except Exception as error:  # as in why_unusable
+        fault = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise ValueError(f'{path}: cannot be read as a checkpoint ({fault})') from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{path}: holds a {type(checkpoint).__name__}; expected a checkpoint with a state_dict')
+    return checkpoint
+
+
 def require_unchanged(what: str, now: object, before: object, other_way: str = '') -> None:
     """Compares a setting of a run with that in the checkpoint from which it resumes.
 

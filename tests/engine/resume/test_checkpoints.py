@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mmdet
@@ -12,6 +13,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
+from mmoid.engine.resume.checkpoints import try_load
 from tests.checkpoints import read_checkpoint
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
@@ -43,6 +45,22 @@ def test_what_does_not_belong_in_a_checkpoint_is_refused(tmp_path, attack):
     torch.save(dict(state_dict=attack), tmp_path / 'foreign.pth')
     with pytest.raises(Exception, match='(?i)weights_only|weights only|only statistics'):
         read_checkpoint(tmp_path / 'foreign.pth')
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'<html>404</html>', r'model\.pth: cannot be read as a checkpoint \('),
+        (dict(state_dict=Attack(os.system, 'true')), r'model\.pth: cannot be read .*Weights only'),
+        ([1], r'model\.pth: holds a list; expected a checkpoint'),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_one_error(tmp_path, content, message):
+    path = tmp_path / 'model.pth'
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as caught:
+        try_load(partial(torch.load, path, weights_only=True), path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def run_tool(monkeypatch, name, *arguments):
