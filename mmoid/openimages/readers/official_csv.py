@@ -127,9 +127,13 @@ def _without_other_classes(content: Content) -> Content:
     boxes, labels = content.boxes.take(known_boxes), content.labels.take(known_labels)
     keep: np.ndarray = np.zeros(len(content.images), dtype=bool)
     keep[boxes.image] = keep[labels.image] = True
-    content.summary.drop('boxes of other classes', (~known_boxes).sum())
-    content.summary.drop('image-level labels of other classes', (~known_labels).sum())
-    content.summary.drop('images with rows of other classes only', (~keep).sum())
+    for what, image in (
+        ('boxes of other classes', content.boxes.image[~known_boxes]),
+        ('image-level labels of other classes', content.labels.image[~known_labels]),
+        ('images with rows of other classes only', np.flatnonzero(~keep)),
+    ):
+        first = content.images['image_id'][int(image[0])].as_py() if len(image) else ''
+        content.summary.drop(what, len(image), first)
     return replace(content, boxes=boxes, labels=labels).with_images(keep)
 
 

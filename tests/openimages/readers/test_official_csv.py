@@ -122,6 +122,7 @@ def test_rows_of_other_classes_are_an_error_or_dropped_and_counted(tmp_path):
         'image-level labels of other classes': 2,
         'images with rows of other classes only': 2,
     }
+    assert list(summary.first.values()) == ['e4', 'b1', 'e4']
     assert store.image_ids() == ['b1', 'a0', 'c2', 'd3']
     assert store.image_of_box().tolist() == [0, 0, 0, 1, 2]
     assert store.image_of_label().tolist() == [3]
