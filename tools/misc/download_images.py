@@ -21,6 +21,7 @@ import pyarrow as pa
 from rich.filesize import decimal
 
 from mmoid.openimages.image_ids import spellings
+from mmoid.openimages.readers.csv_files import open_text
 from mmoid.openimages.readers.image_download import BUCKET, Source, download_images
 from mmoid.openimages.readers.official_files import SPLITS
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
@@ -61,7 +62,8 @@ def parse_args() -> argparse.Namespace:
 def wanted_ids(args: argparse.Namespace) -> list[str]:
     """Image ids, each once: of a file, of a store, or of some classes of a store."""
     if args.ids:
-        lines = args.ids.read_text(encoding='utf-8-sig').splitlines()
+        with open_text(args.ids) as stream:
+            lines = stream.read().splitlines()
         ids, *_ = spellings(pa.array([line.split(',')[0].strip() for line in lines], pa.string()))
         return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() != 'imageid']
     store = AnnotationStore(args.store)

@@ -114,7 +114,8 @@ def read_predictions(
     if not known.all():
         k = int(np.argmin(known))
         if other_classes == 'error':
-            remedy = 'give the classes of these predictions, or leave such detections out with --other-classes drop'
+            leave_out = 'leave such detections out (evaluate_predictions.py --other-classes drop)'
+            remedy = f'give the classes of these predictions, or {leave_out}'
             raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
         left_out = {**left_out, f'of other classes (first: {mids[k].as_py()})': int((~known & checked.kept).sum())}
     summary = Summary()

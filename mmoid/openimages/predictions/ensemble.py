@@ -78,7 +78,9 @@ def read_class_weights(path: str | Path) -> dict[str, list[float]]:
     try:
         with open_text(path) as stream:
             if str(path).endswith('.json'):
-                rows = list(json.load(stream).items())
+                if not isinstance(table := json.load(stream), dict):
+                    raise ValueError('expected an object, {LabelName: [weights]}')
+                rows = list(table.items())
             else:
                 rows = [(row[0], row[1:]) for row in csv.reader(stream) if row and row[0] != 'LabelName']
         weights = {mid: [float(value) for value in values] for mid, values in rows}

@@ -72,13 +72,14 @@ def write_submission(
     names = pa.array(label_names, pa.string())
     require_plain('image id', ids)
     require_plain('class', names)
+    if not len(ids) or not len(predictions.ids):
+        raise AnnotationError(f'{"the list of images" if len(predictions.ids) else predictions.path}: holds no image')
     image = match_images_once(ids, predictions.ids, 'the list of images')
     known = int((image >= 0).sum())
     if not known:
-        listed, own = (None if not len(column) else column[0].as_py() for column in (ids, predictions.ids))
         raise AnnotationError(
-            f'{predictions.path}: has none of the {len(ids)} images of the list, first {listed!r}; it has '
-            f'{predictions.num_images} others, first {own!r}'
+            f'{predictions.path}: has none of the {len(ids)} images of the list, first {ids[0].as_py()!r}; it has '
+            f'{predictions.num_images} others, first {predictions.ids[0].as_py()!r}'
         )
     if missing == 'error' and known < len(ids):
         raise AnnotationError(

@@ -176,6 +176,11 @@ def test_an_image_list_is_a_csv_or_has_an_id_in_each_line(tmp_path):
     ):
         (tmp_path / 'images.csv').write_text(text, newline='')
         assert read_image_list(tmp_path / 'images.csv') == ['b', 'a']
-    (tmp_path / 'images.csv').write_text('Name,Size\na,1\n')
-    with pytest.raises(AnnotationError, match=r'images\.csv:1: has no column ImageID'):
-        read_image_list(tmp_path / 'images.csv')
+    for text, message in (
+        ('Name,Size\na,1\n', 'has no column ImageID'),
+        ('ImageID\tSize\na\t1\n', r"columns are separated by '\\t'; expected commas"),
+        ('ImageID;Size\na;1\n', "columns are separated by ';'; expected commas"),
+    ):
+        (tmp_path / 'images.csv').write_text(text)
+        with pytest.raises(AnnotationError, match=rf'images\.csv:1: {message}'):
+            read_image_list(tmp_path / 'images.csv')

@@ -206,7 +206,7 @@ def test_class_weights_are_read_from_csv_and_json(tmp_path):
         ('w.csv', 'LabelName,a,b\n/m/apple,1,x\n', r"csv: cannot be read .*could not convert string to float: 'x'"),
         ('w.csv', 'LabelName,a,b\n/m/apple,1,1\n/m/apple,1,1\n', r'csv: a class occurs twice'),
         ('w.json', '{"/m/apple": 1}', r'json: cannot be read as class weights'),
-        ('w.json', '[1]', r'json: cannot be read as class weights'),
+        ('w.json', '[1]', r'json: cannot be read as class weights \(expected an object'),
         ('w.json', '{', r'json: cannot be read as class weights'),
     ):
         (tmp_path / name).write_text(text)

@@ -119,6 +119,8 @@ def test_ids_and_options_that_cannot_be_written_are_errors(tmp_path):
     store = make_store(tmp_path / 'store', [], ['a'])
     with pytest.raises(AnnotationError, match="the list of images: 'a' and 'a' are the same image"):
         write_submission(tmp_path / 'out.csv', store, ['a', 'a'])
+    with pytest.raises(AnnotationError, match='the list of images: holds no image'):
+        write_submission(tmp_path / 'out.csv', store, [])
     with pytest.raises(ValueError, match='max_per_image must be at least 1, got 0'):
         write_submission(tmp_path / 'out.csv', store, max_per_image=0)
     assert [path.name for path in tmp_path.iterdir()] == ['store']

@@ -96,6 +96,9 @@ def test_ids_of_a_file_in_any_form(tmp_path):
     ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n{IDS[1]},train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
     (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
     assert wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt')) == [*IDS[:3], 'nowhere']
+    (tmp_path / 'ids.txt').write_bytes(b'\xff\xfe')
+    with pytest.raises(AnnotationError, match=r'ids\.txt: cannot be read'):
+        wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt'))
 
 
 def test_ids_of_classes_of_a_store_with_a_maximum(tiny_data):
