@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import CheckpointLoader
@@ -89,6 +90,8 @@ def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
 
     def classes() -> tuple[ClassNames, dict]:
         load = partial(CheckpointLoader.load_checkpoint, args.checkpoint, map_location='cpu')
+        if '://' not in args.checkpoint:  # mmengine's loader may unpickle what weights_only=True refuses
+            load = partial(torch.load, args.checkpoint, map_location='cpu', weights_only=True)
         checkpoint = try_load(load, args.checkpoint)
         names = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, args.checkpoint)
         return names, tree_of_checkpoint(checkpoint, names)
