@@ -13,8 +13,10 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
+from mmoid.engine import build_runner
 from mmoid.engine.resume.checkpoints import try_load
 from tests.checkpoints import read_checkpoint
+from tests.engine import small_run
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 
@@ -61,6 +63,14 @@ def test_a_file_that_is_no_checkpoint_is_one_error(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         try_load(partial(torch.load, path, weights_only=True), path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_run_does_not_unpickle_the_weights_that_it_starts_from(tiny_data, tmp_path):
+    torch.save(dict(state_dict=Attack(os.mkdir, str(tmp_path / 'attacked'))), tmp_path / 'foreign.pth')
+    runner = build_runner(small_run.config(tiny_data, tmp_path, load_from=str(tmp_path / 'foreign.pth')))
+    with pytest.raises(Exception, match='(?i)weights_only|weights only'):
+        runner.load_or_resume()
+    assert not (tmp_path / 'attacked').exists()
 
 
 def run_tool(monkeypatch, name, *arguments):
