@@ -331,8 +331,10 @@ def regions(model: nn.Module, item: dict, train: bool, components: Tensor | None
     )
 
 
-def write_json(file: Path, value: object) -> None:
+def write_json(file: Path, cells: dict[str, dict]) -> None:
+    """A line for each cell."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix('.writing')
-    temporary.write_text(json.dumps(value, indent=1) + '\n')
+    lines = (f'{json.dumps(key)}: {json.dumps(cell)}' for key, cell in cells.items())
+    temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
     temporary.replace(file)
