@@ -20,7 +20,8 @@ from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.utils.progress import print_table, progress_bars
+from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import print_changes, print_table, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_submission(args: argparse.Namespace) -> dict[str, int]:
+def make_submission(args: argparse.Namespace, summary: Summary) -> dict[str, int]:
     if Path(args.out).exists() and not args.overwrite:
         raise ValueError(f'{args.out}: exists already; give --overwrite to replace it')
     if args.hierarchy is not None and not args.expand_detections:
@@ -57,7 +58,7 @@ def make_submission(args: argparse.Namespace) -> dict[str, int]:
         hierarchy = hierarchy_with_ancestors(tree, predictions.label_names, args.hierarchy or args.store)
     image_ids = None if store is None else store.image_ids()
     if args.images is not None:
-        image_ids = read_image_list(args.images)
+        image_ids = read_image_list(args.images, summary)
     with progress_bars() as progress:
         return write_submission(
             args.out,
@@ -73,15 +74,16 @@ def make_submission(args: argparse.Namespace) -> dict[str, int]:
 
 
 def main() -> None:
-    args = parse_args()
+    args, summary = parse_args(), Summary()
     try:
-        counts = make_submission(args)
+        counts = make_submission(args, summary)
     except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')
     table = Table(title=args.out, show_header=False)
     for name, count in counts.items():
         table.add_row(name, f'{count:,}')
     print_table(table)
+    print_changes(summary)
 
 
 if __name__ == '__main__':

@@ -211,7 +211,7 @@ def evaluate_predictions(
     label_of = class_indices(predictions, annotations, other_classes)
     counts = np.diff(predictions.detection_stop, prepend=0)
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
-    other = 0
+    other, first_other = 0, ''
     parts = []
     for first, last in runs_of_rows(counts, DETECTIONS_AT_ONCE):
         stop = int(predictions.detection_stop[last - 1])
@@ -219,12 +219,15 @@ def evaluate_predictions(
         image = np.repeat(image_of[first:last], counts[first:last])
         label, score, box = label_of[predictions.label[rows]], predictions.score[rows], predictions.box[rows]
         kept = np.flatnonzero((image >= 0) & (label >= 0))
-        other += int(((image >= 0) & (label < 0)).sum())
+        others = np.flatnonzero((image >= 0) & (label < 0))
+        if len(others) and not other:
+            first_other = f' (first: {predictions.label_names[int(predictions.label[rows][others[0]])]})'
+        other += len(others)
         expanded = evaluator.with_ancestors(image[kept], label[kept], score[kept], box[kept])
         given += np.bincount(expanded[0], minlength=len(given))
         parts.append(evaluator.match(*expanded))
         progress('matching detections', stop, len(predictions.label))
-    left_out = {**predictions.left_out, 'of other classes': other}
+    left_out = {**predictions.left_out, f'of other classes{first_other}': other}
     elsewhere = np.flatnonzero((image_of < 0) & (counts > 0))
     if len(elsewhere):
         reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'

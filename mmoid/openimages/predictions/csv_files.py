@@ -13,6 +13,7 @@ Columns may have any order and any case; ``Score`` may be called ``Conf`` or ``C
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -180,18 +181,24 @@ def write_rows(
     return count
 
 
-def read_image_list(path: str | Path) -> list[str]:
+def read_image_list(path: str | Path, summary: Summary | None = None) -> list[str]:
     """Reads the images of a CSV with a column ``ImageID``, or of a text file with an id in each line.
 
     Returns:
-        Each id once, in the order of the file.
+        Each id once, in the order of the file. The summary counts those that come again.
     """
     header = read_header(path)
     if len(header) == 1 and find_column(header, 'ImageID') is None:
         lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-        return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    column = _column_of(path, header, 'ImageID')
-    return pc.unique(read_columns(path, {column: pa.string()})[column]).to_pylist()
+        ids = [line.strip() for line in lines if line.strip()]
+    else:
+        column = _column_of(path, header, 'ImageID')
+        ids = read_columns(path, {column: pa.string()})[column].to_pylist()
+    once = list(dict.fromkeys(ids))
+    if summary is not None and len(once) < len(ids):
+        first = next(name for name, times in Counter(ids).items() if times > 1)
+        summary.change('image ids that the list names again, taken once', len(ids) - len(once), first)
+    return once
 
 
 def _column_of(path: str | Path, header: Sequence[str], name: str) -> str:

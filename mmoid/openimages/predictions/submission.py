@@ -96,7 +96,7 @@ def write_submission(
             stream.write(b'ImageId,PredictionString\n')
             lengths = row_lengths(predictions.detection_stop, image)
             for first, last in runs_of_rows(lengths, DETECTIONS_AT_ONCE):
-                found = _valid(predictions.detections(image[first:last]), min_score, counts)
+                found = _valid(predictions.detections(image[first:last]), min_score, counts, ids.slice(first))
                 if hierarchy is not None:
                     own, found = found, with_ancestors(hierarchy, found, ancestor_nms)
                     counts['added ancestors, less those that NMS removes'] += len(found.score) - len(own.score)
@@ -114,15 +114,21 @@ def write_submission(
     return dict(counts)
 
 
-def _valid(found: Detections, min_score: float, counts: Counter[str]) -> Detections:
-    """The detections that can be written, with rounded boxes inside the image. Adds to ``counts``."""
+def _valid(found: Detections, min_score: float, counts: Counter[str], ids: pa.Array) -> Detections:
+    """The detections that can be written, with rounded boxes inside the image. Counts the others, naming the first."""
     score, inside = found.score.astype(np.float32), np.clip(found.box, 0, 1)
     box = np.round(inside, DECIMALS) + 0.0  # -0.0 would be written with its sign
     scored, solid = score >= np.float32(min_score), has_area(box)
     clipped = (inside != found.box).any(axis=1)
     counts['detections below the score'] += int((~scored).sum())
-    counts['boxes without area'] += int((scored & ~solid).sum())
-    counts['boxes partly outside the image, clipped'] += int((scored & solid & clipped).sum())
+    for reason, rows in (
+        ('boxes without area', scored & ~solid),
+        ('boxes partly outside the image, clipped', scored & solid & clipped),
+    ):
+        if rows.any():
+            place = f' (first: image {ids[int(found.image[np.argmax(rows)])].as_py()!r})'
+            key = next((key for key in counts if key.startswith(reason)), reason + place)
+            counts[key] += int(rows.sum())
     return Detections(found.image, found.label, score, box).take(scored & solid)
 
 

@@ -134,7 +134,7 @@ def test_detections_of_other_classes_are_an_error_or_dropped(annotations, tmp_pa
         evaluate_predictions(annotations, store)
     result = evaluate_predictions(annotations, store, other_classes='drop')
     assert result.ap[annotations.classes.label_names.index('/m/fruit')] == 0.25
-    assert (result.num_detections, result.left_out) == (2, {'of other classes': 1})
+    assert (result.num_detections, result.left_out) == (2, {'of other classes (first: /m/car)': 1})
 
 
 @pytest.mark.parametrize(

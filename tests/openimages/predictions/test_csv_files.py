@@ -7,6 +7,7 @@ import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list, read_predictions
+from mmoid.openimages.store.summary import Summary
 from tests.openimages.predictions.prediction_cases import (
     CLASSES,
     Row,
@@ -175,7 +176,10 @@ def test_an_image_list_is_a_csv_or_has_an_id_in_each_line(tmp_path):
         'b\r\na\r\n\r\n',
     ):
         (tmp_path / 'images.csv').write_text(text, newline='')
-        assert read_image_list(tmp_path / 'images.csv') == ['b', 'a']
+        summary = Summary()
+        assert read_image_list(tmp_path / 'images.csv', summary) == ['b', 'a']
+        again = ['changed: 1 image ids that the list names again, taken once, first b']
+        assert summary.lines() == (again if 'b,y' in text else [])
     for text, message in (
         ('Name,Size\na,1\n', 'has no column ImageID'),
         ('ImageID\tSize\na\t1\n', r"columns are separated by '\\t'; expected commas"),
