@@ -123,22 +123,33 @@ def one_line_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:  # torch raises this in a signal handler, so it may be the cause of any error
-            if str(cause).startswith('DataLoader worker'):
-                sys.exit(
-                    f'error: {str(cause).splitlines()[0]} A process that loads images has died, probably by the '
-                    'out-of-memory killer (check dmesg): set fewer train_dataloader.num_workers. --resume resumes from '
-                    'the newest checkpoint'
-                )
-            cause = cause.__context__
-        if not isinstance(error, (AnnotationError, ValueError, OSError, FloatingPointError)):
+        try:
+            line = _line_of(error)
+        except RuntimeError as late:  # torch reports a dead loader worker from a signal handler, in any line of code
+            line = _line_of(late)
+        if line is None:
             raise
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        own = (PACKAGE, PACKAGE.parent / 'tools')
-        if not any(map(raised_in.is_relative_to, own)) and getattr(error, 'filename', None) is None:
-            raise
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {line}')
+
+
+def _line_of(error: BaseException) -> str | None:
+    """What an error says, if that is enough for a user."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause).startswith('DataLoader worker'):
+            return (
+                f'{str(cause).splitlines()[0]} A process that loads images has died, probably by the out-of-memory '
+                'killer (check dmesg): set fewer train_dataloader.num_workers. --resume resumes from the newest '
+                'checkpoint'
+            )
+        cause = cause.__context__
+    if not isinstance(error, (AnnotationError, ValueError, OSError, FloatingPointError)):
+        return None
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    own = (PACKAGE, PACKAGE.parent / 'tools')
+    if not any(map(raised_in.is_relative_to, own)) and getattr(error, 'filename', None) is None:
+        return None
+    return str(error)
 
 
 def end_launch() -> None:

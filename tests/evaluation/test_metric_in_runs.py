@@ -55,7 +55,8 @@ def test_two_processes_log_the_same_as_one(one_process, tiny_data, tmp_path):
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', SCRIPT]
     arguments = [tiny_data, tmp_path, 'pytorch']
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(SCRIPT.parents[2])}
-    subprocess.run([*launch, *map(str, arguments)], check=True, capture_output=True, timeout=300, env=env)
+    done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-4000:]
     assert scalars_of(tmp_path) == scalars_of(one_process)
     assert (tmp_path / 'val.json').read_text() == (one_process / 'val.json').read_text()
 
