@@ -1,4 +1,4 @@
-"""Label sets of ground truths, what of them is a negative, and ancestors of detections: the same for all heads."""
+"""Label sets and negatives of ground truths, and ancestors of detections, for all heads."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class VerifiedClasses:
 
     Args:
         unverified: What the classes that nobody verified in an image are: ``negative``, as in a stock detector;
-            ``ignore``, neither label nor negative; ``sample``: some of them, drawn anew in each iteration, are
+            ``ignore``, neither label nor negative; ``sample``: some of them, another draw in each iteration, are
             negatives in all images of the batch. Zhou et al., "Detecting Twenty-thousand Classes using Image-level
             Supervision", ECCV 2022, draw 50 by the square root of their frequency.
         num_sampled: Classes to draw.

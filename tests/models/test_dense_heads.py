@@ -179,3 +179,8 @@ def test_a_loss_that_has_no_label_sets_is_refused():
     model.bbox_head.type = 'mmoid.LabelSetRetinaHead'
     with pytest.raises(ValueError, match=r'bbox_head\.loss_cls\.type = FocalLoss: .* needs mmoid\.ConcurrentFocalLoss'):
         MODELS.build(model)
+
+
+def test_two_stage_deformable_detr_is_refused():
+    with pytest.raises(ValueError, match='Use LabelSetDINOHead'):
+        MODELS.build({'type': 'mmoid.LabelSetDeformableDETRHead', 'num_classes': 4, 'as_two_stage': True})

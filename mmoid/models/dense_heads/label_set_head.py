@@ -252,7 +252,16 @@ class LabelSetQueryHead(LabelSetHead):
 
 @MODELS.register_module()
 class LabelSetDeformableDETRHead(LabelSetQueryHead, DeformableDETRHead):
-    """Deformable DETR on label sets; see :class:`LabelSetHead`. Its two-stage variant is not supported: use DINO."""
+    """Deformable DETR on label sets; see :class:`LabelSetHead`.
+
+    Raises:
+        ValueError: For ``as_two_stage=True``, whose proposals have one class of their own. DINO is the alternative.
+    """
+
+    def __init__(self, *args: Any, as_two_stage: bool = False, **kwargs: Any) -> None:
+        if as_two_stage:
+            raise ValueError('bbox_head: LabelSetDeformableDETRHead has no as_two_stage=True. Use LabelSetDINOHead')
+        super().__init__(*args, **kwargs)
 
 
 @MODELS.register_module()
