@@ -39,7 +39,6 @@ _PUBLIC = {
         'LabelSetFCOSHead',
         'LabelSetFocalLoss',
         'LabelSetGFLHead',
-        'LabelSetRTMDetHead',
         'LabelSetRTMDetSepBNHead',
         'LabelSetRetinaHead',
         'LabelSetSampler',

@@ -13,7 +13,6 @@ from mmoid.models.dense_heads.label_set_head import (
     LabelSetGFLHead,
     LabelSetHead,
     LabelSetRetinaHead,
-    LabelSetRTMDetHead,
     LabelSetRTMDetSepBNHead,
     LabelSetTOODHead,
 )
@@ -27,7 +26,6 @@ __all__ = [
     'LabelSetFCOSHead',
     'LabelSetGFLHead',
     'LabelSetHead',
-    'LabelSetRTMDetHead',
     'LabelSetRTMDetSepBNHead',
     'LabelSetRetinaHead',
     'LabelSetTOODHead',

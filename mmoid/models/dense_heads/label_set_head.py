@@ -17,7 +17,6 @@ from mmdet.models.dense_heads import (
     FCOSHead,
     GFLHead,
     RetinaHead,
-    RTMDetHead,
     RTMDetSepBNHead,
     TOODHead,
 )
@@ -219,11 +218,6 @@ class LabelSetFCOSHead(LabelSetHead, FCOSHead):
         """FCOS takes one level after the other, with all images in each."""
         images = torch.arange(len(arguments['batch_img_metas']), device=arguments['cls_scores'][0].device)
         return torch.cat([images.repeat_interleave(score[0, 0].numel()) for score in arguments['cls_scores']])
-
-
-@MODELS.register_module()
-class LabelSetRTMDetHead(LabelSetHead, RTMDetHead):
-    """RTMDet on label sets, with :class:`mmoid.ConcurrentQualityFocalLoss`; see :class:`LabelSetHead`."""
 
 
 @MODELS.register_module()
