@@ -23,6 +23,7 @@ from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
 from mmoid.engine.settings import remove_default_hooks, require_trainable, type_name
@@ -158,6 +159,10 @@ def end_launch() -> None:
     Otherwise gloo threads may hold tensors until Python has ended, which can abort a process that has finished
     (https://github.com/pytorch/pytorch/issues/190489).
     """
+    for loader in gc.get_objects():
+        # Python would first close the queue by which torch asks the workers to end, and torch then waits 5 s for each.
+        if type(loader) is DataLoader and loader._iterator is not None:
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
     gc.collect()  # the model wrapper holds the group too
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,6 +1,7 @@
 """Two machines for tests: network namespaces if the user may create them (root), else the loopback interface."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -70,6 +71,8 @@ class Launch:
             **os.environ,
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             'PYTHONPATH': f'{ROOT}:{ROOT}/tests/engine',
+            'PYTHONFAULTHANDLER': '1',
+            'TORCH_ELASTIC_SHUTDOWN_TIMEOUT': '600',  # a disk may need more than torchrun's 30 s for a checkpoint
             **{name: str(value) for name, value in env.items()},
         }
         self.process = psutil.Popen(
@@ -82,11 +85,16 @@ class Launch:
             self.family = self.process.children(recursive=True) or self.family
         return self.process.poll()
 
-    def finish(self, timeout: float = 900.0) -> int:
-        """Waits until no process is left; returns the exit status."""
+    def finish(self, timeout: float = 300.0) -> int:
+        """Waits until no process is left; returns the exit status. After ``timeout`` seconds it shows all stacks."""
         end = time.monotonic() + timeout
         while self.poll() is None:
-            assert time.monotonic() < end, self.text()
+            if time.monotonic() > end:
+                for process in self.family:
+                    with suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGABRT)
+                time.sleep(5)
+                raise AssertionError(self.text())
             time.sleep(0.05)
         end = time.monotonic() + 30
         while alive := [process for process in self.family if is_alive(process)]:

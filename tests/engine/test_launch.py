@@ -42,6 +42,19 @@ def test_a_successful_run_leaves_no_gloo_thread():
     end_launch()  # of one process there is nothing to leave
 
 
+def test_workers_end_by_themselves_with_a_run(monkeypatch):
+    """They do when they are asked to, or after idle 5 s; torch waits as long, here less, and then ends them."""
+    loader = torch.utils.data.DataLoader(range(4), num_workers=1, persistent_workers=True)
+    assert len(list(loader)) == 4
+    terminated = MagicMock()
+    monkeypatch.setattr(loader._iterator._workers[0], 'terminate', terminated)
+    monkeypatch.setattr('torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL', 3)
+    loader.itself = loader  # like a Runner's, only the garbage collector can remove it
+    del loader
+    end_launch()
+    terminated.assert_not_called()
+
+
 def threads_of_gloo():
     return [path for path in Path('/proc/self/task').glob('*/comm') if 'gloo' in path.read_text()]
 
