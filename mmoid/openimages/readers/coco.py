@@ -1,8 +1,9 @@
 """COCO JSON file -> AnnotationStore, and back.
 
 Reads the object-detection format (https://cocodataset.org/#format-data) and the customary keys of Open Images in it:
-``freebase_id`` or ``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of
-annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is ignored.
+``freebase_id`` or ``mid`` of categories, ``pos_category_ids``, ``neg_category_ids`` and ``not_exhaustive_category_ids``
+of images, and the flags of annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is
+ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, Rows, write_converted
@@ -40,7 +41,7 @@ FLAG_KEYS = {
 }
 """Keys of an annotation by flag. The first that is there counts; it is the one that :func:`export_coco` writes."""
 
-IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0}
+IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0, 'not_exhaustive_category_ids': NOT_EXHAUSTIVE}
 """Confidence by the key of an image that lists its classes."""
 
 HIERARCHY_KEY = 'class_hierarchy'  # within ``info``, in the form of the official JSON
@@ -70,6 +71,7 @@ class _Image(msgspec.Struct, gc=False):
     openimages_id: _Text | None = None
     pos_category_ids: tuple[_Id, ...] | None = None
     neg_category_ids: tuple[_Id, ...] | None = None
+    not_exhaustive_category_ids: tuple[_Id, ...] | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -283,14 +285,14 @@ def export_coco(
 
     Raises:
         OSError: A file that may not be replaced.
-        AnnotationError: An image-level label whose confidence is neither 1 nor 0, which COCO's lists cannot hold.
+        AnnotationError: An image-level label whose confidence COCO's lists cannot hold.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise FileExistsError(f'{out}: exists already; give --overwrite to replace it, or another --out')
     others = np.setdiff1d(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values()))
     if len(others):
-        held = f'confidence {others[0]:g}; COCO files hold 1 and 0'
+        held = f'confidence {others[0]:g}; COCO files hold 0, 1 and {NOT_EXHAUSTIVE}'
         raise AnnotationError(f'{store.path}: an image-level label has {held}')
     info = {'description': 'Open Images annotations, written by mmoid', HIERARCHY_KEY: store.metadata['hierarchy']}
     names = enumerate(zip(store.class_names, store.label_names), 1)
