@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_over
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
@@ -98,6 +98,20 @@ class _Document(msgspec.Struct):
     info: dict[str, Any] | None = None
 
 
+class _V3DetTree(msgspec.Struct):
+    """What is read of ``v3det_2023_v1_category_tree.json``.
+
+    The keys are those that ``evaluation/cocoeval_mp.py`` and ``v3det_visualize_tree.py`` of
+    https://github.com/V3Det/V3Det read.
+    """
+
+    categoryid2treeid: dict[str, _Text]  # node of each category, such as n02084071
+    father2child: dict[str, list[_Text]]  # nodes below a node
+
+
+_Form = TypeVar('_Form')
+
+
 def import_coco(
     out: str | Path,
     *,
@@ -119,26 +133,34 @@ def import_coco(
     :func:`export_coco` writes into the file counts; else no class has ancestors. With ``supercategories``, each becomes
     a class above its categories, after these. Its name is its MID.
 
+    ``hierarchy`` may be the category tree of V3Det. A class is then its node, since some categories have the same name.
+    Nodes that are no categories do not become classes; ancestry through them is kept.
+
     The other arguments and errors are those of :func:`~mmoid.openimages.readers.official_csv.convert`; the message of
     an AnnotationError names the element, such as ``annotations[3].bbox``.
     """
     require_replaceable(out, overwrite)
     path = Path(annotations)
     progress('reading', 0, 1)
-    document = _decode(path)
+    document = _decode(path, _Document)
     if supercategories and hierarchy is not None:
         raise ValueError('supercategories, hierarchy: give one of them (--supercategories, --hierarchy)')
-    mids = tuple(category.freebase_id or category.mid or category.name for category in document.categories)
+    categories = document.categories
+    mids = tuple(category.freebase_id or category.mid or category.name for category in categories)
+    tree, tree_source = flat_tree(mids), str(path)
+    if hierarchy is not None:
+        tree, tree_source = load_tree(hierarchy), str(hierarchy)
+        if isinstance(tree, dict) and 'father2child' in tree:
+            mids, tree = _v3det_classes(Path(hierarchy), categories)
+    elif document.info and HIERARCHY_KEY in document.info:
+        tree, tree_source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
     require_unique(mids, lambda i: f'{path}: categories[{i}]')
-    classes = ClassNames(mids, tuple(category.name for category in document.categories), str(path))
-    tree = tree_over(classes, hierarchy)
+    classes = ClassNames(mids, tuple(category.name for category in categories), str(path))
     if supercategories:
-        classes, tree = _with_supercategories(document.categories, classes)
-        ClassHierarchy(tree, classes.label_names, f'{path}: supercategory')  # fail now
-    elif hierarchy is None and document.info and HIERARCHY_KEY in document.info:
-        tree = document.info[HIERARCHY_KEY]
-        ClassHierarchy(tree, mids, f'{path}: info.{HIERARCHY_KEY}')  # fail now
-    category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
+        classes, tree = _with_supercategories(categories, classes)
+        tree_source = f'{path}: supercategory'
+    ClassHierarchy(tree, classes.label_names, tree_source)  # fail now
+    category = _positions([category.id for category in categories], f'{path}: categories', 'id')
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)
     labels = _image_labels(path, document.images, category)
@@ -154,15 +176,29 @@ def import_coco(
     return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
 
 
-def _decode(path: Path) -> _Document:
+def _decode(path: Path, form: type[_Form]) -> _Form:
     try:
-        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=_Document)
+        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=form)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(' - at `$')
         place = where.rstrip('`').lstrip('.')
         raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}') from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
+
+
+def _v3det_classes(path: Path, categories: Sequence[_Category]) -> tuple[tuple[str, ...], dict]:
+    """The nodes of the categories in a category tree of V3Det, and the tree as :class:`ClassHierarchy` takes it."""
+    given = _decode(path, _V3DetTree)
+    for category in categories:
+        if str(category.id) not in given.categoryid2treeid:
+            raise AnnotationError(f'{path}: categoryid2treeid: has no node of category {category.id} {category.name!r}')
+    nodes = tuple(given.categoryid2treeid[str(category.id)] for category in categories)
+    below = [
+        {'LabelName': node, 'Subcategory': [{'LabelName': child} for child in children]}
+        for node, children in given.father2child.items()
+    ]
+    return nodes, {**flat_tree(nodes), 'Subcategory': below}
 
 
 def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) -> tuple[ClassNames, dict]:
