@@ -29,8 +29,8 @@ DETECTIONS_AT_ONCE = 1 << 18
 class Matches:
     """The verdict on every detection that counts, ordered by image and class, then by descending score.
 
-    Detections that a group absorbed are not listed, nor false positives of ``not_exhaustive`` pairs. Each group that was found follows the detections of its image and
-    class as a row of its own.
+    Detections that a group absorbed are not listed, nor those without a box in :attr:`GroundTruth.not_exhaustive`. Each
+    group that was found follows the detections of its image and class as a row of its own.
 
     Attributes:
         image: (M,) int64 image index.
