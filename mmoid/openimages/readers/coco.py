@@ -170,8 +170,7 @@ def import_coco(
     del document  # Python objects, far larger than the arrays
     progress('reading', 1, 1)
     if images is not None:
-        exists = pc.is_in(table['file_name'], pa.array(files_below(images), pa.string())).to_numpy()
-        content = content.with_files(exists, images, missing_images)
+        content = _with_files_below(content, images, missing_images)
     content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
 
@@ -257,6 +256,19 @@ def _image_ids(path: Path, images: Sequence[_Image], file_names: Sequence[str]) 
         raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
     _positions(given, f'{path}: images', 'openimages_id')
     return given
+
+
+def _with_files_below(content: Content, images: str | Path, missing_images: MissingImages) -> Content:
+    """Images without a file are an error, or dropped. If none has one, names count from their last folder on.
+
+    Objects365 lists images/v1/patch8/a.jpg; its archives hold patch8/a.jpg.
+    """
+    files, names = pa.array(files_below(images), pa.string()), content.images['file_name']
+    exists = pc.is_in(names, files)
+    short = pc.replace_substring_regex(names, r'^.*/([^/]+/[^/]+)$', r'\1')
+    if not pc.any(exists).as_py() and len(pc.unique(short)) == len(short):
+        content, exists = content.with_columns(file_name=short), pc.is_in(short, files)
+    return content.with_files(exists.to_numpy(), images, missing_images)
 
 
 def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:
