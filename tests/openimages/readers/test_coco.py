@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import assert_same, coco_document, write_coco
@@ -117,6 +119,7 @@ def test_files_of_lvis_name_images_by_their_address(tmp_path):
     assert store.file_name(0) == 'val2017/b.jpg' and store.image_id(0) == 'b'
     assert store.image_label.tolist() == [1, 0, 1, 1, 0, 1]
     assert store.image_label_confidence.tolist() == [2, 1, 1, 2, 0, 2]
+    assert GroundTruth.build(annotations_of_store(store)).not_exhaustive.tolist() == [1, 3, 5]
     del document['images'][1]['coco_url']
     with pytest.raises(AnnotationError, match=r'images\[1\]: Object missing required field `file_name`'):
         imported(tmp_path, document)
