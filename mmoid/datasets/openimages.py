@@ -21,7 +21,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
@@ -35,7 +35,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
     Items are mmdet's: ``img_path``, ``img_id`` (the ImageID), ``width``, ``height``, ``instances`` (each with ``bbox``
     in absolute pixels, ``bbox_label``, ``ignore_flag``, ``is_group_of``), ``image_level_labels`` (class indices) and
-    ``confidences`` (1 verified present, 0 verified absent). Labels are as annotated; the RoI sampler adds the ancestors
+    ``confidences`` (those of :class:`AnnotationStore`). Labels are as annotated; the RoI sampler adds the ancestors
     (:class:`mmoid.LabelSetSampler`). ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs)
     in the order of class indices.
 
@@ -336,14 +336,19 @@ class StoreRecords(Sequence):
         return truth if self.group_of == 'keep' else truth & (self.store.is_group_of != 1)
 
     def verified_classes(self, index: int) -> np.ndarray:
-        """Ascending class indices that are verified in item ``index``, as in the metric."""
+        """Ascending class indices that are verified in item ``index``, as in the metric.
+
+        Without classes of which some objects may have no box: they are no negatives of background either.
+        """
         store, image = self.store, int(self.images[index])
         rows = store.labels_of_image(image)
         label = self.new_label[store.image_label[rows]]
         confidence = store.image_label_confidence[rows]
         box_label = self.new_label[store.box_label[store.boxes_of_image(image)]]
         present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
-        return self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
+        verified = self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
+        not_exhaustive = label[(label >= 0) & (confidence == NOT_EXHAUSTIVE)]
+        return np.setdiff1d(verified, self.hierarchy.verified_classes(not_exhaustive, label[:0]))
 
     def require_images(self, backend_args: dict | None) -> None:
         """Raises AnnotationError if some of a few images, spread over the set, do not exist."""

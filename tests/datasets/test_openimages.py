@@ -5,6 +5,7 @@ import os.path as osp
 import pickle
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from PIL import Image
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.coco_documents import coco_document, write_coco
 from tests.official_files import BOXES, write_files
 
 PIPELINE = [
@@ -53,6 +57,20 @@ def test_an_item_is_what_mmdet_expects(store):
     metainfo = dataset(store).metainfo
     assert metainfo['classes'] == ('Apple', 'Orange', 'Fruit', 'Bench (/m/bench1)', 'Bench (/m/bench2)')
     assert metainfo['label_names'] == ('/m/apple', '/m/orange', '/m/fruit', '/m/bench1', '/m/bench2')
+
+
+def test_a_class_with_objects_without_a_box_is_no_negative(tmp_path):
+    document = coco_document()
+    document['images'][0]['not_exhaustive_category_ids'] = [18]  # dog; the image has a dog and a car
+    for image in document['images']:
+        (tmp_path / image['file_name']).parent.mkdir(exist_ok=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / image['file_name'])
+    import_coco(tmp_path / 'store', annotations=write_coco(tmp_path, document), images=tmp_path)
+    records = dataset(str(tmp_path / 'store')).data_list
+    assert [records.verified_classes(i).tolist() for i in range(3)] == [[1], [0, 1], [0, 1]]
+    tree = {'LabelName': 'all', 'Subcategory': [{'LabelName': 'car', 'Subcategory': [{'LabelName': 'dog'}]}]}
+    hierarchy = ClassHierarchy(tree, ('dog', 'car'))
+    assert replace(records, hierarchy=hierarchy).verified_classes(0).tolist() == [], 'nor are its ancestors'
 
 
 def test_official_images_are_loaded_as_stored_whatever_the_pipeline_says(store, tmp_path):

@@ -13,7 +13,7 @@ from mmoid.utils.command_line import converter_parser, run_converter
 if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--annotations', required=True, help='COCO JSON file with images, annotations, categories')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
+    parser.add_argument('--hierarchy', help='hierarchy JSON, or category tree of V3Det; without it, no ancestors')
     above = 'make each supercategory a class above its categories'
     parser.add_argument('--supercategories', action='store_true', help=above)
     parser.add_argument('--images', help='folder that the file_name of images starts from')

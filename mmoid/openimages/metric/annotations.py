@@ -20,7 +20,7 @@ from mmoid.openimages.readers.csv_files import (
     read_classes,
     read_image_labels,
 )
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.summary import Summary
 
 
@@ -38,7 +38,7 @@ class Annotations:
         is_group_of: (B,) bool.
         label_image: (L,) int image index of each image-level label.
         label_class: (L,) int class index of each image-level label.
-        label_confidence: (L,) float: 1 verified present, 0 verified absent.
+        label_confidence: (L,) float: 1 verified present, 0 verified absent, ``NOT_EXHAUSTIVE`` as in a store.
     """
 
     image_ids: Sequence[str]
@@ -64,7 +64,7 @@ def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | No
     Raises:
         AnnotationError: A class that the store does not have, machine-generated labels in a store of version 0.1.
     """
-    if not np.isin(store.image_label_confidence, (0, 1)).all():
+    if not np.isin(store.image_label_confidence, (0, 1, NOT_EXHAUSTIVE)).all():
         raise AnnotationError(
             f'{store.path}: has machine-generated image-level labels, which verify nothing; prepare it again'
         )

@@ -32,16 +32,25 @@ class ClassGroup:
 
 
 def class_groups(hierarchy: ClassHierarchy | None, train_images: np.ndarray | None) -> list[ClassGroup]:
-    """Head, middle, tail and untrained classes; leaves and parents; levels. Empty groups are left out.
+    """Rare, common and frequent classes; head, middle, tail and untrained; leaves and parents; levels.
+
+    Empty groups are left out.
 
     Args:
         hierarchy: Level 1 lies right below the root. A class with several parents counts by its longest path. None:
             no groups by hierarchy.
         train_images: (C,) int training images of each class. Head, middle and tail are a third each of the classes
-            that occur in training, most frequent first. None: no groups by frequency.
+            that occur in training, most frequent first. Rare, common and frequent are the groups of LVIS. None: no
+            groups by frequency.
     """
     groups = []
     if train_images is not None:
+        for name, meaning, least, most in (
+            ('rare', '1 to 10 training images', 1, 10),
+            ('common', '11 to 100 training images', 11, 100),
+            ('frequent', 'more than 100 training images', 101, np.inf),
+        ):
+            groups.append(ClassGroup(name, meaning, np.flatnonzero((train_images >= least) & (train_images <= most))))
         for name, labels in zip(('head', 'middle', 'tail'), head_middle_tail(train_images)):
             counts = train_images[labels]
             meaning = f'{counts.min():,} to {counts.max():,} training images' if len(labels) else ''
@@ -61,7 +70,7 @@ def class_columns(hierarchy: ClassHierarchy | None, train_images: np.ndarray | N
     columns: dict[str, pa.Array] = {}
     if train_images is not None:
         frequency = np.empty(len(train_images), dtype=object)
-        for group in class_groups(None, train_images):
+        for group in class_groups(None, train_images):  # the thirds come last
             frequency[group.labels] = group.name
         columns |= {'train_images': pa.array(train_images), 'frequency': pa.array(frequency, pa.string())}
     if hierarchy is not None:

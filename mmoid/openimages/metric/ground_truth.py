@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmoid.openimages.metric.annotations import Annotations
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 
 
 class KeyedBoxes(NamedTuple):
@@ -40,6 +41,8 @@ class GroundTruth:
         source: (G,) int64 row of the annotation that each box is a copy of.
         verified: (V,) int64 sorted unique keys of the verified (image, class) pairs. Detections of other pairs are
             ignored. None: all pairs count.
+        not_exhaustive: (K,) int64 sorted unique keys of the pairs in which some objects may have no box. Detections
+            that match none are ignored.
     """
 
     num_images: int
@@ -50,6 +53,7 @@ class GroundTruth:
     is_group_of: np.ndarray
     source: np.ndarray
     verified: np.ndarray | None
+    not_exhaustive: np.ndarray
 
     @classmethod
     def build(cls, annotations: Annotations, expand: bool = True, verified_only: bool = True) -> GroundTruth:
@@ -58,27 +62,31 @@ class GroundTruth:
         Args:
             annotations: Of all images. Boxes without area are fine.
             expand: Copy boxes and positive labels to ancestors, negative labels to descendants. Needs a hierarchy.
-            verified_only: Ignore detections of classes that are not verified in their image.
+            verified_only: Ignore detections of classes that are not verified in their image, and those that match no
+                box where some objects may have none.
         """
         num_images, num_classes = len(annotations.image_ids), len(annotations.classes)
         label, source = annotations.label.astype(np.int64), np.arange(len(annotations.label))
         label_class, label_image = annotations.label_class.astype(np.int64), annotations.label_image
+        confidence = annotations.label_confidence
         if expand:
-            hierarchy, confidence = annotations.hierarchy, annotations.label_confidence
+            hierarchy = annotations.hierarchy
             assert hierarchy is not None
             source, label = hierarchy.expand_up(label)
             present, absent = np.flatnonzero(confidence > 0), np.flatnonzero(confidence == 0)
             up, up_class = hierarchy.expand_up(label_class[present])
             down, down_class = hierarchy.expand_down(label_class[absent])
-            label_image = label_image[np.concatenate([present[up], absent[down]])]
+            rows = np.concatenate([present[up], absent[down]])
+            label_image, confidence = label_image[rows], confidence[rows]
             label_class = np.concatenate([up_class, down_class])
         image = annotations.image[source].astype(np.int64)
-        verified = None
+        verified, not_exhaustive = None, np.empty(0, dtype=np.int64)
         if verified_only:
-            keys = [image * num_classes + label, label_image.astype(np.int64) * num_classes + label_class]
-            verified = np.unique(np.concatenate(keys))
-        group = annotations.is_group_of[source]
-        return cls(num_images, num_classes, image, label, annotations.box[source], group, source, verified)
+            label_key = label_image.astype(np.int64) * num_classes + label_class
+            verified = np.unique(np.concatenate([image * num_classes + label, label_key]))
+            not_exhaustive = np.unique(label_key[confidence == NOT_EXHAUSTIVE])
+        box, group = annotations.box[source], annotations.is_group_of[source]
+        return cls(num_images, num_classes, image, label, box, group, source, verified, not_exhaustive)
 
     @cached_property
     def single_boxes(self) -> KeyedBoxes:

@@ -29,8 +29,8 @@ DETECTIONS_AT_ONCE = 1 << 18
 class Matches:
     """The verdict on every detection that counts, ordered by image and class, then by descending score.
 
-    Detections that a group absorbed are not listed. Each group that was found follows the detections of its image and
-    class as a row of its own.
+    Detections that a group absorbed are not listed, nor those without a box in :attr:`GroundTruth.not_exhaustive`. Each
+    group that was found follows the detections of its image and class as a row of its own.
 
     Attributes:
         image: (M,) int64 image index.
@@ -141,7 +141,7 @@ def _match(
     group, first = np.unique(claimed[absorbed], return_index=True)
     group_score = score[rest[absorbed]][first]
     scored = (group_score > 0) & (group_of_weight > 0)
-    kept = np.ones(len(key), dtype=bool)
+    kept = (value > 0) | ~_contains(ground_truth.not_exhaustive, key)
     kept[rest[absorbed]] = False
 
     key = np.concatenate([key[kept], groups.key[group[scored]]])

@@ -12,7 +12,9 @@ from mmoid.openimages.metric.matching import Matches, match_detections
 
 
 class Verdict(IntEnum):
-    """On one detection. Not counted: a group-of box absorbed it, or its class is not verified in the image."""
+    """On one detection. Not counted: a group-of box absorbed it, or its class is not verified in the image, or it
+    matches no box of a class that is not exhaustively annotated there.
+    """
 
     FALSE = 0
     TRUE = 1

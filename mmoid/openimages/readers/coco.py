@@ -1,15 +1,16 @@
 """COCO JSON file -> AnnotationStore, and back.
 
 Reads the object-detection format (https://cocodataset.org/#format-data) and the customary keys of Open Images in it:
-``freebase_id`` or ``mid`` of categories, ``pos_category_ids`` and ``neg_category_ids`` of images, and the flags of
-annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is ignored.
+``freebase_id`` or ``mid`` of categories, ``pos_category_ids``, ``neg_category_ids`` and ``not_exhaustive_category_ids``
+of images, and the flags of annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is
+ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,13 +19,13 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_over
+from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below
 from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, Rows, write_converted
@@ -40,7 +41,7 @@ FLAG_KEYS = {
 }
 """Keys of an annotation by flag. The first that is there counts; it is the one that :func:`export_coco` writes."""
 
-IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0}
+IMAGE_LABEL_KEYS = {'pos_category_ids': 1, 'neg_category_ids': 0, 'not_exhaustive_category_ids': NOT_EXHAUSTIVE}
 """Confidence by the key of an image that lists its classes."""
 
 HIERARCHY_KEY = 'class_hierarchy'  # within ``info``, in the form of the official JSON
@@ -70,6 +71,7 @@ class _Image(msgspec.Struct, gc=False):
     openimages_id: _Text | None = None
     pos_category_ids: tuple[_Id, ...] | None = None
     neg_category_ids: tuple[_Id, ...] | None = None
+    not_exhaustive_category_ids: tuple[_Id, ...] | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -96,6 +98,20 @@ class _Document(msgspec.Struct):
     info: dict[str, Any] | None = None
 
 
+class _V3DetTree(msgspec.Struct):
+    """What is read of ``v3det_2023_v1_category_tree.json``.
+
+    The keys are those that ``evaluation/cocoeval_mp.py`` and ``v3det_visualize_tree.py`` of
+    https://github.com/V3Det/V3Det read.
+    """
+
+    categoryid2treeid: dict[str, _Text]  # node of each category, such as n02084071
+    father2child: dict[str, list[_Text]]  # nodes below a node
+
+
+_Form = TypeVar('_Form')
+
+
 def import_coco(
     out: str | Path,
     *,
@@ -117,26 +133,34 @@ def import_coco(
     :func:`export_coco` writes into the file counts; else no class has ancestors. With ``supercategories``, each becomes
     a class above its categories, after these. Its name is its MID.
 
+    ``hierarchy`` may be the category tree of V3Det. A class is then its node, since some categories have the same name.
+    Nodes that are no categories do not become classes; ancestry through them is kept.
+
     The other arguments and errors are those of :func:`~mmoid.openimages.readers.official_csv.convert`; the message of
     an AnnotationError names the element, such as ``annotations[3].bbox``.
     """
     require_replaceable(out, overwrite)
     path = Path(annotations)
     progress('reading', 0, 1)
-    document = _decode(path)
+    document = _decode(path, _Document)
     if supercategories and hierarchy is not None:
         raise ValueError('supercategories, hierarchy: give one of them (--supercategories, --hierarchy)')
-    mids = tuple(category.freebase_id or category.mid or category.name for category in document.categories)
+    categories = document.categories
+    mids = tuple(category.freebase_id or category.mid or category.name for category in categories)
+    tree, tree_source = flat_tree(mids), str(path)
+    if hierarchy is not None:
+        tree, tree_source = load_tree(hierarchy), str(hierarchy)
+        if isinstance(tree, dict) and 'father2child' in tree:
+            mids, tree = _v3det_classes(Path(hierarchy), categories)
+    elif document.info and HIERARCHY_KEY in document.info:
+        tree, tree_source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
     require_unique(mids, lambda i: f'{path}: categories[{i}]')
-    classes = ClassNames(mids, tuple(category.name for category in document.categories), str(path))
-    tree = tree_over(classes, hierarchy)
+    classes = ClassNames(mids, tuple(category.name for category in categories), str(path))
     if supercategories:
-        classes, tree = _with_supercategories(document.categories, classes)
-        ClassHierarchy(tree, classes.label_names, f'{path}: supercategory')  # fail now
-    elif hierarchy is None and document.info and HIERARCHY_KEY in document.info:
-        tree = document.info[HIERARCHY_KEY]
-        ClassHierarchy(tree, mids, f'{path}: info.{HIERARCHY_KEY}')  # fail now
-    category = _positions([category.id for category in document.categories], f'{path}: categories', 'id')
+        classes, tree = _with_supercategories(categories, classes)
+        tree_source = f'{path}: supercategory'
+    ClassHierarchy(tree, classes.label_names, tree_source)  # fail now
+    category = _positions([category.id for category in categories], f'{path}: categories', 'id')
     images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)
     labels = _image_labels(path, document.images, category)
@@ -146,21 +170,34 @@ def import_coco(
     del document  # Python objects, far larger than the arrays
     progress('reading', 1, 1)
     if images is not None:
-        exists = pc.is_in(table['file_name'], pa.array(files_below(images), pa.string())).to_numpy()
-        content = content.with_files(exists, images, missing_images)
+        content = _with_files_below(content, images, missing_images)
     content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
 
 
-def _decode(path: Path) -> _Document:
+def _decode(path: Path, form: type[_Form]) -> _Form:
     try:
-        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=_Document)
+        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=form)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(' - at `$')
         place = where.rstrip('`').lstrip('.')
         raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}') from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
+
+
+def _v3det_classes(path: Path, categories: Sequence[_Category]) -> tuple[tuple[str, ...], dict]:
+    """The nodes of the categories in a category tree of V3Det, and the tree as :class:`ClassHierarchy` takes it."""
+    given = _decode(path, _V3DetTree)
+    for category in categories:
+        if str(category.id) not in given.categoryid2treeid:
+            raise AnnotationError(f'{path}: categoryid2treeid: has no node of category {category.id} {category.name!r}')
+    nodes = tuple(given.categoryid2treeid[str(category.id)] for category in categories)
+    below = [
+        {'LabelName': node, 'Subcategory': [{'LabelName': child} for child in children]}
+        for node, children in given.father2child.items()
+    ]
+    return nodes, {**flat_tree(nodes), 'Subcategory': below}
 
 
 def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) -> tuple[ClassNames, dict]:
@@ -219,6 +256,19 @@ def _image_ids(path: Path, images: Sequence[_Image], file_names: Sequence[str]) 
         raise AnnotationError(f'{path}: images[{i}]: has no openimages_id, but other images have one')
     _positions(given, f'{path}: images', 'openimages_id')
     return given
+
+
+def _with_files_below(content: Content, images: str | Path, missing_images: MissingImages) -> Content:
+    """Images without a file are an error, or dropped. If none has one, names count from their last folder on.
+
+    Objects365 lists images/v1/patch8/a.jpg; its archives hold patch8/a.jpg.
+    """
+    files, names = pa.array(files_below(images), pa.string()), content.images['file_name']
+    exists = pc.is_in(names, files)
+    short = pc.replace_substring_regex(names, r'^.*/([^/]+/[^/]+)$', r'\1')
+    if not pc.any(exists).as_py() and len(pc.unique(short)) == len(short):
+        content, exists = content.with_columns(file_name=short), pc.is_in(short, files)
+    return content.with_files(exists.to_numpy(), images, missing_images)
 
 
 def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:
@@ -283,14 +333,14 @@ def export_coco(
 
     Raises:
         OSError: A file that may not be replaced.
-        AnnotationError: An image-level label whose confidence is neither 1 nor 0, which COCO's lists cannot hold.
+        AnnotationError: An image-level label whose confidence COCO's lists cannot hold.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise FileExistsError(f'{out}: exists already; give --overwrite to replace it, or another --out')
     others = np.setdiff1d(store.image_label_confidence, list(IMAGE_LABEL_KEYS.values()))
     if len(others):
-        held = f'confidence {others[0]:g}; COCO files hold 1 and 0'
+        held = f'confidence {others[0]:g}; COCO files hold 0, 1 and {NOT_EXHAUSTIVE}'
         raise AnnotationError(f'{store.path}: an image-level label has {held}')
     info = {'description': 'Open Images annotations, written by mmoid', HIERARCHY_KEY: store.metadata['hierarchy']}
     names = enumerate(zip(store.class_names, store.label_names), 1)

@@ -43,12 +43,20 @@ def rows_of_pixels(
     ``image`` and ``label`` are (B,) indices, ``box`` is (B, 4) xmin, ymin, xmax, ymax, and ``size`` (N, 2) width and
     height of the images, in pixels. ``flags`` are (B,) int8; those not given are unknown. ``place`` gives file and
     line, or element, of the box with an index. A box that leaves its image by ``rounding`` pixels is not counted.
+
+    Raises:
+        AnnotationError: The boxes are fractions of the image size.
     """
     sides = np.tile(size[image], 2)
     inside = np.clip(box / sides, 0, 1)
     solid = has_area(box)
     keep = solid & has_area(inside)
     cut = ((box < -rounding) | (box > sides + rounding)).any(axis=1)
+    if keep.any() and box[keep].max() < 1.01:  # fractions are rounded
+        raise AnnotationError(
+            f'{place(int(np.argmax(keep)))}: all boxes are in the first pixel of their images, as fractions of the '
+            'image size would be; multiply them by width and height'
+        )
     summary.box_rows = len(box)
     for add, reason, rows in (
         (summary.drop, 'boxes without area', ~solid),

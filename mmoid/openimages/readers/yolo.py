@@ -25,6 +25,7 @@ from mmoid.utils.progress import Progress, no_progress
 
 class _Data(msgspec.Struct):
     names: list[str] | dict[int, str]
+    nc: int | None = None
     path: str | None = None
     train: str | list[str] | None = None
     val: str | list[str] | None = None
@@ -59,6 +60,8 @@ def import_yolo(
         fault = ' '.join(str(error).split())  # of several lines
         raise AnnotationError(f'{path}: cannot be read as data.yaml ({fault})') from error
     given = described.names
+    if described.nc not in (None, len(given)):
+        raise AnnotationError(f'{path}: nc is {described.nc}, but names has {len(given)} names; correct one of them')
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
     classes = ClassNames(tuple(name_of_number.values()), (), str(path))

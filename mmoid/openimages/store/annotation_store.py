@@ -35,6 +35,9 @@ from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, re
 
 FORMAT = 'mmoid-annotations'
 VERSION = 1
+NOT_EXHAUSTIVE = 2
+"""Confidence of an image-level label: verified present, and some objects of the class may have no box."""
+
 OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$'
 """File names that leave the image folder, or none."""
 
@@ -77,7 +80,8 @@ class AnnotationStore:
         box_label (np.ndarray): (B,) int32 class index.
         is_group_of (np.ndarray): (B,) int8; 1, 0 or -1 (unknown).
         image_label (np.ndarray): (L,) int32 class index of image-level labels.
-        image_label_confidence (np.ndarray): (L,) float32; 1 verified present, 0 verified absent.
+        image_label_confidence (np.ndarray): (L,) float32; 1 verified present, 0 verified absent,
+            :data:`NOT_EXHAUSTIVE`.
         class_box_counts (np.ndarray): (C,) int64 boxes, as annotated.
 
     Raises:

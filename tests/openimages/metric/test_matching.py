@@ -11,6 +11,7 @@ from mmoid.openimages.metric import matching
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches, match_detections
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.openimages.metric.metric_cases import (
     FAR,
     LEFT,
@@ -80,6 +81,17 @@ def test_detections_of_classes_that_are_not_verified_are_ignored(label, confiden
     assert match(case) == [(0.9, 0)] * counts
     case.verified_only = False
     assert match(case) == [(0.9, 0), (0.8, 0)]
+
+
+def test_a_detection_without_a_box_is_ignored_where_some_objects_have_none():
+    labels = [(0, 2, NOT_EXHAUSTIVE), (1, 2, 1)]
+    case = Case(2, 3, [(0, 2, LEFT, False), (1, 2, LEFT, False)], labels, parents={2: [1]})
+    for image, label in ((0, 2), (0, 1), (1, 2)):
+        case.detections += [(image, label, 0.9, LEFT), (image, label, 0.8, LEFT), (image, label, 0.7, FAR)]
+    found, false = (0.9, 1), [(0.8, 0), (0.7, 0)]
+    assert match(case) == [found] * 3 + false, 'only image 1 has false positives, and ancestors have none in image 0'
+    case.verified_only = False
+    assert len(match(case)) == 9
 
 
 def test_boxes_are_copied_to_every_ancestor_and_detections_are_not():

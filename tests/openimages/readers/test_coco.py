@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import assert_same, coco_document, write_coco
@@ -115,10 +117,105 @@ def test_files_of_lvis_name_images_by_their_address(tmp_path):
         image |= {'coco_url': f'http://images.cocodataset.org/val2017/{name}', 'not_exhaustive_category_ids': [3]}
     store, _ = imported(tmp_path, document)
     assert store.file_name(0) == 'val2017/b.jpg' and store.image_id(0) == 'b'
-    assert store.image_label_confidence.tolist() == [1, 1, 0]
+    assert store.image_label.tolist() == [1, 0, 1, 1, 0, 1]
+    assert store.image_label_confidence.tolist() == [2, 1, 1, 2, 0, 2]
+    assert GroundTruth.build(annotations_of_store(store)).not_exhaustive.tolist() == [1, 3, 5]
     del document['images'][1]['coco_url']
     with pytest.raises(AnnotationError, match=r'images\[1\]: Object missing required field `file_name`'):
         imported(tmp_path, document)
+
+
+def v3det_files(folder):
+    """The keys of V3Det that are read, and others. n1 > n2 > n4 and n1 > n3 > n4, n5; n2 and n0 are no categories."""
+    tree = {
+        'id2name': {'n0': 'entity', 'n1': 'plant', 'n2': 'woody plant', 'n3': 'crop', 'n4': 'olive', 'n5': 'olive'},
+        'categoryid2treeid': {'1': 'n1', '2': 'n4', '3': 'n5', '4': 'n3'},
+        'father2child': {'n0': ['n1'], 'n1': ['n2', 'n3'], 'n2': ['n4'], 'n3': ['n4', 'n5']},
+        'child2father': {'n1': ['n0'], 'n2': ['n1'], 'n3': ['n1'], 'n4': ['n2', 'n3'], 'n5': ['n3']},
+    }
+    names = ('plant', 'olive', 'olive', 'crop')
+    document = {
+        'images': [{'id': 1, 'file_name': 'images/n4/4_1.jpg', 'width': 10, 'height': 20}],
+        'categories': [
+            {'id': i, 'name': name, 'cat_info': '', 'novel': False} for i, name in enumerate(names, start=1)
+        ],
+        'annotations': [{'id': 1, 'image_id': 1, 'category_id': 2, 'bbox': [1, 2, 3, 4], 'area': 12, 'iscrowd': 0}],
+    }
+    path = folder / 'v3det_2023_v1_category_tree.json'
+    path.write_text(json.dumps(tree))
+    return document, tree, path
+
+
+def test_the_category_tree_of_v3det_is_the_hierarchy_and_names_the_classes(tmp_path):
+    document, tree, path = v3det_files(tmp_path)
+    store, _ = imported(tmp_path, document, hierarchy=path)
+    assert store.label_names == ('n1', 'n4', 'n5', 'n3')
+    assert store.class_names == ('plant', 'olive (n4)', 'olive (n5)', 'crop')
+    assert [store.hierarchy.ancestors(i).tolist() for i in range(4)] == [[], [0, 3], [0, 3], [0]]
+    assert store.class_image_counts().tolist() == [1, 1, 0, 1]
+    with pytest.raises(AnnotationError, match=r"categories\[2\]: class 'olive' occurs twice"):
+        imported(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'categoryid2treeid': {'1': 'n1'}}, r"categoryid2treeid: has no node of category 2 'olive'"),
+        ({'father2child': {'n0': 'n1'}}, r'father2child\[\.\.\.\]: Expected `array`, got `str`'),
+        ({'father2child': {'n0': ['n1', 'n3'], 'n3': ['n4']}}, r"lacks 1 of the 4 classes, first 'n5'"),
+    ],
+)
+def test_an_error_names_the_element_of_a_category_tree(tmp_path, changes, message):
+    document, tree, path = v3det_files(tmp_path)
+    path.write_text(json.dumps(tree | changes))
+    with pytest.raises(AnnotationError, match=rf'v3det_2023_v1_category_tree\.json: {message}'):
+        imported(tmp_path, document, hierarchy=path)
+
+
+def test_a_file_of_objects365_with_images_as_they_are_unpacked(tmp_path):
+    names = ['Person', 'Cabinet/shelf', 'Trash bin Can', 'Wine Glass', 'Wine glass']
+    names += [f'Thing {i}' for i in range(len(names), 365)]
+    files = ['images/v1/patch8/objects365_v1_00420917.jpg', 'images/v2/patch16/objects365_v2_00908726.jpg']
+    boxes = [(84, 0, [491.3955078011, 88.1856689664, 35.65588379410002, 44.442382796800004])]
+    boxes += [(2, 1, [-3.5, 500.25, 100.75, 40.0]), (5, 0, [700.5, 10.0, 68.5, 20.0]), (4, 0, [800.0, 10.0, 5.0, 5.0])]
+    document = {
+        'images': [
+            {'id': id, 'file_name': name, 'height': 512, 'width': 769, 'license': 5, 'url': ''}
+            for id, name in zip((420917, 908726), files)
+        ],
+        'annotations': [
+            {'id': 51 + i, 'image_id': 420917, 'category_id': category, 'iscrowd': crowd, 'isfake': 0, 'isreflected': 0}
+            | {'bbox': box, 'area': box[2] * box[3]}
+            for i, (category, crowd, box) in enumerate(boxes)
+        ],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(names, start=1)],
+        'licenses': [{'name': ''}],
+    }
+    for name in files:
+        path = tmp_path / 'train' / name.split('/', 2)[2]
+        path.parent.mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(path)
+    store, summary = imported(tmp_path, document, images=tmp_path / 'train')
+    assert store.file_name(0) == 'patch8/objects365_v1_00420917.jpg' and store.image_id(1) == 'objects365_v2_00908726'
+    assert store.class_names == tuple(names)
+    assert (store.box_label.tolist(), store.is_group_of.tolist()) == ([83, 1, 4], [0, 1, 0])
+    np.testing.assert_allclose(store.box[1], [0, 500.25 / 512, 97.25 / 769, 1])
+    assert summary.dropped == {'boxes outside the image': 1}
+    assert summary.changed == {'boxes cut at the edges of the image': 1}
+    (tmp_path / 'train/patch8/objects365_v1_00420917.jpg').unlink()
+    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v1_00420917'"):
+        imported(tmp_path, document, images=tmp_path / 'train')
+
+
+def test_boxes_in_fractions_are_an_error(tmp_path):
+    document = coco_document()
+    for row in document['annotations']:
+        row['bbox'] = [0.25, 0.5, 0.75, 0.5]
+    document['annotations'][0]['bbox'] = [0.25, 0.5, 0, 0.5]
+    with pytest.raises(AnnotationError, match=r'annotations\[1\]: all boxes are in the first pixel .* multiply them'):
+        imported(tmp_path, document)
+    document['annotations'][0]['bbox'] = [10, 20, 30, 40]
+    assert imported(tmp_path, document)[0].num_boxes == 3
 
 
 def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):

@@ -72,6 +72,12 @@ def test_a_label_file_without_an_image_is_counted_and_no_label_file_is_an_error(
         imported(data)
 
 
+def test_a_number_of_classes_that_is_not_that_of_the_names_is_an_error(data):
+    data.write_text(YAML.replace('nc: 3', 'nc: 80'))
+    with pytest.raises(AnnotationError, match=r'data\.yaml: nc is 80, but names has 3 names; correct one of them'):
+        imported(data)
+
+
 @pytest.mark.parametrize(
     ('row', 'message'),
     [
