@@ -65,23 +65,6 @@ def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
     assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
 
 
-def test_wrong_input_is_reported_in_one_line(tiny_data, tmp_path):
-    (tmp_path / 'file').touch()
-    store = AnnotationStore(tiny_data / 'validation')
-    odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
-    for name, options, message in (
-        ('concurrent_rates', ('--out', tmp_path / 'rates.npz', '--iou', '1.5'), 'must be in'),
-        (
-            'report_openimages',
-            ('--out', tmp_path / 'r', '--predictions', odd.path),
-            'has no detection on the images of',
-        ),
-        ('plan_sampling', ('--balance', -2), 'error: balance (λ) must be a finite number >= 0, got -2.0'),
-    ):
-        assert message in refused(name, store.path, *options)
-    assert {path.name for path in tmp_path.iterdir()} == {'file', 'odd'}
-
-
 def test_what_was_computed_is_printed_before_an_output_that_cannot_be_written(tiny_data, tmp_path):
     (tmp_path / 'file').touch()
     for name, out, printed in (
@@ -155,16 +138,3 @@ def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(real_sto
     assert 'exists already; give --overwrite' in refused(*make, '--train', 10, '--validation', 0)
     tool(*make, '--train', 1000, '--validation', 0, '--seed', 1, '--overwrite')
     assert AnnotationStore(tmp_path / 'mini' / 'train').image_ids() != train.image_ids()
-
-
-def test_a_mini_set_of_invalid_size_or_over_its_own_store_is_refused(real_store, tmp_path):
-    (tmp_path / 'train').symlink_to(real_store)
-    for options, message in (
-        ((), 'error: sizes must be >= 0 with a sum of at most 3102 images, got [115000, 5000]'),
-        (('--train', 0), 'error: --train must be at least 1, got 0'),
-        (('--train', 10, '--validation', 3, '--overwrite'), 'which is read; give another --out'),
-    ):
-        out = tmp_path if '--overwrite' in options else tmp_path / 'mini'
-        assert message in refused('make_mini_openimages', real_store, '--out', out, *options)
-    assert [path.name for path in tmp_path.iterdir()] == ['train']
-    assert AnnotationStore(real_store).num_images == 3102

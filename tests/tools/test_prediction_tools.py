@@ -139,20 +139,3 @@ def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):
     assert 0 <= float(figures['COCO, IoU 0.5 to 0.95'][0]) <= float(figures['COCO, IoU 0.5'][0])
     with Image.open(tmp_path / 'comparison.png') as image:
         assert image.width > 1000
-
-
-@pytest.mark.parametrize(
-    ('name', 'arguments', 'message'),
-    [
-        ('evaluate_predictions', ['--predictions', 'x.csv', '--boxes', 'b.csv'], '--classes: needed, unless --store'),
-        ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 's', '--labels', 'l'], 'leave --labels out'),
-        ('evaluate_predictions', ['--predictions', 'x.csv', '--store', 'nowhere'], 'error: nowhere: no such folder'),
-        ('make_submission', ['nowhere.csv', '--out', 'o'], 'error: nowhere.csv: cannot be read'),
-        ('compare_predictions', ['a', 'b', '--store', 'nowhere'], 'error: nowhere: no such folder'),
-        ('ensemble', ['nowhere', '--out', 'o'], 'error: nowhere: cannot be read'),
-        ('plot_class_ap', ['a.json', 'b.json', '--store', 'nowhere', '--out', 'o'], 'error: nowhere: no such folder'),
-    ],
-)
-def test_errors_are_one_line(name, arguments, message):
-    done = run_tool(name, *arguments)
-    assert done.returncode in (1, 2) and message in done.stderr.splitlines()[-1]
