@@ -7,30 +7,22 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
 from mmoid.openimages.statistics.concurrent_rates import count_concurrence, load_rates
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import print_table
 from tests.box_stores import make_store
+from tests.openimages.predictions.prediction_cases import write_for
 from tests.real_stores import train_sample
 from tests.tool_runs import tool
 
 
-def turned_predictions(store, path, **changed):
+def turned_predictions(store, path):
     """Every box found, under the label of the box after it."""
-    columns = dict(
-        image_ids=store.image_ids(),
-        detections_per_image=np.diff(store.box_stop, prepend=0),
-        label=np.roll(store.box_label, -1),
-        score=np.full(store.num_boxes, 0.6),
-        box=store.box,
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    write_predictions(path, **{**columns, **changed})
-    return PredictionStore(path)
+    columns = (store.image_of_box(), np.roll(store.box_label, -1), np.full(store.num_boxes, 0.6), store.box)
+    return write_for(store, path, Detections(*columns))
 
 
 def refused(name, *arguments):

@@ -9,8 +9,9 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
 from mmoid.openimages.predictions.fusion import METHODS, Fusion
-from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.openimages.predictions.prediction_cases import write_for
 from tests.tool_runs import SMALL_CONFIG, data_environment, run, tool
 
 WORLD = ('--num-train', 1200, '--num-classes', 24, '--imbalance', 100, '--confusable-pairs', 2)  # the quickstart's
@@ -32,17 +33,7 @@ def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12)
         np.concatenate([rng.beta(4, 2, len(label)), rng.beta(2, 4, false)]),
         np.concatenate([box, np.concatenate([low, low + rng.uniform(0.1, 0.3, low.shape)], axis=1)]),
     ).best_first()
-    write_predictions(
-        folder,
-        image_ids=store.image_ids(),
-        detections_per_image=np.bincount(columns.image, minlength=store.num_images),
-        label=columns.label,
-        score=columns.score,
-        box=columns.box,
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    return PredictionStore(folder)
+    return write_for(store, folder, columns)
 
 
 def test_three_models_with_independent_errors_are_better_together(tiny_data, tmp_path):
