@@ -1,6 +1,5 @@
 """The configs of docs/foreign_configs.md, as they are there, on small data."""
 
-import json
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from mmengine.runner import Runner
 from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
+from tests.tool_runs import logged_scalars
 
 GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()
 FASTER, CASCADE, LIBRA, DATA, _ = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
@@ -87,8 +87,7 @@ def train(cfg, folder):
     cfg.experiment_name = cfg.visualizer.name = folder.name  # runs of one name share a log
     runner = Runner.from_cfg(cfg)
     runner.train()
-    (file,) = (folder / 'work').glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = logged_scalars(folder / 'work')
     return runner, [line for line in lines if 'loss' in line], lines[-1]
 
 
@@ -162,6 +161,7 @@ found = inference_detector(model, image).pred_instances
 inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
 again = inferencer(image, no_save_vis=True, no_save_pred=True)['predictions'][0]
 assert model.roi_head.bbox_head.loss_cls.rates.any()
+assert len(model.dataset_meta['label_names']) == model.roi_head.bbox_head.num_classes
 assert len(found) and torch.allclose(found.scores, torch.tensor(again['scores'])), (found.scores, again['scores'])
 alone = DetInferencer(weights=checkpoint, device='cpu', show_progress=False)  # the config is in the checkpoint
 assert alone(image, no_save_vis=True, no_save_pred=True)['predictions'][0]['scores'] == again['scores']
