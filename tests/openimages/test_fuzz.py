@@ -74,18 +74,14 @@ def readers(folder: Path) -> dict[str, tuple]:
         'instances.json': (json.dumps(coco_document()), convert_coco),
         'rows.csv': (ROWS, read_predictions),
         'strings.csv': (STRINGS, read_predictions),
-    }
-    for name, (text, _) in texts.items():
-        (folder / name).write_text(text)
-    found = {name: (folder / name, read) for name, (_, read) in texts.items()}
-    for name, (text, read) in {
         'labels/a.txt': (YOLO_ROWS, lambda path: import_yolo(folder / 'y', data=folder / 'data.yaml', overwrite=True)),
         'data.yaml': (YAML, lambda path: import_yolo(folder / 'y', data=path, overwrite=True)),
         'xml/a.xml': (XML, lambda path: import_voc(folder / 'v', annotations=path.parent, overwrite=True)),
-    }.items():
+    }
+    for name, (text, _) in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-        found[name] = (folder / name, read)
+    found = {name: (folder / name, read) for name, (_, read) in texts.items()}
     (folder / 'images').mkdir()
     shutil.copy(folder / 'official' / 'images' / 'a0.jpg', folder / 'images' / 'a.jpg')
     found['rates'] = (folder / 'rates.npz', load_rates)

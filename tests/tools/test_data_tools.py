@@ -105,13 +105,8 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):
         assert image.size[0] > 1000
 
 
-@pytest.fixture(scope='module')
-def real_store(tmp_path_factory):
-    """The real training sample: 3,102 images, 323 of 500 classes."""
-    return train_sample(tmp_path_factory.mktemp('real') / 'sample')
-
-
-def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(real_store, tmp_path):
+def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(tmp_path):
+    real_store = train_sample(tmp_path / 'sample')
     make = ('make_mini_openimages', real_store, '--out', tmp_path / 'mini')
     done = tool(*make, '--train', 1000, '--validation', 300, COLUMNS='140')
     train, validation = (AnnotationStore(tmp_path / 'mini' / name) for name in ('train', 'validation'))
