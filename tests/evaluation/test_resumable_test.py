@@ -1,7 +1,6 @@
 """A test run that is killed and started again: the same bytes and figures, nothing tested twice."""
 
 import json
-import random
 import re
 import sys
 import time
@@ -74,8 +73,10 @@ def launch(work_dir, checkpoint, processes, images=IMAGES):
     return Launch([*command, '--out', work_dir / 'predictions'], work_dir / f'output{time.time():.2f}.txt', **limits)
 
 
-def kill(run, work_dir, until, one_rank=False):
-    """Kills a run when so many images were tested, and returns when no process is left."""
+def kill_after(images, work_dir, checkpoint, processes, one_rank):
+    """Kills a run, or one rank of it, when it has tested so many images; returns when no process is left."""
+    until = len(seen(work_dir)) + images
+    run = launch(work_dir, checkpoint, processes, images)
     while len(seen(work_dir)) < until:
         assert run.poll() is None, run.text()
         time.sleep(0.02)
@@ -86,50 +87,29 @@ def kill(run, work_dir, until, one_rank=False):
         run.finish(timeout=60)
 
 
-def shards(work_dir):
-    return sorted((work_dir / 'predictions.parts').glob('images-*'))
-
-
 def images_of(work_dir):
-    return [image for shard in shards(work_dir) for image in PredictionStore(shard).image_ids()]
-
-
-def kill_and_resume(tiny_data, checkpoint, whole, work_dir, kills):
-    """Kills as listed, (processes, images, one rank or all), then lets it finish."""
-    cfg = make_config(tiny_data, work_dir)
-    cfg.dump(str(work_dir / 'run.py'))
-    for processes, images, one_rank in kills:
-        until = len(seen(work_dir)) + images
-        kill(launch(work_dir, checkpoint, processes, images), work_dir, until, one_rank)
-        assert not (work_dir / 'predictions').exists()
-    kept, before = images_of(work_dir), len(seen(work_dir))
-    print(f'{len(kept)} of {IMAGES} images kept, {before} were tested')
-    run = launch(work_dir, checkpoint, kills[-1][0])
-    assert run.finish() == 0, run.text()
-    files, figures = whole
-    assert contents(work_dir / 'predictions') == files
-    assert not (work_dir / 'predictions.parts').exists()
-    latest = max(work_dir.glob('*/2*.json'), key=lambda path: path.stat().st_mtime)
-    written = json.loads(latest.read_text())
-    assert {name: written[name] for name in figures} == pytest.approx(figures, abs=0, nan_ok=True)
-    assert sorted(seen(work_dir)[before:] + kept) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
-    return kept, run.text()
+    """Images in finished shards."""
+    shards = sorted((work_dir / 'predictions.parts').glob('images-*'))
+    return [image for shard in shards for image in PredictionStore(shard).image_ids()]
 
 
 def test_a_test_killed_three_times_ends_like_an_uninterrupted_one(tiny_data, checkpoint, whole, tmp_path):
-    kills = [(2, 16, True), (1, 8, False), (2, 8, False)]  # the number of processes may change
-    kept, text = kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
-    assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in text
+    make_config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
+    for processes, images, one_rank in ((2, 16, True), (1, 8, False), (2, 8, False)):  # their number may change
+        kill_after(images, tmp_path, checkpoint, processes, one_rank)
+        assert not (tmp_path / 'predictions').exists()
+    kept, before = images_of(tmp_path), len(seen(tmp_path))
     assert 12 <= len(kept) <= 32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2])
-def test_kills_at_random(tiny_data, checkpoint, whole, tmp_path, processes):
-    draw = random.Random(seed := random.randrange(10**6))
-    print(f'seed {seed}')
-    kills = [(processes, draw.randrange(1, 13), processes > 1 and draw.random() < 0.5) for _ in range(4)]
-    kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
+    run = launch(tmp_path, checkpoint, processes)
+    assert run.finish() == 0, run.text()
+    assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in run.text()
+    files, figures = whole
+    assert contents(tmp_path / 'predictions') == files
+    assert not (tmp_path / 'predictions.parts').exists()
+    latest = max(tmp_path.glob('*/2*.json'), key=lambda path: path.stat().st_mtime)
+    written = json.loads(latest.read_text())
+    assert {name: written[name] for name in figures} == pytest.approx(figures, abs=0, nan_ok=True)
+    assert sorted(seen(tmp_path)[before:] + kept) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
 
 
 class Stop(Exception):
