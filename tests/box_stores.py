@@ -15,12 +15,16 @@ LABELS = 'ImageID,LabelName,Confidence\n' + ''.join(f'{image_id},/m/apple,1\n' f
 
 def make_store(folder, rows):
     """A store of (image, label, box, is group of) rows, ordered by image; every image must come before its next."""
+    convert(folder / 'store', **write_files(folder / 'official', boxes=boxes_csv(rows), labels=LABELS))
+    return AnnotationStore(folder / 'store')
+
+
+def boxes_csv(rows):
     lines = [
         f'{IDS[image]},{LABEL_NAMES[label]},{box[0]},{box[2]},{box[1]},{box[3]},{group}\n'
         for image, label, box, group in rows
     ]
-    convert(folder / 'store', **write_files(folder / 'official', boxes=HEADER + ''.join(lines), labels=LABELS))
-    return AnnotationStore(folder / 'store')
+    return HEADER + ''.join(lines)
 
 
 def random_rows(rng, boxes_per_image=12):

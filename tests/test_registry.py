@@ -1,15 +1,11 @@
 """Names resolve in fresh processes, where nothing was imported before; test_package.py tests those without a prefix."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import mmoid
-
-ROOT = Path(__file__).parents[1]
+from tests.tool_runs import run
 
 EVERYTHING = """
 from mmengine.registry import init_default_scope
@@ -33,7 +29,7 @@ assert None not in found, found
 
 
 def test_every_kind_of_module_resolves_with_its_prefix_alone():
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', EVERYTHING], check=True, env=environment())
+    run(sys.executable, '-W', 'ignore', '-c', EVERYTHING)
 
 
 def test_every_public_name_is_what_its_package_exports():
@@ -49,8 +45,4 @@ def test_every_public_name_is_what_its_package_exports():
 
 def test_import_is_light():
     code = 'import sys, mmoid; assert not {"torch", "mmdet", "numpy"} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, env=environment())
-
-
-def environment():
-    return {**os.environ, 'PYTHONPATH': str(ROOT)}
+    run(sys.executable, '-c', code)

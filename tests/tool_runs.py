@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
+
+
+def data_environment(root: str | Path) -> dict[str, str]:
+    """Environment variables by which the configs find a data root."""
+    num_classes = AnnotationStore(Path(root) / 'train').num_classes
+    return dict(MMOID_DATA_ROOT=str(root), MMOID_NUM_CLASSES=str(num_classes))
+
+
+def logged_scalars(work_dir: str | Path) -> list[dict[str, Any]]:
+    """The lines of the one log of scalars in a work folder."""
+    (file,) = Path(work_dir).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def tool_path(name: str) -> Path:

@@ -4,7 +4,6 @@ import functools
 
 import mmengine.config.utils
 import pytest
-from mmengine.registry import DefaultScope
 
 import mmoid.registry  # noqa: F401
 from tests.configs.many_classes import make_root
@@ -29,9 +28,3 @@ def root_of(tmp_path_factory):
         return roots[num_classes]
 
     return root
-
-
-@pytest.fixture
-def mmdet_scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield

@@ -30,12 +30,8 @@ def stem(path):
     return Path(path).stem
 
 
-def head_of(model):
-    return model.roi_head.bbox_head if 'roi_head' in model else model.bbox_head
-
-
 def classes_of(cfg):
-    return head_of(cfg.model).num_classes
+    return cfg.model.get('roi_head', cfg.model).bbox_head.num_classes
 
 
 def batch_of(path):

@@ -1,10 +1,6 @@
 """Every config trains: two optimiser steps and a validation, with all its classes, on noise."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import mmengine.runner.runner
 import pytest
@@ -16,7 +12,6 @@ from mmoid.engine.schedule.stages import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import (
     RECIPES,
-    ROOT,
     classes_of,
     one_of_each_network,
     read,
@@ -25,6 +20,7 @@ from tests.configs.recipes import (
     stem,
     without_weights,
 )
+from tests.tool_runs import run
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +51,11 @@ def require_two_steps_and_a_validation(cfg):
     assert all(math.isfinite(value) for values in losses.values() for value in values)
     for part in ('backbone', 'neck', *(('rpn_head', 'roi_head.bbox_head.fc_cls') if two_stage else ('bbox_head',))):
         assert any(name.startswith(part) for name in moved)
+    head = (runner.model.roi_head if two_stage else runner.model).bbox_head
+    assert len(head.label_names) == head.loss_cls.num_classes == head.num_classes and head.ancestors.any()
+    if two_stage:
+        sampler = runner.model.roi_head.bbox_sampler
+        assert sampler.num_classes == head.num_classes and sampler.hierarchy == head.hierarchy
     plan = plan_training(cfg, cfg.train_dataloader.dataset.indices)
     assert hub.get_scalar('train/lr').data[0] == pytest.approx(plan.lr)
     if stages_of_config(cfg):
@@ -89,9 +90,6 @@ def test_two_processes_train_a_config_with_shared_batch_statistics(root_of, tmp_
         'default_hooks.logger.interval': '1',
     }
     given = [f'{key}={value}' for key, value in options.items()]
-    command = ['bash', 'tools/dist_train.sh', path, '2', '--work-dir', str(tmp_path), '--cfg-options', *given]
-    search_path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    environment = {**os.environ, 'MMOID_MINI_ROOT': str(root_of(500)), 'PATH': search_path}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    command = ('bash', 'tools/dist_train.sh', path, 2, '--work-dir', tmp_path, '--cfg-options', *given)
+    done = run(*command, MMOID_MINI_ROOT=str(root_of(500)))
     assert 'Epoch(train) [1][2/2]' in done.stdout and 'openimages/mAP' in done.stdout

@@ -262,61 +262,41 @@ def test_a_worker_does_not_open_a_store_that_was_replaced(tmp_path, store):
 
 def test_an_official_csv_is_converted_once(tmp_path):
     files = write_files(tmp_path)
+    for folder, key in (('boxes', 'boxes'), ('labels', 'image_labels')):  # two files of one name
+        (tmp_path / folder).mkdir()
+        shutil.move(files[key], tmp_path / folder / 'train.csv')
+    made = tmp_path / 'boxes' / 'train.csv.store'
 
-    def open_csv():
-        return mmoid.OpenImagesHierarchyDataset(
-            'boxes.csv',
-            data_root=str(tmp_path),
-            data_prefix=dict(img='images'),
-            label_file='classes.csv',
-            hierarchy_file='hierarchy.json',
-            image_level_ann_file='labels.csv',
-        )
+    def open_csv(labels='labels/train.csv', label_file='classes.csv'):
+        files = dict(image_level_ann_file=labels, label_file=label_file, hierarchy_file='hierarchy.json')
+        return dataset('boxes/train.csv', data_root=str(tmp_path), data_prefix=dict(img='images'), **files)
+
+    def time_made():
+        return (made / 'metadata.json').stat().st_mtime_ns
 
     assert len(open_csv()) == 4
-    made = (tmp_path / 'boxes.csv.store' / 'metadata.json').stat().st_mtime_ns
+    before = time_made()
+    assert len(open_csv()) == 4 and time_made() == before
+    assert len(open_csv(labels=None)) == 3 and time_made() > before, 'without image-level labels it is another store'
     assert len(open_csv()) == 4
-    assert (tmp_path / 'boxes.csv.store' / 'metadata.json').stat().st_mtime_ns == made
     time.sleep(0.01)
-    with open(files['boxes'], 'a') as stream:
+    with open(tmp_path / 'boxes' / 'train.csv', 'a') as stream:
         stream.write('d3,/m/orange,0,1,0,1,0\n')
     assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
-    lock = tmp_path / '.boxes.csv.store.lock'
+    lock = made.with_name('.train.csv.store.lock')
     lock.unlink()
     lock.mkdir()  # cannot be opened, as on a read-only disk (case 19)
     assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
-    (tmp_path / 'boxes.csv.store').rename(tmp_path / 'gone')
-    with pytest.raises(OSError, match=r'cannot take the store of boxes\.csv .*; make it elsewhere with'):
+    made.rename(tmp_path / 'gone')
+    with pytest.raises(OSError, match=r'cannot take the store of .*train\.csv .*; make it elsewhere with'):
         open_csv()
     lock.rmdir()
-    (tmp_path / 'gone').rename(tmp_path / 'boxes.csv.store')
+    (tmp_path / 'gone').rename(made)
     for name, text in (('metadata.json', '{"format": "mmoid-annotations", "version": 0}'), ('boxes.arrow', 'half')):
-        (tmp_path / 'boxes.csv.store' / name).write_text(text)
+        (made / name).write_text(text)
         assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
-
-
-def test_csv_files_of_one_name_in_two_folders_are_converted_once(tmp_path):
-    files = write_files(tmp_path)
-    for folder, key in (('boxes', 'boxes'), ('labels', 'image_labels')):
-        (tmp_path / folder).mkdir()
-        shutil.move(files[key], tmp_path / folder / 'train.csv')
-
-    def open_csv(**kwargs):
-        dataset(
-            str(tmp_path / 'boxes/train.csv'),
-            data_prefix=dict(img=files['images']),
-            label_file=files['classes'],
-            hierarchy_file=files['hierarchy'],
-            **kwargs,
-        )
-        return (tmp_path / 'boxes/train.csv.store/metadata.json').stat().st_mtime_ns
-
-    labels = str(tmp_path / 'labels/train.csv')
-    made = open_csv(image_level_ann_file=labels)
-    assert open_csv(image_level_ann_file=labels) == made
-    assert open_csv() > made, 'without the image-level labels it is another store'
     with pytest.raises(ValueError, match=r'dataset\.label_file: is needed to read .*train\.csv'):
-        dataset(str(tmp_path / 'boxes/train.csv'), hierarchy_file=files['hierarchy'])
+        open_csv(label_file=None)
 
 
 def test_the_caller_may_change_an_item(store):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,14 +13,13 @@ from mmengine.runner import Runner
 from mmoid.openimages.readers.official_csv import convert
 from tests.evaluation.metric_run import config
 from tests.official_files import write_files
+from tests.tool_runs import ROOT, logged_scalars, run
 
 SCRIPT = Path(__file__).with_name('metric_run.py')
 
 
 def scalars_of(work_dir: Path) -> dict:
-    (file,) = work_dir.glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    (line,) = [line for line in lines if 'openimages/mAP' in line]
+    (line,) = [line for line in logged_scalars(work_dir) if 'openimages/mAP' in line]
     return {name: value for name, value in line.items() if name.startswith('openimages/')}
 
 
@@ -53,10 +50,7 @@ def test_a_run_logs_the_map_of_groups_and_writes_tables(one_process, tiny_data):
 
 def test_two_processes_log_the_same_as_one(one_process, tiny_data, tmp_path):
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', SCRIPT]
-    arguments = [tiny_data, tmp_path, 'pytorch']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(SCRIPT.parents[2])}
-    done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, timeout=300, env=env)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run(*launch, tiny_data, tmp_path, 'pytorch', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     assert scalars_of(tmp_path) == scalars_of(one_process)
     assert (tmp_path / 'val.json').read_text() == (one_process / 'val.json').read_text()
 

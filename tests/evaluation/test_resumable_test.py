@@ -1,17 +1,10 @@
 """A test run that is killed and started again: the same bytes and figures, nothing tested twice."""
 
 import json
-import os
-import random
 import re
-import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from mmengine.config import Config
@@ -26,9 +19,11 @@ from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.disks import fill, make_read_only, repair
+from tests.engine.machines import Launch
 from tests.evaluation import prediction_run
+from tests.openimages.predictions.prediction_cases import contents
+from tests.tool_runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 IMAGES = 48
 
 
@@ -64,104 +59,57 @@ def whole(tiny_data, checkpoint, tmp_path_factory):
     return contents(folder / 'predictions'), figures
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def seen(work_dir):
     return prediction_run.seen(work_dir / 'seen.txt')
 
 
-class Launch:
-    """tools/test.py in one process, or tools/dist_test.sh with more, and all processes below it."""
-
-    def __init__(self, work_dir, checkpoint, processes, images=None):
-        self.until = len(seen(work_dir)) + (IMAGES if images is None else images)
-        options = [work_dir / 'run.py', checkpoint]
-        command = [sys.executable, 'tools/test.py', *options]
-        if processes > 1:
-            command = ['bash', 'tools/dist_test.sh', *options, processes]
-        self.output = open(work_dir / f'output{time.time():.2f}.txt', 'w+')
-        self.process = psutil.Popen(
-            [*map(str, command), '--out', str(work_dir / 'predictions')],
-            cwd=ROOT,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-                'PYTHONPATH': f'{ROOT}:{ROOT / "tests" / "evaluation"}',
-                'SEE_NO_MORE_THAN': str(self.until),
-            },
-        )
-
-    def kill(self, work_dir, one_rank=False):
-        """Kills it when it has tested its images, and returns when no process is left."""
-        while len(seen(work_dir)) < self.until:
-            assert self.process.poll() is None, self.text()
-            time.sleep(0.005)
-        family = self.process.children(recursive=True)
-        chosen = [self.process, *family]
-        if one_rank:
-            chosen = [child for child in self.process.children() if child.environ().get('RANK') == '1']
-            assert chosen
-        for process in chosen:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        assert self.process.wait(timeout=60) != 0
-        assert not psutil.wait_procs(family, timeout=60)[1]
-
-    def finish(self):
-        assert self.process.wait(timeout=400) == 0, self.text()
-
-    def text(self):
-        self.output.seek(0)
-        return self.output.read()
+def launch(work_dir, checkpoint, processes, images=IMAGES):
+    """Starts tools/test.py, or tools/dist_test.sh with several processes, to wait after some images."""
+    command = [sys.executable, 'tools/test.py', work_dir / 'run.py', checkpoint]
+    if processes > 1:
+        command = ['bash', 'tools/dist_test.sh', work_dir / 'run.py', checkpoint, processes]
+    path = f'{ROOT}:{ROOT}/tests/evaluation'
+    limits = dict(PYTHONPATH=path, SEE_NO_MORE_THAN=len(seen(work_dir)) + images)
+    return Launch([*command, '--out', work_dir / 'predictions'], work_dir / f'output{time.time():.2f}.txt', **limits)
 
 
-def shards(work_dir):
-    return sorted((work_dir / 'predictions.parts').glob('images-*'))
+def kill_after(images, work_dir, checkpoint, processes, one_rank):
+    """Kills a run, or one rank of it, when it has tested so many images; returns when no process is left."""
+    until = len(seen(work_dir)) + images
+    run = launch(work_dir, checkpoint, processes, images)
+    while len(seen(work_dir)) < until:
+        assert run.poll() is None, run.text()
+        time.sleep(0.02)
+    if one_rank:
+        run.kill('rank 1')
+    else:
+        run.clear()
+        run.finish(timeout=60)
 
 
 def images_of(work_dir):
-    return [image for shard in shards(work_dir) for image in PredictionStore(shard).image_ids()]
-
-
-def kill_and_resume(tiny_data, checkpoint, whole, work_dir, kills):
-    """Kills as listed, (processes, images, one rank or all), then lets it finish."""
-    cfg = make_config(tiny_data, work_dir)
-    cfg.dump(str(work_dir / 'run.py'))
-    for processes, images, one_rank in kills:
-        Launch(work_dir, checkpoint, processes, images).kill(work_dir, one_rank)
-        assert not (work_dir / 'predictions').exists()
-    kept, before = images_of(work_dir), len(seen(work_dir))
-    print(f'{len(kept)} of {IMAGES} images kept, {before} were tested')
-    launch = Launch(work_dir, checkpoint, kills[-1][0])
-    launch.finish()
-    files, figures = whole
-    assert contents(work_dir / 'predictions') == files
-    assert not (work_dir / 'predictions.parts').exists()
-    latest = max(work_dir.glob('*/2*.json'), key=lambda path: path.stat().st_mtime)
-    written = json.loads(latest.read_text())
-    assert {name: written[name] for name in figures} == pytest.approx(figures, abs=0, nan_ok=True)
-    assert sorted(seen(work_dir)[before:] + kept) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
-    return kept, launch.text()
+    """Images in finished shards."""
+    shards = sorted((work_dir / 'predictions.parts').glob('images-*'))
+    return [image for shard in shards for image in PredictionStore(shard).image_ids()]
 
 
 def test_a_test_killed_three_times_ends_like_an_uninterrupted_one(tiny_data, checkpoint, whole, tmp_path):
-    kills = [(2, 16, True), (1, 8, False), (2, 8, False)]  # the number of processes may change
-    kept, text = kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
-    assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in text
+    make_config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
+    for processes, images, one_rank in ((2, 16, True), (1, 8, False), (2, 8, False)):  # their number may change
+        kill_after(images, tmp_path, checkpoint, processes, one_rank)
+        assert not (tmp_path / 'predictions').exists()
+    kept, before = images_of(tmp_path), len(seen(tmp_path))
     assert 12 <= len(kept) <= 32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2])
-def test_kills_at_random(tiny_data, checkpoint, whole, tmp_path, processes):
-    draw = random.Random(seed := random.randrange(10**6))
-    print(f'seed {seed}')
-    kills = [(processes, draw.randrange(1, 13), processes > 1 and draw.random() < 0.5) for _ in range(4)]
-    kill_and_resume(tiny_data, checkpoint, whole, tmp_path, kills)
+    run = launch(tmp_path, checkpoint, processes)
+    assert run.finish() == 0, run.text()
+    assert f'predictions.parts: {len(kept)} of {IMAGES} images were tested before' in run.text()
+    files, figures = whole
+    assert contents(tmp_path / 'predictions') == files
+    assert not (tmp_path / 'predictions.parts').exists()
+    latest = max(tmp_path.glob('*/2*.json'), key=lambda path: path.stat().st_mtime)
+    written = json.loads(latest.read_text())
+    assert {name: written[name] for name in figures} == pytest.approx(figures, abs=0, nan_ok=True)
+    assert sorted(seen(tmp_path)[before:] + kept) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
 
 
 class Stop(Exception):

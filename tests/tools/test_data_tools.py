@@ -7,30 +7,22 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
 from mmoid.openimages.statistics.concurrent_rates import count_concurrence, load_rates
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import print_table
 from tests.box_stores import make_store
+from tests.openimages.predictions.prediction_cases import write_for
 from tests.real_stores import train_sample
 from tests.tool_runs import tool
 
 
-def turned_predictions(store, path, **changed):
+def turned_predictions(store, path):
     """Every box found, under the label of the box after it."""
-    columns = dict(
-        image_ids=store.image_ids(),
-        detections_per_image=np.diff(store.box_stop, prepend=0),
-        label=np.roll(store.box_label, -1),
-        score=np.full(store.num_boxes, 0.6),
-        box=store.box,
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    write_predictions(path, **{**columns, **changed})
-    return PredictionStore(path)
+    columns = (store.image_of_box(), np.roll(store.box_label, -1), np.full(store.num_boxes, 0.6), store.box)
+    return write_for(store, path, Detections(*columns))
 
 
 def refused(name, *arguments):
@@ -63,23 +55,6 @@ def test_a_report_is_written_and_its_headlines_printed(tiny_data, tmp_path):
     done = tool('report_openimages', store.path, '--out', tmp_path / 'report', '--predictions', predictions.path)
     assert 'objects with several labels' in done.stdout and 'index.html' in done.stdout
     assert (tmp_path / 'report' / 'index.html').exists() and (tmp_path / 'report' / 'confusion.png').exists()
-
-
-def test_wrong_input_is_reported_in_one_line(tiny_data, tmp_path):
-    (tmp_path / 'file').touch()
-    store = AnnotationStore(tiny_data / 'validation')
-    odd = turned_predictions(store, tmp_path / 'odd', image_ids=[f'x{i}' for i in range(store.num_images)])
-    for name, options, message in (
-        ('concurrent_rates', ('--out', tmp_path / 'rates.npz', '--iou', '1.5'), 'must be in'),
-        (
-            'report_openimages',
-            ('--out', tmp_path / 'r', '--predictions', odd.path),
-            'has no detection on the images of',
-        ),
-        ('plan_sampling', ('--balance', -2), 'error: balance (λ) must be a finite number >= 0, got -2.0'),
-    ):
-        assert message in refused(name, store.path, *options)
-    assert {path.name for path in tmp_path.iterdir()} == {'file', 'odd'}
 
 
 def test_what_was_computed_is_printed_before_an_output_that_cannot_be_written(tiny_data, tmp_path):
@@ -130,13 +105,8 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):
         assert image.size[0] > 1000
 
 
-@pytest.fixture(scope='module')
-def real_store(tmp_path_factory):
-    """The real training sample: 3,102 images, 323 of 500 classes."""
-    return train_sample(tmp_path_factory.mktemp('real') / 'sample')
-
-
-def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(real_store, tmp_path):
+def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(tmp_path):
+    real_store = train_sample(tmp_path / 'sample')
     make = ('make_mini_openimages', real_store, '--out', tmp_path / 'mini')
     done = tool(*make, '--train', 1000, '--validation', 300, COLUMNS='140')
     train, validation = (AnnotationStore(tmp_path / 'mini' / name) for name in ('train', 'validation'))
@@ -155,16 +125,3 @@ def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(real_sto
     assert 'exists already; give --overwrite' in refused(*make, '--train', 10, '--validation', 0)
     tool(*make, '--train', 1000, '--validation', 0, '--seed', 1, '--overwrite')
     assert AnnotationStore(tmp_path / 'mini' / 'train').image_ids() != train.image_ids()
-
-
-def test_a_mini_set_of_invalid_size_or_over_its_own_store_is_refused(real_store, tmp_path):
-    (tmp_path / 'train').symlink_to(real_store)
-    for options, message in (
-        ((), 'error: sizes must be >= 0 with a sum of at most 3102 images, got [115000, 5000]'),
-        (('--train', 0), 'error: --train must be at least 1, got 0'),
-        (('--train', 10, '--validation', 3, '--overwrite'), 'which is read; give another --out'),
-    ):
-        out = tmp_path if '--overwrite' in options else tmp_path / 'mini'
-        assert message in refused('make_mini_openimages', real_store, '--out', out, *options)
-    assert [path.name for path in tmp_path.iterdir()] == ['train']
-    assert AnnotationStore(real_store).num_images == 3102

@@ -9,11 +9,11 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
 from mmoid.openimages.predictions.fusion import METHODS, Fusion
-from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.tool_runs import run, tool
+from tests.openimages.predictions.prediction_cases import write_for
+from tests.tool_runs import SMALL_CONFIG, data_environment, run, tool
 
-CONFIG = 'configs/openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
 WORLD = ('--num-train', 1200, '--num-classes', 24, '--imbalance', 100, '--confusable-pairs', 2)  # the quickstart's
 
 
@@ -33,17 +33,7 @@ def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12)
         np.concatenate([rng.beta(4, 2, len(label)), rng.beta(2, 4, false)]),
         np.concatenate([box, np.concatenate([low, low + rng.uniform(0.1, 0.3, low.shape)], axis=1)]),
     ).best_first()
-    write_predictions(
-        folder,
-        image_ids=store.image_ids(),
-        detections_per_image=np.bincount(columns.image, minlength=store.num_images),
-        label=columns.label,
-        score=columns.score,
-        box=columns.box,
-        label_names=store.label_names,
-        class_names=store.class_names,
-    )
-    return PredictionStore(folder)
+    return write_for(store, folder, columns)
 
 
 def test_three_models_with_independent_errors_are_better_together(tiny_data, tmp_path):
@@ -71,8 +61,7 @@ def test_three_trained_models_are_better_together(tmp_path):
         labels = ('--labels', files / f'{split}-detection-human-imagelabels.csv')
         tool('prepare_openimages', '--out', data / split, *boxes, *labels, *classes)
     tool('concurrent_rates', data / 'train', '--out', data / 'concurrent_rates.npz')
-    num_classes = AnnotationStore(data / 'train').num_classes
-    environment = dict(MMOID_DATA_ROOT=str(data), MMOID_NUM_CLASSES=str(num_classes))
+    environment = data_environment(data)
 
     def map_of(predictions):
         out = predictions.with_suffix('.json')
@@ -82,9 +71,9 @@ def test_three_trained_models_are_better_together(tmp_path):
     models = [tmp_path / f'seed{seed}' / 'predictions' for seed in range(3)]
     for seed, model in enumerate(models):
         train = ('--work-dir', model.parent, '--cfg-options', f'randomness.seed={seed}')
-        run('bash', 'tools/dist_train.sh', CONFIG, 2, *train, timeout=3600, **environment)
+        run('bash', 'tools/dist_train.sh', SMALL_CONFIG, 2, *train, timeout=3600, **environment)
         test = (model.parent / 'epoch_5.pth', 2, '--work-dir', model.parent / 'test', '--out', model)
-        run('bash', 'tools/dist_test.sh', CONFIG, *test, **environment)
+        run('bash', 'tools/dist_test.sh', SMALL_CONFIG, *test, **environment)
     alone = [map_of(model) for model in models]
     for method in METHODS:
         tool('ensemble', *models, '--out', tmp_path / method, '--method', method)

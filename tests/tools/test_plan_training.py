@@ -8,13 +8,8 @@ CONFIG = (
 )
 
 
-def plan(*arguments):
-    return tool('plan_training', *arguments, check=False)
-
-
 def test_stages_samplers_and_rates_are_told_in_full_at_any_width():
-    done = plan(CONFIG, '--gpus', 16, '--images', 1_674_979)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = tool('plan_training', CONFIG, '--gpus', 16, '--images', 1_674_979)
     assert 'natural: 20 epochs of DefaultSampler, shuffle True' in done.stdout
     assert 'soft balance: 7 epochs of SoftBalanceClassAwareSampler, balance 0.7' in done.stdout
     rows = [[cell.strip() for cell in line.split('│')[1:-1]] for line in done.stdout.splitlines() if '│' in line]
@@ -25,10 +20,3 @@ def test_stages_samplers_and_rates_are_told_in_full_at_any_width():
     ]
     assert rows[0][:2] == ['natural', '0 - 0.01909'] and rows[0][3] == '4e-05 to 0.03996', 'the warm-up'
     assert '52,344 iterations of 32 images an epoch, 1,413,288 in all.' in done.stdout
-
-
-def test_wrong_numbers_and_missing_data_are_told():
-    done = plan(CONFIG, '--gpus', 0)
-    assert done.returncode == 2 and '--gpus must be at least 1, got 0' in done.stderr
-    done = plan(CONFIG, '--cfg-options', 'train_dataloader.dataset.ann_file=nowhere')
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith('error: nowhere: no such folder')

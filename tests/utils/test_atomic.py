@@ -8,44 +8,31 @@ import pytest
 
 from mmoid.openimages.store.arrow_folder import write_folder
 from mmoid.utils.atomic import atomic_write
+from tests.tool_runs import ROOT
 
-WRITERS = {
-    'folder': """
-        with write_folder({path!r}, overwrite=True) as temporary:
-            (temporary / 'metadata.json').write_text('x' * 1000)
-            pause()""",
-    'file': """
-        with atomic_write({path!r}) as temporary:
-            temporary.write_text('x' * 1000)
-            pause()""",
-}
 PROGRAM = """
 import sys
-from mmoid.openimages.store.arrow_folder import write_folder
-from mmoid.utils.atomic import atomic_write
+from tests.utils.test_atomic import write
 
 def pause():
     print('writing', flush=True)
     sys.stdin.read()
 
-if True:{writer}
+write({kind!r}, {path!r}, 'x' * 1000, pause)
 """
 
 
-def write(kind, path):
-    if kind == 'folder':
-        with write_folder(path, overwrite=True) as temporary:
-            (temporary / 'metadata.json').write_text('whole')
-    else:
-        with atomic_write(path) as temporary:
-            temporary.write_text('whole')
+def write(kind, path, text='whole', before_the_end=lambda: None):
+    with write_folder(path, overwrite=True) if kind == 'folder' else atomic_write(path) as temporary:
+        (temporary / 'metadata.json' if kind == 'folder' else temporary).write_text(text)
+        before_the_end()
 
 
 def content(kind, path):
     return (path / 'metadata.json' if kind == 'folder' else path).read_text()
 
 
-@pytest.fixture(params=WRITERS)
+@pytest.fixture(params=['folder', 'file'])
 def kind(request):
     return request.param
 
@@ -53,8 +40,9 @@ def kind(request):
 @pytest.fixture
 def writer(kind, tmp_path):
     """A process in the middle of writing ``out.txt``; it ends well when its input does."""
-    program = PROGRAM.format(writer=WRITERS[kind].format(path=str(tmp_path / 'out.txt')))
-    process = subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program = PROGRAM.format(kind=kind, path=str(tmp_path / 'out.txt'))
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, **pipes)
     assert process.stdout.readline() == b'writing\n'
     yield process
     process.kill()

@@ -7,10 +7,11 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import ImageReader, draw_annotations, draw_predictions, save
 from mmoid.visualization.label_sets import GREY, LabelledBox, draw_sheet
+from tests.openimages.predictions.prediction_cases import write_for
 
 
 def texts(ax):
@@ -44,17 +45,13 @@ def test_predictions_above_the_threshold_are_drawn_with_each_class_once_and_ance
     parent, *_ = store.hierarchy.ancestors(child)
     related = store.hierarchy.ancestor_matrix
     other = next(k for k in range(store.num_classes) if not related[[child, k]][:, [k, child]].any() and k != child)
-    write_predictions(
-        tmp_path / 'predictions',
-        image_ids=[store.image_id(1)],
-        detections_per_image=np.array([5]),
+    found = Detections(
+        image=np.full(5, 1),
         label=np.array([parent, child, other, child, 2]),
         score=np.array([0.95, 0.9, 0.8, 0.5, 0.1]),
         box=np.array([[0.1, 0.1, 0.5, 0.5]] * 4 + [[0, 0, 1, 1]]),
-        label_names=store.label_names,
-        class_names=store.class_names,
     )
-    first, second = draw_predictions(store, PredictionStore(tmp_path / 'predictions'), [0, 1]).axes
+    first, second = draw_predictions(store, write_for(store, tmp_path / 'predictions', found), [0, 1]).axes
     assert texts(first) == []
     names = store.class_names
     assert texts(second) == [f'{names[child]} 0.90\n{names[other]} 0.80\n↑ {names[parent]}']

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmoid.openimages.metric.average_precision import average_precision, mean_average_precision
 from mmoid.openimages.metric.matching import Matches
@@ -13,38 +11,15 @@ from tests.openimages.metric.metric_cases import ap_and_positives, random_case
 from tests.openimages.metric.metric_oracle import Case, evaluate
 
 
-def assert_agrees_with_oracle(case: Case) -> None:
-    expected_ap, expected_positives = evaluate(case)
-    with np.errstate(all='raise'):
-        ap, positives = ap_and_positives(case)
-    np.testing.assert_allclose(positives, expected_positives, rtol=1e-12, err_msg=str(case))
-    np.testing.assert_allclose(ap, expected_ap, rtol=1e-12, atol=1e-12, err_msg=str(case))
-
-
-def test_random_cases_agree_with_the_restatement():
-    for seed in range(2000):
-        assert_agrees_with_oracle(random_case(seed))
-
-
-corners = st.tuples(*[st.integers(0, 4)] * 4)
-upright = corners.map(lambda box: (min(box[::2]), min(box[1::2]), max(box[::2]), max(box[1::2])))
-places = (st.integers(0, 1), st.integers(0, 2))
-small_cases = st.builds(
-    Case,
-    num_images=st.just(2),
-    num_classes=st.just(3),
-    boxes=st.lists(st.tuples(*places, upright, st.booleans()), max_size=6),
-    labels=st.lists(st.tuples(*places, st.sampled_from([0, 1])), max_size=3),
-    detections=st.lists(st.tuples(*places, st.sampled_from([0.0, 0.3, 0.6, 0.9]), corners), max_size=8),
-    parents=st.sampled_from([None, {1: [0], 2: [0, 1]}, {2: [0, 1]}, {}]),
-    verified_only=st.booleans(),
-    group_of_weight=st.sampled_from([0.0, 0.5, 1.0]),
-)
-
-
-@pytest.mark.parametrize('count', [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_small_cases_agree_with_the_restatement(count):
-    settings(max_examples=count, deadline=None)(given(small_cases)(assert_agrees_with_oracle))()
+@pytest.mark.parametrize('count', [3000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_random_cases_agree_with_the_restatement(count):
+    for seed in range(count):
+        case = random_case(seed)
+        expected_ap, expected_positives = evaluate(case)
+        with np.errstate(all='raise'):
+            ap, positives = ap_and_positives(case)
+        np.testing.assert_allclose(positives, expected_positives, rtol=1e-12, err_msg=str(case))
+        np.testing.assert_allclose(ap, expected_ap, rtol=1e-12, atol=1e-12, err_msg=str(case))
 
 
 def matches_of(values: list[float], label: int = 0) -> Matches:

@@ -106,6 +106,8 @@ def test_the_json_and_the_table_hold_all_figures(annotations, tmp_path):
     figures = json.loads((tmp_path / 'out.json').read_text())
     assert figures['mAP'] == result.mean_ap == pytest.approx((0 + 0 + 1 / 4 + 0) / 4)
     assert figures['AP'] == {'/m/apple': 0, '/m/orange': 0, '/m/fruit': 0.25, '/m/bench1': 0, '/m/bench2': None}
+    groups = {name: group['mAP'] for name, group in figures['groups'].items()}
+    assert groups == dict(leaf=0, parent=0.25, level1=0.125, level2=0)
     assert figures['num_gt'] == {'/m/apple': 2, '/m/orange': 1, '/m/fruit': 4, '/m/bench1': 1, '/m/bench2': 0}
     assert figures['left_out'] == {'on images that are not annotated (first: elsewhere)': 1}
     assert (figures['num_detections'], figures['num_images'], figures['num_classes_with_ground_truth']) == (3, 4, 4)

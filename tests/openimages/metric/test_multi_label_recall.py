@@ -11,7 +11,7 @@ import pytest
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
-from tests.box_stores import APPLE, BENCH, FRUIT, HEADER, IDS, ORANGE, iou, make_store, near, objects_of, random_rows
+from tests.box_stores import APPLE, BENCH, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best
 
@@ -97,13 +97,9 @@ def test_ancestors_group_boxes_and_repeated_labels_do_not_count_as_several_label
 def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):
     rng = np.random.default_rng(7)
     rows = random_rows(rng)
-    lines = [
-        f'{IDS[image]},{LABEL_NAMES[label]},{box[0]},{box[2]},{box[1]},{box[3]},{group}\n'
-        for image, label, box, group in rows
-    ]
     results = []
     for order in (range(len(rows)), rng.permutation(len(rows))):
-        text = HEADER + ''.join(lines[k] for k in order)
+        text = boxes_csv(rows[k] for k in order)
         files = write_files(tmp_path / str(len(results)), boxes=text, images=False)
         annotations = read_annotations(files['boxes'], files['classes'], files['hierarchy'])
         ground_truth = Evaluator(annotations).ground_truth

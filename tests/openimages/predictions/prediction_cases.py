@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmoid.openimages.classes import ClassNames
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore, write_predictions
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES
 
 CLASSES = ClassNames(LABEL_NAMES)
@@ -59,6 +60,16 @@ def make_store(folder: Path, rows: list[Row], image_ids: list[str], label_names=
     class_names = [name.removeprefix('/m/').title() for name in label_names]
     names = dict(label_names=label_names, class_names=class_names)
     write_predictions(folder, **columns(rows, image_ids), **names, overwrite=True)
+    return PredictionStore(folder)
+
+
+def write_for(annotations: AnnotationStore, folder: Path, found: Detections) -> PredictionStore:
+    """Detections on the images of a store, with its classes."""
+    counts = np.bincount(found.image, minlength=annotations.num_images)
+    names = dict(label_names=annotations.label_names, class_names=annotations.class_names)
+    columns = dict(image_ids=annotations.image_ids(), detections_per_image=counts, **found._asdict(), **names)
+    del columns['image']
+    write_predictions(folder, **columns)
     return PredictionStore(folder)
 
 

@@ -1,8 +1,6 @@
 """Fusion settings, and soft-NMS against a plain restatement. Ensembles test the other methods."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.predictions.fusion import SOFT_NMS_DECAYS, Fusion, fuse
 from tests.openimages.predictions.prediction_cases import image_names, random_rows
+from tests.tool_runs import run
 
 
 def plain_soft_nms(rows, fusion):
@@ -64,7 +63,7 @@ def test_settings_out_of_range_are_errors():
 
 def test_ensemble_boxes_is_imported_only_to_fuse(monkeypatch):
     code = 'import sys, mmoid.openimages.predictions.ensemble as e; assert not {"numba", "torch"} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[3])
+    run(sys.executable, '-c', code)
     monkeypatch.setitem(sys.modules, 'ensemble_boxes', None)
     with pytest.raises(ImportError, match=r"pip install 'mmoid\[ensemble\]'"):
         Fusion()

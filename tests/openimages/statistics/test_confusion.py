@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.store.summary import Summary
 from tests.box_stores import (
@@ -22,25 +21,16 @@ from tests.box_stores import (
     random_rows,
 )
 from tests.official_files import LABEL_NAMES
+from tests.openimages.predictions import prediction_cases
+from tests.openimages.predictions.prediction_cases import Row
 
 WHOLE, LEFT, RIGHT = (0, 0, 1, 1), (0, 0, 0.5, 1), (0.5, 0, 1, 1)
 
 
 def make_predictions(folder, detections, image_ids=IDS, label_names=LABEL_NAMES):
     """Predictions of (image, label, score, box) rows, ordered by image."""
-    image = np.array([row[0] for row in detections], dtype=int)
-    write_predictions(
-        folder / 'predictions',
-        image_ids=image_ids,
-        detections_per_image=np.bincount(image, minlength=len(image_ids)),
-        label=np.array([row[1] for row in detections], dtype=int),
-        score=np.array([row[2] for row in detections], dtype=float),
-        box=np.array([row[3] for row in detections], dtype=float).reshape(-1, 4),
-        label_names=label_names,
-        class_names=label_names,
-        overwrite=True,
-    )
-    return PredictionStore(folder / 'predictions')
+    rows = [Row(image_ids[image], *rest) for image, *rest in detections]
+    return prediction_cases.make_store(folder / 'predictions', rows, list(image_ids), label_names)
 
 
 def pairs_of(matrix):

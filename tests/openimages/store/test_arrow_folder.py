@@ -2,8 +2,6 @@
 
 import json
 import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +13,6 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import write_folder
 from tests.coco_documents import random_store
 from tests.official_files import write_files
-from tests.tool_runs import tool_path
 
 
 @contextmanager
@@ -43,19 +40,6 @@ def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_firs
         (tmp_path / 'store').mkdir()
         (tmp_path / 'store' / 'metadata.json').write_text('{"by": 1}')
     assert (tmp_path / 'store' / 'metadata.json').read_text() == '{"by": 1}'
-
-
-def test_conversions_at_the_same_time_end_in_one_whole_store(tmp_path):
-    files = write_files(tmp_path / 'official')
-    names = {'image_labels': 'labels'}
-    options = [word for name, path in files.items() for word in (f'--{names.get(name, name)}', path)]
-    command = [sys.executable, tool_path('prepare_openimages'), '--out', tmp_path / 'store', *options]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in 'ab']
-    errors = ''.join(run.communicate()[1] for run in runs)
-    assert sorted(run.returncode for run in runs) == [0, 1]
-    assert 'error: ' in errors and 'Traceback' not in errors
-    assert AnnotationStore(tmp_path / 'store').num_images == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['official', 'store']
 
 
 @pytest.mark.parametrize('text', ['[]', 'null', '{"format": 3}', '\xff', '[' * 100_000])
