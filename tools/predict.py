@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import CheckpointLoader
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import STATUS_FILE
-from mmoid.engine.launch import one_line_error
+from mmoid.engine.launch import one_line_error, parse_run_args
 from mmoid.engine.resume.checkpoints import try_load
 from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
@@ -46,6 +46,7 @@ from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.command_line import tool_parser
 from mmoid.utils.progress import print_changes, progress_bars
 from mmoid.visualization import draw_predictions, save
 
@@ -54,7 +55,7 @@ SHOWN = 10
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('config', help='config file path, or a recipe such as mmoid::openimages/....py')
     parser.add_argument('checkpoint', help='checkpoint file')
     inputs = 'folders, image files or globs; or one list of ids, .csv or .txt, such as the sample submission'
@@ -75,13 +76,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--restart', action='store_true', help='delete the results of a killed run')
     parser.add_argument('--work-dir', help='the directory of the logs')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
+    args = parse_run_args(parser)
     if args.batch_size is not None and args.batch_size < 1:
         parser.error(f'--batch-size must be at least 1, got {args.batch_size}')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 

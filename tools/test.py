@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
-from mmoid.engine.launch import one_line_error
+from mmoid.engine.launch import one_line_error, parse_run_args
 from mmoid.engine.testing import enable_out, enable_tta
 
 
@@ -23,13 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_run_args(parser)
 
 
 def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:

@@ -6,15 +6,13 @@ Exit status: 0; 75 after SIGTERM, if the run can be resumed with --resume; 1 aft
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-from mmengine.config import DictAction
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import enable_amp, enable_auto_scale_lr, one_line_error
+from mmoid.engine.launch import enable_amp, enable_auto_scale_lr, one_line_error, parse_run_args
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name
@@ -28,14 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     resume_help = 'checkpoint to resume from; without a path, the newest intact one in the work dir'
     parser.add_argument('--resume', nargs='?', const='auto', help=resume_help)
-    options_help = 'override settings of the config, as key=value pairs: train_dataloader.batch_size=4'
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help=options_help)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    # torch.distributed.launch passes it, torchrun does not.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_run_args(parser)
 
 
 def train(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dist import master_only
 from mmengine.hooks import LoggerHook
 from mmengine.hub import get_config
@@ -31,6 +32,18 @@ from mmoid.openimages.errors import AnnotationError
 
 PACKAGE = Path(__file__).parents[1]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parses the command line of a run, with the options that all runs have."""
+    options_help = 'override settings of the config, as key=value pairs: train_dataloader.batch_size=4'
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help=options_help)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torch.distributed.launch passes it, torchrun does not.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def load_config(

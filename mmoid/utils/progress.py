@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -64,14 +64,17 @@ def progress_bars() -> Iterator[Progress]:
 
 def print_summary(summary: Summary, title: str) -> None:
     """Prints what a conversion read, wrote, dropped and changed as a table, on standard output."""
-    table = Table(title=title, show_header=False)
-    for name, value in asdict(summary).items():
-        if isinstance(value, int):
-            table.add_row(name.replace('_', ' '), f'{value:,}')
-    if not summary.dropped:
-        table.add_row('dropped', 'nothing')
-    print_table(table)
+    counts = {name.replace('_', ' '): value for name, value in asdict(summary).items() if isinstance(value, int)}
+    print_values(counts if summary.dropped else {**counts, 'dropped': 'nothing'}, title)
     print_changes(summary)
+
+
+def print_values(values: Mapping[str, int | str], title: str) -> None:
+    """Prints a table with a row for each value."""
+    table = Table(title=title, show_header=False)
+    for name, value in values.items():
+        table.add_row(name, f'{value:,}' if isinstance(value, int) else value)
+    print_table(table)
 
 
 def print_changes(summary: Summary) -> None:

@@ -19,6 +19,7 @@ from mmengine.config import DictAction
 import mmoid.registry  # noqa: F401
 from mmoid.engine import load_config
 from mmoid.engine.schedule.stage_samples import stage_items
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
 from mmoid.visualization import draw_training_items, save
 
@@ -26,7 +27,7 @@ PER_SHEET = 9
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--stage', help='name of a stage, or its number from 1 (default: the first)')
     parser.add_argument('--epoch', type=int, help='of the run, from 0 (default: the first of the stage)')
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     paths: list[Path] = []
-    try:
+    with exit_on_error():
         cfg = load_config(args.config, args.cfg_options)
         fed = stage_items(cfg, args.stage, args.epoch)
         name = f'{fed.stage.name}, ' if fed.stage else ''
@@ -58,8 +59,6 @@ def main() -> None:
                 paths.append(save(figure, path, dpi=150))
                 print(path)
                 progress('drawing', done + len(items), args.number)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
     if not paths:
         sys.exit(f'error: {args.config}: its training data has no image')
     if fed.unreadable:

@@ -23,16 +23,15 @@ from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
 from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 from mmoid.visualization import draw_comparison, save
 
-Detections = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Image, label, score and box of detections on annotated images, of annotated classes."""
-
 
 def read(path: str, evaluator: Evaluator) -> Detections:
+    """Detections on annotated images, of annotated classes."""
     annotations = evaluator.annotations
     predictions = open_predictions(path, annotations.classes, 'drop')
     for reason, count in {**predictions.left_out, **predictions.changed}.items():

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.sampling.coverage import ImageLists, SamplingPlan, head_middle_tail, plan_sampling
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 from mmoid.visualization import draw_sampling_plans, save
 
@@ -32,7 +31,7 @@ COLUMNS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument(
         '--balance',
@@ -97,7 +96,7 @@ def write_classes(path: Path, plans: Sequence[SamplingPlan], store: AnnotationSt
 
 def main() -> None:
     args = parse_args()
-    try:
+    with exit_on_error():
         store = AnnotationStore(args.store)
         lists, seed = ImageLists.of_store(store, not args.no_expand), args.seed if args.count else None
         with progress_bars() as progress:
@@ -109,8 +108,6 @@ def main() -> None:
             print(args.out / 'classes.csv')
             print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
         print('Next: set the chosen λ as the balance of SoftBalanceClassAwareSampler in your config and train')
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

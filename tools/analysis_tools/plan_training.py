@@ -11,7 +11,6 @@ from __future__ import annotations
 from mmdet.registry import DATASETS
 from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
-from rich.console import Console
 from rich.table import Table
 
 from mmoid.engine import load_config
@@ -19,15 +18,15 @@ from mmoid.engine.launch import enable_auto_scale_lr
 from mmoid.engine.schedule.training_plan import TrainingPlan, lr_spans, plan_training
 from mmoid.engine.settings import type_name
 from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.progress import print_table
 
 
 def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
-    console = Console(markup=False, emoji=False)
     table = Table('stage', 'epochs', 'iterations', 'learning rate')
     for stage in plan.stages:
         sampler = dict(stage.sampler or default_sampler)
         name = type_name(sampler.pop('type')) + ''.join(f', {key} {value}' for key, value in sampler.items())
-        console.print(f'{stage.name}: {stage.epochs} epochs of {name}')
+        print(f'{stage.name}: {stage.epochs} epochs of {name}')
         offset = stage.start * plan.epoch_length
         for i, span in enumerate(lr_spans(plan.stage_lr(stage))):
             start, stop = offset + span.start, offset + span.stop
@@ -37,8 +36,8 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
                 f'{start:,} - {stop:,}',
                 f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}',
             )
-    console.print(table)
-    console.print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.lr):,} in all.')
+    print_table(table)
+    print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.lr):,} in all.')
 
 
 def main() -> None:

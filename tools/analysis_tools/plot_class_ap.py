@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.result import read_ap
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.visualization import draw_class_ap, save
 
 RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'num_images')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('first', help='JSON of the first evaluation')
     parser.add_argument('second', help='JSON of the second')
     parser.add_argument('--store', required=True, help='store of the training split')
@@ -54,7 +54,7 @@ def difference_in_rules(first: str, second: str) -> str | None:
 def main() -> None:
     args = parse_args()
     names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
-    try:
+    with exit_on_error():
         store = AnnotationStore(args.store)
         first, second = ap_of(args.first, store), ap_of(args.second, store)
         figure = draw_class_ap(store.class_image_counts(), first, second, store.class_names, names)
@@ -69,8 +69,6 @@ def main() -> None:
             name = store.class_names[int(alone.argmax())]
             print(f'{alone.sum()} classes with an AP in one of them only were left out, first {name!r}')
         print(save(figure, args.out))
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -8,22 +8,19 @@ Writes one HTML page that needs no other file, its figures as PNG files beside i
 from __future__ import annotations
 
 import argparse
-import sys
 
-from rich.table import Table
-
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.progress import print_changes, print_table, progress_bars
+from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.progress import print_changes, print_values, progress_bars
 from mmoid.visualization import headlines, write_report
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
@@ -35,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     summary = Summary()
-    try:
+    with exit_on_error():
         store = AnnotationStore(args.store)
         if not store.num_boxes:
             raise ValueError(f'{args.store}: has no boxes, so there is nothing to report')
@@ -47,15 +44,10 @@ def main() -> None:
                 predictions = open_predictions(args.predictions, store.classes)
                 confusion = count_confusion(store, predictions, args.score, summary)
                 progress('matching predictions', 1, 1)
-        table = Table(title=args.store, show_header=False)
-        for name, value in headlines(store, statistics, confusion):
-            table.add_row(name, value)
-        print_table(table)
+        print_values(dict(headlines(store, statistics, confusion)), args.store)
         print_changes(summary)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
         page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
     print(f'{page}: written. Next: tools/analysis_tools/concurrent_rates.py {args.store} --out rates.npz')
 
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.evaluator import PROTOCOLS, Evaluator, Protocol
@@ -26,12 +24,13 @@ from mmoid.openimages.predictions.alignment import align_predictions
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
 from mmoid.visualization import ImageReader, draw_mistakes, save
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('--store', required=True, help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--predictions', required=True, help='of tools/test.py --out or ensemble.py, or a CSV')
     parser.add_argument('--class', dest='label', help='draw this class alone: its name or MID')
@@ -49,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     summary = Summary()
-    try:
+    with exit_on_error():
         for name in ('classes', 'number'):
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name} must be at least 1, got {getattr(args, name)}')
@@ -87,8 +86,6 @@ def main() -> None:
                 name = re.sub(r'[^0-9A-Za-z]+', '-', store.class_names[label])
                 print(save(figure, args.out / f'{rank:03d}-{name}.png', dpi=130))
                 progress('drawing', rank + 1, len(sheets))
-    except (AnnotationError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
     for path, reason in read.unreadable.items():
         print(f'not readable, drawn grey: {path} ({reason})')
 

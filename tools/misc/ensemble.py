@@ -11,10 +11,7 @@ run resumes when it is started again with the same arguments. Needs ensemble-box
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
-
-from rich.table import Table
 
 from mmoid.openimages.hierarchy import load_tree
 from mmoid.openimages.predictions.csv_files import open_predictions
@@ -23,11 +20,12 @@ from mmoid.openimages.predictions.fusion import CONFIDENCE_TYPES, METHODS, SOFT_
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
-from mmoid.utils.progress import print_table, progress_bars
+from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.progress import print_values, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('predictions', nargs='+', help='folders or CSV files, one for each model')
     parser.add_argument('--out', required=True, help='the new folder of predictions')
     parser.add_argument('--method', choices=METHODS, default='wbf', help='how boxes of a class become one (wbf)')
@@ -97,14 +95,9 @@ def run(args: argparse.Namespace) -> dict[str, int]:
 
 def main() -> None:
     args = parse_args()
-    try:
+    with exit_on_error():
         counts = run(args)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f'error: {error}')
-    table = Table(title=args.out, show_header=False)
-    for name, count in counts.items():
-        table.add_row(name, f'{count:,}')
-    print_table(table)
+    print_values(counts, args.out)
 
 
 if __name__ == '__main__':

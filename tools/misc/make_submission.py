@@ -10,10 +10,7 @@ does not predict them itself, add them with --expand-detections.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-
-from rich.table import Table
 
 from mmoid.openimages.hierarchy import load_tree
 from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
@@ -21,11 +18,12 @@ from mmoid.openimages.predictions.csv_files import open_predictions, read_image_
 from mmoid.openimages.predictions.submission import write_submission
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.progress import print_changes, print_table, progress_bars
+from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.progress import print_changes, print_values, progress_bars
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument('predictions', help='folder of tools/test.py --out or tools/misc/ensemble.py, or a CSV file')
     parser.add_argument('--out', required=True, help='the submission, .csv or .csv.gz')
     images = 'CSV with a column ImageID or ImageId, such as the sample submission: the images, in this order; default: '
@@ -75,14 +73,9 @@ def make_submission(args: argparse.Namespace, summary: Summary) -> dict[str, int
 
 def main() -> None:
     args, summary = parse_args(), Summary()
-    try:
+    with exit_on_error():
         counts = make_submission(args, summary)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    table = Table(title=args.out, show_header=False)
-    for name, count in counts.items():
-        table.add_row(name, f'{count:,}')
-    print_table(table)
+    print_values(counts, args.out)
     print_changes(summary)
 
 
