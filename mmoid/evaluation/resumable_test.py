@@ -22,7 +22,8 @@ from torch.utils.data import BatchSampler
 from mmoid.evaluation.challenge_metric import OpenImagesChallengeMetric, image_detections
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions.ancestors import add_ancestors
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.predictions.shards import PredictionShards, join_run, open_shards
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
@@ -136,9 +137,8 @@ class PredictionDump(BaseMetric):
             raise ValueError("PredictionDump needs test_cfg=dict(type='mmoid.ResumableTestLoop')")
         for image_id, label, score, box in image_detections(data_samples):
             if self._hierarchy is not None:
-                image = np.zeros(len(label), dtype=np.int64)
-                rows, label = add_ancestors(self._hierarchy, image, label, score, box, self.ancestor_nms)
-                score, box = score[rows], box[rows]
+                found = Detections(np.zeros(len(label), dtype=np.int64), label, score, box)
+                _, label, score, box = with_ancestors(self._hierarchy, found, self.ancestor_nms)
             self._found.append((image_id, label, score, box))
         first, last = self._todo[0]
         if len(self._found) == last - first:

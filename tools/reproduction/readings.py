@@ -15,7 +15,8 @@ from mmoid.models.losses import concurrent_softmax
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.class_groups import train_image_counts
 from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.predictions.ancestors import add_ancestors
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.statistics.concurrent_rates import load_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
@@ -81,12 +82,12 @@ class Readings:
             detections = self.detections(self.activation(reading, torch.cat(logits), pairs), boxes)
             results[reading] = {
                 'as predicted': self.figures(detections),
-                'ancestors': self.figures(self.expanded(detections, None)),
-                'ancestors, NMS': self.figures(self.expanded(detections, NMS_IOU)),
+                'ancestors': self.figures(with_ancestors(self.hierarchy, detections, None)),
+                'ancestors, NMS': self.figures(with_ancestors(self.hierarchy, detections, NMS_IOU)),
             }
         return results
 
-    def detections(self, scores: Tensor, boxes: list[Tensor]) -> tuple[np.ndarray, ...]:
+    def detections(self, scores: Tensor, boxes: list[Tensor]) -> Detections:
         """(D,) image, (D,) class, (D,) score, (D, 4) box: above the threshold, after NMS per class, as mmdet does."""
         image, label, score, box = [], [], [], []
         for index, own, regions in zip(self.image, scores.split([len(part) for part in boxes]), boxes):
@@ -100,14 +101,9 @@ class Readings:
             label.append(labels[kept].numpy())
             score.append(found[:MAX_PER_IMAGE, 4].numpy().astype(np.float64).clip(max=1))  # sums pass 1 by rounding
             box.append(regions[rows[kept]].numpy().astype(np.float64))
-        return tuple(np.concatenate(part) for part in (image, label, score, box))
+        return Detections(*map(np.concatenate, (image, label, score, box)))
 
-    def expanded(self, detections: tuple[np.ndarray, ...], nms_iou: float | None) -> tuple[np.ndarray, ...]:
-        image, _, score, box = detections
-        rows, label = add_ancestors(self.hierarchy, *detections, nms_iou)
-        return image[rows], label, score[rows], box[rows]
-
-    def figures(self, detections: tuple[np.ndarray, ...]) -> dict:
+    def figures(self, detections: Detections) -> dict:
         counts = np.bincount(detections[0], minlength=len(self.evaluator.annotations.image_ids))
         matches = self.evaluator.match(*detections)
         evaluation = self.evaluator.evaluate(matches, counts[self.image], self.image)

@@ -19,8 +19,8 @@ from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches, match_detections
 from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
 from mmoid.openimages.metric.result import Evaluation
-from mmoid.openimages.predictions.ancestors import add_ancestors
-from mmoid.openimages.predictions.prediction_store import Predictions
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections, Predictions
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.utils.progress import Progress, no_progress
 
@@ -124,15 +124,12 @@ class Evaluator:
     def _objects(self) -> np.ndarray:
         return annotated_objects(self.annotations)
 
-    def with_ancestors(
-        self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def with_ancestors(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Detections:
         """The detections of some images as they are evaluated: with their ancestors if the protocol says so."""
-        protocol, hierarchy = self.protocol, self.annotations.hierarchy
-        if protocol.expand_detections and hierarchy is not None:
-            rows, label = add_ancestors(hierarchy, image, label, score, box, protocol.ancestor_nms)
-            image, score, box = image[rows], score[rows], box[rows]
-        return image, label, score, box
+        found, hierarchy = Detections(image, label, score, box), self.annotations.hierarchy
+        if self.protocol.expand_detections and hierarchy is not None:
+            return with_ancestors(hierarchy, found, self.protocol.ancestor_nms)
+        return found
 
     def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
         """Matches all detections of some images, ancestors included.
