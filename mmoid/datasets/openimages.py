@@ -242,27 +242,16 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
 @dataclass(frozen=True)
 class StoreRecords(Sequence):
-    """mmdet's ``data_list`` over a store: makes an item when it is asked for.
-
-    Attributes:
-        store: The mapped annotations.
-        images: (n,) store index of each item.
-        new_label: (classes of the store,) class index in the data set, -1 for classes that it leaves out.
-        hierarchy: Over the C classes of the data set.
-        folder: Image folder.
-        group_of: ``keep``, ``ignore`` or ``drop`` group-of boxes.
-        training: Leave out boxes below a pixel: they are ground truth of the metric, but no training targets.
-        proposals: By ``<folder>/<file>`` of the image; None: items have none.
-    """
+    """mmdet's ``data_list`` over a store: makes an item when it is asked for."""
 
     store: AnnotationStore
-    images: np.ndarray
-    new_label: np.ndarray
-    hierarchy: ClassHierarchy
+    images: np.ndarray  # (n,) store index of each item
+    new_label: np.ndarray  # (classes of the store,) class index in the data set, -1 for classes that it leaves out
+    hierarchy: ClassHierarchy  # over the C classes of the data set
     folder: str
-    group_of: str
-    training: bool
-    proposals: Mapping[str, Any] | None = None
+    group_of: str  # ``keep``, ``ignore`` or ``drop`` group-of boxes
+    training: bool  # leave out boxes below a pixel: they are ground truth of the metric, but no training targets
+    proposals: Mapping[str, Any] | None = None  # by ``<folder>/<file>`` of the image; None: items have none
     _class_images: dict[bool, tuple[np.ndarray, np.ndarray]] = field(init=False, default_factory=dict)
 
     def __len__(self) -> int:

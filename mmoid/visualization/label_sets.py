@@ -36,25 +36,15 @@ DPI = 100  # at which text is measured: letters are a little wider there than at
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
-    """An image and its ground truth, of a store or of a training batch.
-
-    Attributes:
-        title: One line.
-        image: (H, W, 3) uint8 RGB, before normalisation and padding.
-        box: (B, 4) xmin, ymin, xmax, ymax as fractions of the image size.
-        label: (B,) class indices, as annotated.
-        label_set: (B, C) bool, the labels that a proposal on the box learns.
-        group_of: (B,) bool.
-        ignored: (B,) bool; proposals on these boxes are neither objects nor background.
-    """
+    """An image and its ground truth, of a store or of a training batch."""
 
     title: str
-    image: np.ndarray
-    box: np.ndarray
-    label: np.ndarray
-    label_set: np.ndarray
-    group_of: np.ndarray
-    ignored: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8 RGB, before normalisation and padding
+    box: np.ndarray  # (B, 4) xmin, ymin, xmax, ymax as fractions of the image size
+    label: np.ndarray  # (B,) class indices, as annotated
+    label_set: np.ndarray  # (B, C) bool, the labels that a proposal on the box learns
+    group_of: np.ndarray  # (B,) bool
+    ignored: np.ndarray  # (B,) bool; proposals on these boxes are neither objects nor background
 
 
 class LabelledBox(NamedTuple):

@@ -12,30 +12,17 @@ CONCURRENT = {'type': 'ConcurrentSoftmaxLoss'}
 
 @dataclass(frozen=True)
 class Method:
-    """What a head or a detector is trained with.
+    """What a head or a detector is trained with."""
 
-    Attributes:
-        name: As in the table.
-        paper: The paper's mAP in percent, or None.
-        loss: Config of ``loss_cls``.
-        ancestors: Whether label sets hold the ancestors of the annotated labels.
-        rates: ``annotated``, or ``pairs``.
-        hierarchy_rate: r_ij of a class and its ancestor.
-        stages: (epochs, λ) each; None for the images as they are.
-        unverified: See :class:`mmoid.models.label_sets.VerifiedClasses`.
-        beta: Of class weights by the effective number of samples, or None.
-        lr: Learning rate.
-    """
-
-    name: str
-    paper: float | None
-    loss: dict = field(default_factory=lambda: dict(SOFTMAX))
-    ancestors: bool = False
-    rates: str = 'annotated'
-    hierarchy_rate: float = 1.0
-    stages: tuple[tuple[int, float | None], ...] = ((7, 1.0),)
-    unverified: Unverified = 'negative'
-    beta: float | None = None
+    name: str  # as in the table
+    paper: float | None  # the paper's mAP in percent, or None
+    loss: dict = field(default_factory=lambda: dict(SOFTMAX))  # config of ``loss_cls``
+    ancestors: bool = False  # whether label sets hold the ancestors of the annotated labels
+    rates: str = 'annotated'  # ``annotated``, or ``pairs``
+    hierarchy_rate: float = 1.0  # r_ij of a class and its ancestor
+    stages: tuple[tuple[int, float | None], ...] = ((7, 1.0),)  # (epochs, λ) each; None for the images as they are
+    unverified: Unverified = 'negative'  # see :class:`mmoid.models.label_sets.VerifiedClasses`
+    beta: float | None = None  # of class weights by the effective number of samples, or None
     lr: float = 0.02
 
 

@@ -70,16 +70,10 @@ def run(*command: object) -> None:
 
 @dataclass(frozen=True)
 class World:
-    """A prepared data set; every file is made when it is first needed.
+    """A prepared data set; every file is made when it is first needed."""
 
-    Attributes:
-        name: ``quickstart``, ``generated``, ``partial``, or ``real``: the boxes, labels and hierarchy of real
-            annotations, painted.
-        source: Folder with the real annotations, for ``real`` only.
-    """
-
-    name: str
-    source: Path | None = None
+    name: str  # ``quickstart``, ``generated``, ``partial``, or ``real``: real annotations, painted
+    source: Path | None = None  # folder with the real annotations, for ``real`` only
 
     @property
     def folder(self) -> Path:

@@ -19,19 +19,12 @@ from mmoid.engine.schedule.stages import Stage, parse_stages, require_epochs, sc
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The plan of a training.
+    """The plan of a training."""
 
-    Attributes:
-        stages: One, named ``training``, for a config without :class:`HybridSchedule`.
-        batch_size: Images per iteration, over all processes.
-        epoch_length: Iterations per epoch.
-        lr: (epochs x epoch_length,) float64, learning rate of each iteration, without the factors of ``paramwise_cfg``.
-    """
-
-    stages: tuple[Stage, ...]
-    batch_size: int
-    epoch_length: int
-    lr: np.ndarray
+    stages: tuple[Stage, ...]  # one, named ``training``, for a config without :class:`HybridSchedule`
+    batch_size: int  # images per iteration, over all processes
+    epoch_length: int  # iterations per epoch
+    lr: np.ndarray  # (epochs x epoch_length,) float64 of each iteration, without the factors of ``paramwise_cfg``
 
     def stage_lr(self, stage: Stage) -> np.ndarray:
         """The part of ``lr`` that belongs to a stage."""

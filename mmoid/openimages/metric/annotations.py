@@ -26,31 +26,18 @@ from mmoid.openimages.store.summary import Summary
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Boxes and image-level labels of an evaluation set, as annotated.
+    """Boxes and image-level labels of an evaluation set, as annotated."""
 
-    Attributes:
-        image_ids: N ids: every image that occurs in boxes or labels.
-        classes: The C classes.
-        hierarchy: Over the same classes; None: not given.
-        image: (B,) int image index of each box.
-        label: (B,) int class index of each box.
-        box: (B, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
-        is_group_of: (B,) bool.
-        label_image: (L,) int image index of each image-level label.
-        label_class: (L,) int class index of each image-level label.
-        label_confidence: (L,) float: 1 verified present, 0 verified absent, ``NOT_EXHAUSTIVE`` as in a store.
-    """
-
-    image_ids: Sequence[str]
-    classes: ClassNames
-    hierarchy: ClassHierarchy | None
-    image: np.ndarray
-    label: np.ndarray
-    box: np.ndarray
-    is_group_of: np.ndarray
-    label_image: np.ndarray
-    label_class: np.ndarray
-    label_confidence: np.ndarray
+    image_ids: Sequence[str]  # N ids: every image that occurs in boxes or labels
+    classes: ClassNames  # the C classes
+    hierarchy: ClassHierarchy | None  # over the same classes; None: not given
+    image: np.ndarray  # (B,) int image index of each box
+    label: np.ndarray  # (B,) int class index of each box
+    box: np.ndarray  # (B, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size
+    is_group_of: np.ndarray  # (B,) bool
+    label_image: np.ndarray  # (L,) int image index of each image-level label
+    label_class: np.ndarray  # (L,) int class index of each image-level label
+    label_confidence: np.ndarray  # (L,) float: 1 verified present, 0 verified absent, ``NOT_EXHAUSTIVE`` as in a store
 
 
 def annotations_of_store(store: AnnotationStore, label_names: Sequence[str] | None = None) -> Annotations:

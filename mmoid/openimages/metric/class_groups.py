@@ -18,17 +18,11 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 
 @dataclass(frozen=True, eq=False)
 class ClassGroup:
-    """Some of the classes.
+    """Some of the classes."""
 
-    Attributes:
-        name: For tables and log keys: ``head``, ``leaf``, ``level1``, ...
-        meaning: Description of the group.
-        labels: (n,) class indices.
-    """
-
-    name: str
+    name: str  # for tables and log keys: ``head``, ``leaf``, ``level1``
     meaning: str
-    labels: np.ndarray
+    labels: np.ndarray  # (n,) class indices
 
 
 def class_groups(hierarchy: ClassHierarchy | None, train_images: np.ndarray | None) -> list[ClassGroup]:

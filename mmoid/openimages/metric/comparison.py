@@ -37,17 +37,11 @@ ELEMENTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """A difference in mAP, second minus first.
+    """A difference in mAP, second minus first."""
 
-    Attributes:
-        value: On the images as they are.
-        low: Lower end of the 95 % interval of the bootstrap.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
+    value: float  # on the images as they are
+    low: float  # lower end of the 95 % interval of the bootstrap
+    high: float  # upper end
 
 
 def bootstrap(
@@ -55,7 +49,6 @@ def bootstrap(
     first: Matches,
     second: Matches,
     groups: Sequence[np.ndarray],
-    group_of_weight: float = 1.0,
     samples: int = 1000,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -64,10 +57,9 @@ def bootstrap(
 
     Args:
         ground_truth: Of all images.
-        first: Matches of the first set.
+        first: Matches of the first set, with a group-of weight of 1.
         second: Matches of the second.
         groups: Class indices of each group of classes.
-        group_of_weight: As given to the matching.
         samples: Number of draws.
         seed: Of the draws.
         progress: Progress in classes of both sets.
@@ -84,9 +76,8 @@ def bootstrap(
     drawn = np.ones((samples + 1, num_images), dtype=np.float32)  # row 0: the images as they are
     for row in drawn[1:]:
         row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-    weight = np.where(ground_truth.is_group_of, group_of_weight, 1.0)
-    shape = (ground_truth.num_classes, num_images)
-    positives = coo_matrix((weight, (ground_truth.label, ground_truth.image)), shape).tocsr() @ drawn.T
+    shape, ones = (ground_truth.num_classes, num_images), np.ones(len(ground_truth.label))
+    positives = coo_matrix((ones, (ground_truth.label, ground_truth.image)), shape).tocsr() @ drawn.T
     ap = np.empty((2, samples + 1, ground_truth.num_classes))
     for side, matches in enumerate((first, second)):
         for label, rows in enumerate(ranked_rows(matches, ground_truth.num_classes)):

@@ -29,30 +29,18 @@ class KeyedBoxes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Expanded boxes and verified classes. Make it with :meth:`build`.
+    """Expanded boxes and verified classes. Make it with :meth:`build`."""
 
-    Attributes:
-        num_images: Images evaluated, those without boxes included.
-        num_classes: C.
-        image: (G,) int64 image index of each box.
-        label: (G,) int64 class index of each box.
-        box: (G, 4) float64 xmin, ymin, xmax, ymax.
-        is_group_of: (G,) bool.
-        source: (G,) int64 row of the annotation that each box is a copy of.
-        verified: (V,) int64 sorted unique keys of the verified (image, class) pairs. Detections of other pairs are
-            ignored. None: all pairs count.
-        not_exhaustive: (K,) int64 sorted unique keys of the pairs in which some objects may have no box. Detections
-            that match none are ignored.
-    """
-
-    num_images: int
-    num_classes: int
-    image: np.ndarray
-    label: np.ndarray
-    box: np.ndarray
-    is_group_of: np.ndarray
-    source: np.ndarray
+    num_images: int  # images evaluated, those without boxes included
+    num_classes: int  # C
+    image: np.ndarray  # (G,) int64 image index of each box
+    label: np.ndarray  # (G,) int64 class index of each box
+    box: np.ndarray  # (G, 4) float64 xmin, ymin, xmax, ymax
+    is_group_of: np.ndarray  # (G,) bool
+    source: np.ndarray  # (G,) int64 row of the annotation that each box is a copy of
+    # (V,) int64 sorted unique keys of verified (image, class) pairs; others are ignored. None: all pairs count
     verified: np.ndarray | None
+    # (K,) int64 sorted unique keys of the pairs in which some objects may have no box; unmatched detections are ignored
     not_exhaustive: np.ndarray
 
     @classmethod

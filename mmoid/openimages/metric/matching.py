@@ -31,20 +31,13 @@ class Matches:
 
     Detections that a group absorbed are not listed, nor those without a box in :attr:`GroundTruth.not_exhaustive`. Each
     group that was found follows the detections of its image and class as a row of its own.
-
-    Attributes:
-        image: (M,) int64 image index.
-        label: (M,) int64 class index.
-        score: (M,) float64.
-        value: (M,) float64: 0 false positive, 1 true positive, ``group_of_weight`` a group that was found.
-        found: (F,) int64 rows of the ground truth's single boxes that true positives found.
     """
 
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    value: np.ndarray
-    found: np.ndarray
+    image: np.ndarray  # (M,) int64 image index
+    label: np.ndarray  # (M,) int64 class index
+    score: np.ndarray  # (M,) float64
+    value: np.ndarray  # (M,) float64: 0 false positive, 1 true positive, ``group_of_weight`` a group that was found
+    found: np.ndarray  # (F,) int64 rows of the ground truth's single boxes that true positives found
 
     @classmethod
     def concatenate(cls, parts: Sequence[Matches]) -> Matches:

@@ -23,41 +23,23 @@ from mmoid.utils.atomic import atomic_write
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The figures that :class:`mmoid.openimages.metric.evaluator.Evaluator` computes.
+    """The figures that :class:`mmoid.openimages.metric.evaluator.Evaluator` computes."""
 
-    Attributes:
-        description: The protocol in words.
-        rules: The protocol as JSON values.
-        classes: The C classes.
-        ap: (C,) float64, NaN for classes without ground truth.
-        positives: (C,) float64 single boxes + weight x group-of boxes.
-        scored: (C,) int64 detections and found groups that count.
-        true_positives: (C,) float64 sum of their values.
-        num_images: Images evaluated.
-        num_images_without_detections: Of these. If there are many, the model was run on other images.
-        num_detections: Given, ancestors included.
-        left_out: Number of detections that were left out, by reason.
-        changed: Number of detections that were changed while they were read, by reason.
-        groups: Groups of classes that get an mAP of their own.
-        multi_label: Recall of the objects with several labels.
-        class_columns: Further columns of the table, C rows.
-    """
-
-    description: str
-    rules: Mapping[str, Any]
-    classes: ClassNames
-    ap: np.ndarray
-    positives: np.ndarray
-    scored: np.ndarray
-    true_positives: np.ndarray
-    num_images: int
-    num_images_without_detections: int
-    num_detections: int
-    left_out: Mapping[str, int]
-    changed: Mapping[str, int]
-    groups: Sequence[ClassGroup]
-    multi_label: MultiLabelRecall
-    class_columns: Mapping[str, pa.Array]
+    description: str  # the protocol in words
+    rules: Mapping[str, Any]  # the protocol as JSON values
+    classes: ClassNames  # the C classes
+    ap: np.ndarray  # (C,) float64, NaN for classes without ground truth
+    positives: np.ndarray  # (C,) float64 single boxes + weight x group-of boxes
+    scored: np.ndarray  # (C,) int64 detections and found groups that count
+    true_positives: np.ndarray  # (C,) float64 sum of their values
+    num_images: int  # images evaluated
+    num_images_without_detections: int  # of these. If there are many, the model was run on other images
+    num_detections: int  # given, ancestors included
+    left_out: Mapping[str, int]  # number of detections that were left out, by reason
+    changed: Mapping[str, int]  # number of detections that were changed while they were read, by reason
+    groups: Sequence[ClassGroup]  # groups of classes that get an mAP of their own
+    multi_label: MultiLabelRecall  # recall of the objects with several labels
+    class_columns: Mapping[str, pa.Array]  # further columns of the table, C rows
 
     @property
     def mean_ap(self) -> float:

@@ -23,20 +23,12 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """Mistakes of each image and class that has ground truth or scored detections.
+    """Mistakes of each image and class that has ground truth or scored detections."""
 
-    Attributes:
-        image: (K,) int64 image indices.
-        label: (K,) int64 class indices.
-        missed: (K,) float64 positives that were not found; a group-of box counts ``group_of_weight``.
-        false: (K,) float64 sum of the scores of false positives, so that one at score 1 weighs as much as a missed
-            object.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    missed: np.ndarray
-    false: np.ndarray
+    image: np.ndarray  # (K,) int64 image indices
+    label: np.ndarray  # (K,) int64 class indices
+    missed: np.ndarray  # (K,) float64 positives that were not found; a group-of box counts ``group_of_weight``
+    false: np.ndarray  # (K,) float64 sum of the scores of false positives; one at score 1 is as bad as a missed object
 
     @property
     def cost(self) -> np.ndarray:

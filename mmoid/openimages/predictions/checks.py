@@ -17,19 +17,12 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """D detections, checked.
+    """D detections, checked."""
 
-    Attributes:
-        score: (D,) in [0, 1].
-        kept: (D,) bool: boxes with area.
-        left_out: Number of detections that are not kept, by reason with the first place.
-        changed: Number of detections that were changed, likewise.
-    """
-
-    score: np.ndarray
-    kept: np.ndarray
-    left_out: dict[str, int] = field(default_factory=dict)
-    changed: dict[str, int] = field(default_factory=dict)
+    score: np.ndarray  # (D,) in [0, 1]
+    kept: np.ndarray  # (D,) bool: boxes with area
+    left_out: dict[str, int] = field(default_factory=dict)  # detections not kept, by reason with the first place
+    changed: dict[str, int] = field(default_factory=dict)  # detections that were changed, likewise
 
 
 def check_detections(

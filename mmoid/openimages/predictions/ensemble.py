@@ -40,31 +40,18 @@ IMAGES_PER_SHARD = 128
 
 @dataclass(frozen=True, eq=False)
 class MatchedSets:
-    """M sets of predictions under common image and class indices.
+    """M sets of predictions under common image and class indices."""
 
-    Attributes:
-        sets: M sets.
-        classes: The C classes of the result.
-        label: M arrays (K_m,) int64: class of the result for each class of the set.
-        weights: (M, C) float64 weight of each set; 0: no vote.
-        scales: Whether weights were given. If not, scores are not scaled.
-        hierarchy: Over the C classes, for ``expand``.
-        expand: Whether ancestors are added, before or after the fusion.
-        image_ids: N ids of the result.
-        image: (M, N) int64 index of an image in each set; -1: not there.
-        was_run: (M, N) bool: whether the model was run on the image. If not, it has no vote there.
-    """
-
-    sets: Sequence[Predictions]
-    classes: ClassNames
-    label: tuple[np.ndarray, ...]
-    weights: np.ndarray
-    scales: bool
-    hierarchy: ClassHierarchy | None
-    expand: Literal['before', 'after'] | None
-    image_ids: tuple[str, ...]
-    image: np.ndarray
-    was_run: np.ndarray
+    sets: Sequence[Predictions]  # M sets
+    classes: ClassNames  # the C classes of the result
+    label: tuple[np.ndarray, ...]  # M arrays (K_m,) int64: class of the result for each class of the set
+    weights: np.ndarray  # (M, C) float64 weight of each set; 0: no vote
+    scales: bool  # whether weights were given. If not, scores are not scaled
+    hierarchy: ClassHierarchy | None  # over the C classes, for ``expand``
+    expand: Literal['before', 'after'] | None  # whether ancestors are added, before or after the fusion
+    image_ids: tuple[str, ...]  # N ids of the result
+    image: np.ndarray  # (M, N) int64 index of an image in each set; -1: not there
+    was_run: np.ndarray  # (M, N) bool: whether the model was run on the image. If not, it has no vote there
 
 
 def read_class_weights(path: str | Path) -> dict[str, list[float]]:

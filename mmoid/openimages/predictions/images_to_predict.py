@@ -32,17 +32,11 @@ SKIPPED = 'skipped.csv'
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images that a user names.
+    """Images that a user names."""
 
-    Attributes:
-        ids: (N,) ImageIDs, in the order of the list or of the paths.
-        folder: Where the file names start from.
-        file_names: (N,) paths below ``folder``; null where there is no file.
-    """
-
-    ids: pa.Array
-    folder: Path
-    file_names: pa.Array
+    ids: pa.Array  # (N,) ImageIDs, in the order of the list or of the paths
+    folder: Path  # where the file names start from
+    file_names: pa.Array  # (N,) paths below ``folder``; null where there is no file
 
     def key(self, *others: object) -> str:
         """A checksum that changes with the list, with the size or time of a file, and with ``others``."""

@@ -26,19 +26,12 @@ VERSION = 1
 
 
 class Detections(NamedTuple):
-    """D detections on some images.
+    """D detections on some images."""
 
-    Attributes:
-        image: (D,) int64 index of the image, from 0 and ascending.
-        label: (D,) int class indices.
-        score: (D,).
-        box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    box: np.ndarray
+    image: np.ndarray  # (D,) int64 index of the image, from 0 and ascending
+    label: np.ndarray  # (D,) int class indices
+    score: np.ndarray  # (D,)
+    box: np.ndarray  # (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size
 
     def take(self, rows: np.ndarray | slice) -> Detections:
         """Some of the detections."""
@@ -54,33 +47,19 @@ class Detections(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Detections of some images, image after image.
+    """Detections of some images, image after image."""
 
-    Attributes:
-        path: File or folder that they come from.
-        label_names: MIDs by class index.
-        class_names: Display names by class index.
-        ids: (N,) ImageIDs, those of images without detections included.
-        detection_stop: (N,) int64 end of each image's detections.
-        label: (D,) int32 class indices.
-        score: (D,) float32 or float64.
-        box: (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size.
-        left_out: Number of detections that were left out while reading, by reason.
-        changed: Number of detections that were changed while reading, by reason.
-        lists_images: Whether images without detections are among the ids. False: a CSV with a row for each detection.
-    """
-
-    path: Path
-    label_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    ids: pa.Array
-    detection_stop: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    box: np.ndarray
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    changed: Mapping[str, int] = field(default_factory=dict)
-    lists_images: bool = True
+    path: Path  # file or folder that they come from
+    label_names: tuple[str, ...]  # MIDs by class index
+    class_names: tuple[str, ...]  # display names by class index
+    ids: pa.Array  # (N,) ImageIDs, those of images without detections included
+    detection_stop: np.ndarray  # (N,) int64 end of each image's detections
+    label: np.ndarray  # (D,) int32 class indices
+    score: np.ndarray  # (D,) float32 or float64
+    box: np.ndarray  # (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size
+    left_out: Mapping[str, int] = field(default_factory=dict)  # detections that were left out while reading, by reason
+    changed: Mapping[str, int] = field(default_factory=dict)  # detections that were changed while reading, by reason
+    lists_images: bool = True  # false: a CSV with a row for each detection, so none for images without detections
 
     @property
     def num_images(self) -> int:

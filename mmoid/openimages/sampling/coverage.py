@@ -28,17 +28,11 @@ from mmoid.utils.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class ImageLists:
-    """The images of each class, and the number of boxes of each image.
+    """The images of each class, and the number of boxes of each image."""
 
-    Attributes:
-        stop: (C,) int64 end of each class's list.
-        images: (sum of n_i,) image indices, class after class, no image twice in a class.
-        boxes: (N,) int64 boxes of each image.
-    """
-
-    stop: np.ndarray
-    images: np.ndarray
-    boxes: np.ndarray
+    stop: np.ndarray  # (C,) int64 end of each class's list
+    images: np.ndarray  # (sum of n_i,) image indices, class after class, no image twice in a class
+    boxes: np.ndarray  # (N,) int64 boxes of each image
 
     @classmethod
     def of_store(cls, store: AnnotationStore, expand_hierarchy: bool = True) -> ImageLists:
@@ -60,23 +54,14 @@ class ImageLists:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Images seen after a number of draws, expected or counted. Images without a class are excluded.
+    """Images seen after a number of draws, expected or counted. Images without a class are excluded."""
 
-    Attributes:
-        image_counts: (C,) int64: n_i.
-        draws: (C,) float64: m_i.
-        seen: (C,) float64: mean times that an image of the class is seen, drawn for any of its classes.
-        unseen: (C,) float64 in [0, 1]: share of the class's images that are never seen.
-        images_unseen: Share of all images that are never seen.
-        boxes_unseen: Share of all boxes that are on those images.
-    """
-
-    image_counts: np.ndarray
-    draws: np.ndarray
-    seen: np.ndarray
-    unseen: np.ndarray
-    images_unseen: float
-    boxes_unseen: float
+    image_counts: np.ndarray  # (C,) int64: n_i
+    draws: np.ndarray  # (C,) float64: m_i
+    seen: np.ndarray  # (C,) float64: mean times that an image of the class is seen, drawn for any of its classes
+    unseen: np.ndarray  # (C,) float64 in [0, 1]: share of the class's images that are never seen
+    images_unseen: float  # share of all images that are never seen
+    boxes_unseen: float  # share of all boxes that are on those images
 
     @property
     def drawn(self) -> np.ndarray:
