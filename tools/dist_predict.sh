@@ -3,12 +3,6 @@
 # Several machines, and processes without CUDA: as tools/dist_test.sh. A folder named 2024 is ./2024.
 set -euo pipefail
 
-if [ $# -lt 4 ]; then
-    sed -n '2,3s/^# //p' "$0" >&2
-    exit 2
-fi
-program=(predict.py "$1" "$2")
-gpus=$3
-shift 3
+tool=predict.py before_gpus=2 least=4
 here=$(dirname "$(readlink -f "$0")")
 source "$here/torchrun.sh"

@@ -5,12 +5,6 @@
 # Without CUDA it runs N_GPUS processes on the CPU.
 set -euo pipefail
 
-if [ $# -lt 3 ]; then
-    sed -n '2,5s/^# //p' "$0" >&2
-    exit 2
-fi
-program=(test.py "$1" "$2")
-gpus=$3
-shift 3
+tool=test.py before_gpus=2 least=3
 here=$(dirname "$(readlink -f "$0")")
 source "$here/torchrun.sh"

@@ -5,12 +5,6 @@
 # Without CUDA it runs N_GPUS processes on the CPU.
 set -euo pipefail
 
-if [ $# -lt 2 ]; then
-    sed -n '2,5s/^# //p' "$0" >&2
-    exit 2
-fi
-program=(train.py "$1")
-gpus=$2
-shift 2
+tool=train.py before_gpus=1 least=2
 here=$(dirname "$(readlink -f "$0")")
 source "$here/torchrun.sh"

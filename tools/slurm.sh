@@ -1,6 +1,14 @@
-# Sourced by slurm_train.sh and slurm_test.sh: runs "${program[@]}" of this folder in a Slurm job of $partition.
-# "$@" are its options.
+# Sourced by slurm_train.sh and slurm_test.sh: runs $tool of this folder in a Slurm job. "$@" are partition, name of the
+# job, two arguments of the tool, with $before_last before the second, and options of the tool.
 
+if [ $# -lt 4 ]; then
+    sed -n '2,/^set/s/^# //p' "$0" >&2
+    exit 2
+fi
+partition=$1
+job_name=$2
+program=("$tool" "$3" ${before_last:+"$before_last"} "$4")
+shift 4
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 read -r -a srun_args <<<"${SRUN_ARGS:-}"

@@ -4,14 +4,7 @@
 # GPUS is their number on all machines together. Without GPUs: SRUN_ARGS=--gres=none, and GPUS is that of processes.
 set -euo pipefail
 
-if [ $# -lt 4 ]; then
-    sed -n '2,4s/^# //p' "$0" >&2
-    exit 2
-fi
-partition=$1
-job_name=$2
-program=(test.py "$3" "$4")
+tool=test.py before_last=
 after=''
-shift 4
 here=$(dirname "$(readlink -f "$0")")
 source "$here/slurm.sh"

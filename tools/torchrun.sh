@@ -1,6 +1,14 @@
-# Sourced by dist_train.sh, dist_test.sh and dist_predict.sh: runs "${program[@]}" of this folder in $gpus processes.
-# "$@" are its options, after a PORT if there is one.
+# Sourced by dist_train.sh, dist_test.sh and dist_predict.sh: runs $tool of this folder in several processes. "$@" has at
+# least $least arguments: $before_gpus of the tool, the number of processes, a PORT if there is one, options of the tool.
 
+if [ $# -lt "$least" ]; then
+    sed -n '2,/^set/s/^# //p' "$0" >&2
+    exit 2
+fi
+program=("$tool" "${@:1:before_gpus}")
+shift "$before_gpus"
+gpus=$1
+shift
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     PORT=$1
     shift

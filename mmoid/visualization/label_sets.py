@@ -94,14 +94,11 @@ class ImageReader:
         )
 
 
-def draw_annotations(store: AnnotationStore, images: Sequence[int], same_object_iou: float = SAME_OBJECT) -> Figure:
-    """Images of a store, by index, with their annotations; group-of boxes are dashed.
-
-    The store must know its image folder. Boxes with at least ``same_object_iou`` are one object.
-    """
+def draw_annotations(store: AnnotationStore, images: Sequence[int]) -> Figure:
+    """Images of a store, which knows its image folder, by index, with their annotations; group-of boxes are dashed."""
     read = ImageReader(store)
     items = [read.annotated(image, np.r_[store.boxes_of_image(image)]) for image in images]
-    panels = [(item.title, item.image, annotated_boxes(item, store.class_names, same_object_iou)) for item in items]
+    panels = [(item.title, item.image, annotated_boxes(item, store.class_names, SAME_OBJECT)) for item in items]
     return draw_sheet('Ground truth: one box per object, group-of boxes dashed', panels)
 
 
