@@ -10,7 +10,6 @@ cells run side by side. Results are in docs/reproduction/heads-WORLD.json, every
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -32,6 +32,8 @@ from reproduction.heads import Heads
 from reproduction.methods import DETECTORS, TABLES, Method
 from reproduction.readings import Readings, readings_of_loss
 from reproduction.worlds import KNOBS, ROOT, World, validation_logits, write_json
+
+from mmoid.utils.command_line import tool_parser
 
 RESULTS = ROOT / 'docs/reproduction'
 LEARNING_RATES = (0.01, 0.02, 0.04)
@@ -58,14 +60,10 @@ def run_head(world: World, method: Method, seed: int, each_epoch: bool) -> dict:
     return dict(curve=curve, results=heads.read(head, *readings_of_loss(method.loss['type'])))
 
 
-_loaded: dict[World, Heads] = {}
-
-
+@cache
 def _heads(world: World) -> Heads:
     """The RoIs of a world, loaded once for each process."""
-    if world not in _loaded:
-        _loaded[world] = Heads(world)
-    return _loaded[world]
+    return Heads(world)
 
 
 def run_detector(world: World, method: Method, seed: int) -> dict:
@@ -101,23 +99,21 @@ def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: 
                 raise
             stored[key_of(method, seed)] = result
             write_json(file, stored)
-            best = max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
             left = len(missing) - sum(future.done() for future in waiting)
-            print(
-                f'{method.name}, seed {seed}, lr {method.lr}: {best:.4f}, {result["seconds"]} s; {left} left',
-                flush=True,
-            )
+            score = f'{best_map(result):.4f}, {result["seconds"]} s'
+            print(f'{method.name}, seed {seed}, lr {method.lr}: {score}; {left} left', flush=True)
+
+
+def best_map(result: dict) -> float:
+    """The best mAP of a cell, over its readings."""
+    return max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
 
 
 def with_chosen_lr(method: Method, file: Path) -> Method:
     """With the learning rate whose cell of ``--choose-lr`` came out best; as it is where that was not run."""
     stored = json.loads(file.read_text()) if file.exists() else {}
     tried = [replace(method, lr=lr) for lr in LEARNING_RATES]
-    results = {other.lr: stored[key_of(other, LR_SEED)] for other in tried if key_of(other, LR_SEED) in stored}
-    own = {
-        lr: max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
-        for lr, result in results.items()
-    }
+    own = {other.lr: best_map(stored[key]) for other in tried if (key := key_of(other, LR_SEED)) in stored}
     return replace(method, lr=max(own, key=own.__getitem__)) if own else method
 
 
@@ -190,14 +186,10 @@ def draw_figures(world: World, stored: dict, methods: Sequence[Method], seeds: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     grid = parser.add_mutually_exclusive_group(required=True)
-    grid.add_argument(
-        '--table',
-        type=int,
-        choices=sorted(TABLES),
-        help='of the paper, with heads on cached RoIs; 0: training on verified classes',
-    )
+    table = 'of the paper, with heads on cached RoIs; 0: training on verified classes'
+    grid.add_argument('--table', type=int, choices=sorted(TABLES), help=table)
     grid.add_argument('--detectors', action='store_true', help='whole detectors: stock and the defaults')
     parser.add_argument('--seeds', type=int, default=3, help='cells of each method (default: %(default)s)')
     parser.add_argument('--world', choices=[*KNOBS, 'real'], default='generated', help='data (default: %(default)s)')
@@ -224,9 +216,8 @@ def main() -> None:
             print(*draw_figures(world, stored, methods, args.seeds))
     elif args.detectors:
         prepare(world, rois=False)
-        run_grid(
-            run_detector, world, [(method, seed) for seed in range(args.seeds) for method in methods], args.jobs, file
-        )
+        cells = [(method, seed) for seed in range(args.seeds) for method in methods]
+        run_grid(run_detector, world, cells, args.jobs, file)
     elif args.choose_lr:
         prepare(world, rois=True)
         tried = [replace(method, lr=lr) for method in methods for lr in LEARNING_RATES]

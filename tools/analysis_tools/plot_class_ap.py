@@ -9,7 +9,6 @@ says how many images each class has.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -22,16 +21,6 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.visualization import draw_class_ap, save
 
 RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'num_images')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = tool_parser(__doc__)
-    parser.add_argument('first', help='JSON of the first evaluation')
-    parser.add_argument('second', help='JSON of the second')
-    parser.add_argument('--store', required=True, help='store of the training split')
-    parser.add_argument('--out', required=True, help='the figure, a PNG')
-    parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
-    return parser.parse_args()
 
 
 def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
@@ -52,7 +41,13 @@ def difference_in_rules(first: str, second: str) -> str | None:
 
 
 def main() -> None:
-    args = parse_args()
+    parser = tool_parser(__doc__)
+    parser.add_argument('first', help='JSON of the first evaluation')
+    parser.add_argument('second', help='JSON of the second')
+    parser.add_argument('--store', required=True, help='store of the training split')
+    parser.add_argument('--out', required=True, help='the figure, a PNG')
+    parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
+    args = parser.parse_args()
     names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
     with exit_on_error():
         store = AnnotationStore(args.store)
