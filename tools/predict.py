@@ -13,14 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner import CheckpointLoader
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
@@ -86,10 +83,7 @@ def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
     """The store of the images, which the first process makes."""
 
     def classes() -> tuple[ClassNames, dict]:
-        load = partial(CheckpointLoader.load_checkpoint, args.checkpoint, map_location='cpu')
-        if '://' not in args.checkpoint:  # mmengine's loader may unpickle what weights_only=True refuses
-            load = partial(torch.load, args.checkpoint, map_location='cpu', weights_only=True)
-        checkpoint = try_load(load, args.checkpoint)
+        checkpoint = try_load(args.checkpoint)
         names = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, args.checkpoint)
         return names, tree_of_checkpoint(checkpoint, names)
 

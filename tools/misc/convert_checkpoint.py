@@ -8,7 +8,6 @@ Any detector of mmdet with a list of its classes. Then train with load_from=pret
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,8 +35,7 @@ def main() -> None:
     parser.add_argument('--fill-ancestors', action='store_true', help=fill)
     args = parser.parse_args()
     with exit_on_error():
-        load = partial(torch.load, args.checkpoint, map_location='cpu', weights_only=True)
-        checkpoint = try_load(load, args.checkpoint)
+        checkpoint = try_load(args.checkpoint)
         store = AnnotationStore(args.store)
         hierarchy = store.hierarchy if args.fill_ancestors else None
         source = read_classes(args.classes) if args.classes else classes_of_checkpoint(checkpoint, str(args.checkpoint))

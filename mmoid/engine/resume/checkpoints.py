@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 
 PARTS = ('meta', 'state_dict', 'message_hub', 'optimizer')
 STATISTICS = ('mean', 'max', 'min', 'current')
@@ -54,16 +54,19 @@ def why_unusable(path: Path, exact: bool = True) -> str:
     return 'it was written between two updates of accumulated gradients' if pending else ''
 
 
-def try_load(load: Callable[[], object], path: str | Path) -> dict[str, Any]:
-    """The checkpoint that ``load()`` reads.
+def try_load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint at a path, or at a URL that mmengine knows.
 
     Raises:
-        ValueError: ``path`` is damaged, asks for code to be run, or is no checkpoint.
+        ValueError: It is damaged, asks for code to be run, or is no checkpoint.
         OSError: It cannot be opened.
     """
     allow_checkpoint_globals()
     try:
-        checkpoint = load()
+        if '://' in str(path):
+            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        else:  # mmengine's loader may unpickle what weights_only=True refuses
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError:
         raise
     except Exception as error:  # as in why_unusable
