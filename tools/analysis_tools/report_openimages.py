@@ -7,8 +7,6 @@ Writes one HTML page that needs no other file, its figures as PNG files beside i
 
 from __future__ import annotations
 
-import argparse
-
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import measure
@@ -19,18 +17,14 @@ from mmoid.utils.progress import print_changes, print_values, progress_bars
 from mmoid.visualization import headlines, write_report
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
     parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
     parser.add_argument('--predictions', help='of tools/test.py --out, or a CSV: adds what the model confuses')
     parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     summary = Summary()
     with exit_on_error():
         store = AnnotationStore(args.store)

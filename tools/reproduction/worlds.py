@@ -24,6 +24,7 @@ from reproduction.methods import STOCK, Method
 from torch import Tensor, nn
 
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / 'work_dirs/reproduce/worlds'
@@ -181,12 +182,7 @@ def paint(source: Path, folder: Path, split: str) -> None:
     """Images for real annotations: every box shows the look of its classes.
 
     A look is the amplitudes of a few colour gratings. Siblings are close. Boxes of two classes on one object have the
-    mean of their looks.
-
-    Args:
-        source: Folder of official files: ``annotations``, ``hierarchy`` and ``classes``.
-        folder: The world's.
-        split: ``train`` or ``validation``.
+    mean of their looks. ``source`` has the folders ``annotations``, ``hierarchy`` and ``classes`` of official files.
     """
     boxes = source / f'annotations/{split}-sample-challenge-bbox.csv'
     classes = source / 'classes/challenge-class-descriptions-500.csv'
@@ -208,8 +204,7 @@ def paint(source: Path, folder: Path, split: str) -> None:
     images.mkdir(exist_ok=True)
     for index, image_id in enumerate(store.image_ids()):
         rng = np.random.default_rng([split == 'train', index])
-        stop = store.box_stop[index]
-        part = slice(store.box_stop[index - 1] if index else 0, stop)
+        part = store.boxes_of_image(index)
         image = paint_image(rng, np.asarray(store.box[part]), looks[store.box_label[part]])
         image.save(images / f'{Path(image_id).stem}.jpg', quality=92)
     prepare_store(folder / split, boxes, images, *options)
@@ -289,8 +284,8 @@ def cache_rois(cfg: Config, checkpoint: Path, file: Path) -> None:
             for label in range(len(views[0].metainfo['classes']))
         ],
     )
-    torch.save(arrays, file.with_suffix('.writing'))
-    file.with_suffix('.writing').replace(file)
+    with atomic_write(file) as temporary:
+        torch.save(arrays, temporary)
 
 
 def regions(model: nn.Module, item: dict, train: bool, components: Tensor | None) -> dict:
@@ -327,8 +322,6 @@ def regions(model: nn.Module, item: dict, train: bool, components: Tensor | None
 
 def write_json(file: Path, cells: dict[str, dict]) -> None:
     """A line for each cell."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix('.writing')
     lines = (f'{json.dumps(key)}: {json.dumps(cell)}' for key, cell in cells.items())
-    temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
-    temporary.replace(file)
+    with atomic_write(file) as temporary:
+        temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
