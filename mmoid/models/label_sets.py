@@ -23,7 +23,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Unverified: TypeAlias = Literal['negative', 'ignore', 'sample']
 
-NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'average_labels')
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from')
 
 
 def loss_config(given: dict, num_classes: int) -> dict | None:

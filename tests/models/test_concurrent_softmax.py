@@ -140,8 +140,6 @@ def random_module(rng, classes):
     if rng.random() < 0.5:
         options['hierarchy'] = ancestors
     if rng.random() < 0.5:
-        options['average_labels'] = True
-    if rng.random() < 0.5:
         options['class_weight'] = (rng.random(classes) * 2).astype(np.float32)
     module = mmoid.ConcurrentSoftmaxLoss(classes, rates, **options)
     expected = np.zeros((classes + 1, classes + 1))
@@ -186,8 +184,6 @@ def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype, dev
     z = logits.detach().double().tolist()
     factor = options['loss_weight'] / {'none': 1, 'sum': 1, 'mean': avg_factor or max(rows, 1)}[reduction]
     of_rows = [factor] * rows if weight is None else [factor * value for value in weight.tolist()]
-    if 'average_labels' in options:
-        of_rows = [value / sum(y[n]) for n, value in enumerate(of_rows)]
     losses = [of_rows[n] * eq_3(z[n], y[n], rates, weights) for n in range(rows)]
     assert loss.dtype == scores.dtype == torch.float32
     assert loss.tolist() == pytest.approx(losses if reduction == 'none' else sum(losses), rel=1e-6, abs=2e-6)

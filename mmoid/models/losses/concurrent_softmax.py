@@ -6,16 +6,12 @@ that an object of class i is also labelled j. The diagonal is ignored (r_ii = 0)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmoid.models.class_lists import Hierarchy
-from mmoid.models.losses.base import ClassWeight, Rates, RatesLoss
+from mmoid.models.losses.base import RatesLoss
 
 LOG_ZERO = -1e38
 """Stands for log(0) = -inf, because -inf - -inf is NaN in the gradient of a row without competitors."""
@@ -138,8 +134,6 @@ class ConcurrentSoftmaxLoss(RatesLoss):
     Args:
         num_classes, concurrent_rates, hierarchy, hierarchy_rate, rates_from: See :class:`RatesLoss`.
         class_weight, classes, loss_weight, reduction: See :class:`RatesLoss`.
-        average_labels: Divide the loss of a row by its number of labels. Eq. 3 is a sum, so a row of k labels weighs k
-            times as much as background. Use it where label sets hold ancestors (docs/reproduction.md).
 
     Examples:
         >>> loss = ConcurrentSoftmaxLoss(num_classes=2, concurrent_rates=[[0, 1], [1, 0]])
@@ -149,40 +143,13 @@ class ConcurrentSoftmaxLoss(RatesLoss):
 
     log_suppression: Tensor  # (C+1, C+1) float32
 
-    def __init__(
-        self,
-        num_classes: int,
-        concurrent_rates: Rates | None = None,
-        hierarchy: Hierarchy | None = None,
-        hierarchy_rate: float = 1.0,
-        rates_from: Literal['checkpoint', 'config'] = 'checkpoint',
-        average_labels: bool = False,
-        class_weight: ClassWeight | None = None,
-        classes: Sequence[str] | None = None,
-        loss_weight: float = 1.0,
-        reduction: str = 'mean',
-    ) -> None:
-        super().__init__(
-            num_classes,
-            concurrent_rates,
-            hierarchy,
-            hierarchy_rate,
-            rates_from,
-            class_weight,
-            classes,
-            loss_weight,
-            reduction,
-        )
-        self.average_labels = average_labels
-
     def set_class_buffer(self, value: Tensor) -> None:
         super().set_class_buffer(value)
         self.register_buffer('log_suppression', log_suppression(value), persistent=False)
 
     def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
         logits = _at_least_float32(cls_score)
-        losses = _loss_of_rows(logits, targets, self.log_suppression, self.class_weight, judged)
-        return losses / targets.sum(dim=1) if self.average_labels else losses
+        return _loss_of_rows(logits, targets, self.log_suppression, self.class_weight, judged)
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) scores of Eq. 5; a row may sum to more than 1."""

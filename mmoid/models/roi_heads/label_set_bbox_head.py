@@ -29,8 +29,8 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
 
     In a stock config only the ``type`` of the head and of ``loss_cls`` has to change. One option,
     ``loss_cls.type=DistCELoss``, swaps the losses of mmoid: each receives the number of classes from the head, and
-    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate``, ``rates_from`` and
-    ``average_labels`` that its constructor has.
+    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate`` and ``rates_from`` that its
+    constructor has.
 
     At test time every detection also counts for the ancestors of its class, and NMS runs over the own and the added
     boxes of each class, as :func:`mmoid.openimages.predictions.ancestors.add_ancestors` does: a parent never scores
