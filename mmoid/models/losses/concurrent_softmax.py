@@ -78,11 +78,13 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
             concurrent = sparse_matrix(rates.indices(), values, len(rates))
             # In float64, as the difference cancels where class i is concurrent with the largest logits.
             total = exponentials.sum(dim=1, keepdim=True, dtype=torch.float64)
-            denominators = total - (concurrent @ exponentials.double().T).T
+            # A strided operand or result would take several times as long as its copy.
+            of_classes = concurrent @ exponentials.T.contiguous().double()
+            denominators = (total - of_classes.T).to(logits.dtype).contiguous()
             small = SMALL_DIFFERENCE * total
         else:
             denominators = exponentials @ (1 - rates).fill_diagonal_(1).T
-    scores = (exponentials / denominators.clamp(min=SMALL)).to(logits.dtype)
+    scores = exponentials / denominators.clamp(min=SMALL)
     # If class i is concurrent with the largest logits, the rest of its denominator may have underflowed.
     rows, labels = (denominators < small).nonzero(as_tuple=True)
     pairs_at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
