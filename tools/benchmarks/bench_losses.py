@@ -106,13 +106,13 @@ def main() -> None:
         repeat = max(3, args.repeat * 500 * 1024 // max(500 * 1024, rows * classes))
         for work in batch(rows, classes, device):
             figures = figures_of(work, repeat, device == 'cuda')
-            results.append({'device': device, 'rows': rows, 'classes': classes, 'losses': figures})
+            results.append({'device': device, 'rows': rows, 'classes': classes, 'figures': figures})
             stock = next(iter(figures.values()))
             for name, of_one in figures.items():
                 cells = [f'{figure:,.2f} ({figure / stock[key]:.2f}x)' for key, figure in of_one.items()]
                 table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
     measure.show('Losses, forward and backward, and scores', ('', 'device', 'N', 'C', 'ms', 'peak MiB'), table)
-    measure.save(args.out, threads=torch.get_num_threads(), losses=results)
+    measure.save(args.out, threads=torch.get_num_threads(), runs=results)
 
 
 if __name__ == '__main__':
