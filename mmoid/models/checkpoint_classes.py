@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmoid.models.class_lists import sparse_matrix
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_of_ancestors
@@ -58,9 +59,12 @@ def classes_of_checkpoint(checkpoint: Mapping[str, Any], source: str) -> ClassNa
 
 def tree_of_checkpoint(checkpoint: Mapping[str, Any], classes: ClassNames) -> dict:
     """The class hierarchy in the weights of a :class:`mmoid.LabelSetBBoxHead`; without one, no class has ancestors."""
-    shape = (len(classes), len(classes))
-    for name, value in checkpoint.get('state_dict', checkpoint).items():
-        if name.endswith('.ancestors') and value.shape == shape:
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    for name in (name for name in state_dict if name.endswith('.ancestors')):
+        value, indices = state_dict[name], state_dict.get(f'{name}_indices')
+        if indices is not None:
+            value = sparse_matrix(indices, value, len(classes)).to_dense()
+        if value.shape == (len(classes), len(classes)):
             return tree_of_ancestors(value.numpy(), classes.label_names)
     return flat_tree(classes.label_names)
 
@@ -101,7 +105,7 @@ def convert_classes(
     filled = shares.any(dim=1)
     generator = torch.Generator().manual_seed(seed)
     # A config gives the rates and ancestors of the new classes.
-    of_config = re.compile(r'(^|\.)(rates|ancestors|class_names)$')
+    of_config = re.compile(r'(^|\.)(rates|ancestors)(_indices)?$|(^|\.)class_names$')
     converted, layers = {name: value for name, value in state_dict.items() if not of_config.search(name)}, []
     for name, value in state_dict.items():
         by_class = 'fc_reg' in name  # class, then coordinate; dense heads order channels by anchor, then class

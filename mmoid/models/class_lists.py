@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from mmengine.logging import print_log
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from mmoid.openimages.classes import require_unique
@@ -19,6 +20,9 @@ from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Hierarchy: TypeAlias = 'str | Path | np.ndarray | torch.Tensor | Sequence[Sequence[bool]]'
+
+DENSE_CLASSES = 4096
+"""Matrices of more classes keep only their non-zero entries. A dense one of 13,204 classes is 697 MB in float32."""
 
 
 def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, key: str) -> tuple[str, ...] | None:
@@ -63,7 +67,7 @@ def is_missing(source: object) -> bool:
     return isinstance(source, (str, Path)) and not Path(source).exists()
 
 
-def ancestor_matrix(hierarchy: Hierarchy, num_classes: int, label_names: Sequence[str] | None, key: str) -> np.ndarray:
+def ancestor_matrix(hierarchy: Hierarchy, num_classes: int, label_names: Sequence[str] | None, key: str) -> csr_array:
     """Ancestors by class index.
 
     Args:
@@ -74,42 +78,65 @@ def ancestor_matrix(hierarchy: Hierarchy, num_classes: int, label_names: Sequenc
         key: Config key for error messages.
 
     Returns:
-        (C, C) bool. For some of the store's classes, ancestry through the other classes is kept.
+        (C, C) bool, true at [i, j] if j is an ancestor of i. For some of the store's classes, ancestry through the
+        other classes is kept.
 
     Raises:
         AnnotationError: A file that does not exist, or does not hold the classes.
         ValueError: A matrix of another shape, a JSON file without ``label_names``.
     """
     if not isinstance(hierarchy, (str, Path)):
-        matrix = np.asarray(hierarchy).astype(bool)
+        matrix = csr_array(np.asarray(hierarchy).astype(bool))
     elif not Path(hierarchy).exists():
         raise AnnotationError(f'{key} = {hierarchy}: no such store or file')
     elif Path(hierarchy).is_dir():
         store = AnnotationStore(hierarchy)
         tree = store.metadata['hierarchy']
-        matrix = ClassHierarchy(tree, label_names or store.label_names, source=str(hierarchy)).ancestor_matrix
+        matrix = ClassHierarchy(tree, label_names or store.label_names, source=str(hierarchy)).sparse_ancestors
     elif label_names is None:
         raise ValueError(
             f'{key} = {hierarchy}: a JSON file gives no order of classes; give a prepared store, or concurrent_rates, '
             'whose label_names give the order'
         )
     else:
-        matrix = ClassHierarchy.from_json(hierarchy, label_names).ancestor_matrix
+        matrix = ClassHierarchy.from_json(hierarchy, label_names).sparse_ancestors
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f'{key}: expects a square ancestor matrix, got shape {matrix.shape}')
-    if len(matrix) != num_classes:
+    if matrix.shape[0] != num_classes:
         raise ValueError(
-            f'{key}: is for {len(matrix)} classes, num_classes is {num_classes}; for a data set with some of the '
+            f'{key}: is for {matrix.shape[0]} classes, num_classes is {num_classes}; for a data set with some of the '
             'classes, give their names as classes = [...]'
         )
     return matrix
 
 
+def class_matrix(matrix: csr_array) -> Tensor:
+    """(M, M) Tensor: dense for up to :data:`DENSE_CLASSES` classes, else sparse (COO, coalesced)."""
+    if matrix.shape[0] <= DENSE_CLASSES:
+        return torch.from_numpy(matrix.toarray())
+    entries = matrix.sorted_indices().tocoo()
+    indices = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
+    return sparse_matrix(indices, torch.from_numpy(entries.data), entries.shape[0])
+
+
+def sparse_matrix(indices: Tensor, values: Tensor, size: int) -> Tensor:
+    """(size, size) sparse (COO) Tensor of (P,) values at (2, P) sorted rows and columns."""
+    return torch.sparse_coo_tensor(indices, values, (size, size), check_invariants=False, is_coalesced=True)
+
+
+def rows_of(matrix: Tensor, indices: Tensor) -> Tensor:
+    """(P, M) dense rows of a dense or sparse (M, M) matrix, by (P,) row."""
+    return matrix.index_select(0, indices).to_dense()
+
+
 class ClassBuffer(nn.Module):
-    """Base of modules with a buffer by class that both a config and a checkpoint give, such as the rates.
+    """Base of modules with a matrix by class that both a config and a checkpoint give, such as the rates.
 
     Training takes the config's, whatever ``load_from`` holds. Testing takes the checkpoint's, so it needs no data
     files, and so does ``--resume`` with :class:`mmoid.ClassOrderCheckHook`. A difference is logged.
+
+    The matrix is a buffer of this name. If it is sparse, the buffer holds its (P,) non-zero values, and another one,
+    with the suffix ``_indices``, their (2, P) rows and columns: a sparse buffer cannot be broadcast to other ranks.
 
     Attributes:
         buffer_name: Name of the buffer.
@@ -130,11 +157,18 @@ class ClassBuffer(nn.Module):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def set_class_buffer(self, value: Tensor) -> None:
-        """Sets the buffer. Call it when ``label_names`` are known."""
-        self.register_buffer(self.buffer_name, value)
+    def set_class_buffer(self, matrix: Tensor) -> None:
+        """Sets the dense or sparse (M, M) matrix. Call it when ``label_names`` are known."""
+        self.matrix_size = len(matrix)
+        self.register_buffer(self.buffer_name, matrix.values() if matrix.is_sparse else matrix)
+        self.register_buffer(f'{self.buffer_name}_indices', matrix.indices() if matrix.is_sparse else None)
         names = '\n'.join(self.label_names or ()).encode()
         self.register_buffer('class_names', torch.tensor(list(names), dtype=torch.uint8) if names else None)
+
+    def class_buffer(self) -> Tensor:
+        """The dense or sparse (M, M) matrix."""
+        values, indices = getattr(self, self.buffer_name), getattr(self, f'{self.buffer_name}_indices')
+        return values if indices is None else sparse_matrix(indices, values, self.matrix_size)
 
     def require_class_files(self) -> None:
         """Raises AnnotationError if files were missing and no checkpoint has given the buffer."""
@@ -144,26 +178,36 @@ class ClassBuffer(nn.Module):
             )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        key, own = prefix + self.buffer_name, getattr(self, self.buffer_name)
-        given = state_dict.get(key)
+        key, indices = prefix + self.buffer_name, f'{prefix}{self.buffer_name}_indices'
+        own = {key: getattr(self, self.buffer_name), indices: getattr(self, f'{self.buffer_name}_indices')}
+        own = {name: buffer for name, buffer in own.items() if buffer is not None}
+        given = {name: state_dict[name] for name in own if name in state_dict}
         names = state_dict.pop(f'{prefix}class_names', None)
         if self.class_names is not None:
             state_dict[f'{prefix}class_names'] = self.class_names
             if names is not None:
                 self._require_names(bytes(names.tolist()).decode().split('\n'))
         from_config = self.config_wins and not self.missing_files
-        if given is not None and not from_config and given.shape == own.shape:
+        fits = given.keys() == own.keys()
+        if fits and indices in own:
+            fits = bool((given[indices] < self.matrix_size).all())
+        elif fits:
+            fits = given[key].shape == own[key].shape
+        if fits and not from_config:
             self.missing_files = ()
-        if given is not None and own.any() and not torch.equal(given.to(own), own):
+            for name, buffer in given.items():
+                if buffer.shape != own[name].shape:  # another number of non-zero values
+                    self.register_buffer(name.removeprefix(prefix), torch.empty_like(buffer, device=own[name].device))
+        if given and own[key].any() and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
             message = (
                 f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
             )
             message += "the config's" if from_config else "the checkpoint's (loss_cls.rates_from='config' changes that)"
             print_log(message, 'current', logging.INFO if from_config else logging.WARNING)
         if from_config:
-            state_dict[key] = own
+            state_dict.pop(indices, None)
+            state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.set_class_buffer(getattr(self, self.buffer_name))
 
     def _require_names(self, names: Sequence[str]) -> None:
         """Raises ValueError if the checkpoint's MIDs are not the config's."""

@@ -16,14 +16,14 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmoid.models.class_lists import Hierarchy, is_missing
+from mmoid.models.class_lists import Hierarchy, is_missing, rows_of
 from mmoid.models.losses.base import LabelSetLoss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Unverified: TypeAlias = Literal['negative', 'ignore', 'sample']
 
-NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'average_labels')
+NOT_OF_ALL_LOSSES = ('use_sigmoid', 'concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from')
 
 
 def loss_config(given: dict, num_classes: int) -> dict | None:
@@ -44,12 +44,12 @@ def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float
 
     Args:
         result: ``bboxes``, ``scores`` and ``labels`` of an image, and what else detections have.
-        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
+        ancestors: (C, C) bool, dense or sparse, [i, j]: j is an ancestor of i.
         iou_threshold: Of the NMS.
     """
     if not len(result):
         return result
-    counts_for = F.one_hot(result.labels, len(ancestors)).bool() | ancestors[result.labels]
+    counts_for = F.one_hot(result.labels, len(ancestors)).bool() | rows_of(ancestors, result.labels)
     rows, labels = counts_for.nonzero(as_tuple=True)
     expanded = result[rows]
     expanded.labels = labels

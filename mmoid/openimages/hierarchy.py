@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
@@ -29,7 +31,7 @@ class ClassHierarchy:
 
     Attributes:
         label_names (tuple[str, ...]): C names, position is class index.
-        ancestor_matrix (np.ndarray): (C, C) bool; ``[i, j]`` is True where j is an ancestor of i. No class is its own.
+        sparse_ancestors (csr_array): (C, C) bool; ``[i, j]`` is True where j is an ancestor of i. No class is its own.
         depth (np.ndarray): (C,) int; edges on the longest path from the root, 1 for classes right below it.
 
     Raises:
@@ -61,14 +63,20 @@ class ClassHierarchy:
             depth[name] = 1 + max((depth[parent] for parent in parents[name]), default=0)
         index = {name: i for i, name in enumerate(self.label_names)}
         pairs = [(i, index[above]) for name, i in index.items() for above in ancestors[name] if above in index]
-        self.ancestor_matrix: np.ndarray = np.zeros((len(index), len(index)), dtype=bool)
-        self.ancestor_matrix[tuple(np.array(pairs, dtype=np.intp).reshape(-1, 2).T)] = True
+        rows_and_columns = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+        self.sparse_ancestors = csr_array((np.ones(len(pairs), dtype=bool), rows_and_columns), (len(index), len(index)))
         self.depth = np.array([depth[name] for name in self.label_names], dtype=np.int64)
 
     @classmethod
     def from_json(cls, path: str | Path, label_names: Sequence[str]) -> ClassHierarchy:
         """Reads the official JSON file such as ``bbox_labels_600_hierarchy.json``."""
         return cls(load_tree(path), label_names, source=str(path))
+
+    @cached_property
+    def ancestor_matrix(self) -> np.ndarray:
+        """``sparse_ancestors`` as a dense (C, C) array."""
+        matrix: np.ndarray = self.sparse_ancestors.toarray()
+        return matrix
 
     @property
     def num_classes(self) -> int:

@@ -8,7 +8,8 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from mmoid.models.checkpoint_classes import convert_classes
+import mmoid
+from mmoid.models.checkpoint_classes import convert_classes, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
@@ -74,10 +75,23 @@ def test_classes_without_mids_are_matched_by_name_and_the_others_reported() -> N
 
 def test_class_agnostic_boxes_and_other_layers_are_left_alone() -> None:
     old = {'fc_cls.weight': torch.randn(4, 2), 'fc_reg.weight': torch.randn(4, 2), 'conv.weight': torch.randn(3, 2)}
-    conversion = convert_classes({**old, 'bbox_head.loss_cls.rates': torch.zeros(4, 4)}, SOURCE, TARGET)
+    rates = {'bbox_head.loss_cls.rates': torch.ones(1), 'bbox_head.loss_cls.rates_indices': torch.tensor([[0], [1]])}
+    conversion = convert_classes({**old, **rates}, SOURCE, TARGET)
     assert set(conversion.state_dict) == set(old)  # the config gives the rates of the new classes
     assert conversion.layers == ('fc_cls.weight',)
     assert all(np.array_equal(conversion.state_dict[name], old[name]) for name in ('fc_reg.weight', 'conv.weight'))
+
+
+@pytest.mark.parametrize('dense_classes', [5, 4])
+def test_the_hierarchy_is_read_from_dense_and_sparse_ancestors(dense_classes: int, monkeypatch) -> None:
+    monkeypatch.setattr('mmoid.models.class_lists.DENSE_CLASSES', dense_classes)
+    ancestors = ClassHierarchy(TREE, TARGET.label_names).ancestor_matrix
+    loss_cls = dict(type='mmoid.ConcurrentSoftmaxLoss', hierarchy=ancestors)
+    head = mmoid.LabelSetBBoxHead(num_classes=5, loss_cls=loss_cls, in_channels=4, fc_out_channels=8, roi_feat_size=1)
+    assert head.ancestors.dim() == dense_classes - 3
+    state_dict = {f'bbox_head.{name}': value for name, value in head.state_dict().items()}
+    tree = tree_of_checkpoint({'state_dict': state_dict}, TARGET)
+    assert (ClassHierarchy(tree, TARGET.label_names).ancestor_matrix == ancestors).all()
 
 
 @pytest.mark.parametrize(

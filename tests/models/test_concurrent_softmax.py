@@ -29,20 +29,21 @@ def random_case(seed, scale, offset=0.0):
     return logits, targets, rates
 
 
+@pytest.mark.parametrize('form', [torch.Tensor.clone, torch.Tensor.to_sparse])
 @pytest.mark.parametrize(('scale', 'offset'), [(1.0, 0), (30.0, 0), (300.0, 0), (1e4, 0), (3.0, 1e4), (3.0, -1e4)])
 @pytest.mark.parametrize('seed', range(25))
-def test_loss_gradient_and_scores_match_the_paper(seed, scale, offset):
+def test_loss_gradient_and_scores_match_the_paper(seed, scale, offset, form):
     """Relative errors of float32, however large the logits; near 0 the rounding of 1, as in cross-entropy."""
     logits, targets, rates = random_case(seed, scale, offset)
     logits.requires_grad_()
-    losses = concurrent_softmax_loss(logits, targets, rates)
+    losses = concurrent_softmax_loss(logits, targets, form(rates))
     losses.sum().backward()
     z, y, r = logits.detach().double().tolist(), targets.long().tolist(), rates.double().tolist()
     expected = torch.tensor([eq_3(z[n], y[n], r) for n in range(len(z))], dtype=torch.float64)
     assert torch.allclose(losses.double(), expected, rtol=1e-6, atol=2e-7)
     gradient = torch.tensor([eq_4(z[n], y[n], r) for n in range(len(z))], dtype=torch.float64)
     assert torch.allclose(logits.grad.double(), gradient, rtol=3e-6, atol=2e-7)
-    scores = concurrent_softmax(logits.detach(), rates)
+    scores = concurrent_softmax(logits.detach(), form(rates))
     activation = torch.tensor([eq_5(z[n], r) for n in range(len(z))], dtype=torch.float64)
     assert torch.allclose(scores.double(), activation, rtol=1e-5, atol=1e-24)
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -81,6 +82,8 @@ def test_the_diagonal_of_the_rates_is_ignored():
     filled, zero = (rates.clone().fill_diagonal_(value) for value in (0.7, 0))
     assert torch.equal(concurrent_softmax_loss(logits, targets, filled), concurrent_softmax_loss(logits, targets, zero))
     assert torch.equal(concurrent_softmax(logits, filled), concurrent_softmax(logits, zero))
+    scores = [concurrent_softmax(logits, rates.to_sparse()) for rates in (filled, zero)]
+    assert torch.equal(*scores)
 
 
 def test_a_small_logit_is_not_lost_beside_a_large_concurrent_one():
@@ -120,6 +123,7 @@ def test_any_finite_logits_give_finite_gradients_and_scores(value):
             assert losses.isfinite().all() or (value > 1e38 and not losses.isnan().any())
             assert logits.grad.isfinite().all()
             assert concurrent_softmax(logits.detach(), rates).isfinite().all()
+            assert concurrent_softmax(logits.detach(), rates.to_sparse()).isfinite().all()
 
 
 def test_no_rows_give_no_losses():
@@ -139,8 +143,6 @@ def random_module(rng, classes):
     ancestors = np.triu(rng.random((classes, classes)) < 0.3, 1)
     if rng.random() < 0.5:
         options['hierarchy'] = ancestors
-    if rng.random() < 0.5:
-        options['average_labels'] = True
     if rng.random() < 0.5:
         options['class_weight'] = (rng.random(classes) * 2).astype(np.float32)
     module = mmoid.ConcurrentSoftmaxLoss(classes, rates, **options)
@@ -186,8 +188,6 @@ def test_every_option_of_the_module_means_what_the_formulas_say(seed, dtype, dev
     z = logits.detach().double().tolist()
     factor = options['loss_weight'] / {'none': 1, 'sum': 1, 'mean': avg_factor or max(rows, 1)}[reduction]
     of_rows = [factor] * rows if weight is None else [factor * value for value in weight.tolist()]
-    if 'average_labels' in options:
-        of_rows = [value / sum(y[n]) for n, value in enumerate(of_rows)]
     losses = [of_rows[n] * eq_3(z[n], y[n], rates, weights) for n in range(rows)]
     assert loss.dtype == scores.dtype == torch.float32
     assert loss.tolist() == pytest.approx(losses if reduction == 'none' else sum(losses), rel=1e-6, abs=2e-6)

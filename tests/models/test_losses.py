@@ -1,5 +1,6 @@
 """The loss modules: formulas in float64, arguments, forms of targets, rates and checkpoints."""
 
+import io
 import json
 import math
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
+from scipy.sparse import csr_array
 
 import mmoid
 from mmoid.models.losses import RatesLoss, concurrent_softmax
@@ -130,6 +132,28 @@ def test_loss_and_gradient_match_the_formula(name, seed, device):
             low[n, k] -= step
             difference = (sum(formula(high.tolist())) - sum(formula(low.tolist()))) / (2 * step)
             assert logits.grad[n, k].item() == pytest.approx(difference, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('name', ['ConcurrentSoftmaxLoss', 'CoBCELoss', 'ConcurrentFocalLoss'])
+def test_sparse_rates_are_the_same_as_dense_ones(name, seed, device, monkeypatch):
+    rng = np.random.default_rng(seed)
+    rates = rng.choice([0, 0, 0.5, 1], (CLASSES, CLASSES))
+    ancestors = np.triu(rng.random((CLASSES, CLASSES)) < 0.3, 1)
+    logits = torch.from_numpy(rng.normal(0, 20, (6, CLASSES + 1)).astype(np.float32)).to(device)
+    sets = torch.from_numpy(rng.random((6, CLASSES)) < 0.4).to(device)
+    found = []
+    for dense_classes in (CLASSES + 1, 0):
+        monkeypatch.setattr('mmoid.models.class_lists.DENSE_CLASSES', dense_classes)
+        module = build(name, CLASSES, rates, hierarchy=ancestors, hierarchy_rate=0.75, reduction='none').to(device)
+        inputs = logits.clone().requires_grad_()
+        losses = module(inputs, sets)
+        losses.sum().backward()
+        found.append((module.class_buffer().to_dense(), losses, inputs.grad, module.get_activation(logits)))
+    assert module.rates.dim() == 1
+    for dense, sparse in zip(*found):
+        assert torch.allclose(dense, sparse, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -291,6 +315,27 @@ def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path)
     elsewhere.load_state_dict(trained.state_dict())
     assert torch.equal(elsewhere.get_activation(logits), trained.get_activation(logits))
     assert torch.equal(elsewhere(logits, sets), trained(logits, sets))
+
+
+def test_a_checkpoint_of_thirteen_thousand_classes_holds_only_the_pairs(tmp_path):
+    classes, path = 13_204, tmp_path / 'rates.npz'
+    names = tuple(f'/m/{i}' for i in range(classes))
+    first = np.arange(classes)
+    save_rates(path, csr_array((np.full(classes, 0.5), (first, first[::-1])), (classes, classes)), names)
+    tree = [{'LabelName': a, 'Subcategory': [{'LabelName': b}]} for a, b in zip(names[::2], names[1::2])]
+    (tmp_path / 'tree.json').write_text(json.dumps({'LabelName': 'root', 'Subcategory': tree}))
+    heads = []
+    for folder in (tmp_path, tmp_path / 'elsewhere'):
+        options = dict(concurrent_rates=str(folder / 'rates.npz'), hierarchy=str(folder / 'tree.json'))
+        loss_cls = dict(type='mmoid.ConcurrentSoftmaxLoss', **options)
+        size = dict(in_channels=1, roi_feat_size=1, fc_out_channels=2, reg_class_agnostic=True)
+        heads.append(mmoid.LabelSetBBoxHead(num_classes=classes, loss_cls=loss_cls, **size))
+    checkpoint = io.BytesIO()
+    torch.save(heads[0].state_dict(), checkpoint)
+    assert checkpoint.tell() < 2**21
+    checkpoint.seek(0)
+    heads[1].load_state_dict(torch.load(checkpoint))
+    assert heads[1].ancestors.sum() == len(tree)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,9 @@ def test_a_small_stand_in_keeps_the_proportions(tmp_path):
 
 def test_the_loss_benchmark_writes_its_figures(tmp_path):
     results = bench('bench_losses', tmp_path / 'losses.json', '--rows', 64, '--classes', 20, '--repeat', 3)
-    (row,) = results['losses']
-    assert set(row['losses']) == {'cross-entropy', 'concurrent softmax'}
-    assert all(figures['milliseconds'] > 0 and figures['peak_mib'] > 0 for figures in row['losses'].values())
+    losses, scores = (run['figures'] for run in results['runs'])
+    assert set(losses) == {'cross-entropy', 'concurrent softmax'} and set(scores) == {'softmax', 'Eq. 5'}
+    assert all(figure > 0 for figures in (losses | scores).values() for figure in figures.values())
 
 
 def test_the_metric_benchmark_finds_mmdets_figures_equal_once_its_input_is_repaired(tmp_path):

@@ -110,7 +110,8 @@ def test_a_checkpoint_of_either_loss_predicts_with_either_activation(
     model.roi_head.bbox_head.register_forward_hook(lambda module, inputs, outputs: logits.append(outputs[0]))
     scores = inference_detector(model, str(store.image_folder / store.file_name(0))).pred_instances.scores
     (logits,) = logits
-    rates = torch.nn.functional.pad(torch.from_numpy(load_rates(tiny_data / 'concurrent_rates.npz')[0]), (0, 1, 0, 1))
+    rates = torch.from_numpy(load_rates(tiny_data / 'concurrent_rates.npz')[0].toarray())
+    rates = torch.nn.functional.pad(rates, (0, 1, 0, 1))
     related = torch.from_numpy(store.hierarchy.ancestor_matrix)
     rates[:-1, :-1][related | related.T] = 1
     given = logits.softmax(1) if activation == 'SoftmaxLoss' else concurrent_softmax(logits, rates)

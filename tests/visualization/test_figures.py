@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from mmoid import visualization as vis
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
@@ -36,7 +37,7 @@ def test_imbalance_is_drawn_by_falling_number_of_images():
 
 
 def test_shares_are_drawn_by_falling_number_of_objects():
-    together = np.array([[0, 1, 2], [1, 0, 0], [2, 0, 0]])
+    together = csr_array([[0, 1, 2], [1, 0, 0], [2, 0, 0]])
     figure = vis.draw_label_pairs(Concurrence(np.array([4, 1, 8]), together), ['a', 'b', 'c'])
     assert rows_of(figure) == (['a · c (2)', 'a · b (1)'], ['50.0%', '25.0%', '25.0%', '100.0%'])
     counts = np.array([[0, 0], [3, 0]])
@@ -50,13 +51,13 @@ def test_shares_are_drawn_by_falling_number_of_objects():
 
 
 def test_empty_figures_say_so():
-    figure = vis.draw_label_pairs(Concurrence(np.zeros(2, dtype=int), np.zeros((2, 2), dtype=int)), ['a', 'b'])
+    figure = vis.draw_label_pairs(Concurrence(np.zeros(2, dtype=int), csr_array((2, 2), dtype=int)), ['a', 'b'])
     assert texts(figure.axes[0]) == ['none']
 
 
 def test_long_names_are_cut_and_dollar_signs_are_not_mathematics(tmp_path):
     names = ['A name that is far too long for an axis', '$x_$']
-    figure = vis.draw_label_pairs(Concurrence(np.ones(2, dtype=int), np.array([[0, 1], [1, 0]])), names)
+    figure = vis.draw_label_pairs(Concurrence(np.ones(2, dtype=int), csr_array([[0, 1], [1, 0]])), names)
     assert rows_of(figure)[0] == [r'A name that is far too lon… · \$x_\$ (1)']
     assert vis.save(figure, tmp_path / 'new' / 'names.png').exists()
 

@@ -18,6 +18,7 @@ import sys
 
 import numpy as np
 from rich.table import Table
+from scipy.sparse import csr_array
 
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, save_rates
@@ -43,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np.ndarray:
+def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> csr_array:
     """(C, C) float32; prints the pairs of classes."""
     names = store.class_names
     with progress_bars() as progress:
@@ -67,7 +68,7 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> np
     return rates
 
 
-def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: np.ndarray) -> np.ndarray:
+def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_array) -> np.ndarray:
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
     summary = Summary()
     with progress_bars() as progress:
@@ -106,11 +107,11 @@ def main() -> None:
         rates = rates_of_annotations(args, store)
         if args.predictions:
             mixed = pairs_mixed_up(args, store, rates)
-            rates[mixed] = 1
+            rates = csr_array(np.where(mixed, 1, rates.toarray()))
             pairs = f', {mixed.sum() // 2} pairs of classes mixed up'
         save_rates(args.out, rates, store.label_names)
     print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
-    if not rates.any():
+    if not rates.nnz:
         print('warning: no object has two labels, so all rates are 0 and the loss is the softmax loss', file=sys.stderr)
     print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')
 

@@ -1,10 +1,11 @@
-"""Concurrent softmax: time and memory of forward + backward, compared with F.cross_entropy.
+"""Concurrent softmax: time and memory of forward + backward and of the scores, beside F.cross_entropy and softmax.
 
     python tools/benchmarks/bench_losses.py                  # CPU, and CUDA if there is one: 2 min on two cores
 
 A quarter of the rows are objects with one to four labels, the others background, as from the RoI sampler. Peak memory
-is the most that forward and backward allocate beyond their inputs. The losses run in turn, so that other load on the
-machine affects all of them, and the fastest run of a loss counts. bench_train.py times whole training steps.
+is the most that a run allocates beyond its inputs and the rates. The runs take turns, so that other load on the machine
+affects all of them, and the fastest of each counts. Above 4,096 classes the rates are sparse. bench_train.py times
+whole training steps.
 """
 
 from __future__ import annotations
@@ -18,54 +19,69 @@ import measure
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor
 
+from mmoid.models.class_lists import class_matrix
 from mmoid.models.losses import ConcurrentSoftmaxLoss
 
 ROWS = (512, 1024, 4096)
 CLASSES = (80, 500, 8000)
-Losses = dict[str, Callable[[Tensor], Tensor]]
+Work = dict[str, Callable[[], object]]
 
 
-def batch(rows: int, classes: int, device: str) -> tuple[Tensor, Losses]:
-    """Logits (N, C+1), and the losses of their label sets; each class is concurrent with about five others."""
+def batch(rows: int, classes: int, device: str) -> list[Work]:
+    """Losses of label sets, and scores, by name; each class is concurrent with about five others."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(rows, classes + 1, generator=generator) * 3
+    logits = (torch.randn(rows, classes + 1, generator=generator) * 3).to(device)
     targets = torch.zeros(rows, classes + 1, dtype=torch.bool)
     objects = rows // 4
     for extra in range(4):  # half of the objects have a second label, half of these a third, ...
         rows_left = objects >> extra
         targets[torch.arange(rows_left), torch.randint(classes, (rows_left,), generator=generator)] = True
     targets[objects:, -1] = True
-    partners = torch.randint(classes, (classes, 5), generator=generator)
-    rates = torch.zeros(classes, classes).scatter_(1, partners, torch.rand(classes, 5, generator=generator))
+    first = torch.arange(classes).repeat_interleave(5)
+    second = (first + torch.randint(1, classes, first.shape, generator=generator)) % classes
+    rates = csr_array((torch.rand(first.shape, generator=generator), (first, second)), (classes + 1, classes + 1))
+    rates.data = rates.data.clip(max=1)  # of a pair drawn twice
     # As a box head gives them.
     labels, label_sets = targets.long().argmax(dim=1).to(device), targets[:, :-1].contiguous().to(device)
-    concurrent_softmax = ConcurrentSoftmaxLoss(classes, rates.numpy()).to(device)
-    return logits.to(device), {
-        'cross-entropy': lambda logits: F.cross_entropy(logits, labels),
-        'concurrent softmax': lambda logits: concurrent_softmax(logits, label_sets),
-    }
+    concurrent_softmax = ConcurrentSoftmaxLoss(classes)
+    concurrent_softmax.set_class_buffer(class_matrix(rates))
+    concurrent_softmax.to(device)
+
+    def step(loss: Callable[[Tensor], Tensor]) -> None:
+        loss(logits.detach().requires_grad_()).backward()
+
+    return [
+        {
+            'cross-entropy': partial(step, lambda logits: F.cross_entropy(logits, labels)),
+            'concurrent softmax': partial(step, lambda logits: concurrent_softmax(logits, label_sets)),
+        },
+        {
+            'softmax': lambda: logits.softmax(dim=1),
+            'Eq. 5': lambda: concurrent_softmax.get_activation(logits),
+        },
+    ]
 
 
-def step(loss: Callable[[Tensor], Tensor], logits: Tensor) -> None:
-    loss(logits.detach().requires_grad_()).backward()
-    if logits.is_cuda:
-        torch.cuda.synchronize()
+def figures_of(work: Work, repeat: int, cuda: bool) -> dict[str, dict[str, float]]:
+    """Milliseconds of the fastest run of each, run in turn, and peak MiB."""
 
+    def run(one: Callable[[], object]) -> None:
+        one()
+        if cuda:
+            torch.cuda.synchronize()
 
-def figures_of(losses: Losses, logits: Tensor, repeat: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of the fastest run of each loss, run in turn, and peak MiB."""
-    steps = {name: partial(step, loss, logits) for name, loss in losses.items()}
-    seconds = [[measure.stopwatch(one)[0] for one in steps.values()] for _ in range(repeat + 1)]
+    seconds = [[measure.stopwatch(partial(run, one))[0] for one in work.values()] for _ in range(repeat + 1)]
     fastest = np.min(seconds[1:], axis=0)
     return {
-        name: {'milliseconds': 1e3 * float(taken), 'peak_mib': peak_mib(one, logits.is_cuda)}
-        for (name, one), taken in zip(steps.items(), fastest)
+        name: {'milliseconds': 1e3 * float(taken), 'peak_mib': peak_mib(one, cuda)}
+        for (name, one), taken in zip(work.items(), fastest)
     }
 
 
-def peak_mib(work: Callable[[], None], cuda: bool) -> float:
+def peak_mib(work: Callable[[], object], cuda: bool) -> float:
     if cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -79,7 +95,7 @@ def peak_mib(work: Callable[[], None], cuda: bool) -> float:
 
 def main() -> None:
     parser = measure.command_line(__doc__, 'losses')
-    parser.add_argument('--repeat', type=int, default=30, help='runs of each loss')
+    parser.add_argument('--repeat', type=int, default=30, help='runs of each')
     parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='N')
     parser.add_argument('--classes', type=int, nargs='+', default=CLASSES, help='C')
     args = parser.parse_args()
@@ -87,16 +103,16 @@ def main() -> None:
     table = []
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
     for device, rows, classes in itertools.product(devices, args.rows, args.classes):
-        logits, losses = batch(rows, classes, device)
         repeat = max(3, args.repeat * 500 * 1024 // max(500 * 1024, rows * classes))
-        figures = figures_of(losses, logits, repeat)
-        results.append({'device': device, 'rows': rows, 'classes': classes, 'losses': figures})
-        base = figures['cross-entropy']
-        for name, of_loss in figures.items():
-            cells = [f'{figure:,.2f} ({figure / base[key]:.2f}x)' for key, figure in of_loss.items()]
-            table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
-    measure.show('Forward and backward', ('loss', 'device', 'N', 'C', 'ms', 'peak MiB'), table)
-    measure.save(args.out, threads=torch.get_num_threads(), losses=results)
+        for work in batch(rows, classes, device):
+            figures = figures_of(work, repeat, device == 'cuda')
+            results.append({'device': device, 'rows': rows, 'classes': classes, 'figures': figures})
+            stock = next(iter(figures.values()))
+            for name, of_one in figures.items():
+                cells = [f'{figure:,.2f} ({figure / stock[key]:.2f}x)' for key, figure in of_one.items()]
+                table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
+    measure.show('Losses, forward and backward, and scores', ('', 'device', 'N', 'C', 'ms', 'peak MiB'), table)
+    measure.save(args.out, threads=torch.get_num_threads(), runs=results)
 
 
 if __name__ == '__main__':

@@ -41,12 +41,6 @@ TABLES: dict[int, tuple[Method, ...]] = {
         Method('concurrent softmax, class-aware', 56.58, CONCURRENT),
         Method('concurrent softmax, class-aware, rates of pairs', None, CONCURRENT, rates='pairs'),
         Method('concurrent softmax, class-aware, sets with ancestors', None, CONCURRENT, ancestors=True),
-        Method(
-            'concurrent softmax, class-aware, sets with ancestors, averaged',
-            None,
-            {**CONCURRENT, 'average_labels': True},
-            ancestors=True,
-        ),
         Method('concurrent softmax, class-aware, hierarchy_rate 0', None, CONCURRENT, hierarchy_rate=0.0),
         Method('dist-CE, class-aware, sets with ancestors', None, {'type': 'DistCELoss'}, ancestors=True),
     ),

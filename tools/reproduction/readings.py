@@ -62,7 +62,8 @@ class Readings:
             scores = logits.softmax(dim=1)
             scores[:, :-1] += scores[:, :-1] @ self.ancestor.float()
             return scores
-        rates = torch.from_numpy(load_rates(pairs if reading == 'Eq. 5, pairs' else self.world.annotated_rates())[0])
+        found, _ = load_rates(pairs if reading == 'Eq. 5, pairs' else self.world.annotated_rates())
+        rates = torch.from_numpy(found.toarray())
         rates[self.ancestor | self.ancestor.T] = 1
         return concurrent_softmax(logits, nn.functional.pad(rates.fill_diagonal_(0), (0, 1, 0, 1)))
 

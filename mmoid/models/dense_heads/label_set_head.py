@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import (
@@ -23,9 +22,10 @@ from mmdet.models.dense_heads import (
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, is_missing, label_names_of
+from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, class_matrix, is_missing, label_names_of, rows_of
 from mmoid.models.dense_heads.assigners import with_set_assigners
 from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
 from mmoid.models.losses.base import LabelSetLoss, LabelSetTable
@@ -59,7 +59,7 @@ class LabelSetHead(ClassBuffer):
         **kwargs: As for the stock head.
 
     Attributes:
-        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
+        ancestors: (C, C) bool, [i, j]: j is an ancestor of i; see :class:`~mmoid.models.class_lists.ClassBuffer`.
         label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
 
     Raises:
@@ -105,12 +105,12 @@ class LabelSetHead(ClassBuffer):
         self.label_names = self.loss_cls.label_names or label_names_of(hierarchy, classes, 'loss_cls')
         self.rates_from = loss_cls.get('rates_from', 'checkpoint')
         self.config_wins = self.rates_from == 'config'
-        matrix = np.zeros((num_classes, num_classes), dtype=bool)
+        matrix = csr_array((num_classes, num_classes), dtype=bool)
         if is_missing(hierarchy):
             self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
         elif hierarchy is not None:
             matrix = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(torch.from_numpy(matrix))
+        self.set_class_buffer(class_matrix(matrix))
 
     @staticmethod
     def _build_loss(key: str, given: dict, num_classes: int) -> SigmoidLoss:
@@ -147,7 +147,7 @@ class LabelSetHead(ClassBuffer):
             indexed = instances[:]
             labels = F.one_hot(instances.labels, self.num_classes).bool()
             if self.sets_with_ancestors:
-                labels |= self.ancestors[instances.labels]
+                labels |= rows_of(self.class_buffer(), instances.labels)
             indexed.label_sets = same @ labels.float() > 0
             indexed.first_box = (same.cumsum(dim=1) == 0).sum(dim=1)  # of the object, in the image
             indexed.labels = torch.arange(first, first + len(instances), device=same.device)
@@ -192,7 +192,7 @@ class LabelSetHead(ClassBuffer):
             return results
         self.require_class_files()
         iou_threshold = ((self.test_cfg or {}).get('nms') or {}).get('iou_threshold', 0.5)
-        return [with_ancestors(result, self.ancestors, iou_threshold) for result in results]
+        return [with_ancestors(result, self.class_buffer(), iou_threshold) for result in results]
 
 
 @MODELS.register_module()

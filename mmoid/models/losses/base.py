@@ -12,13 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses.utils import weight_reduce_loss
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from mmoid.models.class_lists import ClassBuffer, Hierarchy, ancestor_matrix, is_missing, label_names_of
+from mmoid.models.class_lists import ClassBuffer, Hierarchy, ancestor_matrix, class_matrix, is_missing, label_names_of
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
-from mmoid.openimages.statistics.concurrent_rates import load_rates
+from mmoid.openimages.statistics.concurrent_rates import load_rates, without_diagonal
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 ClassWeight: TypeAlias = 'Sequence[float] | np.ndarray | Mapping[str, object]'
@@ -273,7 +274,7 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
     """
 
     buffer_name = 'rates'
-    rates: Tensor  # (C+1, C+1) float32; background, the last, is concurrent with nothing
+    rates: Tensor  # float32, see ClassBuffer; background, the last of the C+1, is concurrent with nothing
 
     def __init__(
         self,
@@ -297,15 +298,18 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
         sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
         self.missing_files = [f'loss_cls.{key} = {path}' for key, path in sources.items() if is_missing(path)]
-        rates = np.zeros((num_classes + 1, num_classes + 1), dtype=np.float32)
+        rates = csr_array((num_classes, num_classes), dtype=np.float32)
         if not self.missing_files:
             if concurrent_rates is not None:
-                rates[:-1, :-1] = self._read_rates(concurrent_rates)
+                rates = self._read_rates(concurrent_rates)
             if hierarchy is not None:
-                related = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-                rates[:-1, :-1][related | related.T] = hierarchy_rate
-            np.fill_diagonal(rates, 0)
-        self.set_class_buffer(torch.from_numpy(rates))
+                ancestors = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
+                related = (ancestors + ancestors.T).astype(np.float32)
+                rates = rates - rates.multiply(related) + hierarchy_rate * related
+            rates = without_diagonal(rates)
+            rates.eliminate_zeros()
+        rates.resize(num_classes + 1, num_classes + 1)
+        self.set_class_buffer(class_matrix(rates))
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -315,22 +319,22 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
         super().require_files()
         self.require_class_files()
 
-    def _read_rates(self, source: Rates) -> np.ndarray:
-        """(C, C) array. Sets ``label_names`` if only the file of rates tells them."""
+    def _read_rates(self, source: Rates) -> csr_array:
+        """(C, C) rates. Sets ``label_names`` if only the file of rates tells them."""
         if isinstance(source, (str, Path)):
             rates, names = load_rates(source)
             self.label_names = self.label_names or names
             classes = ClassNames(names, source=str(source))
             rows = classes.indices(self.label_names, 'loss_cls.concurrent_rates')
-            rates = rates[np.ix_(rows, rows)]
+            rates = rates[rows][:, rows]
         else:
-            rates = np.asarray(source, dtype=np.float32)
+            rates = csr_array(np.asarray(source, dtype=np.float32))
         shape = (self.num_classes, self.num_classes)
         if rates.shape != shape:
             raise ValueError(
                 f'loss_cls.concurrent_rates: has shape {rates.shape}, expected {shape}; for a data set with some of '
                 'the classes, give their names as classes = [...]'
             )
-        if not ((rates >= 0) & (rates <= 1)).all():
+        if not ((rates.data >= 0) & (rates.data <= 1)).all():
             raise ValueError(f'loss_cls.concurrent_rates: must be in [0, 1], got {rates.min()} to {rates.max()}')
         return rates

@@ -1,27 +1,27 @@
 """Concurrent softmax (Sec. 4.1.2 of the paper, Eq. 3-5), as functions and as a module.
 
 Shapes: N rows (boxes), M channels with background last, C = M - 1 classes. ``rates[i, j]`` is r_ij, the probability
-that an object of class i is also labelled j. The diagonal is ignored (r_ii = 0).
+that an object of class i is also labelled j. The diagonal is ignored (r_ii = 0). Rates may be sparse (COO, coalesced).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmoid.models.class_lists import Hierarchy
-from mmoid.models.losses.base import ClassWeight, Rates, RatesLoss
+from mmoid.models.class_lists import rows_of, sparse_matrix
+from mmoid.models.losses.base import RatesLoss
 
 LOG_ZERO = -1e38
 """Stands for log(0) = -inf, because -inf - -inf is NaN in the gradient of a row without competitors."""
 
 SMALL = 1e-12
 """Above a denominator of SMALL, float32 loses only terms that are below 1e-26 of it."""
+
+SMALL_DIFFERENCE = 1e-6
+"""A difference of float64 sums that is above this share of them has a relative error below 1e-6."""
 
 ELEMENTS_AT_ONCE = 1 << 24
 """Bounds the memory of :func:`concurrent_softmax`: 64 MiB in float32."""
@@ -47,7 +47,7 @@ def concurrent_softmax_loss(logits: Tensor, targets: Tensor, rates: Tensor) -> T
         tensor([0.4402])
     """
     logits = _at_least_float32(logits)
-    return _loss_of_rows(logits, targets, log_suppression(rates.to(logits.dtype)))
+    return _loss_of_rows(logits, targets, rates.to(logits.dtype))
 
 
 def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
@@ -70,37 +70,52 @@ def concurrent_softmax(logits: Tensor, rates: Tensor) -> Tensor:
     logits = _at_least_float32(logits)
     rates = rates.to(logits.dtype)
     exponentials = (logits - logits.amax(dim=1, keepdim=True)).exp()
+    small: Tensor | float = SMALL
     with torch.autocast(logits.device.type, enabled=False):  # it would compute the product in half precision
-        denominators = exponentials @ (1 - rates).fill_diagonal_(1).T
+        if rates.is_sparse:
+            i, j = rates.indices()
+            values = rates.values().double().masked_fill(i == j, 0)
+            concurrent = sparse_matrix(rates.indices(), values, len(rates))
+            # In float64, as the difference cancels where class i is concurrent with the largest logits.
+            total = exponentials.sum(dim=1, keepdim=True, dtype=torch.float64)
+            # A strided operand or result would take several times as long as its copy.
+            of_classes = concurrent @ exponentials.T.contiguous().double()
+            denominators = (total - of_classes.T).to(logits.dtype).contiguous()
+            small = SMALL_DIFFERENCE * total
+        else:
+            denominators = exponentials @ (1 - rates).fill_diagonal_(1).T
     scores = exponentials / denominators.clamp(min=SMALL)
     # If class i is concurrent with the largest logits, the rest of its denominator may have underflowed.
-    suppression = log_suppression(rates)
-    rows, labels = (denominators < SMALL).nonzero(as_tuple=True)
+    rows, labels = (denominators < small).nonzero(as_tuple=True)
     pairs_at_once = max(1, ELEMENTS_AT_ONCE // logits.shape[1])
     for row, label in zip(rows.split(pairs_at_once), labels.split(pairs_at_once)):
-        scores[row, label] = _log_odds(logits, row, label, suppression[label]).sigmoid()
+        scores[row, label] = _log_odds(logits, row, label, log_suppression(rates, label)).sigmoid()
     return scores.clamp(max=1)
 
 
-def log_suppression(rates: Tensor) -> Tensor:
-    """(M, M) log(1 - r_ij), how strongly class j suppresses class i; LOG_ZERO for r_ij = 1 and for i = j."""
-    return torch.log1p(-rates).clamp(min=LOG_ZERO).fill_diagonal_(LOG_ZERO)
+def log_suppression(rates: Tensor, labels: Tensor) -> Tensor:
+    """(P, M) log(1 - r_ij), how strongly class j suppresses the class i of (P,) ``labels``.
+
+    LOG_ZERO for r_ij = 1 and for i = j. Only these rows of the (M, M) rates are computed.
+    """
+    rows = rows_of(rates, labels).neg_().log1p_().clamp_(min=LOG_ZERO)
+    return rows.scatter_(1, labels[:, None], LOG_ZERO)
 
 
 def _loss_of_rows(
     logits: Tensor,
     targets: Tensor,
-    suppression: Tensor,
+    rates: Tensor,
     class_weight: Tensor | None = None,
     judged: Tensor | None = None,
 ) -> Tensor:
-    """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) :func:`log_suppression`.
+    """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) rates.
 
     Labels of one box do not compete with each other, and neither do classes that are not ``judged`` (N, M).
     """
     rows, labels = targets.nonzero(as_tuple=True)
     excused = targets if judged is None else targets | ~judged
-    competing = suppression[labels].masked_fill(excused[rows], LOG_ZERO)
+    competing = log_suppression(rates, labels).masked_fill_(excused[rows], LOG_ZERO)
     losses = -F.logsigmoid(_log_odds(logits, rows, labels, competing))
     if class_weight is not None:
         losses = losses * class_weight[labels]
@@ -138,8 +153,6 @@ class ConcurrentSoftmaxLoss(RatesLoss):
     Args:
         num_classes, concurrent_rates, hierarchy, hierarchy_rate, rates_from: See :class:`RatesLoss`.
         class_weight, classes, loss_weight, reduction: See :class:`RatesLoss`.
-        average_labels: Divide the loss of a row by its number of labels. Eq. 3 is a sum, so a row of k labels weighs k
-            times as much as background. Use it where label sets hold ancestors (docs/reproduction.md).
 
     Examples:
         >>> loss = ConcurrentSoftmaxLoss(num_classes=2, concurrent_rates=[[0, 1], [1, 0]])
@@ -147,44 +160,11 @@ class ConcurrentSoftmaxLoss(RatesLoss):
         tensor(0.0181)
     """
 
-    log_suppression: Tensor  # (C+1, C+1) float32
-
-    def __init__(
-        self,
-        num_classes: int,
-        concurrent_rates: Rates | None = None,
-        hierarchy: Hierarchy | None = None,
-        hierarchy_rate: float = 1.0,
-        rates_from: Literal['checkpoint', 'config'] = 'checkpoint',
-        average_labels: bool = False,
-        class_weight: ClassWeight | None = None,
-        classes: Sequence[str] | None = None,
-        loss_weight: float = 1.0,
-        reduction: str = 'mean',
-    ) -> None:
-        super().__init__(
-            num_classes,
-            concurrent_rates,
-            hierarchy,
-            hierarchy_rate,
-            rates_from,
-            class_weight,
-            classes,
-            loss_weight,
-            reduction,
-        )
-        self.average_labels = average_labels
-
-    def set_class_buffer(self, value: Tensor) -> None:
-        super().set_class_buffer(value)
-        self.register_buffer('log_suppression', log_suppression(value), persistent=False)
-
     def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
         logits = _at_least_float32(cls_score)
-        losses = _loss_of_rows(logits, targets, self.log_suppression, self.class_weight, judged)
-        return losses / targets.sum(dim=1) if self.average_labels else losses
+        return _loss_of_rows(logits, targets, self.class_buffer(), self.class_weight, judged)
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """(N, C+1) scores of Eq. 5; a row may sum to more than 1."""
         self.require_class_files()
-        return concurrent_softmax(cls_score, self.rates)
+        return concurrent_softmax(cls_score, self.class_buffer())

@@ -13,7 +13,7 @@ from mmdet.models.losses.focal_loss import py_focal_loss_with_prob, py_sigmoid_f
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmoid.models.class_lists import Hierarchy
+from mmoid.models.class_lists import Hierarchy, rows_of
 from mmoid.models.losses.base import ClassWeight, LabelSetLoss, Rates, RatesLoss
 from mmoid.models.losses.concurrent_softmax import log_suppression
 
@@ -114,7 +114,9 @@ class CoBCELoss(SigmoidLoss, RatesLoss):
         return binary_cross_entropy(logits, targets, reduction='none')
 
     def negative_weight(self, targets: Tensor) -> Tensor:
-        return (targets @ (self.rates[:-1, :-1] > 0).to(targets.dtype) == 0).to(targets.dtype)
+        rows, labels = targets.nonzero(as_tuple=True)
+        concurrent = rows_of(self.class_buffer(), labels)[:, :-1] > 0
+        return (torch.zeros_like(targets).index_add(0, rows, concurrent.to(targets)) == 0).to(targets)
 
 
 class ConcurrentSigmoidLoss(SigmoidLoss, RatesLoss):
@@ -123,14 +125,10 @@ class ConcurrentSigmoidLoss(SigmoidLoss, RatesLoss):
     So a class that always occurs with a label is no negative of it, as in Eq. 3.
     """
 
-    log_suppression: Tensor  # (C, C) float32
-
-    def set_class_buffer(self, value: Tensor) -> None:
-        super().set_class_buffer(value)
-        self.register_buffer('log_suppression', log_suppression(value[:-1, :-1]), persistent=False)
-
     def negative_weight(self, targets: Tensor) -> Tensor:
-        return (targets @ self.log_suppression).exp()
+        rows, labels = targets.nonzero(as_tuple=True)
+        suppression = log_suppression(self.class_buffer(), labels)[:, :-1]
+        return torch.zeros_like(targets).index_add(0, rows, suppression).exp()
 
 
 @MODELS.register_module()

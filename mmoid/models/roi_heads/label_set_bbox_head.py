@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.task_modules.samplers import SamplingResult
@@ -13,9 +12,10 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
 from mmengine.structures import InstanceData
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, is_missing, label_names_of
+from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, class_matrix, is_missing, label_names_of
 from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
 
 
@@ -29,8 +29,8 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
 
     In a stock config only the ``type`` of the head and of ``loss_cls`` has to change. One option,
     ``loss_cls.type=DistCELoss``, swaps the losses of mmoid: each receives the number of classes from the head, and
-    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate``, ``rates_from`` and
-    ``average_labels`` that its constructor has.
+    those of ``use_sigmoid``, ``concurrent_rates``, ``hierarchy``, ``hierarchy_rate`` and ``rates_from`` that its
+    constructor has.
 
     At test time every detection also counts for the ancestors of its class, and NMS runs over the own and the added
     boxes of each class, as :func:`mmoid.openimages.predictions.ancestors.add_ancestors` does: a parent never scores
@@ -51,7 +51,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         **kwargs: As for ``ConvFCBBoxHead``, which takes the arguments of its own base in the same way.
 
     Attributes:
-        ancestors: (C, C) bool, [i, j]: j is an ancestor of i.
+        ancestors: (C, C) bool, [i, j]: j is an ancestor of i; see :class:`~mmoid.models.class_lists.ClassBuffer`.
         hierarchy, classes: Those of ``loss_cls``; :class:`LabelSetSampler` reads them.
         label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
     """
@@ -86,12 +86,12 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         self.verified = VerifiedClasses(unverified, num_sampled, num_classes, self.hierarchy)
         self.rates_from = given.get('rates_from', 'checkpoint')
         self.config_wins = self.rates_from == 'config'
-        ancestors = np.zeros((num_classes, num_classes), dtype=bool)
+        ancestors = csr_array((num_classes, num_classes), dtype=bool)
         if is_missing(self.hierarchy):
             self.missing_files = [f'loss_cls.hierarchy = {self.hierarchy}']
         elif self.hierarchy is not None:
             ancestors = ancestor_matrix(self.hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(torch.from_numpy(ancestors))
+        self.set_class_buffer(class_matrix(ancestors))
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -116,7 +116,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
             return results
         self.require_class_files()
         iou_threshold = rcnn_test_cfg.nms.get('iou_threshold', 0.5)
-        return [with_ancestors(result, self.ancestors, iou_threshold) for result in results]
+        return [with_ancestors(result, self.class_buffer(), iou_threshold) for result in results]
 
     def loss_and_target(
         self,

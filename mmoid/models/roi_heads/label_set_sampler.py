@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmoid.models.class_lists import Hierarchy, ancestor_matrix, label_names_of
+from mmoid.models.class_lists import Hierarchy, ancestor_matrix, class_matrix, label_names_of, rows_of
 
 
 @TASK_UTILS.register_module()
@@ -117,16 +117,16 @@ class LabelSetSampler:
         """(G, C) bool label sets of G ground truths: (G, 4) xyxy boxes in any unit, (G,) class indices."""
         sets = F.one_hot(labels, self.num_classes).bool()
         if self.ancestors:
-            sets |= self._ancestors_of(boxes.device)[labels]
+            sets |= rows_of(self._ancestors_of(boxes.device), labels)
         return same_objects(boxes, self.same_object_iou) @ sets.float() > 0
 
     def _ancestors_of(self, device: torch.device) -> Tensor:
-        """(C, C) bool, read with the first sample."""
+        """(C, C) bool, dense or sparse, read with the first sample."""
         if self._ancestors is None or self._ancestors.device != device:
             names = label_names_of(self.hierarchy, self.classes, 'rcnn.sampler') or self.label_names
             assert self.hierarchy is not None
             matrix = ancestor_matrix(self.hierarchy, self.num_classes, names, 'rcnn.sampler.hierarchy')
-            self._ancestors = torch.from_numpy(matrix).to(device)
+            self._ancestors = class_matrix(matrix).to(device)
         return self._ancestors
 
 

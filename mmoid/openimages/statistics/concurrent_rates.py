@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array, csr_array, tril, triu
 
 from mmoid.openimages.classes import require_unique
 from mmoid.openimages.errors import AnnotationError
@@ -19,17 +20,21 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 
 
+def without_diagonal(matrix: csr_array) -> csr_array:
+    """The same with zeros on the diagonal."""
+    return csr_array(tril(matrix, -1) + triu(matrix, 1))
+
+
 def rates_of(counts: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """(C, C) float32 in [0, 1]: (C, C) counts over the (C,) objects of each row's class; 0 without objects."""
     return (counts / np.maximum(objects, 1)[:, None]).astype(np.float32)
 
 
-def most_frequent_pairs(counts: np.ndarray, number: int) -> list[tuple[int, int, int]]:
+def most_frequent_pairs(counts: np.ndarray | csr_array, number: int) -> list[tuple[int, int, int]]:
     """The ``number`` largest entries of (C, C) counts as (row, column, count), largest first."""
-    first, second = np.nonzero(counts)
-    count = counts[first, second]
-    best = np.argsort(-count, kind='stable')[:number]
-    return list(zip(first[best].tolist(), second[best].tolist(), count[best].tolist()))
+    pairs = coo_array(counts)
+    best = np.lexsort((pairs.col, pairs.row, -pairs.data))[:number]
+    return list(zip(pairs.row[best].tolist(), pairs.col[best].tolist(), pairs.data[best].tolist()))
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,24 @@ class Concurrence:
     """Counts of labels and label pairs on objects.
 
     Examples:
-        >>> Concurrence(np.array([4, 2]), np.array([[0, 2], [2, 0]])).rates
+        >>> Concurrence(np.array([4, 2]), csr_array([[0, 2], [2, 0]])).rates.toarray()
         array([[0. , 0.5],
                [1. , 0. ]], dtype=float32)
     """
 
     objects: np.ndarray  # (C,) int64, number of objects with label i
-    together: np.ndarray  # (C, C) int64, number of objects with both i and j; the diagonal is 0
+    together: csr_array  # (C, C) int64, number of objects with both i and j; the diagonal is 0
 
     @property
-    def rates(self) -> np.ndarray:
+    def rates(self) -> csr_array:
         """(C, C) float32 in [0, 1]: r_ij; 0 on the diagonal and for classes without objects."""
-        return rates_of(self.together, self.objects)
+        pairs = self.together.tocoo()
+        rates = (pairs.data / self.objects[pairs.row]).astype(np.float32)
+        return csr_array((rates, (pairs.row, pairs.col)), pairs.shape)
 
     def top_pairs(self, count: int) -> list[tuple[int, int, int]]:
         """The ``count`` most frequent pairs as (i, j, objects), i < j, most frequent first."""
-        return most_frequent_pairs(np.triu(self.together), count)
+        return most_frequent_pairs(triu(self.together), count)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class OverlapLevel:
     @property
     def label_pairs(self) -> int:
         """Number of class pairs that occur on some object."""
-        return int(np.count_nonzero(np.triu(self.concurrence.together)))
+        return int(triu(self.concurrence.together).nnz)
 
 
 def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Concurrence:
@@ -84,22 +91,30 @@ def count_by_threshold(store: AnnotationStore, iou_thresholds: Sequence[float]) 
 
 def _level(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> OverlapLevel:
     sets = label_sets(single, label, pairs, num_classes)
-    together = (sets.shared.T @ sets.shared).toarray()
+    together = csr_array(sets.shared.T @ sets.shared)
     objects = sets.alone + together.diagonal()
-    np.fill_diagonal(together, 0)
+    together = without_diagonal(together)
     differ = label[pairs.first] != label[pairs.second]
     boxes = np.unique(np.concatenate([pairs.first[differ], pairs.second[differ]]))
     return OverlapLevel(pairs.least_iou, int(differ.sum()), len(boxes), sets, Concurrence(objects, together))
 
 
-def save_rates(path: str | Path, rates: np.ndarray, label_names: tuple[str, ...]) -> None:
-    """Writes ``rates`` float32 (C, C) and ``label_names`` (C,) as ``.npz``, atomically."""
+def save_rates(path: str | Path, rates: np.ndarray | csr_array, label_names: tuple[str, ...]) -> None:
+    """Writes the P non-zero values of (C, C) rates as ``.npz``, atomically.
+
+    The file holds ``rates`` (P,) float32, ``pairs`` (2, P) int32, which are i and j, and ``label_names`` (C,).
+    """
+    entries = coo_array(rates)
+    pairs = np.stack([entries.row, entries.col]).astype(np.int32)
     with atomic_write(path) as temporary, open(temporary, 'wb') as stream:
-        np.savez_compressed(stream, rates=rates.astype(np.float32), label_names=np.array(label_names))
+        values = entries.data.astype(np.float32)
+        np.savez_compressed(stream, rates=values, pairs=pairs, label_names=np.array(label_names))
 
 
-def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+def load_rates(path: str | Path) -> tuple[csr_array, tuple[str, ...]]:
     """Reads a file of :func:`save_rates`: (C, C) float32 rates and C label names (MIDs).
+
+    A file without ``pairs``, as version 0.1 wrote it, has (C, C) ``rates``.
 
     Raises:
         AnnotationError: The file is missing or not a ``.npz`` file of valid rates.
@@ -107,13 +122,15 @@ def load_rates(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             rates, label_names = arrays['rates'], tuple(str(name) for name in arrays['label_names'])
-        rates = np.asarray(rates, dtype=np.float32)
+            if 'pairs' in arrays:
+                rates = coo_array((rates, tuple(arrays['pairs'])), (len(label_names), len(label_names)))
+        rates = csr_array(rates, dtype=np.float32)
     except Exception as error:  # numpy, zipfile and zlib have a dozen kinds of them for damaged bytes
         remedy = 'make it with tools/analysis_tools/concurrent_rates.py'
         raise AnnotationError(f'{path}: cannot be read as concurrent rates ({error}); {remedy}') from error
     require_unique(label_names, f'{path}: label_names')
     if rates.shape != (len(label_names), len(label_names)):
         raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')
-    if not ((rates >= 0) & (rates <= 1)).all():
+    if not ((rates.data >= 0) & (rates.data <= 1)).all():
         raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.min():g} to {rates.max():g}')
     return rates, label_names
