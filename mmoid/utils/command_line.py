@@ -22,7 +22,7 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit('interrupted; run the same command again to resume')
+        sys.exit('interrupted; run the same command again')
     except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
         sys.exit(f'error: {error}')
 

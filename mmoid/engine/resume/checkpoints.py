@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -63,10 +64,7 @@ def try_load(path: str | Path) -> dict[str, Any]:
     """
     allow_checkpoint_globals()
     try:
-        if '://' in str(path):
-            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
-        else:  # mmengine's loader may unpickle what weights_only=True refuses
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
     except OSError:
         raise
     except Exception as error:  # as in why_unusable
@@ -91,11 +89,14 @@ def require_unchanged(what: str, now: object, before: object, other_way: str = '
 
 
 def allow_checkpoint_globals() -> None:
-    """Allows ``torch.load(weights_only=True)`` to read the log history in mmengine's checkpoints.
+    """Lets torch read the log history in mmengine's checkpoints without unpickling, and nothing with it.
 
     From torch 2.6 on, ``weights_only=True`` is the default: mmengine 0.10.7 then cannot resume at all. The onedl fork
     removes, after each load, the names that it added itself. Hence call this before each load.
     """
+    # The forks' loader would try again with weights_only=False, and so does the one of URLs. 0 allows that for a file
+    # that one trusts.
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
         return
     dtypes = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type) and issubclass(kind, np.dtype)]

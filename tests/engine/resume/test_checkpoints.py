@@ -3,7 +3,10 @@
 import os
 import runpy
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mmdet
@@ -62,6 +65,22 @@ def test_a_file_that_is_no_checkpoint_is_one_error(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         try_load(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_checkpoint_of_a_url_is_not_unpickled(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), tmp_path / 'good.pth')
+    torch.save(dict(state_dict=Attack(os.mkdir, str(tmp_path / 'attacked'))), tmp_path / 'foreign.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        assert try_load(f'{address}/good.pth')['state_dict']['weight'].sum() == 2
+        with pytest.raises(ValueError, match='foreign.pth: cannot be read as a checkpoint'):
+            try_load(f'{address}/foreign.pth')
+        server.shutdown()
+    assert not (tmp_path / 'attacked').exists()
 
 
 def test_a_run_does_not_unpickle_the_weights_that_it_starts_from(tiny_data, tmp_path):
