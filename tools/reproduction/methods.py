@@ -65,6 +65,16 @@ TABLES: dict[int, tuple[Method, ...]] = {
         Method('the same, rates of pairs', None, CONCURRENT, rates='pairs', stages=((20, None), (7, 0.7))),
     ),
 }
+# Of the real photographs.
+TABLES[5] = tuple(
+    Method(f'{name}, {sampling}', None, loss, ancestors, stages=((7, balance),))
+    for name, loss, ancestors in (
+        ('softmax', SOFTMAX, False),
+        ('concurrent softmax', CONCURRENT, False),
+        ('concurrent softmax, sets with ancestors', CONCURRENT, True),
+    )
+    for sampling, balance in (('images as they are', None), ('soft balance 0.7', 0.7))
+)
 TABLES[2] = tuple(replace(method, paper=None) for method in TABLES[1] if method.name.endswith('softmax, class-aware'))
 # Not of the paper: what the classes are that nobody verified.
 TABLES[0] = tuple(
