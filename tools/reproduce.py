@@ -88,7 +88,7 @@ def run_cell(cell: Callable[..., dict], world: World, method: Method, seed: int,
 def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: int, file: Path) -> None:
     """All cells that have no result yet."""
     stored = json.loads(file.read_text()) if file.exists() else {}
-    missing = [options for options in cells if key_of(*options[:2]) not in stored]
+    missing = [options for options in cells if is_missing(stored, *options)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(run_cell, cell, world, *options): options for options in missing}
         for done in as_completed(waiting):
@@ -103,6 +103,12 @@ def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: 
             left = len(missing) - sum(future.done() for future in waiting)
             score = f'{best_map(result):.4f}, {result["seconds"]} s'
             print(f'{method.name}, seed {seed}, lr {method.lr}: {score}; {left} left', flush=True)
+
+
+def is_missing(stored: dict, method: Method, seed: int, each_epoch: bool = False) -> bool:
+    """Whether a cell has no result, or lacks the curve that Fig. 4 needs."""
+    result = stored.get(key_of(method, seed))
+    return result is None or (each_epoch and not result['curve'])
 
 
 def best_map(result: dict) -> float:

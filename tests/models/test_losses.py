@@ -397,7 +397,7 @@ def test_an_averaged_model_has_the_rates_too():
 def test_effective_number_weights_are_those_of_cui_et_al(beta):
     counts = np.array([14, 1, 100, 0, 1_400_000])
     expected = [(1 - beta) / (1 - beta**n) if n else 0 for n in counts.tolist()]
-    mean = sum(expected) / 4
+    mean = np.average(expected, weights=counts)
     assert effective_number_weights(counts, beta).tolist() == pytest.approx([value / mean for value in expected])
     with pytest.raises(ValueError, match=r'beta must be in \[0, 1\), got 1'):
         effective_number_weights(counts, 1.0)

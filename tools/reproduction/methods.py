@@ -47,6 +47,7 @@ TABLES: dict[int, tuple[Method, ...]] = {
     3: (
         Method('non-balance', 38.16, stages=ONLY_NATURAL),
         Method('effective number', 45.72, stages=ONLY_NATURAL, beta=0.999),
+        Method('effective number, β = 0.99', None, stages=ONLY_NATURAL, beta=0.99),
         *(
             Method(f'soft balance {balance}', paper, stages=((7, balance),))
             for balance, paper in ((0.3, 50.69), (0.5, 56.19), (0.7, 57.04), (1.0, 55.45), (1.5, 52.41))
