@@ -33,6 +33,7 @@ from mmoid.openimages.readers.csv_files import (
     TEXT,
     find_column,
     line_of_row,
+    open_text,
     read_columns,
     read_header,
     unreadable,
@@ -96,6 +97,8 @@ def read_predictions(
         AnnotationError: Neither format, a row that does not parse, a score or box out of range, an unknown class, two
             submission rows of one image.
     """
+    if str(path).lower().endswith(('.pkl', '.pickle')):
+        raise AnnotationError(f'{path}: is a pickle, which is never read; write a folder with tools/test.py --out')
     header = read_header(path)
     _require_predictions(path, header)
     is_submission = find_column(header, 'PredictionString') is not None
@@ -189,11 +192,12 @@ def read_image_list(path: str | Path, summary: Summary | None = None) -> list[st
     """
     header = read_header(path)
     if len(header) == 1 and find_column(header, 'ImageID') is None:
-        lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-        ids = [line.strip() for line in lines if line.strip()]
+        with open_text(path) as stream:
+            ids = stream.read().split('\n')
     else:
         column = _column_of(path, header, 'ImageID')
         ids = read_columns(path, {column: pa.string()})[column].to_pylist()
+    ids = [text for name in ids if (text := name.strip())]
     once = list(dict.fromkeys(ids))
     if summary is not None and len(once) < len(ids):
         first = next(name for name, times in Counter(ids).items() if times > 1)

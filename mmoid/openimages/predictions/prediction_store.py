@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.ragged import gather_rows, row_and_position
 from mmoid.openimages.store.arrow_folder import column, map_tables, read_metadata, write_folder, write_tables
 
@@ -73,6 +74,12 @@ class Predictions:
     def image_ids(self) -> list[str]:
         """ImageIDs by image index."""
         return self.ids.to_pylist()
+
+    def without_detections(self, fault: str, counts: Mapping[str, int] | None = None) -> AnnotationError:
+        """The error for predictions of which nothing is left, with the counts and what reading left out."""
+        reasons = {**(counts or {}), **{f'left out: {reason}': count for reason, count in self.left_out.items()}}
+        listed = '; '.join(f'{count} {reason}' for reason, count in reasons.items() if count)
+        return AnnotationError(f'{self.path}: {fault}' + (f' ({listed})' if listed else ''))
 
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
