@@ -66,7 +66,7 @@ def naming_path(path: Path, numbers: Container[int] = UNWRITABLE) -> Iterator[No
     except OSError as error:
         if error.errno not in numbers or (error.filename is None and str(path) in str(error)):  # named already
             raise
-        raise OSError(error.errno, f'{path}: {os.strerror(error.errno)}; free space, or write elsewhere') from error
+        raise OSError(error.errno, f'{path}: {error.strerror}; free space, or write elsewhere') from error
 
 
 @contextmanager

@@ -60,10 +60,21 @@ def open_predictions(
     """Opens a :class:`PredictionStore` if ``path`` is a folder, else reads a CSV file (:func:`read_predictions`).
 
     Both are checked (:func:`check_detections`). Scores of a store may be above 1, since some ensembles have such.
+
+    Raises:
+        AnnotationError: As :func:`read_predictions`; a folder that is no such store, or has an image twice.
     """
     if not Path(path).is_dir():
         return read_predictions(path, classes, other_classes)
     store = PredictionStore(path)
+    number = number_images(pa.chunked_array([store.ids], pa.string()))[1]
+    repeated = number != np.arange(len(number))
+    if repeated.any():
+        again = int(np.argmax(repeated))
+        first = store.ids[int(number[again])].as_py()
+        raise AnnotationError(
+            f'{path}: {first!r} and {store.ids[again].as_py()!r} are the same image; expected it once'
+        )
 
     def place_of(k: int) -> str:
         image = _row_of_detection(store.detection_stop, k)

@@ -93,6 +93,12 @@ def test_a_store_with_a_number_that_is_none_is_refused(tmp_path):
         open_predictions(store.path)
 
 
+def test_a_store_with_one_image_in_two_spellings_is_refused(tmp_path):
+    store = make_store(tmp_path / 'store', [], ['b', 'a', 'val/a.jpg'])
+    with pytest.raises(AnnotationError, match=r"store: 'a' and 'val/a\.jpg' are the same image; expected it once"):
+        open_predictions(store.path)
+
+
 @pytest.mark.parametrize(
     'text',
     [
