@@ -64,9 +64,10 @@ def naming_path(path: Path, numbers: Container[int] = UNWRITABLE) -> Iterator[No
     try:
         yield
     except OSError as error:
-        if error.errno not in numbers or (error.filename is None and str(path) in str(error)):  # named already
+        is_named = error.filename is None and str(path) in str(error)
+        if error.errno is None or error.errno not in numbers or is_named:
             raise
-        raise OSError(error.errno, f'{path}: {error.strerror}; free space, or write elsewhere') from error
+        raise OSError(error.errno, f'{path}: {os.strerror(error.errno)}; free space, or write elsewhere') from error
 
 
 @contextmanager
