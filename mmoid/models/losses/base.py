@@ -309,7 +309,7 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
             rates = without_diagonal(rates)
             rates.eliminate_zeros()
         rates.resize(num_classes + 1, num_classes + 1)
-        self.set_class_buffer(class_matrix(rates))
+        self.set_class_buffer(class_matrix(rates), concurrent_rates is not None or hierarchy is not None)
 
     def init_weights(self) -> None:
         super().init_weights()
