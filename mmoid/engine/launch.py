@@ -23,11 +23,11 @@ from mmengine.hooks import LoggerHook
 from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, ValLoop
 from torch.utils.data import DataLoader
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
-from mmoid.engine.settings import remove_default_hooks, require_trainable, type_name
+from mmoid.engine.settings import remove_default_hooks, require_scores_of_hooks, require_trainable, type_name
 from mmoid.openimages.errors import AnnotationError
 
 PACKAGE = Path(__file__).parents[1]
@@ -126,6 +126,12 @@ class CheckedRunner(Runner):
     def build_train_loop(self, loop: Any) -> BaseLoop:
         built = super().build_train_loop(loop)
         require_trainable(self, built)
+        return built
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        built = super().build_val_loop(loop)
+        if isinstance(built, ValLoop):
+            require_scores_of_hooks(self.hooks, built.evaluator)
         return built
 
 

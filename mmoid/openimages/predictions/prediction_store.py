@@ -116,9 +116,10 @@ class PredictionStore(Predictions):
         path = Path(path)
         metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
         tables = map_tables(path, tuple(SCHEMAS), SCHEMAS)
-        names = label_names, class_names = [metadata.get(key) for key in ('label_names', 'class_names')]
+        names: list[Any] = [metadata.get(key) for key in ('label_names', 'class_names')]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
             raise AnnotationError(f'{path / METADATA}: has no label_names or class_names; make {path} again')
+        label_names, class_names = names
         super().__init__(
             path=path,
             label_names=ClassNames(label_names, class_names, str(path)).label_names,
