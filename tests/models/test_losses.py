@@ -380,6 +380,18 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
         modules[0].load_state_dict(modules[1].state_dict())
 
 
+def test_a_loss_in_a_head_with_other_targets_says_so():
+    logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
+    with pytest.raises(
+        ValueError, match='ConcurrentQualityFocalLoss takes labels with qualities, and this head gives no'
+    ):
+        mmoid.ConcurrentQualityFocalLoss(3)(logits, labels)
+    with pytest.raises(
+        ValueError, match='ConcurrentFocalLoss takes labels, and this head gives pairs of labels and qua'
+    ):
+        mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
+
+
 def test_wrong_rates_from_is_refused():
     with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
         loss(rates_from='here')
