@@ -127,6 +127,8 @@ class LabelSetHead(ClassBuffer):
 
     def init_weights(self) -> None:
         super().init_weights()  # type: ignore[misc]  # of the stock head
+        for loss in self.set_losses:  # those of DETR-type heads leave it out
+            loss.init_weights()
         self.require_class_files()
         self.config_wins = True
 

@@ -138,6 +138,11 @@ class LabelSetLoss(nn.Module, ABC):
         self.trains_in_model = True
         self.require_files()
 
+    def train(self, mode: bool = True) -> LabelSetLoss:
+        """Called by the train loop. mmdet's DETR-type heads do not call ``init_weights`` of their losses."""
+        self.trains_in_model |= mode
+        return super().train(mode)
+
     def require_files(self) -> None:
         """Raises AnnotationError if a file that training needs does not exist."""
         if self.missing_store is not None:
