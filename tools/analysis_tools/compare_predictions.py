@@ -16,7 +16,6 @@ import io
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
@@ -34,15 +33,26 @@ def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
     annotations = evaluator.annotations
     predictions = open_predictions(path, annotations.classes, 'drop')
-    for reason, count in {**predictions.left_out, **predictions.changed}.items():
-        print(f'{path}: {count:,} {reason}')
-    image = image_indices(predictions, annotations)[predictions.image_of_detection()]
+    own_image = predictions.image_of_detection()
+    image = image_indices(predictions, annotations)[own_image]
     label = class_indices(predictions, annotations, 'drop')[predictions.label]
+    left_out = dict(predictions.left_out)
+    for reason, rows, names in (
+        ('on images that are not annotated', image < 0, lambda k: predictions.ids[int(own_image[k])].as_py()),
+        ('of other classes', (image >= 0) & (label < 0), lambda k: predictions.label_names[predictions.label[k]]),
+    ):
+        if rows.any():
+            left_out[f'{reason} (first: {names(np.argmax(rows))})'] = int(rows.sum())
+    for reason, count in {
+        **{f'left out: {reason}': n for reason, n in left_out.items()},
+        **predictions.changed,
+    }.items():
+        print(f'{path}: {count:,} {reason}')
     kept = np.flatnonzero((image >= 0) & (label >= 0))
-    if len(kept) < len(image):
-        print(f'{path}: {len(image) - len(kept):,} on images or of classes that are not annotated, left out')
     if not len(kept):
-        raise AnnotationError(f'{path}: has no detection on the {len(annotations.image_ids)} annotated images')
+        raise predictions.replace(left_out=left_out).without_detections(
+            f'has no detection on the {len(annotations.image_ids)} annotated images'
+        )
     return evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
 
 
