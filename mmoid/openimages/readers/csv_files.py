@@ -222,7 +222,8 @@ def open_text(path: str | Path) -> Iterator[IO[str]]:
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
             yield stream
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # the second and third of gzip
+    # EOFError and zlib.error come from gzip. Python 3.10 refuses NUL bytes with a csv.Error.
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
     finally:
         csv.field_size_limit(limit)
