@@ -63,6 +63,7 @@ def main() -> None:
     if fed.unreadable:
         listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
         sys.exit(f'error: {len(fed.unreadable)} images cannot be read:{listed}')
+    print(f'Next: mmoid train {args.config}')
 
 
 if __name__ == '__main__':

@@ -24,6 +24,7 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
     table = Table('stage', 'epochs', 'iterations', 'learning rate')
     for stage in plan.stages:
         sampler = dict(stage.sampler or default_sampler)
+        sampler.pop('_scope_', None)  # mmengine's, in configs that inherit from 'mmoid::...'
         name = type_name(sampler.pop('type')) + ''.join(f', {key} {value}' for key, value in sampler.items())
         print(f'{stage.name}: {stage.epochs} epochs of {name}')
         offset = stage.start * plan.epoch_length
@@ -58,6 +59,7 @@ def main() -> None:
         images = args.images or len(DATASETS.build(cfg.train_dataloader.dataset))
         plan = plan_training(cfg, images, args.gpus)
     print_plan(plan, cfg.train_dataloader.sampler)
+    print(f'Next: mmoid train {args.config}')
 
 
 if __name__ == '__main__':

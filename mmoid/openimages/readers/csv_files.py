@@ -230,7 +230,8 @@ def open_text(path: str | Path) -> Iterator[IO[str]]:
         with open(path, 'rb') as binary:
             remedy = 'it is compressed: name it .csv.gz' if binary.read(2) == GZIP else 'expected a text in UTF-8'
         raise AnnotationError(f'{path}: cannot be read ({error}); {remedy}') from error
-    except (OSError, EOFError, zlib.error) as error:  # the last two of gzip
+    # EOFError and zlib.error come from gzip. Python 3.10 refuses NUL bytes with a csv.Error.
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
     finally:
         csv.field_size_limit(limit)
