@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,19 +79,19 @@ def stopwatch(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column to the left, figures to the right."""
-    table = Table(title=title)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify='right' if index else 'left')
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
-
-
-def save(path: Path, **results: Any) -> None:
-    """Writes the results and the machine as JSON."""
-    system = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(), 'system': platform.system()}
+def report(path: Path, tables: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Prints tables of figures, by title, row and column, and writes them and the machine as JSON."""
+    for title, rows in tables.items():
+        columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+        table = Table('', *columns, title=title)
+        for name, figures in rows.items():
+            table.add_row(name, *(_digits(figures[column]) if column in figures else '' for column in columns))
+        Console(width=120).print(table)
+    machine = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version()}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({'machine': system, **results}, indent=1) + '\n')
+        temporary.write_text(json.dumps({'machine': machine, 'tables': tables}, indent=1) + '\n')
     print(f'{path}: the same as JSON')
+
+
+def _digits(figure: float) -> str:
+    return f'{figure:,.0f}' if figure >= 1000 else f'{figure:.4g}'
