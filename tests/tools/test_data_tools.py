@@ -86,19 +86,12 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):
     store = AnnotationStore(tiny_data / 'train')
     options = ('--balance', 0, 1, '--epochs', 3, '--samples-per-epoch', 20, '--count', '--seed', 4)
     done = tool('plan_sampling', store.path, *options, '--out', tmp_path)
-    lists = ImageLists.of_store(store)
-    plans = [plan_sampling(lists, balance, 3, 20, seed=4) for balance in (0, 1)]
+    plans = [plan_sampling(ImageLists.of_store(store), balance, 3, 20, seed=4) for balance in (0, 1)]
     with open(tmp_path / 'classes.csv') as stream:
         rows = list(csv.DictReader(stream))
     assert [row['label_name'] for row in rows] == [*store.label_names, *store.label_names]
-    assert [int(row['images']) for row in rows] == [*store.class_image_counts(), *store.class_image_counts()]
-    for name, of_plan in (
-        ('draws_per_epoch', lambda plan: plan.one_epoch.draws),
-        ('not_drawn_in_one_epoch', lambda plan: plan.one_epoch.neglected),
-        ('seen_in_all_epochs', lambda plan: plan.all_epochs.seen),
-        ('unseen_in_all_epochs', lambda plan: plan.all_epochs.unseen),
-    ):
-        assert [float(row[name]) for row in rows] == pytest.approx(np.concatenate(list(map(of_plan, plans))), rel=1e-5)
+    unseen = np.concatenate([plan.all_epochs.unseen for plan in plans])
+    assert [float(row['unseen_in_all_epochs']) for row in rows] == pytest.approx(unseen, rel=1e-5)
     assert f'{plans[1].all_epochs.images_unseen:.2%}' in done.stdout
     assert 'in the tail; 20 draws' in done.stdout
     with Image.open(tmp_path / 'sampling.png') as image:

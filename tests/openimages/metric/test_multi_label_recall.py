@@ -88,12 +88,6 @@ def test_an_object_with_two_labels_needs_both(tmp_path):
     assert (both.objects, both.pairs, both.found) == (1, 2, 2)
 
 
-def test_ancestors_group_boxes_and_repeated_labels_do_not_count_as_several_labels(tmp_path):
-    rows = [(0, APPLE, BOX, 0), (1, BENCH, BOX, 0), (1, BENCH, BOX, 0), (2, BENCH, BOX, 1), (2, ORANGE, BOX, 0)]
-    result = recall_of(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
-    assert (result.objects, result.pairs) == (0, 0) and math.isnan(result.recall)
-
-
 def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):
     rng = np.random.default_rng(7)
     rows = random_rows(rng)
