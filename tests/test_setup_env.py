@@ -186,8 +186,7 @@ def test_run_tests_makes_the_environment_and_passes_the_other_arguments_on(fresh
     for form in (('--stack', 'openmmlab', '--venv', fresh.root / 'other'), (f'--venv={fresh.root}/other',)):
         assert fresh.run(*form, '-k', 'name', script='run_tests.sh').returncode == 0
         assert fresh.calls()[-1].endswith(' -k name')
-    done = fresh.run('--venv', script='run_tests.sh')
-    assert (done.returncode, done.stderr) == (2, 'run_tests.sh: --venv needs a value\n')
+    assert fresh.run('--venv', script='run_tests.sh').stderr == 'setup_env.sh: --venv needs a folder\n'
 
 
 def test_a_failing_step_shows_the_log_and_the_next_run_continues(fresh):
@@ -224,15 +223,11 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits_for_it(fresh):
     assert sum('up to date' in output for output in outputs) == 1
 
 
-@pytest.mark.parametrize(
-    ('output', 'message'),
-    [
-        ('NewConnectionError: Name or service not known', 'error: pip cannot reach the package index'),
-        ('OSError: [Errno 28] No space left on device', 'error: the disk is full'),
-    ],
-)
-def test_a_well_known_cause_is_named(fresh, output, message):
-    assert message in fresh.run(FAKE_FAIL='torch==', FAKE_ERROR=output).stderr
+def test_a_well_known_cause_is_named(fresh):
+    done = fresh.run(FAKE_FAIL='torch==', FAKE_ERROR='NewConnectionError: Name or service not known')
+    assert 'error: pip cannot reach the package index' in done.stderr
+    done = fresh.run(FAKE_FAIL='torch==', FAKE_ERROR='OSError: [Errno 28] No space left on device')
+    assert 'error: the disk is full' in done.stderr
 
 
 def test_a_place_that_cannot_be_written_is_reported(fresh):

@@ -1,4 +1,4 @@
-"""Annotations at full size: conversion, opening, memory, access, class counts and rates, beside stock mmdet.
+"""Measures annotations at full size: conversion, opening, memory, access, class counts and rates, beside stock mmdet.
 
     python tools/benchmarks/bench_data.py                       # 1.74 million images: 6 min, 3 GB of disk
     python tools/benchmarks/bench_data.py --images 100000       # seconds
@@ -7,7 +7,7 @@
 Both data sets read the same generated boxes (tools/benchmarks/full_size.py). The stock data set is linear in the number
 of images: it reads a tenth of them, and its seconds and bytes are multiplied by ten. Each figure is from a new process.
 CPU seconds are of all threads; compare them if the machine is busy. Memory is what opening and reading all data adds to
-a process that has imported mmdet: `private` pages are its own; `together` counts shared pages once.
+a process that has imported mmdet; `private` pages are its own, others may be shared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from pyarrow import csv
 from mmoid.openimages.statistics.concurrent_rates import count_concurrence
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
-PROCESSES = 8
 ITEMS = 20_000
 BATCH = 8
 STOCK_SHARE = 10
@@ -71,17 +70,14 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
     import mmoid.datasets  # noqa: F401
 
     before = measure.memory_of_this_process()
-    measure.meet()
     seconds, dataset = measure.stopwatch(lambda: open_dataset(kind, folder))
     if kind == 'mmoid':
         for name in READ_ALL:
             getattr(dataset.store, name).sum()
     for index in np.random.default_rng(0).integers(0, len(dataset), 2000):
         dataset.get_data_info(int(index))
-    measure.meet()  # measure while all processes hold their data
     after = measure.memory_of_this_process()
-    measure.meet()
-    return {'open, s': seconds, **{name: after[name] - before[name] for name in before}}
+    return {'open, s': seconds, **{f'{name} memory, MiB': after[name] - before[name] for name in before}}
 
 
 def access(kind: str, folder: Path) -> dict[str, Any]:
@@ -108,15 +104,7 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
-    several = measure.in_processes(PROCESSES, memory, kind, folder)
-    one = measure.in_fresh_process(memory, kind, folder)
-    return {
-        'open, s': one['open, s'],
-        'peak memory of one process, MiB': one['peak'],
-        'private memory of one process, MiB': one['private'],
-        f'{PROCESSES} processes together, MiB': sum(figures['share'] for figures in several),
-        **measure.in_fresh_process(access, kind, folder),
-    }
+    return measure.in_fresh_process(memory, kind, folder) | measure.in_fresh_process(access, kind, folder)
 
 
 def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Concurrent softmax: time and memory of forward + backward and of the scores, beside F.cross_entropy and softmax.
+"""Measures time and memory of concurrent softmax, loss and scores, beside F.cross_entropy and softmax.
 
     python tools/benchmarks/bench_losses.py                  # CPU, and CUDA if there is one: 2 min on two cores
 
@@ -96,9 +96,9 @@ def peak_mib(work: Callable[[], object], cuda: bool) -> float:
 
 def main() -> None:
     parser = measure.command_line(__doc__, 'losses')
-    parser.add_argument('--repeat', type=int, default=30, help='runs of each')
-    parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='N')
-    parser.add_argument('--classes', type=int, nargs='+', default=CLASSES, help='C')
+    parser.add_argument('--repeat', type=int, default=30, help='runs of each, of which the fastest counts')
+    parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='numbers of rows, N')
+    parser.add_argument('--classes', type=int, nargs='+', default=CLASSES, help='numbers of classes, C')
     args = parser.parse_args()
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
     table = {}

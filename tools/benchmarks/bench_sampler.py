@@ -1,4 +1,4 @@
-"""Class-aware samplers at full size: build, epochs and memory of ours and of mmdet's.
+"""Measures class-aware samplers at full size: build, epochs and memory of ours and of mmdet's.
 
     python tools/benchmarks/bench_sampler.py                       # 1.74 million images: 3 min, 3 GB of disk
     python tools/benchmarks/bench_sampler.py --images 100000       # seconds

@@ -1,4 +1,4 @@
-"""Speed and memory of a real training, and the share of data loading, compared with mmdet's softmax.
+"""Measures speed, memory and the share of data loading of a real training, beside mmdet's softmax.
 
     python tools/benchmarks/bench_train.py                                   # R-50, 800 x 1333: for a GPU
     python tools/benchmarks/bench_train.py --scale 320 192 --batch 2 --iterations 10 --warm-up 2     # CPU

@@ -21,10 +21,6 @@ from rich.table import Table
 from mmoid.utils.atomic import atomic_write
 
 MIB = 1 << 20
-LONGEST = 1800
-"""Seconds that the processes of one measurement wait for each other, at most."""
-
-_meeting: Any = None
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -38,37 +34,20 @@ def command_line(description: str, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+def in_fresh_process(work: Callable[..., Any], *args: Any) -> Any:
     """Returns ``work(*args)`` of a new process, so that no measurement warms caches for the next."""
-    return in_processes(1, work, *args)[0]
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), _print_nothing) as pool:
+        return pool.submit(work, *args).result()
 
 
-def in_processes(count: int, work: Callable[..., dict[str, Any]], *args: Any) -> list[dict[str, Any]]:
-    """Runs ``work(*args)`` in ``count`` new processes at once. With several, ``work`` calls :func:`meet`."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(count, context, _start, (context.Barrier(count, timeout=LONGEST),)) as pool:
-        results = [pool.submit(work, *args) for _ in range(count)]
-        return [result.result() for result in results]
-
-
-def meet() -> None:
-    """Waits until all processes of the measurement are here."""
-    _meeting.wait()
-
-
-def _start(meeting: Any) -> None:
-    global _meeting
-    _meeting = meeting
+def _print_nothing() -> None:
     sys.stdout = open(os.devnull, 'w')  # frameworks print when they are imported
 
 
 def memory_of_this_process() -> dict[str, float]:
-    """MiB: ``private`` is anonymous memory, ``share`` is PSS, ``peak`` is the most that was resident.
-
-    Shares of several processes add up to what they take together. Pages of a mapped file are shared, never private.
-    """
+    """MiB: ``private`` is anonymous memory, without mapped files; ``peak`` is the most that was resident."""
     text = Path('/proc/self/smaps_rollup').read_text() + Path('/proc/self/status').read_text()
-    fields = {'private': 'Anonymous', 'share': 'Pss', 'peak': 'VmHWM'}
+    fields = {'private': 'Anonymous', 'peak': 'VmHWM'}
     return {name: int(re.search(rf'^{field}:\s+(\d+) kB$', text, re.M)[1]) / 1024 for name, field in fields.items()}
 
 
