@@ -223,11 +223,15 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits_for_it(fresh):
     assert sum('up to date' in output for output in outputs) == 1
 
 
-def test_a_well_known_cause_is_named(fresh):
-    done = fresh.run(FAKE_FAIL='torch==', FAKE_ERROR='NewConnectionError: Name or service not known')
-    assert 'error: pip cannot reach the package index' in done.stderr
-    done = fresh.run(FAKE_FAIL='torch==', FAKE_ERROR='OSError: [Errno 28] No space left on device')
-    assert 'error: the disk is full' in done.stderr
+@pytest.mark.parametrize(
+    ('output', 'message'),
+    [
+        ('NewConnectionError: Name or service not known', 'error: pip cannot reach the package index'),
+        ('OSError: [Errno 28] No space left on device', 'error: the disk is full'),
+    ],
+)
+def test_a_well_known_cause_is_named(fresh, output, message):
+    assert message in fresh.run(FAKE_FAIL='torch==', FAKE_ERROR=output).stderr
 
 
 def test_a_place_that_cannot_be_written_is_reported(fresh):
