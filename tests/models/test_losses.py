@@ -11,7 +11,8 @@ from mmengine.model import ExponentialMovingAverage
 from scipy.sparse import csr_array
 
 import mmoid
-from mmoid.models.losses import RatesLoss, concurrent_softmax
+from mmoid.models.losses import concurrent_softmax
+from mmoid.models.losses.base import RatesLoss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.sampling.soft_balance import effective_number_weights

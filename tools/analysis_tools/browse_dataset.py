@@ -17,7 +17,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine import load_config
+from mmoid.engine.launch import load_config
 from mmoid.engine.schedule.stage_samples import stage_items
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars

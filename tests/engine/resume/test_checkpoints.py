@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from mmoid.engine import build_runner
+from mmoid.engine.launch import build_runner
 from mmoid.engine.resume.checkpoints import try_load
 from tests.checkpoints import read_checkpoint
 from tests.engine import small_run

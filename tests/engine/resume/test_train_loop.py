@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mmoid
-from mmoid.engine import build_runner, load_config
+from mmoid.engine.launch import build_runner, load_config
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.checkpoints import read_checkpoint
 from tests.engine import small_run
