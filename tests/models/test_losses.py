@@ -394,6 +394,19 @@ def test_an_averaged_model_has_the_rates_too():
     assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
 
 
+def test_an_averaged_model_starts_a_training_with_the_rates_of_the_config(monkeypatch):
+    monkeypatch.setattr('mmoid.models.class_lists.DENSE_CLASSES', 0)
+    module = loss()
+    averaged = ExponentialMovingAverage(module)  # EMAHook makes it before init_weights
+    module.init_weights()
+    fewer = loss(concurrent_rates=RATES * (RATES < 0.3)).state_dict()
+    for each in (averaged.module, module):
+        each.load_state_dict(dict(fewer))
+    averaged.update_parameters(module)
+    assert (module.class_buffer().to_dense()[:3, :3].numpy() == RATES).all()
+    assert torch.equal(averaged.module.class_buffer().to_dense(), module.class_buffer().to_dense())
+
+
 @pytest.mark.parametrize('beta', [0.0, 0.9, 0.9999])
 def test_effective_number_weights_are_those_of_cui_et_al(beta):
     counts = np.array([14, 1, 100, 0, 1_400_000])

@@ -294,7 +294,6 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
         if rates_from not in ('checkpoint', 'config'):
             raise ValueError(f"loss_cls.rates_from must be 'checkpoint' or 'config', got {rates_from!r}")
         self.rates_from = rates_from
-        self.config_wins = rates_from == 'config'
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
         sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
         self.missing_files = [f'loss_cls.{key} = {path}' for key, path in sources.items() if is_missing(path)]
@@ -310,10 +309,6 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
             rates.eliminate_zeros()
         rates.resize(num_classes + 1, num_classes + 1)
         self.set_class_buffer(class_matrix(rates))
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        self.config_wins = True
 
     def require_files(self) -> None:
         super().require_files()
