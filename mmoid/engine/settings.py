@@ -16,14 +16,6 @@ REQUIRED_HOOKS = {
     'param_scheduler': 'the learning rate would not change',
     'sampler_seed': 'each epoch would have the images in the same order',
 }
-SCALARS = {
-    'OpenImagesChallengeMetric': r'mAP(_(head|middle|tail|leaf|parent|untrained|level\d+))?|multi_label_recall',
-    'OpenImagesMetric': r'mAP|AP\d+',
-    'VOCMetric': r'mAP|AP\d+',
-    'CocoMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
-    'LVISMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
-}
-"""Names that these metrics give, without their prefix; others may give any."""
 
 
 def type_name(kind: Any) -> str:
@@ -74,19 +66,13 @@ def require_trainable(runner: Runner, loop: BaseLoop) -> None:
 
 
 def require_scores(names: Iterable[str], key: str, evaluator: Evaluator) -> None:
-    """Checks the names of scores, such as those in ``save_best``.
+    """Checks the prefixes of scores, such as those in ``save_best``. The first validation checks the whole names.
 
     Raises:
         ValueError: No metric of the evaluator can give one of them.
     """
-    kinds = [type(metric).__name__ for metric in evaluator.metrics]
-    prefixes = [f'{metric.prefix}/' if metric.prefix else '' for metric in evaluator.metrics]
-    scores = '|'.join(f'{re.escape(prefix)}({SCALARS.get(kind, ".+")})' for prefix, kind in zip(prefixes, kinds))
+    prefixes = {type(metric).__name__: f'{metric.prefix}/' if metric.prefix else '' for metric in evaluator.metrics}
     for name in names:
-        if name != 'auto' and not re.fullmatch(scores, name):
-            given = ', '.join(f'{kind} gives {prefix}...' for prefix, kind in zip(prefixes, kinds))
-            known = [f'{prefix}mAP' for prefix, kind in zip(prefixes, kinds) if 'mAP' in SCALARS.get(kind, '')]
-            raise ValueError(
-                f'{key} is {name!r}, but no metric of val_evaluator gives a score of this name: {given}'
-                f'{f"; did you mean {known[0]!r}?" if known else ""}'
-            )
+        if name != 'auto' and not name.startswith(tuple(prefixes.values())):
+            given = ', '.join(f'{kind} gives {prefix}...' for kind, prefix in prefixes.items())
+            raise ValueError(f'{key} is {name!r}, but no metric of val_evaluator gives a score of this name: {given}')

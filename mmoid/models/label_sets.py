@@ -142,7 +142,7 @@ class AncestorBuffer(ClassBuffer):
         self.set_class_buffer(class_matrix(matrix))
 
     def with_ancestors(self, results: list[InstanceData], nms: dict) -> list[InstanceData]:
-        """The detections of each image, with ancestors if ``add_ancestors`` is set; ``nms`` is the config of the NMS."""
+        """The detections of each image, with ancestors if ``add_ancestors`` is set. ``nms``: config of the NMS."""
         if not self.add_ancestors:
             return results
         self.require_class_files()

@@ -1,11 +1,8 @@
 """Settings that cannot work are reported before the first iteration; those with a plain meaning are taken for it."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from mmoid.engine.launch import build_runner
-from mmoid.engine.settings import require_scores
 from tests.engine import small_run
 from tests.engine.run_checks import history
 
@@ -62,17 +59,6 @@ def test_settings_that_cannot_work_are_errors_at_the_start(tiny_data, tmp_path, 
     with pytest.raises(ValueError, match=message):
         run(tiny_data, tmp_path, **options)
     assert not (tmp_path / 'rank0.jsonl').exists()
-
-
-@pytest.mark.parametrize('score', ['openimages/map', 'openimages/mAP_50', 'coco/mAP', 'coco/bbox_mAP', 'mAP', 'auto'])
-def test_a_score_that_a_metric_does_not_have_is_an_error_with_one_that_it_has(score):
-    kinds = dict(OpenImagesChallengeMetric='openimages', CocoMetric='coco')
-    evaluator = SimpleNamespace(metrics=[type(kind, (), dict(prefix=prefix))() for kind, prefix in kinds.items()])
-    if score in ('coco/bbox_mAP', 'auto'):
-        require_scores(['openimages/mAP_level2', score], 'save_best', evaluator)
-    else:
-        with pytest.raises(ValueError, match=rf"save_best is '{score}', .* did you mean 'openimages/mAP'\?"):
-            require_scores([score], 'save_best', evaluator)
 
 
 def test_a_score_that_a_validation_does_not_give_is_an_error_with_those_that_it_gives(tiny_data, tmp_path):
