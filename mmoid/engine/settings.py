@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -63,16 +61,3 @@ def require_trainable(runner: Runner, loop: BaseLoop) -> None:
             f'train_dataloader.sampler is {type(sampler).__name__}, which never ends, but train_cfg.type is '
             f"{type(loop).__name__}; set sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations"
         )
-
-
-def require_scores(names: Iterable[str], key: str, evaluator: Evaluator) -> None:
-    """Checks the prefixes of scores, such as those in ``save_best``. The first validation checks the whole names.
-
-    Raises:
-        ValueError: No metric of the evaluator can give one of them.
-    """
-    prefixes = {type(metric).__name__: f'{metric.prefix}/' if metric.prefix else '' for metric in evaluator.metrics}
-    for name in names:
-        if name != 'auto' and not name.startswith(tuple(prefixes.values())):
-            given = ', '.join(f'{kind} gives {prefix}...' for kind, prefix in prefixes.items())
-            raise ValueError(f'{key} is {name!r}, but no metric of val_evaluator gives a score of this name: {given}')

@@ -186,15 +186,6 @@ def test_every_loss_fits_the_head_and_takes_no_boxes(name):
     assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
 
 
-def test_co_bce_excuses_ancestors_and_descendants():
-    ancestors = np.zeros((3, 3))
-    ancestors[0, 2] = 1  # Apple is a Fruit
-    for rate, terms in ((1.0, 2), (0.0, 3)):
-        module = mmoid.CoBCELoss(3, hierarchy=ancestors, hierarchy_rate=rate, reduction='none')
-        losses = module(torch.zeros(2, 4), torch.tensor([0, 2]))
-        assert losses.tolist() == pytest.approx([terms * math.log(2)] * 2)
-
-
 def test_sigmoid_losses_leave_the_background_channel_alone():
     logits = torch.randn(4, 4, requires_grad=True)
     module = mmoid.LabelSetBCELoss(3)
@@ -258,18 +249,13 @@ def test_class_weights_come_from_the_boxes_of_a_store(store):
         (dict(class_weight=[1.0, 2.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=[1.0, 2.0, -1.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=dict(beta=0.9)), r"loss_cls\.class_weight: expects the keys .*, got \['beta'\]"),
+        (dict(rates_from='here'), r"loss_cls\.rates_from must be 'checkpoint' or 'config', got 'here'"),
         (dict(classes=['/m/1']), r'loss_cls\.classes has 1 classes, num_classes is 3'),
     ],
 )
 def test_bad_arguments_name_their_key(kwargs, message):
     with pytest.raises(ValueError, match=message):
         loss(**kwargs)
-
-
-def test_a_loss_takes_no_argument_that_it_does_not_use():
-    for name in ('SoftmaxLoss', 'DistCELoss', 'LabelSetBCELoss', 'LabelSetFocalLoss'):
-        with pytest.raises(TypeError, match='concurrent_rates'):
-            getattr(mmoid, name)(3, concurrent_rates=RATES)
 
 
 @pytest.mark.parametrize(
@@ -376,11 +362,6 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
     with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
         modules[0].load_state_dict(modules[1].state_dict())
-
-
-def test_wrong_rates_from_is_refused():
-    with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
-        loss(rates_from='here')
 
 
 def test_an_averaged_model_has_the_rates_too():

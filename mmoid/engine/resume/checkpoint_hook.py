@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.model import is_model_wrapper
@@ -15,7 +17,6 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, newest_first, require_unchanged, why_unusable
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
-from mmoid.engine.settings import require_scores
 from mmoid.utils.atomic import atomic_write, remove_abandoned
 
 ITER_NAME = 'iter_{}.pth'
@@ -83,7 +84,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.save_best and runner._val_loop is None:
             runner.logger.warning('default_hooks.checkpoint.save_best has no effect: the run has no validation')
         elif self.save_best:
-            require_scores(self.save_best, 'default_hooks.checkpoint.save_best', runner.val_loop.evaluator)
+            self._require_prefixes(runner.val_loop.evaluator.metrics)
         if self.iter_interval is not None and not isinstance(loop, ResumableEpochTrainLoop):
             raise ValueError(
                 f'default_hooks.checkpoint.iter_interval is {self.iter_interval}, but train_cfg.type is '
@@ -152,6 +153,17 @@ class ResumableCheckpointHook(CheckpointHook):
             dict(wait_count=hook.wait_count, best_score=float(hook.best_score), stopped=stopped)
             for hook in _early_stopping_hooks(runner)
         ]
+
+    def _require_prefixes(self, metrics: Sequence[BaseMetric]) -> None:
+        """Checks what ``save_best`` can be checked for at the start; :meth:`_save_best_checkpoint` checks the rest."""
+        prefixes = [f'{metric.prefix}/' if metric.prefix else '' for metric in metrics]
+        for name in self.save_best:
+            if name != 'auto' and not name.startswith(tuple(prefixes)):
+                given = (f'{type(metric).__name__} gives {prefix}...' for metric, prefix in zip(metrics, prefixes))
+                raise ValueError(
+                    f'default_hooks.checkpoint.save_best is {name!r}, but no metric of val_evaluator gives a score of '
+                    f'this name: {", ".join(given)}'
+                )
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         for name in self.save_best or ():
