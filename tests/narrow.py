@@ -7,8 +7,8 @@ def narrow(model):
     neck, *other_necks = model.neck if isinstance(model.neck, list) else [model.neck]
     backbone.init_cfg = None
     if backbone.type == 'CSPNeXt':
-        backbone.update(deepen_factor=0.167, widen_factor=0.125)
-        neck.in_channels = [32, 64, 128]
+        backbone.update(deepen_factor=0.167, widen_factor=0.25)
+        neck.in_channels = [64, 128, 256]
     elif backbone.type == 'EfficientNet':
         backbone.arch = 'b0'
         neck.in_channels = [24, 40, 112, 320]
