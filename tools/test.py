@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine import build_runner, end_launch, load_config
-from mmoid.engine.launch import one_line_error, parse_run_args
+from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
 from mmoid.engine.testing import enable_out, enable_tta
 from mmoid.utils.command_line import tool_parser
 

@@ -16,9 +16,16 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import enable_amp, enable_auto_scale_lr, one_line_error, parse_run_args
+from mmoid.engine.launch import (
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+    end_launch,
+    load_config,
+    one_line_error,
+    parse_run_args,
+)
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name

@@ -354,6 +354,8 @@ class StoreRecords(Sequence):
         present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
         verified = self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
         not_exhaustive = label[(label >= 0) & (confidence == NOT_EXHAUSTIVE)]
+        if not len(not_exhaustive):
+            return verified
         return np.setdiff1d(verified, self.hierarchy.verified_classes(not_exhaustive, label[:0]))
 
     def require_images(self, backend_args: dict | None) -> None:

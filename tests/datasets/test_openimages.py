@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mmdet.datasets import MultiImageMixDataset
 from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -129,17 +128,6 @@ def test_image_lists_follow_subsets_and_repetitions(tiny_data):
     whole.get_subset_(4)
     assert len(whole) == 4 and set(whole.class_images()[1].tolist()) <= set(range(4))
     assert len(dataset(str(tiny_data / 'train'), indices=-3)) == 3
-
-
-def test_mmdets_wrapper_mixes_images(tiny_data):
-    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True), pipeline=PIPELINE[:2])
-    mosaic = dict(type='mmdet.Mosaic', img_scale=(64, 64), pad_val=114.0)
-    mixed = MultiImageMixDataset(data, [mosaic, dict(type='mmdet.PackDetInputs')])
-    samples = [mixed[i] for i in range(6)]
-    assert all(sample['inputs'].shape == (3, 128, 128) for sample in samples)
-    # Together they have the boxes of several images: more than any one image has.
-    boxes = sum(len(sample['data_samples'].gt_instances) for sample in samples)
-    assert boxes > max(len(data.get_cat_ids(i)) for i in range(len(data)))
 
 
 def test_a_test_set_keeps_images_without_boxes_and_gives_the_metric_what_it_needs(store):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmoid.engine import build_runner
+from mmoid.engine.launch import build_runner
 from mmoid.engine.settings import require_scores
 from tests.engine import small_run
 from tests.engine.run_checks import history

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
 
 import mmoid
 from mmoid.models.checkpoint_classes import convert_classes, tree_of_checkpoint
@@ -33,7 +32,6 @@ KNOWN = {0: 2, 3: 0, 4: 1}  # target class: source class
 
 def converted(**config: object) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A head for the classes of SOURCE, and one for those of TARGET with its converted weights."""
-    init_default_scope('mmdet')
     old, new = (MODELS.build(dict(**config, num_classes=len(classes))) for classes in (SOURCE, TARGET))
     new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
     return old, new

@@ -11,7 +11,8 @@ from mmengine.model import ExponentialMovingAverage
 from scipy.sparse import csr_array
 
 import mmoid
-from mmoid.models.losses import RatesLoss, concurrent_softmax
+from mmoid.models.losses import concurrent_softmax
+from mmoid.models.losses.base import RatesLoss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
@@ -185,15 +186,6 @@ def test_every_loss_fits_the_head_and_takes_no_boxes(name):
     assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
 
 
-def test_co_bce_excuses_ancestors_and_descendants():
-    ancestors = np.zeros((3, 3))
-    ancestors[0, 2] = 1  # Apple is a Fruit
-    for rate, terms in ((1.0, 2), (0.0, 3)):
-        module = mmoid.CoBCELoss(3, hierarchy=ancestors, hierarchy_rate=rate, reduction='none')
-        losses = module(torch.zeros(2, 4), torch.tensor([0, 2]))
-        assert losses.tolist() == pytest.approx([terms * math.log(2)] * 2)
-
-
 def test_sigmoid_losses_leave_the_background_channel_alone():
     logits = torch.randn(4, 4, requires_grad=True)
     module = mmoid.LabelSetBCELoss(3)
@@ -257,18 +249,13 @@ def test_class_weights_come_from_the_boxes_of_a_store(store):
         (dict(class_weight=[1.0, 2.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=[1.0, 2.0, -1.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=dict(beta=0.9)), r"loss_cls\.class_weight: expects the keys .*, got \['beta'\]"),
+        (dict(rates_from='here'), r"loss_cls\.rates_from must be 'checkpoint' or 'config', got 'here'"),
         (dict(classes=['/m/1']), r'loss_cls\.classes has 1 classes, num_classes is 3'),
     ],
 )
 def test_bad_arguments_name_their_key(kwargs, message):
     with pytest.raises(ValueError, match=message):
         loss(**kwargs)
-
-
-def test_a_loss_takes_no_argument_that_it_does_not_use():
-    for name in ('SoftmaxLoss', 'DistCELoss', 'LabelSetBCELoss', 'LabelSetFocalLoss'):
-        with pytest.raises(TypeError, match='concurrent_rates'):
-            getattr(mmoid, name)(3, concurrent_rates=RATES)
 
 
 @pytest.mark.parametrize(
@@ -406,6 +393,19 @@ def test_an_averaged_model_has_the_rates_too():
     averaged.update_parameters(module)
     plain = mmoid.ConcurrentSoftmaxLoss(3)
     assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
+
+
+def test_an_averaged_model_starts_a_training_with_the_rates_of_the_config(monkeypatch):
+    monkeypatch.setattr('mmoid.models.class_lists.DENSE_CLASSES', 0)
+    module = loss()
+    averaged = ExponentialMovingAverage(module)  # EMAHook makes it before init_weights
+    module.init_weights()
+    fewer = loss(concurrent_rates=RATES * (RATES < 0.3)).state_dict()
+    for each in (averaged.module, module):
+        each.load_state_dict(dict(fewer))
+    averaged.update_parameters(module)
+    assert (module.class_buffer().to_dense()[:3, :3].numpy() == RATES).all()
+    assert torch.equal(averaged.module.class_buffer().to_dense(), module.class_buffer().to_dense())
 
 
 @pytest.mark.parametrize('beta', [0.0, 0.9, 0.9999])

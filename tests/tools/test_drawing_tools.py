@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from mmengine.config import Config
+from PIL import Image
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.schedule.stage_samples import MARK, MarkGroupOf, stage_items
@@ -33,12 +34,16 @@ def cfg(tiny_data, monkeypatch):
 
 def test_items_are_what_the_sampler_and_the_pipeline_of_the_stage_give(cfg, tiny_data):
     store = AnnotationStore(tiny_data / 'train')
+    cfg.model.data_preprocessor.bgr_to_rgb = False  # as in RTMDet, which learns from BGR
     fed = stage_items(cfg, 'soft balance')
     assert (fed.sampler, fed.epoch, fed.stage.name) == ('SoftBalanceClassAwareSampler', 3, 'soft balance')
     index = {name: i for i, name in enumerate(store.image_ids())}
     ancestors = store.hierarchy.ancestor_matrix
     for item in islice(fed.items, 12):
-        rows = store.boxes_of_image(index[item.title.split()[0]])
+        image = index[item.title.split()[0]]
+        rows = store.boxes_of_image(image)
+        file = np.asarray(Image.open(store.image_folder / store.file_name(image)))
+        assert np.allclose(item.image.mean(axis=(0, 1)), file.mean(axis=(0, 1)), atol=2), 'in RGB'
         assert max(item.image.shape) == 160, 'resized by the pipeline'
         assert item.label.tolist() == store.box_label[rows].tolist()
         assert item.group_of.tolist() == (store.is_group_of[rows] == 1).tolist()

@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmoid.engine import load_config
+from mmoid.engine.launch import load_config
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore

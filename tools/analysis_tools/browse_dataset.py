@@ -15,8 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine import load_config
-from mmoid.engine.launch import add_cfg_options
+from mmoid.engine.launch import add_cfg_options, load_config
 from mmoid.engine.schedule.stage_samples import stage_items
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars

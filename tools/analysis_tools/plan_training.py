@@ -12,8 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 from rich.table import Table
 
-from mmoid.engine import load_config
-from mmoid.engine.launch import add_cfg_options, enable_auto_scale_lr
+from mmoid.engine.launch import add_cfg_options, enable_auto_scale_lr, load_config
 from mmoid.engine.schedule.training_plan import TrainingPlan, lr_spans, plan_training
 from mmoid.engine.settings import type_name
 from mmoid.utils.command_line import exit_on_error, tool_parser

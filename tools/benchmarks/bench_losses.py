@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from mmoid.models.class_lists import class_matrix
-from mmoid.models.losses import ConcurrentSoftmaxLoss
+from mmoid.models.losses.concurrent_softmax import ConcurrentSoftmaxLoss
 
 ROWS = (512, 1024, 4096)
 CLASSES = (80, 500, 8000)

@@ -41,8 +41,8 @@ class ClassOrderCheckHook(Hook):
         self.trained_on = {key: meta[key] for key in ('classes', 'label_names') if meta.get(key)}
         if runner._resume:
             for module in runner.model.modules():
-                if hasattr(module, 'config_wins'):
-                    module.config_wins = module.rates_from == 'config'
+                if hasattr(module, 'training_run'):
+                    module.training_run.starts = False
 
     def before_train(self, runner: Runner) -> None:
         parts = self._check(runner, 'training', runner.train_dataloader)
