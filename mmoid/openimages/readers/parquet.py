@@ -105,10 +105,12 @@ def _lines(path: str | Path) -> list[str]:
 def _read(file: str | Path) -> pa.Table:
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)
+        names = table.column_names
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise AnnotationError(f'{file}: cannot be read as Parquet ({str(error).splitlines()[0]})') from error
-    if 'objects' not in table.column_names:
-        raise AnnotationError(f'{file}: has no column objects; it has {", ".join(table.column_names)}')
+    if 'objects' not in names:
+        raise AnnotationError(f'{file}: has no column objects; it has {", ".join(names)}')
     return table.combine_chunks()
 
 
@@ -117,12 +119,12 @@ def _objects(file: str | Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray,
     objects = table['objects'].combine_chunks()
     is_list = pa.types.is_list(objects.type) or pa.types.is_large_list(objects.type)
     struct = objects.type.value_type if is_list else objects.type
-    fields = [field.name for field in struct] if pa.types.is_struct(struct) else []
-    name = next((name for name in LABELS if name in fields), None)
-    if 'bbox' not in fields or name is None:
-        has = ', '.join(fields) or objects.type
-        raise AnnotationError(f'{file}: objects needs bbox and one of {", ".join(LABELS)}; it has {has}')
     try:
+        fields = [field.name for field in struct] if pa.types.is_struct(struct) else []
+        name = next((name for name in LABELS if name in fields), None)
+        if 'bbox' not in fields or name is None:
+            has = ', '.join(fields) or objects.type
+            raise AnnotationError(f'{file}: objects needs bbox and one of {", ".join(LABELS)}; it has {has}')
         if is_list:  # of structs
             counts = pc.list_value_length(objects).fill_null(0).to_numpy()
             boxes, labels = (pc.struct_field(objects.flatten(), key) for key in ('bbox', name))
@@ -140,8 +142,8 @@ def _objects(file: str | Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray,
         values = boxes.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, 4)
         is_number = pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)
         return counts, values, labels.cast(pa.int64() if is_number else pa.string()), name
-    except pa.ArrowException as error:
-        raise AnnotationError(f'{file}: objects of type {objects.type} cannot be read ({error})') from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the second of a name
+        raise AnnotationError(f'{file}: objects cannot be read ({error})') from error
 
 
 def _names_in_schema(schema: pa.Schema, label: str) -> list[str] | None:

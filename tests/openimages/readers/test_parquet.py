@@ -142,10 +142,10 @@ def test_other_layouts_of_the_same_rows(tmp_path):
 @pytest.mark.parametrize(
     ('objects', 'message'),
     [
-        ({'bbox': ['10 5 40 20'], 'label': ['x']}, r'a\.parquet: objects of type .* cannot be read'),
-        ({'bbox': [{'x': 1.0}], 'label': ['x']}, r'a\.parquet: objects of type .* cannot be read'),
-        ({'bbox': [['10', 'b', '40', '20']], 'label': ['x']}, r'a\.parquet: objects of type .* cannot be read'),
-        ({'bbox': [[1, 2, 3, 4]], 'label': [0.5]}, r'a\.parquet: objects of type .* cannot be read'),
+        ({'bbox': ['10 5 40 20'], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [{'x': 1.0}], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [['10', 'b', '40', '20']], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [[1, 2, 3, 4]], 'label': [0.5]}, r'a\.parquet: objects cannot be read \('),
         ({'bbox': [[1, 2, 3, 4]], 'label': [None]}, r'a\.parquet: row 0: a label is empty'),
         ('none', r'a\.parquet: objects needs bbox and one of .*; it has string'),
     ],
