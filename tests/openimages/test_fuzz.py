@@ -112,6 +112,7 @@ def readers(folder: Path) -> dict[str, tuple]:
         'data.yaml': (YAML, lambda path: import_yolo(folder / 'y', data=path, overwrite=True)),
         'drawn.csv': ('ImageID,LabelName\na0,/m/apple\nb1.jpg,/m/fruit\n', convert_annotated(folder)),
         'lists/ids.csv': ('ImageId,PredictionString\na,\nb.jpg,\n', read_image_list),
+        'lists/ids.txt': ('train/a.jpg\nb\n', read_image_list),
         'xml/a.xml': (XML, lambda path: import_voc(folder / 'v', annotations=path.parent, overwrite=True)),
     }
     for name, (text, _) in texts.items():
@@ -159,4 +160,4 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
 @pytest.mark.parametrize(('count', 'seed'), [(600, 0), pytest.param(20_000, 1, marks=pytest.mark.slow)])
 def test_damaged_files_are_errors_that_say_so(tmp_path, count, seed):
     outcome = fuzz(tmp_path, count, seed)
-    assert len(outcome) == 23 and sum(outcome.values()) > count / 3
+    assert len(outcome) == 24 and sum(outcome.values()) > count / 3

@@ -33,6 +33,7 @@ from mmoid.openimages.readers.csv_files import (
     TEXT,
     find_column,
     line_of_row,
+    open_text,
     read_columns,
     read_header,
     unreadable,
@@ -189,8 +190,8 @@ def read_image_list(path: str | Path, summary: Summary | None = None) -> list[st
     """
     header = read_header(path)
     if len(header) == 1 and find_column(header, 'ImageID') is None:
-        lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-        ids = [line.strip() for line in lines if line.strip()]
+        with open_text(path) as stream:
+            ids = [line.strip() for line in stream if line.strip()]
     else:
         column = _column_of(path, header, 'ImageID')
         ids = read_columns(path, {column: pa.string()})[column].to_pylist()
