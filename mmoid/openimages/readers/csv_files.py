@@ -202,9 +202,10 @@ def class_column(
     path: str | Path, table: pa.Table, classes: ClassNames, summary: Summary, remedy: str = ''
 ) -> np.ndarray:
     """(R,) int32 class index of the rows. With a ``remedy``, an unknown class is an AnnotationError; else it is -1."""
-    label = classes.find(table['LabelName'])
-    is_mid = pc.is_in(table['LabelName'], pa.array(classes.label_names, pa.string())).to_numpy()
-    other_spelling = (label >= 0) & ~is_mid
+    column = table['LabelName'].combine_chunks()
+    label = classes.find(column)
+    is_mid = pc.is_in(column.dictionary, pa.array(classes.label_names, pa.string())).to_numpy(zero_copy_only=False)
+    other_spelling = (label >= 0) & ~is_mid[column.indices.to_numpy()]
     if other_spelling.any():
         first = f'{Path(path).name}:{_line(path, table, int(np.argmax(other_spelling)))}'
         summary.change('classes given by name, or with spaces, instead of MID', other_spelling.sum(), first)
