@@ -156,7 +156,7 @@ def main() -> None:
         print(f'skipped {len(skipped):,} of {len(images.ids):,} images; {store.path / SKIPPED} has all reasons')
         print(''.join(f'  {image_id}: {reason}\n' for image_id, reason in skipped[:SHOWN]), end='')
     if not args.submission:
-        print(f'next: python tools/misc/make_submission.py {args.out} --out submission.csv.gz')
+        print(f'Next: mmoid submission {args.out} --out submission.csv.gz')
     if skipped and args.strict:
         if STATUS_FILE in os.environ:  # else torchrun ends with a traceback
             Path(os.environ[STATUS_FILE]).write_text('1')

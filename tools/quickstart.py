@@ -181,6 +181,7 @@ def show(summary: dict) -> None:
     for path in summary['figures']:
         console.print(f'Figure: {path}')
     console.print(f'Checkpoint: {summary["checkpoint"]}   Summary: {WORK / "summary.json"}')
+    console.print('Next: train on Open Images (README.md) or on your own data (docs/data.md)')
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
@@ -54,6 +55,8 @@ def main() -> None:
             # training, which may be in the same work dir.
             cfg = Config(cfg.to_dict())
         build_runner(cfg).test()
+        if args.out is not None and is_main_process():
+            print(f'{args.out}: written. Next: mmoid show --store STORE --predictions {args.out}')
     end_launch()
 
 

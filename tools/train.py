@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine import build_runner, end_launch, load_config
@@ -46,6 +48,10 @@ def train(args: argparse.Namespace) -> int:
         runner.train()
     except Terminated:
         return RESUMABLE
+    last = Path(runner.work_dir, 'last_checkpoint')
+    if is_main_process() and last.exists():
+        checkpoint = last.read_text()
+        print(f'{checkpoint}: written. Next: mmoid test {args.config} {checkpoint}')
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os.path as osp
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import exists, load
+from mmengine.fileio import exists, get
 from mmengine.logging import print_log
 
 from mmoid.openimages.boxes import below_a_pixel
@@ -26,6 +28,17 @@ from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
 IMAGES_CHECKED = 16
+OF_PROPOSALS = {
+    ('numpy', 'ndarray'),
+    ('numpy', 'dtype'),
+    ('numpy.core.multiarray', '_reconstruct'),
+    ('numpy.core.numeric', '_frombuffer'),
+    ('mmengine.structures.instance_data', 'InstanceData'),
+    ('builtins', 'set'),
+    ('__builtin__', 'set'),
+    ('_codecs', 'encode'),
+}
+"""What the pickles of mmdet's proposals are made of."""
 MIXES_IMAGES = re.compile('Mosaic|MixUp|CopyPaste')  # transforms of mmdet
 
 
@@ -140,7 +153,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         They are an ``InstanceData`` or dict each, as mmdet's ``LoadProposals`` expects.
         """
         self.proposal_file = osp.join(self.data_root or '', self.proposal_file)
-        proposals = load(self.proposal_file, backend_args=self.backend_args)
+        content = get(self.proposal_file, backend_args=self.backend_args)
+        try:
+            proposals = _Proposals(io.BytesIO(content)).load()
+        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
+            raise AnnotationError(f'dataset.proposal_file: {self.proposal_file} cannot be read ({error})') from error
         for image in self.data_list.images.tolist():
             key = _proposal_key(self.data_list.path(image))
             if key not in proposals:
@@ -379,6 +396,15 @@ class StoreRecords(Sequence):
             'confidences': store.image_label_confidence[label_rows][image_labels >= 0],
         }
         return item if self.proposals is None else {**item, 'proposals': self.proposals[_proposal_key(path)]}
+
+
+class _Proposals(pickle.Unpickler):
+    """Reads the pickles of mmdet's proposals: builds arrays and ``InstanceData`` and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (re.sub('^numpy._core', 'numpy.core', module), name) not in OF_PROPOSALS:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}; only arrays and InstanceData are read')
+        return super().find_class(module, name)
 
 
 def _proposal_key(img_path: str) -> str:

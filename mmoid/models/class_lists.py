@@ -157,9 +157,13 @@ class ClassBuffer(nn.Module):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def set_class_buffer(self, matrix: Tensor) -> None:
-        """Sets the dense or sparse (M, M) matrix. Call it when ``label_names`` are known."""
+    def set_class_buffer(self, matrix: Tensor, is_given: bool = True) -> None:
+        """Sets the dense or sparse (M, M) matrix. Call it when ``label_names`` are known.
+
+        ``is_given``: whether the config gives it; if not, it is empty.
+        """
         self.matrix_size = len(matrix)
+        self.matrix_is_given = is_given
         self.register_buffer(self.buffer_name, matrix.values() if matrix.is_sparse else matrix)
         self.register_buffer(f'{self.buffer_name}_indices', matrix.indices() if matrix.is_sparse else None)
         names = '\n'.join(self.label_names or ()).encode()
@@ -188,6 +192,7 @@ class ClassBuffer(nn.Module):
             if names is not None:
                 self._require_names(bytes(names.tolist()).decode().split('\n'))
         from_config = self.config_wins and not self.missing_files
+        is_reported = from_config or (self.matrix_is_given and not self.missing_files)
         fits = given.keys() == own.keys()
         if fits and indices in own:
             fits = bool((given[indices] < self.matrix_size).all())
@@ -198,7 +203,7 @@ class ClassBuffer(nn.Module):
             for name, buffer in given.items():
                 if buffer.shape != own[name].shape:  # another number of non-zero values
                     self.register_buffer(name.removeprefix(prefix), torch.empty_like(buffer, device=own[name].device))
-        if given and own[key].any() and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
+        if given and is_reported and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
             message = (
                 f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
             )

@@ -77,6 +77,8 @@ class ClassNames:
 
     def unknown(self, name: str, where: str, remedy: str = '') -> AnnotationError:
         """The error for a name that is not a class. ``where`` names the file and line, or the config key."""
+        if name in self._index:
+            remedy = f'it is the display name of {self.label_names[self._index[name]]!r}; give MIDs'
         return AnnotationError(f'{where}: {name!r} is not a class of {self.source}' + (f'; {remedy}' if remedy else ''))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ClassNames:

@@ -52,3 +52,4 @@ def run_converter(convert: Callable[..., Summary], parser: argparse.ArgumentPars
     with exit_on_error(), progress_bars() as progress:
         summary = convert(out, **options, progress=progress)
     print_summary(summary, out)
+    print(f'{out}: written.' + (f' Next: mmoid rates {out} --out rates.npz' if summary.boxes else ''))

@@ -156,7 +156,7 @@ def draw_mistakes(
         for corners, kind, value in zip(box, verdict, score):
             colour, note = VERDICTS[Verdict(kind)]
             right.append(LabelledBox(corners, [f'{value:.2f}{note}'], colour))
-        right += detected_boxes(store, predictions, detected[~is_ours][:MAX_OTHERS], GREY)
+        right += detected_boxes(store, predictions, detected[~is_ours], GREY)[:MAX_OTHERS]
 
         rows = np.flatnonzero((truth.image == image) & (truth.label == label))
         # A group-of box is found if it holds at least half of a detection that does not count.

@@ -12,6 +12,7 @@ import pytest
 from mmdet.datasets import MultiImageMixDataset
 from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from PIL import Image
 
 import mmoid
@@ -188,6 +189,8 @@ def test_items_have_their_proposals(tiny_data, tmp_path):
         )
         for i in range(store.num_images)
     }
+    one = next(iter(proposals))
+    proposals[one] = InstanceData(**proposals[one])
     dump(proposals, tmp_path / 'proposals.pkl')
     options = dict(
         data_root=str(tmp_path),
@@ -209,6 +212,13 @@ def test_items_have_their_proposals(tiny_data, tmp_path):
     dump(proposals, tmp_path / 'proposals.pkl')
     with pytest.raises(AnnotationError, match=r"dataset\.proposal_file: .*proposals\.pkl has no proposals for 'train/"):
         dataset(str(tiny_data / 'train'), **options)
+    for content, message in (
+        (pickle.dumps(print), r'it asks for builtins\.print; only arrays'),
+        (b'', r'\(Ran out of'),
+    ):
+        (tmp_path / 'proposals.pkl').write_bytes(content)
+        with pytest.raises(AnnotationError, match=rf'proposals\.pkl cannot be read .*{message}'):
+            dataset(str(tiny_data / 'train'), **options)
 
 
 def test_class_names_go_to_grounding_detectors(store):

@@ -174,6 +174,20 @@ def test_detections_count_for_the_ancestors_of_their_class(head):
     assert best[True][1] >= best[True][0] == best[False][0]
 
 
+@pytest.mark.parametrize('head', ['DeformableDETRHead', 'DINOHead'])
+def test_a_stock_head_of_queries_is_refused_and_ours_keeps_the_rates_of_the_config(head):
+    model = small_config(head)
+    model.bbox_head.loss_cls = dict(type='mmoid.ConcurrentFocalLoss', num_classes=CLASSES)
+    model = MODELS.build(model)
+    model.train()  # as the train loop does
+    with pytest.raises(ValueError, match='ConcurrentFocalLoss needs label sets, and this head gives single labels'):
+        model.loss(*batch())
+    ours = label_set_detector(head, rates=np.full((CLASSES, CLASSES), 0.25))
+    other = label_set_detector(head, rates=np.full((CLASSES, CLASSES), 0.5))
+    ours.load_state_dict(other.state_dict())  # load_from
+    assert ours.bbox_head.loss_cls.rates[0, 1] == 0.25
+
+
 def test_a_loss_that_has_no_label_sets_is_refused():
     model = small_config('RetinaHead')
     model.bbox_head.type = 'mmoid.LabelSetRetinaHead'

@@ -95,7 +95,7 @@ def test_every_loss_trains_and_predicts_in_faster_and_cascade_rcnn(name, loss):
     assert total.isfinite() and sum('loss_cls' in key for key in logged) == len(heads)
     for head in heads:
         assert head.fc_cls.weight.grad.abs().sum() > 0
-        expected = 0.0 if loss in ('SoftmaxLoss', 'DistCELoss', 'ConcurrentSoftmaxLoss') else -np.log(99)
+        expected = -np.log(99) if loss in ('LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss') else 0.0
         assert head.fc_cls.bias.mean().item() == pytest.approx(expected, abs=1e-6)
     found = model.eval().predict(*batch())
     assert all(((sample.pred_instances.scores >= 0) & (sample.pred_instances.scores <= 1)).all() for sample in found)

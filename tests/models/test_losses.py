@@ -339,26 +339,29 @@ def test_a_checkpoint_of_thirteen_thousand_classes_holds_only_the_pairs(tmp_path
 
 
 @pytest.mark.parametrize(
-    ('trains', 'source', 'expected', 'message'),
+    ('rate', 'trains', 'source', 'expected', 'message'),
     [
-        (False, 'checkpoint', 0.5, "using the checkpoint's"),
-        (False, 'config', 0.25, "using the config's"),
-        (True, 'checkpoint', 0.25, "using the config's"),  # load_from
+        (0.25, False, 'checkpoint', 0.5, "using the checkpoint's"),
+        (0.0, False, 'checkpoint', 0.5, "using the checkpoint's"),
+        (None, False, 'checkpoint', 0.5, None),  # the config gives none
+        (0.25, False, 'config', 0.25, "using the config's"),
+        (0.25, True, 'checkpoint', 0.25, "using the config's"),  # load_from
+        (None, True, 'checkpoint', 0.0, "using the config's"),
     ],
 )
 def test_training_takes_the_rates_of_the_config_and_a_test_those_of_the_checkpoint(
-    trains, source, expected, message, monkeypatch
+    rate, trains, source, expected, message, monkeypatch
 ):
     messages = []
     monkeypatch.setattr('mmoid.models.class_lists.print_log', lambda text, *_: messages.append(text))
-    module = loss(concurrent_rates=np.full((3, 3), 0.25), rates_from=source)
+    module = loss(concurrent_rates=None if rate is None else np.full((3, 3), rate), rates_from=source)
     if trains:
         module.init_weights()  # as the Runner does
     module.load_state_dict(loss().state_dict())
     assert module.rates[0, 1] == expected
     logits = batch()[0]
     assert torch.equal(module.get_activation(logits), concurrent_softmax(logits, module.rates))
-    assert len(messages) == 1 and message in messages[0]
+    assert len(messages) == (message is not None) and all(message in text for text in messages)
 
 
 def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
@@ -375,6 +378,18 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
     with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
         modules[0].load_state_dict(modules[1].state_dict())
+
+
+def test_a_loss_in_a_head_with_other_targets_says_so():
+    logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
+    with pytest.raises(
+        ValueError, match='ConcurrentQualityFocalLoss takes labels with qualities, and this head gives no'
+    ):
+        mmoid.ConcurrentQualityFocalLoss(3)(logits, labels)
+    with pytest.raises(
+        ValueError, match='ConcurrentFocalLoss takes labels, and this head gives pairs of labels and qua'
+    ):
+        mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
 
 
 def test_wrong_rates_from_is_refused():
@@ -397,7 +412,7 @@ def test_an_averaged_model_has_the_rates_too():
 def test_effective_number_weights_are_those_of_cui_et_al(beta):
     counts = np.array([14, 1, 100, 0, 1_400_000])
     expected = [(1 - beta) / (1 - beta**n) if n else 0 for n in counts.tolist()]
-    mean = sum(expected) / 4
+    mean = np.average(expected, weights=counts)
     assert effective_number_weights(counts, beta).tolist() == pytest.approx([value / mean for value in expected])
     with pytest.raises(ValueError, match=r'beta must be in \[0, 1\), got 1'):
         effective_number_weights(counts, 1.0)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions.csv_files import read_image_list, read_predictions
+from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list, read_predictions
 from mmoid.openimages.readers import coco, csv_files
 from mmoid.openimages.readers.image_files import read_sizes
 from mmoid.openimages.readers.official_csv import convert
@@ -25,6 +25,7 @@ from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import coco_document
 from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, write_files
+from tests.openimages.predictions.prediction_cases import image_names, make_store, random_rows
 from tests.openimages.readers.test_voc import XML
 
 WORDS = '\ufeff|\r\n|,|"|\\|\0|nan|inf|-1|1e999|NaN|null|true|{}|[]|[|]|{|}|:|\xff|é|/m/apple|../x|a.jpg|0.5|-0.0|2'
@@ -127,6 +128,9 @@ def readers(folder: Path) -> dict[str, tuple]:
     found['photo'] = (write_photo(folder), read_photo)
     for path in (folder / 'store').iterdir():
         found[f'store/{path.name}'] = (path, open_store)
+    make_store(folder / 'predictions', random_rows(np.random.default_rng(0)), image_names())
+    for path in (folder / 'predictions').iterdir():
+        found[f'predictions/{path.name}'] = (path, lambda path: open_predictions(path.parent))
     return found
 
 
@@ -160,4 +164,4 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
 @pytest.mark.parametrize(('count', 'seed'), [(600, 0), pytest.param(20_000, 1, marks=pytest.mark.slow)])
 def test_damaged_files_are_errors_that_say_so(tmp_path, count, seed):
     outcome = fuzz(tmp_path, count, seed)
-    assert len(outcome) == 24 and sum(outcome.values()) > count / 3
+    assert len(outcome) == 27 and sum(outcome.values()) > count / 3

@@ -83,7 +83,7 @@ def test_a_folder_is_predicted_and_drawn_and_broken_images_are_skipped(
     assert predictions.image_ids() == ['a', 'b', 'd', 'c'] and predictions.label_names == store.label_names
     assert f'{out}: {len(predictions.label)} detections on 4 images' in done.stdout
     assert 'skipped 1 of 5 images' in done.stdout and 'cut.jpg (image file is truncated' in done.stdout
-    assert f'next: python tools/misc/make_submission.py {out}' in done.stdout
+    assert f'Next: mmoid submission {out}' in done.stdout
     kept = predictions.score >= 0.24
     written = read_predictions(rows)
     assert 0 < kept.sum() < len(kept)

@@ -54,7 +54,9 @@ def test_evaluate_predictions_writes_the_figures_of_files_and_a_table(files, row
     expected = evaluate_predictions(annotations, read_predictions(tmp_path / 'rows.csv'), train_images=counts)
     figures = json.loads((tmp_path / 'out.json').read_text())
     assert figures == expected.as_json() and figures['mAP'] > 0
-    assert done.stdout.splitlines()[-1] == f'mAP {figures["mAP"]:.4f} ({figures["protocol"]})'
+    *_, line, out, table = done.stdout.splitlines()
+    assert line == f'mAP {figures["mAP"]:.4f} ({figures["protocol"]})'
+    assert (out, table) == (f'{tmp_path}/out.json: written', f'{tmp_path}/out.csv: written')
     assert all(f'mAP {group}' in done.stdout for group in ('head', 'middle', 'tail', 'untrained', 'leaf', 'level1'))
     with (tmp_path / 'out.csv').open(newline='') as stream:
         assert [row['train_images'] for row in csv.DictReader(stream)] == [str(count) for count in counts]
@@ -63,7 +65,7 @@ def test_evaluate_predictions_writes_the_figures_of_files_and_a_table(files, row
 def evaluate(*arguments):
     done = run_tool('evaluate_predictions', *arguments)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+    return next(line for line in done.stdout.splitlines() if line.startswith('mAP '))
 
 
 def test_a_submission_has_all_images_of_a_list_and_ancestors(files, rows, tmp_path):

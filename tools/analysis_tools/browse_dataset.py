@@ -14,10 +14,9 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 import mmoid.registry  # noqa: F401
 from mmoid.engine import load_config
+from mmoid.engine.launch import add_cfg_options
 from mmoid.engine.schedule.stage_samples import stage_items
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
@@ -33,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--epoch', type=int, help='of the run, from 0 (default: the first of the stage)')
     parser.add_argument('--number', type=int, default=18, help='images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:
         parser.error(f'--number must be at least 1, got {args.number}')
@@ -64,6 +63,7 @@ def main() -> None:
     if fed.unreadable:
         listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
         sys.exit(f'error: {len(fed.unreadable)} images cannot be read:{listed}')
+    print(f'Next: mmoid train {args.config}')
 
 
 if __name__ == '__main__':

@@ -16,12 +16,12 @@ import io
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
+from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -34,21 +34,32 @@ def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
     annotations = evaluator.annotations
     predictions = open_predictions(path, annotations.classes, 'drop')
-    for reason, count in {**predictions.left_out, **predictions.changed}.items():
-        print(f'{path}: {count:,} {reason}')
-    image = image_indices(predictions, annotations)[predictions.image_of_detection()]
+    own_image = predictions.image_of_detection()
+    image = image_indices(predictions, annotations)[own_image]
     label = class_indices(predictions, annotations, 'drop')[predictions.label]
+    left_out = dict(predictions.left_out)
+    for reason, rows, names in (
+        ('on images that are not annotated', image < 0, lambda k: predictions.ids[int(own_image[k])].as_py()),
+        ('of other classes', (image >= 0) & (label < 0), lambda k: predictions.label_names[predictions.label[k]]),
+    ):
+        if rows.any():
+            left_out[f'{reason} (first: {names(np.argmax(rows))})'] = int(rows.sum())
+    for reason, count in {
+        **{f'left out: {reason}': n for reason, n in left_out.items()},
+        **predictions.changed,
+    }.items():
+        print(f'{path}: {count:,} {reason}')
     kept = np.flatnonzero((image >= 0) & (label >= 0))
-    if len(kept) < len(image):
-        print(f'{path}: {len(image) - len(kept):,} on images or of classes that are not annotated, left out')
     if not len(kept):
-        raise AnnotationError(f'{path}: has no detection on the {len(annotations.image_ids)} annotated images')
+        raise predictions.replace(left_out=left_out).without_detections(
+            f'has no detection on the {len(annotations.image_ids)} annotated images'
+        )
     return evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
 
 
-def official_map(evaluator: Evaluator, detections: Detections) -> float:
+def official_map(evaluator: Evaluator, matches: Matches) -> float:
     positives = count_positives(evaluator.ground_truth, evaluator.protocol.group_of_weight)
-    return mean_average_precision(average_precision(evaluator.match(*detections), positives))
+    return mean_average_precision(average_precision(matches, positives))
 
 
 def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, float]:
@@ -83,14 +94,20 @@ def compare(args: argparse.Namespace) -> None:
     annotations = annotations_of_store(AnnotationStore(args.store))
     challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
     truth = challenge.ground_truth
-    sides = [read(path, challenge) for path in (args.first, args.second)]
+    with progress_bars() as progress:
+        sides, matched = [], []
+        for done, path in enumerate((args.first, args.second), start=1):
+            progress('reading and matching', done - 1, 2)
+            sides.append(read(path, challenge))
+            matched.append(challenge.match(*sides[-1]))
+            progress('reading and matching', done, 2)
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
     groups += class_groups(annotations.hierarchy, train_images)
     with progress_bars() as progress:
         differences = bootstrap(
             truth,
-            *(challenge.match(*side) for side in sides),
+            *matched,
             [group.labels for group in groups],
             samples=args.samples,
             seed=args.seed,
@@ -113,10 +130,15 @@ def compare(args: argparse.Namespace) -> None:
 
     table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
     v2 = Evaluator(annotations, Protocol('v2'))
-    coco = np.array([coco_map(annotations, side) for side in sides])
+    with progress_bars() as progress:
+        coco = np.empty((2, 2))
+        for done, side in enumerate(sides):
+            progress('COCO protocol', done, 2)
+            coco[done] = coco_map(annotations, side)
+            progress('COCO protocol', done + 1, 2)
     rows = {
-        'challenge': [official_map(challenge, side) for side in sides],
-        'v2': [official_map(v2, side) for side in sides],
+        'challenge': [official_map(challenge, one) for one in matched],
+        'v2': [official_map(v2, v2.match(*side)) for side in sides],
         'COCO, IoU 0.5 to 0.95': coco[:, 0],
         'COCO, IoU 0.5': coco[:, 1],
     }

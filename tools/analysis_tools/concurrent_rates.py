@@ -48,9 +48,7 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> cs
     """(C, C) float32; prints the pairs of classes."""
     names = store.class_names
     with progress_bars() as progress:
-        progress('comparing boxes', 0, 1)
-        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
-        progress('comparing boxes', 1, 1)
+        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
     if others:
         columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
         table = Table(*columns, title='Boxes with different labels on one object')
@@ -72,9 +70,8 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
     summary = Summary()
     with progress_bars() as progress:
-        progress('matching predictions', 0, 1)
-        confusion = count_confusion(store, open_predictions(args.predictions, store.classes), summary=summary)
-        progress('matching predictions', 1, 1)
+        predictions = open_predictions(args.predictions, store.classes)
+        confusion = count_confusion(store, predictions, summary=summary, progress=progress)
     print_changes(summary)
     ratio, scores = confusion.interchangeability, confusion.mean_scores
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T

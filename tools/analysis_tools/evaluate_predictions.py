@@ -136,10 +136,12 @@ def main() -> None:
         print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
         if math.isnan(evaluation.mean_ap):
             raise AnnotationError('no class has ground truth, so there is no mAP')
-        if args.out is not None:
-            evaluation.write_json(args.out)
-        if args.table is not None:
-            evaluation.write_table(args.table)
+        for path, write in ((args.out, evaluation.write_json), (args.table, evaluation.write_table)):
+            if path is not None:
+                write(path)
+                print(f'{path}: written')
+        if args.store is not None:
+            print(f'Next: mmoid show --store {args.store} --predictions {args.predictions}')
 
 
 if __name__ == '__main__':

@@ -33,16 +33,15 @@ def main() -> None:
         confusion = None
         with progress_bars() as progress:
             statistics = measure(store, args.iou, progress=progress)
-            if args.predictions:
-                progress('matching predictions', 0, 1)
-                predictions = open_predictions(args.predictions, store.classes)
-                confusion = count_confusion(store, predictions, args.score, summary)
-                progress('matching predictions', 1, 1)
+        if args.predictions:
+            predictions = open_predictions(args.predictions, store.classes)
+            with progress_bars() as progress:
+                confusion = count_confusion(store, predictions, args.score, summary, progress)
         print_values(dict(headlines(store, statistics, confusion)), args.store)
         print_changes(summary)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
         page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
-    print(f'{page}: written. Next: tools/analysis_tools/concurrent_rates.py {args.store} --out rates.npz')
+    print(f'{page}: written. Next: mmoid rates {args.store} --out rates.npz')
 
 
 if __name__ == '__main__':

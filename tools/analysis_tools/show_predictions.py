@@ -53,14 +53,19 @@ def main() -> None:
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name} must be at least 1, got {getattr(args, name)}')
         store = AnnotationStore(args.store)
-        predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
         protocol = Protocol(args.protocol, iou_threshold=args.iou)
         evaluator = Evaluator(annotations_of_store(store), protocol)
-        truth = evaluator.ground_truth
-        image = image_of[predictions.image_of_detection()]
-        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
-        ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
-        mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
+        with progress_bars() as progress:
+            progress('reading and matching', 0, 3)
+            predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
+            truth = evaluator.ground_truth
+            image = image_of[predictions.image_of_detection()]
+            progress('reading and matching', 1, 3)
+            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+            progress('reading and matching', 2, 3)
+            ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
+            mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
+            progress('reading and matching', 3, 3)
         # NaN, without ground truth, comes last.
         labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
         if args.label is not None:

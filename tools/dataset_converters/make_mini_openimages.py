@@ -82,7 +82,7 @@ def main() -> None:
         with progress_bars() as progress:
             subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite, progress)
     print(f'{", ".join(map(str, new))}: written, seed {args.seed}')
-    print(f'Next: tools/analysis_tools/concurrent_rates.py {args.out / "train"} --out {args.out}/concurrent_rates.npz')
+    print(f'Next: mmoid rates {args.out / "train"} --out {args.out}/concurrent_rates.npz')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Give a trained detector the classes of a store, to fine-tune it on that store.
+"""Gives a trained detector the classes of a store, to fine-tune it on that store.
 
     python tools/misc/convert_checkpoint.py faster_rcnn_r50_fpn_32x2_1x_openimages.pth pretrained.pth \
         --store data/openimages/train --classes class-descriptions-boxable.csv --fill-ancestors
@@ -46,7 +46,7 @@ def main() -> None:
     print(f'{args.out}: {len(source)} classes -> {store.num_classes}, in {", ".join(conversion.layers)}')
     print(f'new classes: {first(conversion.new)}; from their descendants: {first(conversion.filled)}')
     print(f'classes left out: {first(conversion.unused)}')
-    print(f'next: bash tools/dist_train.sh CONFIG GPUS --cfg-options load_from={args.out}')
+    print(f'Next: mmoid train CONFIG --cfg-options load_from={args.out}')
 
 
 if __name__ == '__main__':

@@ -105,6 +105,7 @@ def main() -> None:
             f'error: {len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
             f'{report}; run again to try them again'
         )
+    print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')
 
 
 if __name__ == '__main__':

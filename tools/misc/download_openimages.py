@@ -65,7 +65,7 @@ def main() -> None:
     print(f'{args.out}: {args.release} is complete, {verified}')
     for split in splits:
         if (arguments := prepare_arguments(args.release, split, args.out)) is not None:
-            command = ['python', 'tools/dataset_converters/prepare_openimages.py', '--out', f'data/openimages/{split}']
+            command = ['mmoid', 'prepare', '--out', f'data/openimages/{split}']
             print(shlex.join([*command, '--images', f'images/{split}', *arguments]))
 
 

@@ -98,6 +98,7 @@ def main() -> None:
     with exit_on_error():
         counts = run(args)
     print_values(counts, args.out)
+    print(f'{args.out}: written. Next: mmoid evaluate --predictions {args.out} --store STORE')
 
 
 if __name__ == '__main__':

@@ -77,6 +77,7 @@ def main() -> None:
         counts = make_submission(args, summary)
     print_values(counts, args.out)
     print_changes(summary)
+    print(f'{args.out}: written. Next: upload it to the evaluation server')
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
     Raises:
         ValueError: The config does not have this stage or epoch.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')  # new-style configs have None
     chosen = _choose(stages_of_config(cfg), stage, epoch)
     start, config = (chosen.start, chosen.sampler) if chosen else (0, None)
     loader = copy.deepcopy(cfg.train_dataloader)

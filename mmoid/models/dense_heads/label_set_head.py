@@ -110,7 +110,7 @@ class LabelSetHead(ClassBuffer):
             self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
         elif hierarchy is not None:
             matrix = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(class_matrix(matrix))
+        self.set_class_buffer(class_matrix(matrix), hierarchy is not None)
 
     @staticmethod
     def _build_loss(key: str, given: dict, num_classes: int) -> SigmoidLoss:
@@ -127,6 +127,8 @@ class LabelSetHead(ClassBuffer):
 
     def init_weights(self) -> None:
         super().init_weights()  # type: ignore[misc]  # of the stock head
+        for loss in self.set_losses:  # those of DETR-type heads leave it out
+            loss.init_weights()
         self.require_class_files()
         self.config_wins = True
 

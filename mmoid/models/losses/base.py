@@ -138,6 +138,11 @@ class LabelSetLoss(nn.Module, ABC):
         self.trains_in_model = True
         self.require_files()
 
+    def train(self, mode: bool = True) -> LabelSetLoss:
+        """Called by the train loop. mmdet's DETR-type heads do not call ``init_weights`` of their losses."""
+        self.trains_in_model |= mode
+        return super().train(mode)
+
     def require_files(self) -> None:
         """Raises AnnotationError if a file that training needs does not exist."""
         if self.missing_store is not None:
@@ -178,10 +183,15 @@ class LabelSetLoss(nn.Module, ABC):
 
         Raises:
             ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1, a
-                head that gives single labels to a loss of label sets.
+                head that gives single labels to a loss of label sets, or labels with qualities.
             AnnotationError: A file that training needs does not exist.
         """
         self.require_files()
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                f'{type(self).__name__} takes labels, and this head gives pairs of labels and qualities: use '
+                "loss_cls.type='mmoid.ConcurrentQualityFocalLoss' in a head of docs/any_detector.md"
+            )
         if self.table is not None:
             labels = self.table.of(labels)
         if self.uses_label_sets and not self._gets_label_sets(labels):
@@ -207,8 +217,6 @@ class LabelSetLoss(nn.Module, ABC):
 
     def _gets_label_sets(self, labels: Tensor) -> bool:
         """False for single labels in the training of a detector. RoI samplers such as OHEM's use no gradient."""
-        if not isinstance(labels, Tensor):  # GFL's pair of labels and quality
-            return False
         return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
     def targets(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -309,7 +317,7 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
             rates = without_diagonal(rates)
             rates.eliminate_zeros()
         rates.resize(num_classes + 1, num_classes + 1)
-        self.set_class_buffer(class_matrix(rates))
+        self.set_class_buffer(class_matrix(rates), concurrent_rates is not None or hierarchy is not None)
 
     def init_weights(self) -> None:
         super().init_weights()

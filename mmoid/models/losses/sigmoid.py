@@ -223,6 +223,11 @@ class ConcurrentQualityFocalLoss(ConcurrentSigmoidLoss):
 
     def forward(self, cls_score: Tensor, labels: Any, *args: Any, **kwargs: Any) -> Tensor:
         """As in :class:`LabelSetLoss`; ``labels`` is a pair of labels and (N,) qualities in [0, 1], as in mmdet."""
+        if isinstance(labels, Tensor):
+            raise ValueError(
+                'ConcurrentQualityFocalLoss takes labels with qualities, and this head gives none: use '
+                "loss_cls.type='mmoid.ConcurrentFocalLoss' or 'mmoid.ConcurrentSoftmaxLoss'"
+            )
         labels, self.quality = labels
         return super().forward(cls_score, labels, *args, **kwargs)
 

@@ -91,7 +91,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
             self.missing_files = [f'loss_cls.hierarchy = {self.hierarchy}']
         elif self.hierarchy is not None:
             ancestors = ancestor_matrix(self.hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(class_matrix(ancestors))
+        self.set_class_buffer(class_matrix(ancestors), self.hierarchy is not None)
 
     def init_weights(self) -> None:
         super().init_weights()

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
@@ -231,10 +230,8 @@ def evaluate_predictions(
         left_out[reason] = int(counts[elsewhere].sum())
     if not given.any():
         ids = annotations.image_ids
-        reasons = [f'{count} {reason}' for reason, count in left_out.items() if count]
-        raise AnnotationError(
-            f'{predictions.path}: has no detection to evaluate on the {len(ids)} annotated images, first '
-            f'{next(iter(ids), None)!r}' + ''.join(f'; {reason}' for reason in reasons)
+        raise predictions.replace(left_out=left_out).without_detections(
+            f'has no detection to evaluate on the {len(ids)} annotated images, first {next(iter(ids), None)!r}'
         )
     return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out, changed=predictions.changed)
 

@@ -38,6 +38,7 @@ _FLAG_WORDS = {
 }
 _NO_FLAG = -2
 _ROW = 'row of the file'
+GZIP = b'\x1f\x8b'  # the first bytes of a compressed file
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
@@ -184,6 +185,9 @@ def read_columns(
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
     table = table.rename_columns([names[column] for column in table.column_names])
+    for position, name in enumerate(table.column_names):
+        if types_here[name] == TEXT:
+            table = table.set_column(position, name, _trimmed(table[name]))
     for name in table.column_names:
         if table[name].null_count and name not in may_be_empty:
             row = pc.index(pc.is_null(table[name]), True).as_py()
@@ -225,12 +229,12 @@ def count_labels_apart(path: str | Path, summary: Summary, box_image: np.ndarray
 def read_header(path: str | Path) -> list[str]:
     """Names of the columns."""
     with open_text(path) as stream:
-        header = next(csv.reader(stream), None)
+        header = next(filter(None, csv.reader(stream)), None)
     if not header:
         raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
     for separator in ('\t', ';'):
         if len(header) == 1 and separator in header[0]:
-            raise AnnotationError(f'{path}:1: columns are separated by {separator!r}; save it with commas')
+            raise AnnotationError(f'{path}:1: columns are separated by {separator!r}; expected commas')
     return header
 
 
@@ -244,8 +248,11 @@ def open_text(path: str | Path) -> Iterator[IO[str]]:
         with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
             yield stream
     except UnicodeDecodeError as error:
-        raise AnnotationError(f'{path}: is not text in UTF-8 ({error}); save it as UTF-8') from error
-    except (OSError, EOFError, zlib.error) as error:  # the second and third of gzip
+        with open(path, 'rb') as binary:
+            remedy = 'it is compressed: name it .csv.gz' if binary.read(2) == GZIP else 'expected a text in UTF-8'
+        raise AnnotationError(f'{path}: cannot be read ({error}); {remedy}') from error
+    # EOFError and zlib.error come from gzip. Python 3.10 refuses NUL bytes with a csv.Error.
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
     finally:
         csv.field_size_limit(limit)
@@ -278,6 +285,12 @@ def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception
             name = '' if column is None else f'{read_header(path)[int(column)]}: '
             return AnnotationError(f'{path}:{line_of_row(path, int(row) - 2)}: {name}{fault}')
     return AnnotationError(f'{path}: cannot be read ({error})')
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of TEXT without spaces around the texts."""
+    spaced = [pc.any(pc.match_substring_regex(chunk.dictionary, r'^\s|\s$')).as_py() for chunk in column.chunks]
+    return pc.utf8_trim_whitespace(column.cast(pa.string())).dictionary_encode() if any(spaced) else column
 
 
 def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bool = True) -> pa.Table:

@@ -18,6 +18,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics.objects import BoxPairs, LabelSets, label_sets, single_object_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
+from mmoid.utils.progress import Progress, no_progress
 
 ROUNDING = 1e-5
 """By which rates of other tools may leave [0, 1]."""
@@ -86,9 +87,12 @@ def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Con
     return count_by_threshold(store, [iou_threshold])[0].concurrence
 
 
-def count_by_threshold(store: AnnotationStore, iou_thresholds: Sequence[float]) -> list[OverlapLevel]:
+def count_by_threshold(
+    store: AnnotationStore, iou_thresholds: Sequence[float], progress: Progress = no_progress
+) -> list[OverlapLevel]:
     """:func:`count_concurrence` at several thresholds, each in (0, 1]; boxes are compared only once."""
-    single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, min(iou_thresholds))
+    least = min(iou_thresholds)
+    single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, least, progress)
     return [_level(single, store.box_label, pairs.at(iou), store.num_classes) for iou in iou_thresholds]
 
 

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mmoid.openimages.boxes import box_area, box_iou
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
+from mmoid.utils.progress import Progress, no_progress
 
 PAIRS_AT_ONCE = 1 << 18  # bounds the memory, about 100 bytes per pair; larger values are slower
 SLACK = 1e-9  # tolerance of the test by area that precedes the exact test, so that rounding loses no pair
@@ -54,29 +55,38 @@ def object_of_box(
 
 
 def single_object_pairs(
-    box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, least_iou: float
+    box: np.ndarray,
+    box_stop: np.ndarray,
+    is_group_of: np.ndarray,
+    least_iou: float,
+    progress: Progress = no_progress,
 ) -> tuple[np.ndarray, BoxPairs]:
     """(B,) bool, which boxes are not group-of, and their pairs with at least the IoU ``least_iou``, in (0, 1].
 
     ``box`` is (B, 4) xmin, ymin, xmax, ymax in any unit, image after image; ``box_stop`` is the (N,) end of each
-    image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object).
+    image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object). Progress is in boxes.
     """
     single: np.ndarray = is_group_of != 1
     row = np.arange(len(box))
     later = np.repeat(box_stop, np.diff(box_stop, prepend=0)) - row - 1  # later rows of the same image
-    first, second, iou = overlapping_pairs(box, box, row + 1, later, least_iou)
+    first, second, iou = overlapping_pairs(box, box, row + 1, later, least_iou, progress)
     # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
     kept = single[first] & single[second]
     return single, BoxPairs(first[kept], second[kept], iou[kept], least_iou)
 
 
 def overlapping_pairs(
-    a: np.ndarray, b: np.ndarray, start: np.ndarray, count: np.ndarray, iou_threshold: float
+    a: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    count: np.ndarray,
+    iou_threshold: float,
+    progress: Progress = no_progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
     Returns (P,) int64 rows of ``a``, ascending, (P,) int64 rows of ``b``, and their (P,) float64 IoU: all pairs of at
-    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError.
+    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError. Progress is in boxes ``a``.
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')
@@ -95,6 +105,7 @@ def overlapping_pairs(
         iou = box_iou(a[first], b[second])
         same = iou >= iou_threshold
         found.append((first[same], second[same], iou[same]))
+        progress('comparing boxes', high, len(a))
     rows_a, rows_b, iou = (np.concatenate(column) for column in zip(*found))
     return rows_a, rows_b, iou
 

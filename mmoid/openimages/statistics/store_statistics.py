@@ -72,9 +72,7 @@ def measure(
 
     ``compared`` are further thresholds, for the count of overlapping boxes only; all are in (0, 1].
     """
-    progress('comparing boxes', 0, 1)
-    level, *others = count_by_threshold(store, [iou_threshold, *compared])
-    progress('comparing boxes', 1, 1)
+    level, *others = count_by_threshold(store, [iou_threshold, *compared], progress)
     return Statistics(
         level=level,
         compared=others,

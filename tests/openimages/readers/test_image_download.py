@@ -97,7 +97,7 @@ def test_ids_of_a_file_in_any_form(tmp_path):
     (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
     assert wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt')) == [*IDS[:3], 'nowhere']
     (tmp_path / 'ids.txt').write_bytes(b'\xff\xfe')
-    with pytest.raises(AnnotationError, match=r'ids\.txt: is not text in UTF-8'):
+    with pytest.raises(AnnotationError, match=r'ids\.txt: cannot be read'):
         wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt'))
 
 

@@ -168,7 +168,7 @@ def test_labels_of_another_split_are_counted(tmp_path):
 
 def test_a_file_in_another_encoding_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / 'boxes.csv').write_text(BOXES, encoding='utf-16')
-    with pytest.raises(AnnotationError, match=r'boxes\.csv: is not text in UTF-8 .*; save it as UTF-8'):
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: cannot be read .*; expected a text in UTF-8'):
         read_boxes(tmp_path / 'boxes.csv')
 
 
