@@ -1,4 +1,4 @@
-"""Predicts on images without annotations: a folder, files, a glob, or a list of ids.
+r"""Predicts on images without annotations: a folder, files, a glob, or a list of ids.
 
     python tools/predict.py CONFIG CHECKPOINT photos --out work_dirs/photos --draw work_dirs/drawn
     python tools/predict.py CONFIG CHECKPOINT sample_submission.csv --images images/test --out work_dirs/test \
@@ -60,15 +60,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', help='folder of the images of a list')
     parser.add_argument('--out', required=True, help='folder for the predictions; OUT.store lists the images')
     parser.add_argument('--csv', help='write a row for each detection too, .csv or .csv.gz')
-    submission = (
-        "write the challenge's format too: a row for each image of the list, in its order, skipped ones included"
-    )
-    parser.add_argument('--submission', help=submission)
+    parser.add_argument('--submission', help="write the challenge's format too, a row for each image of the list")
     parser.add_argument('--draw', type=Path, help='folder for a drawing of each image')
-    score = 'least score in --csv and --submission (default: all that the model gives) and in --draw (default: 0.3)'
+    score = 'lowest score in --csv and --submission (default: 0) and in --draw (default: 0.3)'
     parser.add_argument('--score-thr', type=float, help=score)
-    parser.add_argument('--batch-size', type=int, help='of each process (default: that of test_dataloader)')
-    parser.add_argument('--classes', help='CSV of MID, name in the order of the model, if the checkpoint names none')
+    parser.add_argument('--batch-size', type=int, help='images per batch and process (default: as in test_dataloader)')
+    parser.add_argument('--classes', help="CSV of MID, name in the model's order, if the checkpoint names no classes")
     parser.add_argument('--strict', action='store_true', help='exit with status 1 at the end if images were skipped')
     parser.add_argument('--restart', action='store_true', help='delete the results of a killed run')
     parser.add_argument('--work-dir', help='the directory of the logs')

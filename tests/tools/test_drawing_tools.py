@@ -125,10 +125,3 @@ def test_show_predictions_draws_the_worst_classes_first_and_names_what_it_leaves
     assert [name[:4] for name in sheets] == ['000-', '001-'] and all(name in done.stdout for name in sheets)
     assert f'dropped: 1 images of {path} that are not in {copy}, first nowhere' in done.stdout
     assert f'not readable, drawn grey: {copy}/' in done.stdout and 'No such file' in done.stdout
-
-
-def test_show_predictions_prints_its_table_before_an_output_that_cannot_be_written(predicted):
-    store, path = predicted
-    options = ('--store', store.path, '--predictions', path, '--out', path / 'out')
-    done = tool('show_predictions', *options, '--classes', 1, check=False)
-    assert done.returncode == 1 and 'images with mistakes' in done.stdout and done.stderr.startswith('error: ')

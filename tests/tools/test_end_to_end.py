@@ -34,22 +34,16 @@ def result_of(work_dir):
     return json.loads(file.read_text())
 
 
+def train(data, work_dir, *options):
+    options = ('--work-dir', work_dir, '--cfg-options', *SHORT, *options)
+    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, **data_environment(data))
+    return work_dir
+
+
 @pytest.fixture(scope='module')
 def trained(tiny_data, tmp_path_factory):
     """Work folder of two short stages on two processes."""
-    work_dir = tmp_path_factory.mktemp('trained')
-    run(
-        'bash',
-        'tools/dist_train.sh',
-        CONFIG,
-        2,
-        '--work-dir',
-        work_dir,
-        '--cfg-options',
-        *SHORT,
-        **data_environment(tiny_data),
-    )
-    return work_dir
+    return train(tiny_data, tmp_path_factory.mktemp('trained'))
 
 
 def test_two_processes_train_two_stages_and_validate(trained):
@@ -132,9 +126,7 @@ def test_real_photographs_train_the_baseline_which_is_tested_with_concurrent_sof
         fruit(tmp_path / 'fruit' / split, split).rename(tmp_path / split)
     assert AnnotationStore(tmp_path / 'train').num_boxes == 1001
     tool('concurrent_rates', tmp_path / 'train', '--out', tmp_path / 'concurrent_rates.npz')
-    work_dir = tmp_path / 'work'
-    options = ('--work-dir', work_dir, '--cfg-options', *SHORT, 'val_dataloader.dataset.indices=4')
-    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, f'{LOSS}.type=SoftmaxLoss', **data_environment(tmp_path))
+    work_dir = train(tmp_path, tmp_path / 'work', 'val_dataloader.dataset.indices=4', f'{LOSS}.type=SoftmaxLoss')
     assert [line['stage'] for line in logged_scalars(work_dir) if 'loss' in line] == [1, 1, 2, 2]
     assert f'{LOSS}.rates'.removeprefix('model.') not in read_checkpoint(work_dir / 'epoch_2.pth')['state_dict']
     options = ('--work-dir', tmp_path / 'test', '--cfg-options', f'{LOSS}.type=ConcurrentSoftmaxLoss')

@@ -159,20 +159,3 @@ def test_shards_of_other_images_are_an_error_of_one_line(checkpoint, without_dat
     done = tool(*command, check=False, **without_data)
     assert done.returncode == 1, done.stderr
     assert 'out.parts: is of a killed run on other images' in done.stderr.splitlines()[-1]
-
-
-class Attack:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
-def test_a_checkpoint_that_runs_code_is_refused_in_one_line(without_data, photos, tmp_path):
-    torch.save(dict(state_dict=Attack(tmp_path / 'attacked')), tmp_path / 'foreign.pth')
-    command = ('predict', CONFIG, tmp_path / 'foreign.pth', photos, '--out', tmp_path / 'out', '--work-dir', tmp_path)
-    done = tool(*command, check=False, **without_data)
-    assert done.returncode == 1, done.stderr
-    assert 'foreign.pth: cannot be read as a checkpoint' in done.stderr.splitlines()[-1]
-    assert not (tmp_path / 'attacked').exists()

@@ -1,4 +1,4 @@
-"""Compares two sets of predictions: is the difference in mAP more than chance, and where are the errors?
+r"""Compares two sets of predictions: is the difference in mAP more than chance, and where are the errors?
 
     python tools/analysis_tools/compare_predictions.py work_dirs/a/predictions work_dirs/b/predictions \
         --store data/openimages/validation --train data/openimages/train --out comparison.png
@@ -152,14 +152,13 @@ def compare(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
-    parser.add_argument('second', help='likewise')
-    parser.add_argument('--store', required=True, help='prepared split that both are compared with')
+    parser.add_argument('second', help='the other predictions, in either form')
+    parser.add_argument('--store', required=True, help='prepared split with the ground truth')
     parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
-    expand = 'add the ancestors of every detection, with NMS'
-    parser.add_argument('--expand-detections', action='store_true', help=expand)
-    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap (%(default)s)')
-    parser.add_argument('--score', type=float, default=0.3, help='count errors at this score and above (%(default)s)')
-    parser.add_argument('--out', help='figure, a PNG')
+    parser.add_argument('--expand-detections', action='store_true', help='add ancestors to the detections, with NMS')
+    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap (default: %(default)s)')
+    parser.add_argument('--score', type=float, default=0.3, help='lowest score of a counted error (default: 0.3)')
+    parser.add_argument('--out', help='PNG file for a figure of both comparisons')
     with exit_on_error():
         compare(parser.parse_args())

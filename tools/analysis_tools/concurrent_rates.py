@@ -1,4 +1,4 @@
-"""Concurrent rates r_ij of a store: how often an object of class i is also labelled j (Sec. 4.1.1 of the paper).
+r"""Counts the concurrent rates r_ij of a store: how often an object of class i is also labelled j (Sec. 4.1.1).
 
     python tools/analysis_tools/concurrent_rates.py data/openimages/train --out data/openimages/concurrent_rates.npz
 
@@ -33,13 +33,13 @@ def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
-    parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    others, help_ = [0.9, 0.8, 0.7, 0.5], 'thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison'
-    parser.add_argument('--compare-iou', type=float, nargs='*', default=others, metavar='IOU', help=help_)
-    parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
-    predictions = 'of tools/test.py --out on images of the store, or a CSV: adds the pairs mixed up'
-    parser.add_argument('--predictions', help=predictions)
-    least = 'least ratio of the mean scores of a class on objects of the other and of its own, both ways (0.9)'
+    parser.add_argument('--iou', type=float, default=0.9, help='lowest IoU of boxes on one object (default: 0.9)')
+    others = [0.9, 0.8, 0.7, 0.5]
+    compare = 'other thresholds to print counts for (default: 0.9 0.8 0.7 0.5); without values: none'
+    parser.add_argument('--compare-iou', type=float, nargs='*', default=others, metavar='IOU', help=compare)
+    parser.add_argument('--top', type=int, default=15, help='pairs of classes to print (default: 15)')
+    parser.add_argument('--predictions', help='of tools/test.py --out on the store, or a CSV: adds mixed-up pairs')
+    least = 'two classes are mixed up if each scores at least this share of the own score on the other (default: 0.9)'
     parser.add_argument('--least', type=float, default=0.9, help=least)
     return parser.parse_args()
 

@@ -44,7 +44,7 @@ def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--gpus', type=int, default=1, help='number of processes over all machines (default: 1)')
-    parser.add_argument('--images', type=int, help='size of the training set (default: the data set is opened)')
+    parser.add_argument('--images', type=int, help='size of the training set (default: open it and count)')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     add_cfg_options(parser)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What is in a store: imbalance, several labels on one object, missing labels (Fig. 2 and 3 of the paper).
+"""Reports what is in a store: imbalance, several labels on one object, missing labels (Fig. 2 and 3 of the paper).
 
     python tools/analysis_tools/report_openimages.py data/openimages/train --out work_dirs/report
 
@@ -21,9 +21,9 @@ def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
-    parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    parser.add_argument('--predictions', help='of tools/test.py --out, or a CSV: adds what the model confuses')
-    parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
+    parser.add_argument('--iou', type=float, default=0.9, help='lowest IoU of boxes on one object (default: 0.9)')
+    parser.add_argument('--predictions', help='folder of tools/test.py --out, or a CSV: adds what the model confuses')
+    parser.add_argument('--score', type=float, default=0.5, help='lowest score of a detection (default: 0.5)')
     args = parser.parse_args()
     summary = Summary()
     with exit_on_error():

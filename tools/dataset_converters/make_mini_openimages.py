@@ -63,8 +63,7 @@ def main() -> None:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, type=Path, help='folder for the stores train and validation')
     parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
-    validation = 'images for validation (default: %(default)s); 0 writes no validation store'
-    parser.add_argument('--validation', type=int, default=5_000, help=validation)
+    parser.add_argument('--validation', type=int, default=5_000, help='images for validation, or 0 (default: 5000)')
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
     parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
     args = parser.parse_args()

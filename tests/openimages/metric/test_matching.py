@@ -16,7 +16,6 @@ from tests.openimages.metric.metric_cases import (
     FAR,
     LEFT,
     RIGHT,
-    ap_and_positives,
     detections_of,
     ground_truth_of,
     make_annotations,
@@ -94,14 +93,6 @@ def test_a_detection_without_a_box_is_ignored_where_some_objects_have_none():
     assert len(match(case)) == 9
 
 
-def test_boxes_are_copied_to_every_ancestor_and_detections_are_not():
-    case = Case(1, 3, [(0, 2, LEFT, False), (0, 2, FAR, True)], detections=[(0, 2, 0.9, LEFT)], parents={2: [0, 1]})
-    case.group_of_weight = 0.5
-    ap, positives = ap_and_positives(case)
-    assert positives.tolist() == [1.5, 1.5, 1.5]
-    assert ap.tolist() == [0, 0, 1 / 1.5]
-
-
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -154,17 +145,6 @@ def test_matches_of_chunks_of_images_concatenate_to_the_whole(crowd, cuts):
     assert_same(Matches.concatenate(parts), whole)
     backwards = average_precision(Matches.concatenate(parts[::-1]), positives)
     np.testing.assert_array_equal(backwards, average_precision(whole, positives))
-
-
-def test_the_order_of_rows_does_not_matter(crowd):
-    ground_truth = ground_truth_of(crowd)
-    image, label, _, box = detections_of(crowd)
-    score = np.random.default_rng(0).permutation(len(image)) / len(image)
-    mixed = np.random.default_rng(1).permutation(len(image))
-    assert_same(
-        match_detections(ground_truth, image[mixed], label[mixed], score[mixed], box[mixed]),
-        match_detections(ground_truth, image, label, score, box),
-    )
 
 
 def test_a_subset_of_images_is_evaluated_like_a_set_of_its_own(crowd):

@@ -110,12 +110,6 @@ def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path
         assert level.label_pairs == len(kinds)
 
 
-def test_a_label_that_two_boxes_of_an_object_give_counts_once(tmp_path):
-    box = (0.1, 0.1, 0.9, 0.9)
-    found = count_concurrence(make_store(tmp_path, [(0, 0, box, 0), (0, 0, box, 0), (0, 1, box, 0)]))
-    assert found.objects.tolist() == [1, 1, 0, 0, 0] and found.rates[0, 1] == found.rates[1, 0] == 1
-
-
 def test_thresholds_out_of_range_raise():
     _, pairs = single_object_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), np.zeros(2), 0.7)
     assert len(pairs.at(1.0).first) == 1
