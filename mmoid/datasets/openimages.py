@@ -133,17 +133,19 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             training=not self.test_mode,
         )
         records.require_images(self.backend_args)
-        self._ignore_orientation()
+        self._set_orientation()
         return records
 
-    def _ignore_orientation(self) -> None:
-        """Boxes of the official files fit the stored pixels, but mmdet's LoadImageFromFile turns images by EXIF."""
-        if not any(source['name'].endswith(('.csv', '.csv.gz')) for source in self.store.metadata['sources']):
+    def _set_orientation(self) -> None:
+        """Loads images so that the boxes fit: as stored for the official files, turned by EXIF for most others."""
+        if not self.store.metadata['sources']:  # images without annotations
             return
+        wanted = 'color' if self.store.upright else 'color_ignore_orientation'
         for step in self.pipeline.transforms:
-            if getattr(step, 'color_type', None) == 'color':
-                step.color_type = 'color_ignore_orientation'
-                print_log(f'{self.store.path}: loading images without their EXIF orientation', 'current')
+            if getattr(step, 'color_type', None) in {'color', 'color_ignore_orientation'} - {wanted}:
+                step.color_type = wanted
+                how = 'with' if self.store.upright else 'without'
+                print_log(f'{self.store.path}: loading images {how} their EXIF orientation', 'current')
 
     def load_proposals(self) -> None:
         """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet.

@@ -73,12 +73,26 @@ def test_a_class_with_objects_without_a_box_is_no_negative(tmp_path):
     assert replace(records, hierarchy=hierarchy).verified_classes(0).tolist() == [], 'nor are its ancestors'
 
 
-def test_official_images_are_loaded_as_stored_whatever_the_pipeline_says(store, tmp_path):
+def test_images_are_loaded_as_their_boxes_fit_whatever_the_pipeline_says(store, tmp_path):
+    """Case 17: those of the official files as stored, others as their EXIF orientation turns them."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = dataset(store)[0]['img_path']
-    Image.new('RGB', (200, 100)).save(path, exif=exif)
-    assert dataset(store, pipeline=[dict(type='LoadImageFromFile')])[0]['img'].shape == (100, 200, 3)
+    image = Image.new('RGB', (200, 100))
+    image.save(dataset(store)[0]['img_path'], exif=exif)
+    (tmp_path / 'train').mkdir()
+    image.save(tmp_path / 'train/b.jpg', exif=exif)
+    document = coco_document()
+    document['images'] = [dict(document['images'][0], width=100, height=200)]
+    document['annotations'] = document['annotations'][:1]
+    coco = tmp_path / 'coco'
+    (tmp_path / 'drawn.csv').write_text('LabelName\ndog\n')
+    import_coco(
+        coco, annotations=write_coco(tmp_path, document), images=tmp_path, annotated_classes=tmp_path / 'drawn.csv'
+    )
+    for color_type in ('color', 'color_ignore_orientation'):
+        pipeline = [dict(type='LoadImageFromFile', color_type=color_type)]
+        assert dataset(store, pipeline=pipeline)[0]['img'].shape == (100, 200, 3)
+        assert dataset(str(coco), pipeline=pipeline)[0]['img'].shape == (200, 100, 3)
 
 
 @pytest.mark.parametrize('classes', [['Fruit', 'Apple'], ['/m/fruit', '/m/apple']])

@@ -64,7 +64,7 @@ def wanted_ids(args: argparse.Namespace) -> list[str]:
         with open_text(args.ids) as stream:
             lines = stream.read().splitlines()
         ids, *_ = spellings(pa.array([line.split(',')[0].strip() for line in lines], pa.string()))
-        return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() != 'imageid']
+        return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() not in ('imageid', 'image_id')]
     store = AnnotationStore(args.store)
     image_ids = store.image_ids()
     if not args.classes and not args.max_per_class:

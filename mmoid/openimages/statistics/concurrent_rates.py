@@ -20,6 +20,9 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
+ROUNDING = 1e-5
+"""By which rates of other tools may leave [0, 1]."""
+
 
 def without_diagonal(matrix: csr_array) -> csr_array:
     """The same with zeros on the diagonal."""
@@ -135,6 +138,8 @@ def load_rates(path: str | Path) -> tuple[csr_array, tuple[str, ...]]:
     require_unique(label_names, f'{path}: label_names')
     if rates.shape != (len(label_names), len(label_names)):
         raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')
-    if not ((rates.data >= 0) & (rates.data <= 1)).all():
-        raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.min():g} to {rates.max():g}')
+    valid = (rates.data >= -ROUNDING) & (rates.data <= 1 + ROUNDING)  # not NaN
+    if not valid.all():
+        raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.data[np.argmin(valid)]}')
+    rates.data = np.clip(rates.data, 0, 1)
     return rates, label_names

@@ -215,6 +215,52 @@ def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):
     assert [place.rpartition(': ')[2] for place in summary.first.values()] == [f'annotations[{i}]' for i in (3, 5, 0)]
 
 
+def test_ids_are_the_same_as_numbers_and_as_texts(tmp_path):
+    document = coco_document()
+    store, _ = imported(tmp_path, document)
+    document['categories'][1]['id'], document['images'][0]['pos_category_ids'] = '3', ['018']
+    for row, (image_id, category_id) in zip(document['annotations'], ((30.0, '18'), ('10', 3), ('0030', '3'))):
+        row |= {'image_id': image_id, 'category_id': category_id}
+    other, _ = imported(tmp_path, document)
+    assert (other.box_label == store.box_label).all() and (other.box_stop == store.box_stop).all()
+    assert other.image_label[0] == 0
+    document['categories'][0]['id'] = 3
+    with pytest.raises(AnnotationError, match=r'categories\[1\]\.id: 3 is that of .*categories\[0\] too'):
+        imported(tmp_path, document)
+
+
+def test_values_that_nobody_needs_do_not_matter(tmp_path):
+    store, _ = imported(tmp_path, coco_document())
+    document = coco_document()
+    document |= {'info': 'none', 'licenses': float('inf')}
+    document['annotations'][0]['area'] = float('nan')
+    assert_same(store, imported(tmp_path, document)[0])
+    path = write_coco(tmp_path, document)
+    path.write_text(path.read_text(), encoding='utf-16')
+    import_coco(tmp_path / 'other', annotations=path)
+    assert_same(store, AnnotationStore(tmp_path / 'other'))
+
+
+def test_images_are_found_by_name_and_their_sizes_compared(tmp_path):
+    document, images = coco_document(), tmp_path / 'images'
+    for name, image in zip(('/far/b.jpg', 'http://host/c', 'train\\d.JPG'), document['images']):
+        image['file_name'] = name
+    for name, size in (('x/b.jpg', (200, 100)), ('c.jpg', (30, 20)), ('d.png', (10, 10))):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', size).save(images / name)
+    store, summary = imported(tmp_path, document, images=images)
+    assert [store.file_name(i) for i in range(3)] == ['x/b.jpg', 'c.jpg', 'd.png']
+    assert np.array([store.width, store.height]).T.tolist() == [[200, 100], [30, 20], [100, 50]]
+    assert summary.lines() == [
+        'changed: 1 images whose annotated width and height are swapped, corrected by their file, first c.jpg '
+        '(30 x 20, annotated 20 x 30)',
+        'changed: 1 images whose file has another size than annotated, first d.png (10 x 10, annotated 100 x 50)',
+    ]
+    (images / 'c.jpg').write_text('no image')
+    with pytest.raises(AnnotationError, match=r'(?s)1 of the 3 images cannot be read; .*c\.jpg'):
+        imported(tmp_path, document, images=images)
+
+
 def test_flags_of_any_spelling_are_read(tmp_path):
     document = coco_document()
     first, second, third = document['annotations']
@@ -234,9 +280,14 @@ def test_flags_of_any_spelling_are_read(tmp_path):
     ('array', 'row', 'changes', 'message'),
     [
         ('annotations', 1, {'category_id': 99}, r'annotations\[1\]\.category_id: 99 is not the id of a category'),
-        ('annotations', 2, {'image_id': '30'}, r"annotations\[2\]\.image_id: '30' is not the id of an image"),
+        ('annotations', 2, {'image_id': '31'}, r"annotations\[2\]\.image_id: '31' is not the id of an image"),
         ('annotations', 2, {'bbox': [1, 'x', 2, 3]}, r'annotations\[2\]\.bbox\[1\]: Expected `float`, got `str`'),
-        ('annotations', 2, {'bbox': [1, 2, float('nan'), 3]}, r'cannot be read \(.*invalid character \(byte \d+\)'),
+        (
+            'annotations',
+            2,
+            {'bbox': [1, 2, float('nan'), 3]},
+            r'annotations\[2\]: box \[.* nan, .* must be four numbers',
+        ),
         ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `float` <= 1'),
         ('annotations', 2, {'iscrowd': 'many'}, r"annotations\[2\]\.iscrowd: 'many' must be 1, 0 or -1"),
         ('images', 1, {'width': 0}, r'images\[1\]\.width: Expected `float` >= 1'),
