@@ -13,7 +13,7 @@ from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.confusion import Confusion
 from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import headlines, write_report
+from mmoid.visualization.report import headlines, write_report
 from tests.box_stores import make_store, random_rows
 from tests.official_files import CLASSES, write_files
 

@@ -27,7 +27,7 @@ from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
-from mmoid.visualization import draw_comparison, save
+from mmoid.visualization.figures import draw_comparison, save
 
 
 def read(path: str, evaluator: Evaluator) -> Detections:
