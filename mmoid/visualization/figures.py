@@ -16,7 +16,7 @@ from mmoid.openimages.metric.comparison import Difference
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import Imbalance, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import LeafAbsence
 from mmoid.utils.atomic import atomic_write
 
 STYLE: dict[Any, Any] = {
@@ -46,11 +46,14 @@ def short_name(name: str) -> str:
 
 
 @rc_context(STYLE)
-def draw_imbalance(imbalance: Imbalance) -> Figure:
-    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2)."""
+def draw_imbalance(images: np.ndarray, expanded_images: np.ndarray) -> Figure:
+    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2).
+
+    ``images`` are the (C,) images of each class as annotated, ``expanded_images`` counts them for ancestors too.
+    """
     figure = Figure(figsize=(9, 4.5))
     ax = figure.subplots()
-    curves = {'as annotated': imbalance.images, 'counted for ancestors too': imbalance.expanded_images}
+    curves = {'as annotated': images, 'counted for ancestors too': expanded_images}
     for name, counts in curves.items():
         present = np.sort(counts[counts > 0])[::-1]
         span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'

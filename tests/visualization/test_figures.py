@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import Imbalance, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import LeafAbsence
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization import figures
 
@@ -31,7 +31,7 @@ def rows_of(figure):
 
 def test_imbalance_is_drawn_by_falling_number_of_images():
     counts = np.array([3, 0, 20, 7])
-    (ax,) = figures.draw_imbalance(Imbalance(counts, counts, counts * 2)).axes
+    (ax,) = figures.draw_imbalance(counts, counts * 2).axes
     assert curves(ax) == [[20, 7, 3], [40, 14, 6]] and ax.get_yscale() == 'log'
     assert '3 classes, 20 to 3' in ax.get_legend().get_texts()[0].get_text()
 
