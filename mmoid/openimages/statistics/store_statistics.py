@@ -13,6 +13,9 @@ from mmoid.openimages.statistics.concurrent_rates import OverlapLevel, count_by_
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import Progress, no_progress
 
+COMPARED = (0.9, 0.8, 0.7, 0.5)
+"""IoU thresholds that the overlapping boxes are counted at, for comparison."""
+
 
 @dataclass(frozen=True)
 class LeafAbsence:
@@ -38,25 +41,17 @@ class Statistics:
     """All statistics of the report."""
 
     level: OverlapLevel  # objects at the IoU threshold in use
-    compared: Sequence[OverlapLevel]  # objects at other thresholds
+    compared: Sequence[OverlapLevel]  # objects at the thresholds of :data:`COMPARED`
     leaf_absence: LeafAbsence
     label_set_sizes: np.ndarray  # (K,) int64, entry k: objects with k labels, as annotated
     expanded_sizes: np.ndarray  # (K,) int64, the same after adding ancestors
     verified: int  # (image, class) pairs that are verified, by boxes or image-level labels
 
 
-def measure(
-    store: AnnotationStore,
-    iou_threshold: float = 0.9,
-    compared: Sequence[float] = (0.9, 0.8, 0.7, 0.5),
-    progress: Progress = no_progress,
-) -> Statistics:
-    """All statistics of a store. Boxes of one image with an IoU of ``iou_threshold`` or more are on one object.
-
-    ``compared`` are further thresholds, for the count of overlapping boxes only; all are in (0, 1].
-    """
+def measure(store: AnnotationStore, iou_threshold: float = 0.9, progress: Progress = no_progress) -> Statistics:
+    """All statistics of a store. Boxes of one image with at least ``iou_threshold``, in (0, 1], are on one object."""
     progress('comparing boxes', 0, 1)
-    level, *others = count_by_threshold(store, [iou_threshold, *compared])
+    level, *others = count_by_threshold(store, [iou_threshold, *COMPARED])
     progress('comparing boxes', 1, 1)
     return Statistics(
         level=level,
@@ -70,11 +65,10 @@ def measure(
 
 def count_verified(store: AnnotationStore) -> int:
     """(image, class) pairs that the metric counts: present classes with ancestors, absent ones with descendants."""
-    hierarchy, counts = store.hierarchy, store.class_image_counts()
-    rows, label_class = hierarchy.expand_labels(store.image_label, store.image_label_confidence)
-    image = np.concatenate([store.class_images(), store.image_of_label()[rows]])
-    label = np.concatenate([np.repeat(np.arange(store.num_classes), counts), label_class])
-    return len(np.unique(image * store.num_classes + label))
+    rows, label_class = store.hierarchy.expand_labels(store.image_label, store.image_label_confidence)
+    label, image = store.images_by_class().nonzero()
+    image = np.concatenate([image, store.image_of_label()[rows]])
+    return len(np.unique(image * store.num_classes + np.concatenate([label, label_class])))
 
 
 def head_to_tail(counts: np.ndarray) -> float:

@@ -62,11 +62,11 @@ def test_deviations_compare_a_part_with_the_store(tmp_path):
     convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
     store = AnnotationStore(tmp_path / 'store')
     images = np.array([0, 3])
-    assert image_deviation(store, images).part.tolist() == [1, 1, 0, 0, 0]
-    assert image_deviation(store, images, expand_hierarchy=True).part.tolist() == [1, 1, 1, 0, 0]
-    assert image_deviation(store, images, expand_hierarchy=True).whole.tolist() == [1, 1, 2, 1, 0]
-    assert box_deviation(store, images).part.tolist() == [2, 1, 0, 0, 0]
-    assert box_deviation(store, images).expected.tolist() == [1, 0.5, 0.5, 0.5, 0]
+    assert image_deviation(store, images)[1].tolist() == [1, 1, 0, 0, 0]
+    expected, got = image_deviation(store, images, expand_hierarchy=True)
+    assert expected.tolist() == [0.5, 0.5, 1, 0.5, 0] and got.tolist() == [1, 1, 1, 0, 0]
+    expected, got = box_deviation(store, images)
+    assert expected.tolist() == [1, 0.5, 0.5, 0.5, 0] and got.tolist() == [2, 1, 0, 0, 0]
 
 
 def test_the_real_sample_keeps_its_ratios(tmp_path):
@@ -74,5 +74,5 @@ def test_the_real_sample_keeps_its_ratios(tmp_path):
     for size, images in zip((1000, 300), split_images(store, [1000, 300])):
         random = drawn_at_random(store.num_images, size)
         for expand in (False, True):
-            found, other = (np.abs(image_deviation(store, rows, expand).difference) for rows in (images, random))
+            found, other = (np.abs(np.subtract(*image_deviation(store, rows, expand))) for rows in (images, random))
             assert found.max() < 6 and found.max() < 0.6 * other.max()
