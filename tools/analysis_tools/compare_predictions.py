@@ -16,12 +16,11 @@ import io
 import numpy as np
 from rich.table import Table
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
-from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -32,18 +31,11 @@ from mmoid.visualization.figures import draw_comparison, save
 
 def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
-    annotations = evaluator.annotations
-    predictions = open_predictions(path, annotations.classes, 'drop')
-    for reason, count in {**predictions.left_out, **predictions.changed}.items():
+    predictions = open_predictions(path, evaluator.annotations.classes, 'drop')
+    parts, left_out = annotated_detections(predictions, evaluator.annotations, 'drop')
+    for reason, count in {**left_out, **predictions.changed}.items():
         print(f'{path}: {count:,} {reason}')
-    image = image_indices(predictions, annotations)[predictions.image_of_detection()]
-    label = class_indices(predictions, annotations, 'drop')[predictions.label]
-    kept = np.flatnonzero((image >= 0) & (label >= 0))
-    if len(kept) < len(image):
-        print(f'{path}: {len(image) - len(kept):,} on images or of classes that are not annotated, left out')
-    if not len(kept):
-        raise AnnotationError(f'{path}: has no detection on the {len(annotations.image_ids)} annotated images')
-    return evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
+    return evaluator.with_ancestors(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def official_map(evaluator: Evaluator, detections: Detections) -> float:
@@ -86,7 +78,7 @@ def compare(args: argparse.Namespace) -> None:
     sides = [read(path, challenge) for path in (args.first, args.second)]
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
-    groups += class_groups(annotations.hierarchy, train_images)
+    groups += class_groups(annotations, train_images)
     with progress_bars() as progress:
         differences = bootstrap(
             truth,
@@ -132,7 +124,7 @@ if __name__ == '__main__':
     parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
     parser.add_argument('second', help='likewise')
     parser.add_argument('--store', required=True, help='prepared split that both are compared with')
-    parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
+    parser.add_argument('--train', help='training split, for groups by frequency: a store, or a CSV LabelName,images')
     expand = 'add the ancestors of every detection, with NMS'
     parser.add_argument('--expand-detections', action='store_true', help=expand)
     parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')

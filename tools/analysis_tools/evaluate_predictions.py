@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--labels', help='human-verified image-level labels CSV; the challenge metric uses them')
     group.add_argument('--classes', help='class descriptions CSV')
     group.add_argument('--hierarchy', help='hierarchy JSON; --protocol v2 does not need it')
-    train = 'training split, for head, middle and tail: its store, or a CSV with the columns LabelName,images'
+    train = 'training split, for groups by frequency: its store, or a CSV with the columns LabelName,images'
     group.add_argument('--train', help=train)
     group = parser.add_argument_group('rules')
     protocol = 'challenge: hierarchy, verified classes only, group-of weight 1 (default); v2: no hierarchy, weight 0'

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.class_groups import class_columns, class_groups, train_image_counts
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.box_stores import make_store
 from tests.official_files import LABEL_NAMES, TREE
+from tests.openimages.metric.metric_cases import make_annotations
 
 NAMES = [f'c{k}' for k in range(7)]
 
@@ -36,38 +39,44 @@ def level_of(parents: dict[int, set[int]], k: int) -> int:
 def third_of(counts: list[int], k: int) -> str:
     """Which third class k falls into; of equals the lower index is the more frequent."""
     ranked = sorted((k for k in range(len(counts)) if counts[k] > 0), key=lambda k: (-counts[k], k))
-    if k not in ranked:
-        return 'untrained'
     large, rest = divmod(len(ranked), 3)
     names = ['head'] * (large + (rest > 0)) + ['middle'] * (large + (rest > 1)) + ['tail'] * large
     return names[ranked.index(k)]
 
 
+def annotations_over(hierarchy: ClassHierarchy, of_lvis: bool = False) -> Annotations:
+    """No boxes; LVIS has labels of classes that are not exhaustively annotated."""
+    labels = ([0], [0], [NOT_EXHAUSTIVE]) if of_lvis else ()
+    return make_annotations(1, hierarchy.label_names, hierarchy, [], [], [], [], *labels)
+
+
 @settings(max_examples=100, deadline=None)
-@given(graphs(), st.lists(st.sampled_from([0, 1, 2, 10, 11, 100, 101]), min_size=len(NAMES), max_size=len(NAMES)))
-def test_each_group_has_the_classes_found_one_by_one(parents, counts):
-    hierarchy, counts_array = hierarchy_of(parents), np.array(counts)
+@given(
+    graphs(),
+    st.lists(st.sampled_from([0, 1, 2, 10, 11, 100, 101]), min_size=len(NAMES), max_size=len(NAMES)),
+    st.booleans(),
+)
+def test_each_group_has_the_classes_found_one_by_one(parents, counts, of_lvis):
+    annotations, counts_array = annotations_over(hierarchy_of(parents), of_lvis), np.array(counts)
     rows = []
-    for k in range(len(NAMES)):
+    for k, count in enumerate(counts):
         leaf = not any(k in above for above in parents.values())
-        rows.append((counts[k], third_of(counts, k), level_of(parents, k), leaf))
-    columns = {name: tuple(column.to_pylist()) for name, column in class_columns(hierarchy, counts_array).items()}
+        frequency = 'frequent' if count > 100 else 'common' if count > 10 else 'rare'
+        frequency = 'untrained' if not count else frequency if of_lvis else third_of(counts, k)
+        rows.append((count, frequency, level_of(parents, k), leaf))
+    columns = {name: tuple(column.to_pylist()) for name, column in class_columns(annotations, counts_array).items()}
     assert columns == dict(zip(('train_images', 'frequency', 'level', 'leaf'), zip(*rows)))
     members: dict[str, list[int]] = {}
-    for k, (count, third, level, leaf) in enumerate(rows):
-        of_lvis = 'frequent' if count > 100 else 'common' if count > 10 else 'rare'
-        for name in ([of_lvis] if count else []) + [third, 'leaf' if leaf else 'parent', f'level{level}']:
+    for k, (_, frequency, level, leaf) in enumerate(rows):
+        for name in (frequency, 'leaf' if leaf else 'parent', f'level{level}'):
             members.setdefault(name, []).append(k)
-    assert {group.name: sorted(group.labels.tolist()) for group in class_groups(hierarchy, counts_array)} == members
+    assert {group.name: sorted(group.labels.tolist()) for group in class_groups(annotations, counts_array)} == members
 
 
 def test_groups_have_names_meanings_and_an_order():
-    hierarchy = ClassHierarchy(TREE, LABEL_NAMES)
-    groups = class_groups(hierarchy, np.array([30, 2000, 2030, 0, 7]))
+    annotations = annotations_over(ClassHierarchy(TREE, LABEL_NAMES))
+    groups = class_groups(annotations, np.array([30, 2000, 2030, 0, 7]))
     assert [(group.name, group.meaning) for group in groups] == [
-        ('rare', '1 to 10 training images'),
-        ('common', '11 to 100 training images'),
-        ('frequent', 'more than 100 training images'),
         ('head', '2,000 to 2,030 training images'),
         ('middle', '30 to 30 training images'),
         ('tail', '7 to 7 training images'),
@@ -77,7 +86,7 @@ def test_groups_have_names_meanings_and_an_order():
         ('level1', '1 below the root'),
         ('level2', '2 below the root'),
     ]
-    assert class_groups(None, None) == []
+    assert [group.name for group in class_groups(annotations, None)] == ['leaf', 'parent', 'level1', 'level2']
 
 
 def test_training_images_are_counted_in_a_store_or_read_from_a_csv(tmp_path):
