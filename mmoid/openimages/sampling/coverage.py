@@ -89,7 +89,8 @@ def counted_coverage(
         label, position = series.epoch(epoch)
         times += np.bincount(lists.holds.indices[lists.holds.indptr[label] + position], minlength=len(times))
         if epoch + 1 in epochs:
-            coverages.append(_coverage(lists, series.per_class_before(epoch + 1).astype(float), times, times == 0))
+            draws, unseen = series.per_class_before(epoch + 1), times == 0
+            coverages.append(_coverage(lists, draws.astype(float), times, unseen.astype(float)))
         progress(f'counting draws, λ = {series.balance:g}', epoch + 1, epochs[-1])
     return coverages
 
