@@ -12,43 +12,46 @@ from typing import Any
 __version__ = '0.2.0'
 
 _PUBLIC = {
-    'mmoid.datasets': ('OpenImagesHierarchyDataset', 'SoftBalanceClassAwareSampler'),
-    'mmoid.engine': (
-        'ClassOrderCheckHook',
-        'HybridSchedule',
-        'InvalidLossHook',
-        'LogHistoryHook',
-        'ResumableCheckpointHook',
-        'ResumableEpochTrainLoop',
-        'StageRestartLR',
-    ),
-    'mmoid.evaluation': ('OpenImagesChallengeMetric', 'PredictionDump', 'ResumableTestLoop'),
-    'mmoid.models': (
-        'CoBCELoss',
-        'ConcurrentFocalLoss',
-        'ConcurrentQualityFocalLoss',
-        'ConcurrentSoftmaxLoss',
-        'DistCELoss',
-        'LabelSetATSSHead',
-        'LabelSetBBoxHead',
-        'LabelSetBCELoss',
+    'datasets.openimages': ('OpenImagesHierarchyDataset',),
+    'datasets.samplers': ('SoftBalanceClassAwareSampler',),
+    'engine.hooks.class_order_check': ('ClassOrderCheckHook',),
+    'engine.hooks.invalid_loss': ('InvalidLossHook',),
+    'engine.hooks.log_history': ('LogHistoryHook',),
+    'engine.resume.checkpoint_hook': ('ResumableCheckpointHook',),
+    'engine.resume.train_loop': ('ResumableEpochTrainLoop',),
+    'engine.schedule.hybrid_schedule': ('HybridSchedule',),
+    'engine.schedule.stages': ('StageRestartLR', 'StageRestartMomentum'),
+    'evaluation.challenge_metric': ('OpenImagesChallengeMetric',),
+    'evaluation.resumable_test': ('PredictionDump', 'ResumableTestLoop'),
+    'models.dense_heads.assigners': (
         'LabelSetCost',
+        'LabelSetDynamicSoftLabelAssigner',
+        'LabelSetTaskAlignedAssigner',
+    ),
+    'models.dense_heads.label_set_head': (
+        'LabelSetATSSHead',
         'LabelSetDINOHead',
         'LabelSetDeformableDETRHead',
-        'LabelSetDynamicSoftLabelAssigner',
         'LabelSetFCOSHead',
-        'LabelSetFocalLoss',
         'LabelSetGFLHead',
         'LabelSetRTMDetSepBNHead',
         'LabelSetRetinaHead',
-        'LabelSetSampler',
         'LabelSetTOODHead',
-        'LabelSetTTAModel',
-        'LabelSetTaskAlignedAssigner',
-        'SoftmaxLoss',
     ),
+    'models.losses.concurrent_softmax': ('ConcurrentSoftmaxLoss',),
+    'models.losses.sigmoid': (
+        'CoBCELoss',
+        'ConcurrentFocalLoss',
+        'ConcurrentQualityFocalLoss',
+        'LabelSetBCELoss',
+        'LabelSetFocalLoss',
+    ),
+    'models.losses.softmax': ('DistCELoss', 'SoftmaxLoss'),
+    'models.roi_heads.label_set_bbox_head': ('LabelSetBBoxHead',),
+    'models.roi_heads.label_set_sampler': ('LabelSetSampler',),
+    'models.test_time_augmentation': ('LabelSetTTAModel',),
 }
-_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+_MODULE_OF = {name: f'mmoid.{module}' for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_MODULE_OF]
 

@@ -11,14 +11,18 @@ After the import, ``_base_ = 'mmoid::...'`` and ``mmengine.hub.get_config('mmoid
 package. mmengine gives what they build the scope ``mmoid``, which looks everything up in mmdet's registries.
 """
 
+from importlib import import_module
+
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-from mmoid import datasets, engine, evaluation, models
+import mmoid
+from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
 
-__all__ = ['datasets', 'engine', 'evaluation', 'models']
-
+for _module in mmoid._MODULE_OF.values():
+    import_module(_module)
+allow_checkpoint_globals()  # mmdet's own tools load our checkpoints after importing only this module
 MODULE2PACKAGE['mmoid'] = 'mmoid'
 for _parent in [value for value in vars(mmdet.registry).values() if isinstance(value, Registry)]:
     Registry(_parent.name, parent=_parent, scope='mmoid', locations=['mmoid.registry', *_parent._locations])

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.models.test_dense_heads import CONFIGS, small_config
+from tests.models.test_dense_heads import CONFIGS
+from tests.narrow import narrow
 
 GUIDE = (Path(__file__).parents[1] / 'docs' / 'any_detector.md').read_text()
 EXAMPLE = re.search(r'```python\n(.*?)```', GUIDE, re.DOTALL)[1]
@@ -32,12 +33,7 @@ def test_every_detector_of_the_guide_trains_and_is_tested(head, tiny_data, tmp_p
         text += "model['bbox_head']['initial_loss_cls'] = dict(type='mmoid.ConcurrentFocalLoss')\n"
     (tmp_path / 'mine.py').write_text(text)
     cfg = Config.fromfile(tmp_path / 'mine.py')
-    narrow = small_config(head)
-    for key in set(narrow) - {'bbox_head'}:
-        cfg.model[key] = narrow[key]
-    cfg.model.bbox_head.update(
-        {key: narrow.bbox_head[key] for key in ('in_channels', 'feat_channels') if key in narrow.bbox_head}
-    )
+    narrow(cfg.model).data_preprocessor.batch_augments = None
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.update(pipeline=PIPELINE, indices=4)
         loader.update(num_workers=0, persistent_workers=False, batch_size=2, pin_memory=False)

@@ -11,24 +11,18 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmoid.engine.resume.checkpoints import try_load
 from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.checkpoints import read_checkpoint
+from tests.narrow import narrow
 from tests.tool_runs import logged_scalars
 
 GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()
 FASTER, CASCADE, LIBRA, DATA, _ = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 OPTIONS = re.search(r'HEAD=.*?(?=```)', GUIDE, re.DOTALL)[0]
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
-# R-18 at an eighth of its width, two steps on images of 96 pixels, then a validation.
-SMALL = {
-    'model.backbone.depth': 18,
-    'model.backbone.base_channels': 8,
-    'model.backbone.init_cfg': None,
-    'model.backbone.frozen_stages': -1,
-    'model.rpn_head.in_channels': 16,
-    'model.rpn_head.feat_channels': 16,
-    'model.roi_head.bbox_roi_extractor.out_channels': 16,
+# Two steps on images of 96 pixels, then a validation.
+SHORT = {
     'train_cfg.max_epochs': 1,
     'train_dataloader.batch_size': 2,
     'train_dataloader.dataset.indices': 4,
@@ -38,24 +32,17 @@ SMALL = {
     'default_hooks.logger.interval': 1,
 }
 for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-    SMALL |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False}
+    SHORT |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False}
 
 
-def small(neck='model.neck', heads=('model.roi_head.bbox_head',)):
-    """``SMALL`` with the widths of the neck and the heads, which some configs have in lists."""
-    options = {**SMALL, f'{neck}.in_channels': [8, 16, 32, 64], f'{neck}.out_channels': 16}
-    for head in heads:
-        options |= {f'{head}.in_channels': 16, f'{head}.fc_out_channels': 32}
-    return options
-
-
-def user_config(folder, data_root, text, options):
-    """Writes the text of the guide as a user's config; returns it with the options, also written as small.py."""
+def user_config(folder, data_root, text, options=None):
+    """Writes the text of the guide as a user's config; returns it small, with the options, also written as small.py."""
     store = AnnotationStore(data_root / 'train')
     text = text.replace('data/openimages', str(data_root)).replace('=500', f'={store.num_classes}')
     (folder / 'mine.py').write_text(text)
     cfg = Config.fromfile(folder / 'mine.py')
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict({**(options or {}), **SHORT})
+    narrow(cfg.model)
     cfg.work_dir = str(folder / 'work')
     cfg.dump(folder / 'small.py')
     return cfg
@@ -105,8 +92,8 @@ def check_modules(runner, data_root, wrapped):
 
 
 def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
-    options = {**small(heads=[f'model.roi_head.bbox_head.{k}' for k in range(3)]), **of_coco(tiny_data, tmp_path)}
-    runner, steps, validation = train(user_config(tmp_path, tiny_data, CASCADE, options), tmp_path)
+    cfg = user_config(tmp_path, tiny_data, CASCADE, of_coco(tiny_data, tmp_path))
+    runner, steps, validation = train(cfg, tmp_path)
     check_modules(runner, tiny_data, 'RandomSampler')
     assert len(steps) == 2 and all(step[f's{k}.loss_cls'] > 0 for step in steps for k in range(3))
     assert 'coco/bbox_mAP' in validation
@@ -114,10 +101,7 @@ def test_cascade_rcnn_with_the_data_set_and_metric_of_coco(tiny_data, tmp_path):
 
 @pytest.mark.slow
 def test_libra_rcnn_keeps_its_own_roi_sampler(tiny_data, tmp_path):
-    cfg = user_config(
-        tmp_path, tiny_data, with_our_data(LIBRA), {**small('model.neck.0'), 'model.neck.1.in_channels': 16}
-    )
-    runner, steps, _ = train(cfg, tmp_path)
+    runner, steps, _ = train(user_config(tmp_path, tiny_data, with_our_data(LIBRA)), tmp_path)
     check_modules(runner, tiny_data, 'CombinedSampler')
     assert type(runner.model.roi_head.bbox_head.loss_bbox).__name__ == 'BalancedL1Loss'
     assert len(steps) == 2 and all(step['loss_cls'] > 0 for step in steps)
@@ -134,7 +118,7 @@ def test_dynamic_rcnn_by_the_options_of_the_command_line(tiny_data, tmp_path):
         options[key] = options[key].replace('data/openimages', str(tiny_data))
     options['model.roi_head.bbox_head.num_classes'] = AnnotationStore(tiny_data / 'train').num_classes
     base = "_base_ = 'mmdet::dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py'\n"
-    cfg = user_config(tmp_path, tiny_data, base, {**options, **small(), **of_coco(tiny_data, tmp_path)})
+    cfg = user_config(tmp_path, tiny_data, base, {**options, **of_coco(tiny_data, tmp_path)})
     runner, steps, validation = train(cfg, tmp_path)
     check_modules(runner, tiny_data, 'RandomSampler')
     assert type(runner.model.roi_head).__name__ == 'DynamicRoIHead'
@@ -171,11 +155,10 @@ def run_elsewhere(folder, *command):
 
 def test_mmdets_own_tools_train_and_test_it_and_its_apis_infer(tiny_data, tmp_path):
     """As `mim train mmdet` and `mim test mmdet` do: mim starts these very files of the installed mmdet."""
-    options = {**small(), 'model.test_cfg.rcnn.score_thr': 0.0}
-    user_config(tmp_path, tiny_data, with_our_data(FASTER), options)
+    user_config(tmp_path, tiny_data, with_our_data(FASTER), {'model.test_cfg.rcnn.score_thr': 0.0})
     run_elsewhere(tmp_path, TOOLS / 'train.py', 'small.py', '--work-dir', 'run')
     checkpoint = tmp_path / 'run' / 'epoch_1.pth'
-    assert 'roi_head.bbox_head.loss_cls.rates' in read_checkpoint(checkpoint)['state_dict']
+    assert 'roi_head.bbox_head.loss_cls.rates' in try_load(checkpoint)['state_dict']
     printed = run_elsewhere(tmp_path, TOOLS / 'test.py', 'small.py', checkpoint, '--work-dir', 'tested')
     assert 'openimages/mAP' in printed
     store = AnnotationStore(tiny_data / 'validation')

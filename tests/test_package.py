@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -45,6 +46,13 @@ def test_every_recipe_is_in_the_index_and_every_tool_is_a_command():
     tools = [f'{folder}/{path.name}' for folder in folders for path in (ROOT / 'tools' / folder).glob('*.py')]
     assert sorted(COMMANDS.values()) == sorted([*tools, 'train.py', 'test.py', 'predict.py'])
     assert all(f'  {name} ' in usage() for name in COMMANDS)
+
+
+@pytest.mark.parametrize('script', COMMANDS.values())
+def test_the_help_of_a_tool_has_an_example_after_its_first_line(script):
+    lines = ast.get_docstring(ast.parse((TOOLS / script).read_text())).splitlines()
+    assert not lines[1] and lines[2].startswith(f'    python tools/{script}')
+    assert all(len(line) <= 120 for line in lines), 'a backslash at the end of a line needs a raw string'
 
 
 def run(*command: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

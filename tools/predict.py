@@ -1,4 +1,4 @@
-"""Predicts on images without annotations: a folder, files, a glob, or a list of ids.
+r"""Predicts on images without annotations: a folder, files, a glob, or a list of ids.
 
     python tools/predict.py CONFIG CHECKPOINT photos --out work_dirs/photos --draw work_dirs/drawn
     python tools/predict.py CONFIG CHECKPOINT sample_submission.csv --images images/test --out work_dirs/test \
@@ -20,9 +20,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import STATUS_FILE
-from mmoid.engine.launch import one_line_error, parse_run_args
+from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
 from mmoid.engine.resume.checkpoints import try_load
 from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
@@ -61,15 +60,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', help='folder of the images of a list')
     parser.add_argument('--out', required=True, help='folder for the predictions; OUT.store lists the images')
     parser.add_argument('--csv', help='write a row for each detection too, .csv or .csv.gz')
-    submission = (
-        "write the challenge's format too: a row for each image of the list, in its order, skipped ones included"
-    )
-    parser.add_argument('--submission', help=submission)
+    parser.add_argument('--submission', help="write the challenge's format too, a row for each image of the list")
     parser.add_argument('--draw', type=Path, help='folder for a drawing of each image')
-    score = 'least score in --csv and --submission (default: all that the model gives) and in --draw (default: 0.3)'
+    score = 'lowest score in --csv and --submission (default: 0) and in --draw (default: 0.3)'
     parser.add_argument('--score-thr', type=float, help=score)
-    parser.add_argument('--batch-size', type=int, help='of each process (default: that of test_dataloader)')
-    parser.add_argument('--classes', help='CSV of MID, name in the order of the model, if the checkpoint names none')
+    parser.add_argument('--batch-size', type=int, help='images per batch and process (default: as in test_dataloader)')
+    parser.add_argument('--classes', help="CSV of MID, name in the model's order, if the checkpoint names no classes")
     parser.add_argument('--strict', action='store_true', help='exit with status 1 at the end if images were skipped')
     parser.add_argument('--restart', action='store_true', help='delete the results of a killed run')
     parser.add_argument('--work-dir', help='the directory of the logs')
@@ -157,7 +153,7 @@ def main() -> None:
         print(f'skipped {len(skipped):,} of {len(images.ids):,} images; {store.path / SKIPPED} has all reasons')
         print(''.join(f'  {image_id}: {reason}\n' for image_id, reason in skipped[:SHOWN]), end='')
     if not args.submission:
-        print(f'next: python tools/misc/make_submission.py {args.out} --out submission.csv.gz')
+        print(f'Next: mmoid submission {args.out} --out submission.csv.gz')
     if skipped and args.strict:
         if STATUS_FILE in os.environ:  # else torchrun ends with a traceback
             Path(os.environ[STATUS_FILE]).write_text('1')

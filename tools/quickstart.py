@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 import mmoid
-from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
@@ -153,17 +150,12 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def summarise(seconds: dict[str, float]) -> dict:
-    annotations = annotations_of_store(AnnotationStore(DATA / 'validation'))
-    versions = {'mmoid': mmoid.__version__, 'python': platform.python_version(), 'torch': torch.__version__}
     return {
         'mAP': training_log()[1][EPOCHS],
         'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
-        'protocol': evaluate_predictions(annotations, PredictionStore(WORK / 'predictions')).description,
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
-        'config': CONFIG,
-        'checkpoint': str(CHECKPOINT),
         'figures': sorted(str(path) for path in FIGURES.glob('*.png')),
-        'versions': {**versions, **installed_stack()},
+        'versions': {'mmoid': mmoid.__version__, 'torch': torch.__version__, **installed_stack()},
     }
 
 
@@ -175,13 +167,13 @@ def show(summary: dict) -> None:
     table.add_row('this run', 'the same', f'{summary["mAP"]:.3f}')
     table.add_row('this run', 'Eq. 5, with the classes that annotators mix up', f'{summary["test_mAP"]:.3f}')
     console.print(table)
-    console.print(summary['protocol'])
     noise = 'differences of two trainings below 0.02 are noise. docs/reproduction.md has more images and seeds.'
-    console.print(f'{stock["images"]} images: {noise}')
+    console.print(f'{stock["images"]} images, Open Images Challenge metric: {noise}')
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
     for path in summary['figures']:
         console.print(f'Figure: {path}')
-    console.print(f'Checkpoint: {summary["checkpoint"]}   Summary: {WORK / "summary.json"}')
+    console.print(f'Checkpoint: {CHECKPOINT}   Summary: {WORK / "summary.json"}')
+    console.print('Next: train on Open Images (README.md) or on your own data (docs/data.md)')
 
 
 def main() -> None:

@@ -6,15 +6,10 @@ root=$(dirname "$(dirname "$(readlink -f "$0")")")
 venv=$root/.venv
 setup=()
 while [[ ${1-} == --stack* || ${1-} == --venv* ]]; do
-    option=$1
+    [[ $1 == *=* ]] || set -- "$1=${2-}" "${@:3}"
+    [[ $1 != --venv=?* ]] || venv=$(readlink -m -- "${1#--venv=}")
+    setup+=("$1")
     shift
-    if [[ $option != *=* ]]; then
-        (($# > 0)) || { echo "run_tests.sh: $option needs a value" >&2; exit 2; }
-        option+==$1
-        shift
-    fi
-    [[ $option != --venv=?* ]] || venv=$(readlink -m -- "${option#--venv=}")
-    setup+=("$option")
 done
 if [[ ${1-} == -h || ${1-} == --help ]]; then
     sed -n '2,3s/^# //p' "$0"

@@ -37,22 +37,19 @@ die() {
 stack='' remake=no
 while (($# > 0)); do
     case $1 in
+        --stack=* | --venv=*)
+            set -- "${1%%=*}" "${1#*=}" "${@:2}"
+            continue
+            ;;
         --stack)
-            (($# > 1)) || die '--stack needs a name: onedl or openmmlab'
+            [[ ${2-} ]] || die '--stack needs a name: onedl or openmmlab'
             stack=$2
             shift
             ;;
-        --stack=*)
-            stack=${1#*=}
-            [[ $stack ]] || die '--stack needs a name: onedl or openmmlab'
-            ;;
-        --venv | --venv=*)
-            if [[ $1 == --venv ]]; then
-                (($# > 1)) || die '--venv needs a folder'
-                shift
-            fi
-            [[ ${1#--venv=} ]] || die '--venv needs a folder'
-            venv=$(readlink -m -- "${1#--venv=}")
+        --venv)
+            [[ ${2-} ]] || die '--venv needs a folder'
+            venv=$(readlink -m -- "$2")
+            shift
             ;;
         --remake) remake=yes ;;
         -h | --help)
@@ -117,12 +114,13 @@ key() {
     cksum <"$root/tools/mmcv_operators.sh"
 }
 works() { [[ -x $python ]] && "$python" -c '' 2>/dev/null; } # not after its Python was removed
-up_to_date() { [[ $remake == no && -f $stamp && $(<"$stamp") == "$(key)" ]] && works; }
-
-if up_to_date; then
+exit_if_up_to_date() {
+    [[ $remake == no && -f $stamp && $(<"$stamp") == "$(key)" ]] && works || return 0
     say "$name is up to date ($stack, Python $version, torch $torch, $device)"
     exit 0
-fi
+}
+
+exit_if_up_to_date
 
 # --- One run at a time. Child processes of a killed run keep the lock, so the next run waits for them ------------------
 
@@ -133,10 +131,7 @@ if command -v flock >/dev/null && ! flock -n 9; then
     say "Another setup_env.sh is running for $name; waiting until it ends."
     flock 9
     if [[ ! ${PYTHON-} ]]; then version=$(recorded python); fi
-    if up_to_date; then
-        say "$name is up to date ($stack, Python $version, torch $torch, $device)"
-        exit 0
-    fi
+    exit_if_up_to_date
 fi
 
 # --- Helpers ---------------------------------------------------------------------------------------------------------

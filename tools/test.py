@@ -1,19 +1,25 @@
-"""Tests a checkpoint: mAP, predictions, images. Options are those of mmdet's tools/test.py."""
+"""Tests a checkpoint: mAP, predictions, images. It has the options of mmdet's tools/test.py and more.
+
+    python tools/test.py CONFIG work_dirs/mine/epoch_12.pth --out work_dirs/mine/predictions
+
+tools/dist_test.sh and tools/slurm_test.sh start several processes.
+"""
 
 from __future__ import annotations
 
 import argparse
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine import build_runner, end_launch, load_config
-from mmoid.engine.launch import one_line_error, parse_run_args
+from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
 from mmoid.engine.testing import enable_out, enable_tta
+from mmoid.utils.command_line import tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test (and eval) a model')
+    parser = tool_parser(__doc__)
     parser.add_argument('config', help='test config file path')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
@@ -54,6 +60,8 @@ def main() -> None:
             # training, which may be in the same work dir.
             cfg = Config(cfg.to_dict())
         build_runner(cfg).test()
+        if args.out is not None and is_main_process():
+            print(f'{args.out}: written. Next: mmoid show --store STORE --predictions {args.out}')
     end_launch()
 
 

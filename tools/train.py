@@ -1,4 +1,8 @@
-"""Trains a detector. Options are those of mmdet's tools/train.py.
+"""Trains a detector. It has the options of mmdet's tools/train.py.
+
+    python tools/train.py CONFIG --work-dir work_dirs/mine
+
+tools/dist_train.sh and tools/slurm_train.sh start several processes.
 
 Exit status: 0; 75 after SIGTERM, if the run can be resumed with --resume; 1 after an error.
 """
@@ -7,21 +11,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine import build_runner, end_launch, load_config
 from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import enable_amp, enable_auto_scale_lr, one_line_error, parse_run_args
+from mmoid.engine.launch import (
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+    end_launch,
+    load_config,
+    one_line_error,
+    parse_run_args,
+)
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name
+from mmoid.utils.command_line import tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector')
+    parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
-    parser.add_argument('--work-dir', help='the dir to save logs and models')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument('--amp', action='store_true', help='enable automatic mixed precision training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     resume_help = 'checkpoint to resume from; without a path, the newest intact one in the work dir'
@@ -46,6 +60,10 @@ def train(args: argparse.Namespace) -> int:
         runner.train()
     except Terminated:
         return RESUMABLE
+    last = Path(runner.work_dir, 'last_checkpoint')
+    if is_main_process() and last.exists():
+        checkpoint = last.read_text()
+        print(f'{checkpoint}: written. Next: mmoid test {args.config} {checkpoint}')
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os.path as osp
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import exists, load
+from mmengine.fileio import exists, get
 from mmengine.logging import print_log
 
 from mmoid.openimages.boxes import below_a_pixel
@@ -26,6 +28,17 @@ from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
 IMAGES_CHECKED = 16
+OF_PROPOSALS = {
+    ('numpy', 'ndarray'),
+    ('numpy', 'dtype'),
+    ('numpy.core.multiarray', '_reconstruct'),
+    ('numpy.core.numeric', '_frombuffer'),
+    ('mmengine.structures.instance_data', 'InstanceData'),
+    ('builtins', 'set'),
+    ('__builtin__', 'set'),
+    ('_codecs', 'encode'),
+}
+"""What the pickles of mmdet's proposals are made of."""
 MIXES_IMAGES = re.compile('Mosaic|MixUp|CopyPaste')  # transforms of mmdet
 
 
@@ -120,17 +133,19 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
             training=not self.test_mode,
         )
         records.require_images(self.backend_args)
-        self._ignore_orientation()
+        self._set_orientation()
         return records
 
-    def _ignore_orientation(self) -> None:
-        """Boxes of the official files fit the stored pixels, but mmdet's LoadImageFromFile turns images by EXIF."""
-        if not any(source['name'].endswith(('.csv', '.csv.gz')) for source in self.store.metadata['sources']):
+    def _set_orientation(self) -> None:
+        """Loads images so that the boxes fit: as stored for the official files, turned by EXIF for most others."""
+        if not self.store.metadata['sources']:  # images without annotations
             return
+        wanted = 'color' if self.store.upright else 'color_ignore_orientation'
         for step in self.pipeline.transforms:
-            if getattr(step, 'color_type', None) == 'color':
-                step.color_type = 'color_ignore_orientation'
-                print_log(f'{self.store.path}: loading images without their EXIF orientation', 'current')
+            if getattr(step, 'color_type', None) in {'color', 'color_ignore_orientation'} - {wanted}:
+                step.color_type = wanted
+                how = 'with' if self.store.upright else 'without'
+                print_log(f'{self.store.path}: loading images {how} their EXIF orientation', 'current')
 
     def load_proposals(self) -> None:
         """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet.
@@ -138,7 +153,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         They are an ``InstanceData`` or dict each, as mmdet's ``LoadProposals`` expects.
         """
         self.proposal_file = osp.join(self.data_root or '', self.proposal_file)
-        proposals = load(self.proposal_file, backend_args=self.backend_args)
+        content = get(self.proposal_file, backend_args=self.backend_args)
+        try:
+            proposals = _Proposals(io.BytesIO(content)).load()
+        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
+            raise AnnotationError(f'dataset.proposal_file: {self.proposal_file} cannot be read ({error})') from error
         for image in self.data_list.images.tolist():
             key = _proposal_key(self.data_list.path(image))
             if key not in proposals:
@@ -337,6 +356,8 @@ class StoreRecords(Sequence):
         present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
         verified = self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
         not_exhaustive = label[(label >= 0) & (confidence == NOT_EXHAUSTIVE)]
+        if not len(not_exhaustive):
+            return verified
         return np.setdiff1d(verified, self.hierarchy.verified_classes(not_exhaustive, label[:0]))
 
     def require_images(self, backend_args: dict | None) -> None:
@@ -377,6 +398,15 @@ class StoreRecords(Sequence):
             'confidences': store.image_label_confidence[label_rows][image_labels >= 0],
         }
         return item if self.proposals is None else {**item, 'proposals': self.proposals[_proposal_key(path)]}
+
+
+class _Proposals(pickle.Unpickler):
+    """Reads the pickles of mmdet's proposals: builds arrays and ``InstanceData`` and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (re.sub('^numpy._core', 'numpy.core', module), name) not in OF_PROPOSALS:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}; only arrays and InstanceData are read')
+        return super().find_class(module, name)
 
 
 def _proposal_key(img_path: str) -> str:

@@ -23,21 +23,38 @@ from mmengine.hooks import LoggerHook
 from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, ValLoop
 from torch.utils.data import DataLoader
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
-from mmoid.engine.settings import remove_default_hooks, require_trainable, type_name
+from mmoid.engine.settings import remove_default_hooks, require_scores_of_hooks, require_trainable, type_name
 from mmoid.openimages.errors import AnnotationError
 
 PACKAGE = Path(__file__).parents[1]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+class Overrides(DictAction):
+    """mmengine's ``DictAction``; what is no ``key=value`` is an error of one line."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *others: Any
+    ) -> None:
+        try:
+            super().__call__(parser, namespace, values, *others)
+        except (ValueError, AssertionError) as error:
+            parser.error(f'--cfg-options {" ".join(values)}: expected key=value pairs ({error})')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options``, as mmdet's tools have it."""
+    options_help = 'override settings of the config, as key=value pairs: train_dataloader.batch_size=4'
+    parser.add_argument('--cfg-options', nargs='+', action=Overrides, help=options_help)
+
+
 def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parses the command line of a run, with the options that all runs have."""
-    options_help = 'override settings of the config, as key=value pairs: train_dataloader.batch_size=4'
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help=options_help)
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes it, torchrun does not.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
@@ -109,6 +126,12 @@ class CheckedRunner(Runner):
     def build_train_loop(self, loop: Any) -> BaseLoop:
         built = super().build_train_loop(loop)
         require_trainable(self, built)
+        return built
+
+    def build_val_loop(self, loop: Any) -> BaseLoop:
+        built = super().build_val_loop(loop)
+        if isinstance(built, ValLoop):
+            require_scores_of_hooks(self.hooks, built.evaluator)
         return built
 
 

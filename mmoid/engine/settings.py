@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 REQUIRED_HOOKS = {
@@ -17,7 +17,8 @@ REQUIRED_HOOKS = {
     'sampler_seed': 'each epoch would have the images in the same order',
 }
 SCALARS = {
-    'OpenImagesChallengeMetric': r'mAP(_(head|middle|tail|leaf|parent|untrained|level\d+))?|multi_label_recall',
+    'OpenImagesChallengeMetric': r'mAP(_(rare|common|frequent|head|middle|tail|untrained|leaf|parent|level\d+))?|'
+    'multi_label_recall',
     'OpenImagesMetric': r'mAP|AP\d+',
     'VOCMetric': r'mAP|AP\d+',
     'CocoMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
@@ -71,6 +72,16 @@ def require_trainable(runner: Runner, loop: BaseLoop) -> None:
             f'train_dataloader.sampler is {type(sampler).__name__}, which never ends, but train_cfg.type is '
             f"{type(loop).__name__}; set sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations"
         )
+
+
+def require_scores_of_hooks(hooks: Iterable[Hook], evaluator: Evaluator) -> None:
+    """:func:`require_scores` of hooks that keep the best checkpoint or stop early; mmengine ignores a wrong one."""
+    for hook in hooks:
+        name = type(hook).__name__
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            require_scores(hook.save_best, f'save_best of {name}', evaluator)
+        elif isinstance(hook, EarlyStoppingHook):
+            require_scores([hook.monitor], f'monitor of {name}', evaluator)
 
 
 def require_scores(names: Iterable[str], key: str, evaluator: Evaluator) -> None:

@@ -18,8 +18,9 @@ def enable_out(cfg: Config, out: str, restart: bool = False) -> None:
     if out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {out}: give a folder for Arrow files; pickle files are not supported')
     loop = cfg.get('test_cfg') or {}
-    if loop.get('type', 'TestLoop') not in ('TestLoop', 'ResumableTestLoop', 'mmoid.ResumableTestLoop'):
-        raise ValueError(f'--out needs test_cfg.type TestLoop, the config has {loop["type"]}')
+    kind = type_name(loop.get('type', 'TestLoop'))
+    if kind not in ('TestLoop', 'ResumableTestLoop'):
+        raise ValueError(f'--out needs test_cfg.type TestLoop, the config has {kind}')
     cfg.test_cfg = {**loop, 'type': 'mmoid.ResumableTestLoop'}
     evaluators = cfg.get('test_evaluator') or []
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
@@ -41,9 +42,9 @@ def enable_tta(cfg: Config) -> None:
         )
     if 'tta_pipeline' not in cfg:
         # Without ground truth, which would be that of a flipped view.
-        *load, pack = (step for step in dataset.pipeline if step.type != 'LoadAnnotations')
+        *load, pack = (step for step in dataset.pipeline if type_name(step.type) != 'LoadAnnotations')
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        flips = [dict(type='mmdet.RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         packs = [dict(type=pack.type, meta_keys=keys)]
         cfg.tta_pipeline = [*load, dict(type='TestTimeAug', transforms=[flips, packs])]
     dataset.pipeline = cfg.tta_pipeline

@@ -26,21 +26,13 @@ LAYER = re.compile(
 
 @dataclass(frozen=True)
 class Conversion:
-    """A state dict with other classes.
-
-    Attributes:
-        state_dict: The weights.
-        layers: Names of the parameters that were reordered.
-        new: Classes that the detector did not have.
-        filled: Those of ``new`` that start as the mean of their descendants.
-        unused: Classes of the detector that are left out.
-    """
+    """A state dict with other classes."""
 
     state_dict: dict[str, Tensor]
-    layers: tuple[str, ...]
-    new: tuple[str, ...]
-    filled: tuple[str, ...]
-    unused: tuple[str, ...]
+    layers: tuple[str, ...]  # names of the parameters that were reordered
+    new: tuple[str, ...]  # classes that the detector did not have
+    filled: tuple[str, ...]  # those of ``new`` that start as the mean of their descendants
+    unused: tuple[str, ...]  # classes of the detector that are left out
 
 
 def classes_of_checkpoint(checkpoint: Mapping[str, Any], source: str) -> ClassNames:

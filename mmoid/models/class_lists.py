@@ -129,6 +129,15 @@ def rows_of(matrix: Tensor, indices: Tensor) -> Tensor:
     return matrix.index_select(0, indices).to_dense()
 
 
+class Training:
+    """Whether the next checkpoint is the ``load_from`` of a training. EMAHook's copy of a module shares it."""
+
+    starts = False
+
+    def __deepcopy__(self, memo: dict) -> Training:
+        return self
+
+
 class ClassBuffer(nn.Module):
     """Base of modules with a matrix by class that both a config and a checkpoint give, such as the rates.
 
@@ -137,29 +146,25 @@ class ClassBuffer(nn.Module):
 
     The matrix is a buffer of this name. If it is sparse, the buffer holds its (P,) non-zero values, and another one,
     with the suffix ``_indices``, their (2, P) rows and columns: a sparse buffer cannot be broadcast to other ranks.
-
-    Attributes:
-        buffer_name: Name of the buffer.
-        rates_from: ``checkpoint``, or ``config`` to keep the config's values in tests and with ``--resume`` too.
-        config_wins: Whether the config's values stay when the next checkpoint is loaded.
-        missing_files: ``key = path`` of files of the config that do not exist.
-        label_names: (C,) MIDs by class index; None if nothing tells them. The checkpoint holds them as bytes.
     """
 
     buffer_name: str
-    rates_from: str = 'checkpoint'
-    config_wins = False
-    missing_files: Sequence[str] = ()
-    label_names: tuple[str, ...] | None = None
-    class_names: Tensor | None
+    rates_from: str = 'checkpoint'  # or ``config``: keep the config's values in tests and with ``--resume`` too
+    training_run: Training
+    missing_files: Sequence[str] = ()  # ``key = path`` of files of the config that do not exist
+    label_names: tuple[str, ...] | None = None  # (C,) MIDs by class index; None if nothing tells them
+    class_names: Tensor | None  # the same in the checkpoint, as bytes
 
     if TYPE_CHECKING:  # else mypy takes every attribute of a head of mmdet for a Tensor or Module
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def set_class_buffer(self, matrix: Tensor) -> None:
-        """Sets the dense or sparse (M, M) matrix. Call it when ``label_names`` are known."""
-        self.matrix_size = len(matrix)
+    def set_class_buffer(self, matrix: Tensor, is_given: bool = True) -> None:
+        """Sets the dense or sparse (M, M) matrix. Call it when ``label_names`` are known.
+
+        ``is_given``: whether the config gives it; if not, it is empty.
+        """
+        self.matrix_size, self.matrix_is_given, self.training_run = len(matrix), is_given, Training()
         self.register_buffer(self.buffer_name, matrix.values() if matrix.is_sparse else matrix)
         self.register_buffer(f'{self.buffer_name}_indices', matrix.indices() if matrix.is_sparse else None)
         names = '\n'.join(self.label_names or ()).encode()
@@ -169,6 +174,17 @@ class ClassBuffer(nn.Module):
         """The dense or sparse (M, M) matrix."""
         values, indices = getattr(self, self.buffer_name), getattr(self, f'{self.buffer_name}_indices')
         return values if indices is None else sparse_matrix(indices, values, self.matrix_size)
+
+    @property
+    def config_wins(self) -> bool:
+        """Whether the config's values stay when the next checkpoint is loaded."""
+        return self.rates_from == 'config' or self.training_run.starts
+
+    def init_weights(self) -> None:
+        """Called by mmengine's Runner before training."""
+        super().init_weights()  # type: ignore[misc]  # of the class that this one is mixed into
+        self.require_class_files()
+        self.training_run.starts = True
 
     def require_class_files(self) -> None:
         """Raises AnnotationError if files were missing and no checkpoint has given the buffer."""
@@ -188,6 +204,7 @@ class ClassBuffer(nn.Module):
             if names is not None:
                 self._require_names(bytes(names.tolist()).decode().split('\n'))
         from_config = self.config_wins and not self.missing_files
+        is_reported = from_config or (self.matrix_is_given and not self.missing_files)
         fits = given.keys() == own.keys()
         if fits and indices in own:
             fits = bool((given[indices] < self.matrix_size).all())
@@ -198,7 +215,7 @@ class ClassBuffer(nn.Module):
             for name, buffer in given.items():
                 if buffer.shape != own[name].shape:  # another number of non-zero values
                     self.register_buffer(name.removeprefix(prefix), torch.empty_like(buffer, device=own[name].device))
-        if given and own[key].any() and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
+        if given and is_reported and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
             message = (
                 f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
             )

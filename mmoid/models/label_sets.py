@@ -14,9 +14,18 @@ from mmcv.ops import batched_nms
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmoid.models.class_lists import Hierarchy, is_missing, rows_of
+from mmoid.models.class_lists import (
+    ClassBuffer,
+    Hierarchy,
+    ancestor_matrix,
+    class_matrix,
+    is_missing,
+    label_names_of,
+    rows_of,
+)
 from mmoid.models.losses.base import LabelSetLoss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -109,3 +118,32 @@ class VerifiedClasses:
         if self.weight is not None:
             judged[:, torch.multinomial(self.weight, self.num_sampled).numpy()] = True
         return torch.from_numpy(judged).to(device, non_blocking=True)
+
+
+class AncestorBuffer(ClassBuffer):
+    """Mixin of the heads: the ancestors of the classes, from the ``hierarchy`` of the head's loss."""
+
+    buffer_name = 'ancestors'
+    ancestors: Tensor  # (C, C) bool, [i, j]: j is an ancestor of i; see ClassBuffer
+    add_ancestors: bool
+
+    def set_ancestors(self, loss_cls: dict) -> None:
+        """Reads them by the config of the loss, which is built. Sets ``label_names``."""
+        hierarchy = loss_cls.get('hierarchy')
+        self.label_names = getattr(self.loss_cls, 'label_names', None)
+        if self.label_names is None:
+            self.label_names = label_names_of(hierarchy, loss_cls.get('classes'), 'loss_cls')
+        self.rates_from = loss_cls.get('rates_from', 'checkpoint')
+        matrix = csr_array((self.num_classes, self.num_classes), dtype=bool)
+        if is_missing(hierarchy):
+            self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
+        elif hierarchy is not None:
+            matrix = ancestor_matrix(hierarchy, self.num_classes, self.label_names, 'loss_cls.hierarchy')
+        self.set_class_buffer(class_matrix(matrix), hierarchy is not None)
+
+    def with_ancestors(self, results: list[InstanceData], nms: dict) -> list[InstanceData]:
+        """The detections of each image, with ancestors if ``add_ancestors`` is set. ``nms``: config of the NMS."""
+        if not self.add_ancestors:
+            return results
+        self.require_class_files()
+        return [with_ancestors(result, self.class_buffer(), nms.get('iou_threshold', 0.5)) for result in results]

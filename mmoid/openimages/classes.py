@@ -63,15 +63,22 @@ class ClassNames:
         return np.array([self._index[name] for name in names], dtype=np.int64)
 
     def find(self, mids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """(R,) int32 indices of a column of MIDs, strings or a dictionary of strings; -1 if not a class."""
+        """(R,) int32 indices of a column of MIDs or display names, as :meth:`indices`; -1 if not a class.
+
+        Strings or a dictionary of strings; spaces around them do not count.
+        """
         column = mids.combine_chunks() if isinstance(mids, pa.ChunkedArray) else mids
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
-        found = pc.index_in(column.dictionary, pa.array(self.label_names, pa.string())).fill_null(-1)
-        return found.to_numpy(zero_copy_only=False).astype(np.int32)[column.indices.to_numpy()]
+        given, known = column.dictionary.cast(pa.string()), pa.array(list(self._index), pa.string())
+        found = pc.coalesce(pc.index_in(given, known), pc.index_in(pc.utf8_trim_whitespace(given), known), -1)
+        labels = np.array([*self._index.values(), -1], dtype=np.int32)
+        return labels[found.to_numpy()][column.indices.to_numpy()]
 
     def unknown(self, name: str, where: str, remedy: str = '') -> AnnotationError:
         """The error for a name that is not a class. ``where`` names the file and line, or the config key."""
+        if name in self._index:
+            remedy = f'it is the display name of {self.label_names[self._index[name]]!r}; give MIDs'
         return AnnotationError(f'{where}: {name!r} is not a class of {self.source}' + (f'; {remedy}' if remedy else ''))
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ClassNames:

@@ -157,7 +157,7 @@ def tree_of_ancestors(ancestor_matrix: np.ndarray, label_names: Sequence[str]) -
 def load_tree(path: str | Path) -> dict:
     """Reads a hierarchy JSON."""
     try:
-        tree: dict = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+        tree: dict = json.loads(Path(path).read_bytes())  # UTF-8 or UTF-16, with a BOM or without
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, or no JSON
         raise AnnotationError(f'{path}: cannot be read as a hierarchy JSON ({error})') from error
     return tree
@@ -192,6 +192,10 @@ def _parents(tree: dict, source: str) -> dict[str, set[str]]:
     stack = [(tree, _label_name(tree, f"{source}: expected an object with 'LabelName' at the top level"))]
     while stack:
         node, name = stack.pop()
+        for key, value in node.items():
+            if key not in ('Subcategory', 'Part') and isinstance(value, (dict, list)) and value:
+                fault = "children must be in 'Subcategory' or 'Part'"
+                raise AnnotationError(f'{source}: {name!r} has a key {key!r} that is not understood; {fault}')
         for kind in ('Subcategory', 'Part'):
             children = node.get(kind) or ()  # null is none
             if not isinstance(children, (list, tuple)):  # one child may come without a list

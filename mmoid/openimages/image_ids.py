@@ -1,9 +1,12 @@
 """Spellings of an ImageID: ``train/a.jpg``, ``a.jpg`` and ``a`` are one image.
 
-The official files have bare ids. Files of other tools add the extension, the folder or both.
+The official files have bare ids. Files of other tools add the extension, the folder or both. Tools that take ids for
+numbers write ``1`` or ``1.0`` for ``0001``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +53,7 @@ def number_images(values: pa.ChunkedArray, summary: Summary | None = None) -> tu
 def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
     """(n,) int64 index into ``known`` of the image that each id means; -1 where none or more than one fits."""
     index: np.ndarray = pc.index_in(ids, known).fill_null(-1).to_numpy().astype(np.int64)
-    for given, wanted in zip(spellings(ids)[1::-1], spellings(known)[1::-1]):
+    for given, wanted in zip(_looser_spellings(ids), _looser_spellings(known)):
         if (index >= 0).all():
             break
         encoded = wanted.dictionary_encode()
@@ -64,11 +67,24 @@ def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
 def match_images_once(ids: pa.Array, known: pa.Array, source: str) -> np.ndarray:
     """:func:`match_images`; an AnnotationError that begins with ``source`` if two ids mean the same image."""
     index = match_images(ids, known)
+    require_once(ids, index, source)
+    return index
+
+
+def require_once(ids: pa.Array, index: np.ndarray, source: object) -> None:
+    """Raises an AnnotationError that begins with ``source`` if two of (n,) ids have the same index; -1 is none."""
     times = np.bincount(index[index >= 0])
     if (times > 1).any():
         spelled = ' and '.join(repr(ids[int(k)].as_py()) for k in np.flatnonzero(index == times.argmax())[:2])
         raise AnnotationError(f'{source}: {spelled} are the same image; expected each image once')
-    return index
+
+
+def _looser_spellings(ids: pa.Array) -> Iterator[pa.Array]:
+    """(n,) ids without extension; without folder too; numbers without leading zeros and ``.0`` too."""
+    stem, path, _ = spellings(ids)
+    yield path
+    yield stem
+    yield pc.replace_substring_regex(stem, r'^0*(\d+?)(\.0*)?$', r'\1')
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:

@@ -7,11 +7,12 @@ import fcntl
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+UNCREATABLE = (*UNWRITABLE, errno.ENOENT)  # the last is the answer of /proc
 
 
 @contextmanager
@@ -21,16 +22,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file exists already and has the same extension. Files that killed processes left of the same ``path``
     are removed. The data is on the disk before the file takes its name.
 
+    Raises:
+        OSError: The path is a directory or a device such as ``/dev/full``, or cannot be written.
+
     Examples:
         >>> with atomic_write('report.html') as temporary:
         ...     temporary.write_text(page)
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent, f'.writing-*.{glob.escape(path.name)}')
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f'{path}: is a directory or a device; give the path of a file')
+    if not existing_parent(path).is_dir():
+        raise NotADirectoryError(f'{path}: {existing_parent(path)} is not a directory; write elsewhere')
     temporary = path.with_name(f'.writing-{os.getpid()}.{path.name}')
     try:
-        with naming_path(path):
+        with naming_path(path, UNCREATABLE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent, f'.writing-*.{glob.escape(path.name)}')
             temporary.touch()
         with locked(temporary), naming_path(path):
             yield temporary
@@ -42,13 +50,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def existing_parent(path: Path) -> Path:
+    """The nearest folder, or file in its place, above a path that need not exist."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
 @contextmanager
-def naming_path(path: Path) -> Iterator[None]:
-    """Adds the path and a remedy to the error of a disk that is full, read-only or not ours, which may name no file."""
+def naming_path(path: Path, numbers: Container[int] = UNWRITABLE) -> Iterator[None]:
+    """Adds the path and a remedy to the error of a disk that is full, read-only or not ours, which may name no file.
+
+    Other errors, with an ``errno`` that is not among ``numbers``, stay as they are.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in UNWRITABLE or str(path) in str(error):
+        is_named = error.filename is None and str(path) in str(error)
+        if error.errno is None or error.errno not in numbers or is_named:
             raise
         raise OSError(error.errno, f'{path}: {os.strerror(error.errno)}; free space, or write elsewhere') from error
 

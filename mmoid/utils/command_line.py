@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,12 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit('interrupted; run the same command again')
     except (ValueError, OSError, ImportError) as error:  # an AnnotationError is a ValueError
-        sys.exit(f'error: {error}')
+        if not isinstance(error, OSError) or error.filename is None:
+            sys.exit(f'error: {error}')
+        what = f'{error.strerror}; check the path and its permissions'
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            what = 'is a file, where a folder is needed; give another path'
+        sys.exit(f'error: {error.filename}: {what}')
 
 
 def converter_parser(description: str | None) -> argparse.ArgumentParser:
@@ -46,3 +52,4 @@ def run_converter(convert: Callable[..., Summary], parser: argparse.ArgumentPars
     with exit_on_error(), progress_bars() as progress:
         summary = convert(out, **options, progress=progress)
     print_summary(summary, out)
+    print(f'{out}: written.' + (f' Next: mmoid rates {out} --out rates.npz' if summary.boxes else ''))

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmoid.openimages.boxes import box_area, intersection_area
 from mmoid.openimages.metric.ground_truth import GroundTruth
@@ -57,7 +57,7 @@ class LabelledBox(NamedTuple):
 
 
 class ImageReader:
-    """Reads a store's images as stored, which is what boxes fit; at most :data:`MAX_SIDE` pixels long.
+    """Reads a store's images so that the boxes fit; at most :data:`MAX_SIDE` pixels long.
 
     Images that cannot be read are grey; ``unreadable`` has the reason by file. Without an image folder: ValueError.
     """
@@ -73,7 +73,7 @@ class ImageReader:
         path = self.folder / self.store.file_name(image)
         try:
             with Image.open(path) as file:
-                pixels = file.convert('RGB')
+                pixels = (ImageOps.exif_transpose(file) if self.store.upright else file).convert('RGB')
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             self.unreadable[str(path)] = str(getattr(error, 'strerror', None) or error)
             pixels = Image.new('RGB', (int(self.store.width[image]), int(self.store.height[image])), '#cccccc')
@@ -156,7 +156,7 @@ def draw_mistakes(
         for corners, kind, value in zip(box, verdict, score):
             colour, note = VERDICTS[Verdict(kind)]
             right.append(LabelledBox(corners, [f'{value:.2f}{note}'], colour))
-        right += detected_boxes(store, predictions, detected[~is_ours][:MAX_OTHERS], GREY)
+        right += detected_boxes(store, predictions, detected[~is_ours], GREY)[:MAX_OTHERS]
 
         rows = np.flatnonzero((truth.image == image) & (truth.label == label))
         # A group-of box is found if it holds at least half of a detection that does not count.

@@ -59,38 +59,6 @@ def without_weights(cfg):
     return cfg
 
 
-def shrunk(cfg):
-    """Makes the networks narrow: every part that a config names stays, with less width and depth."""
-    model = without_weights(cfg).model
-    if model.backbone.type == 'CSPNeXt':
-        model.backbone.update(deepen_factor=0.167, widen_factor=0.25)
-        model.neck.update(in_channels=[64, 128, 256], out_channels=32)
-        model.bbox_head.update(in_channels=32, feat_channels=32)
-        return cfg
-    if model.type == 'DINO':
-        model.backbone.update(depth=18, base_channels=8)
-        model.neck.in_channels = [16, 32, 64]
-        model.encoder.num_layers, model.decoder.num_layers, model.num_queries = 1, 2, 30
-        return cfg
-    if model.backbone.type == 'EfficientNet':
-        model.backbone.arch = 'b0'
-        model.neck.in_channels = [24, 40, 112, 320]
-    elif model.backbone.type == 'ResNeXt':
-        model.backbone.update(depth=50, base_channels=8, groups=2)
-        model.neck.in_channels = [32, 64, 128, 256]
-    else:
-        model.backbone.update(depth=18, base_channels=8)
-        model.neck.in_channels = [8, 16, 32, 64]
-    model.neck.out_channels = 16
-    if model.type == 'RetinaNet':
-        model.bbox_head.update(in_channels=16, feat_channels=16)
-        return cfg
-    model.rpn_head.update(in_channels=16, feat_channels=16)
-    model.roi_head.bbox_roi_extractor.out_channels = 16
-    model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
-    return cfg
-
-
 def shortened(cfg, root, work_dir):
     """Two iterations, one for each of two stages, and a validation of two images, at a tenth of the size."""
     use_data(cfg, root)

@@ -16,10 +16,10 @@ from tests.configs.recipes import (
     one_of_each_network,
     read,
     shortened,
-    shrunk,
     stem,
     without_weights,
 )
+from tests.narrow import narrow
 from tests.tool_runs import run
 
 
@@ -66,7 +66,8 @@ def require_two_steps_and_a_validation(cfg):
 @pytest.mark.parametrize('path', RECIPES, ids=stem)
 def test_every_config_trains_two_steps_and_validates(path, root_of, tmp_path):
     cfg = read(path)
-    require_two_steps_and_a_validation(shortened(shrunk(cfg), root_of(classes_of(cfg)), tmp_path))
+    narrow(cfg.model)
+    require_two_steps_and_a_validation(shortened(cfg, root_of(classes_of(cfg)), tmp_path))
 
 
 @pytest.mark.slow

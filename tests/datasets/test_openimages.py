@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mmdet.datasets import MultiImageMixDataset
 from mmengine.fileio import LocalBackend, dump, register_backend
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from PIL import Image
 
 import mmoid
@@ -73,12 +73,26 @@ def test_a_class_with_objects_without_a_box_is_no_negative(tmp_path):
     assert replace(records, hierarchy=hierarchy).verified_classes(0).tolist() == [], 'nor are its ancestors'
 
 
-def test_official_images_are_loaded_as_stored_whatever_the_pipeline_says(store, tmp_path):
+def test_images_are_loaded_as_their_boxes_fit_whatever_the_pipeline_says(store, tmp_path):
+    """Case 17: those of the official files as stored, others as their EXIF orientation turns them."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = dataset(store)[0]['img_path']
-    Image.new('RGB', (200, 100)).save(path, exif=exif)
-    assert dataset(store, pipeline=[dict(type='LoadImageFromFile')])[0]['img'].shape == (100, 200, 3)
+    image = Image.new('RGB', (200, 100))
+    image.save(dataset(store)[0]['img_path'], exif=exif)
+    (tmp_path / 'train').mkdir()
+    image.save(tmp_path / 'train/b.jpg', exif=exif)
+    document = coco_document()
+    document['images'] = [dict(document['images'][0], width=100, height=200)]
+    document['annotations'] = document['annotations'][:1]
+    coco = tmp_path / 'coco'
+    (tmp_path / 'drawn.csv').write_text('LabelName\ndog\n')
+    import_coco(
+        coco, annotations=write_coco(tmp_path, document), images=tmp_path, annotated_classes=tmp_path / 'drawn.csv'
+    )
+    for color_type in ('color', 'color_ignore_orientation'):
+        pipeline = [dict(type='LoadImageFromFile', color_type=color_type)]
+        assert dataset(store, pipeline=pipeline)[0]['img'].shape == (100, 200, 3)
+        assert dataset(str(coco), pipeline=pipeline)[0]['img'].shape == (200, 100, 3)
 
 
 @pytest.mark.parametrize('classes', [['Fruit', 'Apple'], ['/m/fruit', '/m/apple']])
@@ -130,17 +144,6 @@ def test_image_lists_follow_subsets_and_repetitions(tiny_data):
     assert len(dataset(str(tiny_data / 'train'), indices=-3)) == 3
 
 
-def test_mmdets_wrapper_mixes_images(tiny_data):
-    data = dataset(str(tiny_data / 'train'), filter_cfg=dict(filter_empty_gt=True), pipeline=PIPELINE[:2])
-    mosaic = dict(type='mmdet.Mosaic', img_scale=(64, 64), pad_val=114.0)
-    mixed = MultiImageMixDataset(data, [mosaic, dict(type='mmdet.PackDetInputs')])
-    samples = [mixed[i] for i in range(6)]
-    assert all(sample['inputs'].shape == (3, 128, 128) for sample in samples)
-    # Together they have the boxes of several images: more than any one image has.
-    boxes = sum(len(sample['data_samples'].gt_instances) for sample in samples)
-    assert boxes > max(len(data.get_cat_ids(i)) for i in range(len(data)))
-
-
 def test_a_test_set_keeps_images_without_boxes_and_gives_the_metric_what_it_needs(store):
     keys = ('img_id', 'ori_shape', 'instances', 'image_level_labels')
     pipeline = [*PIPELINE[:-1], dict(type='mmdet.PackDetInputs', meta_keys=keys)]
@@ -174,6 +177,8 @@ def test_items_have_their_proposals(tiny_data, tmp_path):
         )
         for i in range(store.num_images)
     }
+    one = next(iter(proposals))
+    proposals[one] = InstanceData(**proposals[one])
     dump(proposals, tmp_path / 'proposals.pkl')
     options = dict(
         data_root=str(tmp_path),
@@ -195,6 +200,13 @@ def test_items_have_their_proposals(tiny_data, tmp_path):
     dump(proposals, tmp_path / 'proposals.pkl')
     with pytest.raises(AnnotationError, match=r"dataset\.proposal_file: .*proposals\.pkl has no proposals for 'train/"):
         dataset(str(tiny_data / 'train'), **options)
+    for content, message in (
+        (pickle.dumps(print), r'it asks for builtins\.print; only arrays'),
+        (b'', r'\(Ran out of'),
+    ):
+        (tmp_path / 'proposals.pkl').write_bytes(content)
+        with pytest.raises(AnnotationError, match=rf'proposals\.pkl cannot be read .*{message}'):
+            dataset(str(tiny_data / 'train'), **options)
 
 
 def test_class_names_go_to_grounding_detectors(store):

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch.utils._pytree import tree_flatten
 
 import mmoid.registry  # noqa: F401
-from tests.checkpoints import read_checkpoint
+from mmoid.engine.resume.checkpoints import try_load
 from tests.engine.small_run import Interrupted, config
 
 STATE = ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict', 'early_stopping')
@@ -64,7 +64,7 @@ def history(work_dir, rank=0) -> dict[int, dict]:
 
 def state(checkpoint) -> dict[str, Any]:
     """The parts of a checkpoint that a resumed run uses, with the scores that decide which checkpoint is the best."""
-    content = read_checkpoint(checkpoint)
+    content = try_load(checkpoint)
     scores = {key: value for key, value in content['message_hub']['runtime_info'].items() if 'best_score' in key}
     return {key: content[key] for key in STATE if key in content} | scores
 

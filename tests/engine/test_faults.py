@@ -10,9 +10,9 @@ import psutil
 import pytest
 from mmengine.hooks import Hook
 
-from mmoid.engine import ResumableCheckpointHook, build_runner
 from mmoid.engine.hooks.sigterm import SigtermHook, Terminated
-from mmoid.engine.launch import one_line_error
+from mmoid.engine.launch import build_runner, one_line_error
+from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.checkpoints import why_unusable
 from tests.disks import fill, make_read_only
 from tests.engine import small_run

@@ -1,5 +1,6 @@
 """Launching: what the tools add to a Runner."""
 
+import argparse
 import json
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -10,7 +11,9 @@ import torch.distributed
 from mmengine.config import Config
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.launch import build_runner, end_launch, prepare_launch
+from mmoid.engine.launch import add_cfg_options, build_runner, enable_amp, end_launch, load_config, prepare_launch
+from mmoid.engine.settings import type_name
+from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from tests.engine import small_run
 from tests.engine.run_checks import log
 from tests.evaluation import prediction_run
@@ -92,3 +95,57 @@ def test_a_process_outside_of_slurm_is_refused(monkeypatch):
     monkeypatch.delenv('SLURM_PROCID', raising=False)
     with pytest.raises(ValueError, match='SLURM_PROCID is not set, so srun did not start this process; use tools/slu'):
         prepare_launch(Config(dict(launcher='slurm')))
+
+
+NEW_STYLE = """
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.models import FasterRCNN
+from mmengine.optim import OptimWrapper
+from mmengine.runner import TestLoop
+
+default_scope = None
+model = dict(type=FasterRCNN, test_cfg=dict(rcnn=dict(max_per_img=50)))
+pipeline = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations, with_bbox=True), dict(type=PackDetInputs)]
+test_dataloader = dict(batch_size=1, dataset=dict(type=CocoDataset, pipeline=pipeline))
+test_cfg = dict(type=TestLoop)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+def test_options_of_the_tools_work_with_classes_as_types(tmp_path):
+    (tmp_path / 'new.py').write_text(NEW_STYLE)
+    cfg = load_config(tmp_path / 'new.py')
+    enable_amp(cfg)
+    enable_out(cfg, str(tmp_path / 'out'))
+    enable_tta(cfg)
+    cfg = Config(cfg.to_dict())  # as tools/test.py does
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.test_cfg.type == 'mmoid.ResumableTestLoop'
+    load, augment = cfg.test_dataloader.dataset.pipeline
+    (flips, (pack,)) = augment.transforms
+    assert [type_name(step.type) for step in (load, *flips, pack)] == [
+        'LoadImageFromFile',
+        'RandomFlip',
+        'RandomFlip',
+        'PackDetInputs',
+    ]
+    assert cfg.model.tta_cfg.max_per_img == 50 and type_name(cfg.model.module.type) == 'FasterRCNN'
+    cfg = load_config(tmp_path / 'new.py')
+    predict_on(cfg, 'store')
+    assert [type_name(step.type) for step in cfg.test_dataloader.dataset.pipeline] == [
+        'LoadImageFromFile',
+        'PackDetInputs',
+    ]
+
+
+def test_an_option_that_is_no_pair_is_an_error_of_one_line(capsys):
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    assert parser.parse_args(['--cfg-options', 'a.b=[1,2]']).cfg_options == {'a.b': [1, 2]}
+    for text in ('foo', 'a=[1,(2'):
+        with pytest.raises(SystemExit):
+            parser.parse_args(['--cfg-options', text])
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f'error: --cfg-options {text}: expected key=value pairs' in line

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmoid.engine import build_runner
+from mmoid.engine.launch import build_runner
 from mmoid.engine.settings import require_scores
 from tests.engine import small_run
 from tests.engine.run_checks import history
@@ -25,7 +25,7 @@ def run(data_root, work_dir, **options):
     [
         (
             {'default_hooks.checkpoint.save_best': ['mean/score', 'coco/bbox_mAP']},
-            r"checkpoint\.save_best is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
+            r"save_best of ResumableCheckpointHook is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
         ),
         (
             {'train_cfg': dict(BY_ITERATIONS), 'custom_hooks': [], 'default_hooks.checkpoint': EVERY_EPOCH},
@@ -38,6 +38,14 @@ def run(data_root, work_dir, **options):
         (
             {'train_dataloader.dataset.indices': 0},
             r'train_dataloader\.dataset \(OpenImagesHierarchyDataset\) has no images; check ann_file, filter_cfg',
+        ),
+        (
+            {'default_hooks.checkpoint': dict(EVERY_EPOCH, save_best='coco/bbox_mAP', rule='greater')},
+            r"save_best of CheckpointHook is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
+        ),
+        (
+            {'hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')]},
+            r"monitor of EarlyStoppingHook is 'coco/bbox_mAP', but no metric",
         ),
         ({'randomness.seed': None}, r'randomness\.seed is None: a resumed run would see other images'),
         ({'randomness.diff_rank_seed': True}, r'randomness\.diff_rank_seed is True'),
@@ -69,7 +77,7 @@ def test_a_score_that_a_metric_does_not_have_is_an_error_with_one_that_it_has(sc
     kinds = dict(OpenImagesChallengeMetric='openimages', CocoMetric='coco')
     evaluator = SimpleNamespace(metrics=[type(kind, (), dict(prefix=prefix))() for kind, prefix in kinds.items()])
     if score in ('coco/bbox_mAP', 'auto'):
-        require_scores(['openimages/mAP_level2', score], 'save_best', evaluator)
+        require_scores(['openimages/mAP_level2', 'openimages/mAP_rare', score], 'save_best', evaluator)
     else:
         with pytest.raises(ValueError, match=rf"save_best is '{score}', .* did you mean 'openimages/mAP'\?"):
             require_scores([score], 'save_best', evaluator)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401  (Config.fromfile would do it)
-from mmoid.engine import prepare_launch
+from mmoid.engine.launch import prepare_launch
 from tests.evaluation import prediction_run
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
 
 import mmoid
 from mmoid.models.checkpoint_classes import convert_classes, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.tool_runs import tool
 
 SOURCE = ClassNames(('/m/a', '/m/b', '/m/c'), ('Apple', 'Banana', 'Cat'), 'source')
 TARGET = ClassNames(('/m/c', '/m/fruit', '/m/x', '/m/a', '/m/b'), ('Cat', 'Fruit', 'New', 'Apple', 'Banana'), 'target')
@@ -29,7 +32,6 @@ KNOWN = {0: 2, 3: 0, 4: 1}  # target class: source class
 
 def converted(**config: object) -> tuple[torch.nn.Module, torch.nn.Module]:
     """A head for the classes of SOURCE, and one for those of TARGET with its converted weights."""
-    init_default_scope('mmdet')
     old, new = (MODELS.build(dict(**config, num_classes=len(classes))) for classes in (SOURCE, TARGET))
     new.load_state_dict(convert_classes(old.state_dict(), SOURCE, TARGET).state_dict)
     return old, new
@@ -104,3 +106,18 @@ def test_the_hierarchy_is_read_from_dense_and_sparse_ancestors(dense_classes: in
 def test_a_detector_of_other_classes_is_an_error(state_dict: dict, source: ClassNames, message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         convert_classes(state_dict, source, TARGET)
+
+
+def test_the_tool_writes_a_checkpoint_for_the_classes_of_a_store(tiny_data: Path, tmp_path: Path) -> None:
+    store = AnnotationStore(tiny_data / 'train')
+    rows = ['/m/other,Other', *(f'{mid},{name}' for mid, name in zip(store.label_names[1:], store.class_names[1:]))]
+    (tmp_path / 'classes.csv').write_text('\n'.join(rows))
+    weight = torch.randn(len(rows) + 1, 6)
+    state = {'roi_head.bbox_head.fc_cls.weight': weight, 'roi_head.bbox_head.fc_cls.bias': torch.randn(len(weight))}
+    torch.save(dict(state_dict=state), tmp_path / 'old.pth')
+    options = ('--store', store.path, '--classes', tmp_path / 'classes.csv')
+    done = tool('convert_checkpoint', tmp_path / 'old.pth', tmp_path / 'new.pth', *options)
+    assert f'new classes: 1 ({store.class_names[0]})' in done.stdout and 'classes left out: 1 (Other)' in done.stdout
+    new = torch.load(tmp_path / 'new.pth', weights_only=True)
+    assert new['meta']['dataset_meta']['label_names'] == store.label_names
+    assert torch.equal(new['state_dict']['roi_head.bbox_head.fc_cls.weight'][1:], weight[1:])

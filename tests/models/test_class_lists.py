@@ -1,4 +1,4 @@
-"""Which classes a model has: several parents, a part of a store's classes, files that are not there."""
+"""Which classes a model has: ancestors, a part of a store's classes, files that are not there."""
 
 import numpy as np
 import pytest
@@ -6,27 +6,11 @@ import torch
 from mmdet.registry import TASK_UTILS
 
 import mmoid
-from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates
 from mmoid.openimages.statistics.objects import object_of_box
 from tests.official_files import LABEL_NAMES, write_files
 
-# Tomato is both a Fruit and a Vegetable, and both are Food.
-NAMES = ('tomato', 'apple', 'fruit', 'vegetable', 'food', 'chair')
-TWO_PARENTS = {
-    'LabelName': 'root',
-    'Subcategory': [
-        {
-            'LabelName': 'food',
-            'Subcategory': [
-                {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'tomato'}, {'LabelName': 'apple'}]},
-                {'LabelName': 'vegetable', 'Subcategory': [{'LabelName': 'tomato'}]},
-            ],
-        },
-        {'LabelName': 'chair'},
-    ],
-}
 PART = ('Fruit', 'Orange')
 
 
@@ -40,19 +24,6 @@ def store(tmp_path):
 def sampler(**kwargs):
     inner = dict(type='mmdet.RandomSampler', num=4, pos_fraction=0.5)
     return TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=inner, ancestors=True, **kwargs))
-
-
-def test_a_class_with_several_parents_has_all_their_labels_and_is_concurrent_with_them():
-    ancestors = ClassHierarchy(TWO_PARENTS, NAMES).ancestor_matrix
-    sets = sampler(num_classes=6, hierarchy=ancestors).label_sets(torch.eye(4)[:2], torch.tensor([0, 1]))
-    assert [{NAMES[c] for c in row.nonzero().flatten()} for row in sets] == [
-        {'tomato', 'fruit', 'vegetable', 'food'},
-        {'apple', 'fruit', 'food'},
-    ]
-    rates = mmoid.ConcurrentSoftmaxLoss(6, hierarchy=ancestors).rates
-    concurrent = {f'{NAMES[i]} {NAMES[j]}' for i, j in rates.triu().nonzero().tolist()}
-    children = {'tomato fruit', 'tomato vegetable', 'apple fruit', 'fruit food', 'vegetable food'}
-    assert torch.equal(rates, rates.T) and concurrent == {*children, 'tomato food', 'apple food'}
 
 
 @pytest.mark.parametrize('seed', range(10))

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import mmoid
 from mmoid.models.losses import concurrent_softmax, concurrent_softmax_loss
@@ -67,14 +66,6 @@ def test_float64_is_exact_and_passes_a_finite_difference_check(seed):
     z, r = logits.tolist(), rates.double().tolist()
     expected = [eq_3(z[n], targets.long().tolist()[n], r) for n in range(len(z))]
     assert concurrent_softmax_loss(logits, targets, rates.double()).tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_one_label_without_concurrence_is_cross_entropy():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(50, 11) * 5, torch.randint(0, 11, (50,))
-    losses = concurrent_softmax_loss(logits, F.one_hot(labels, 11).bool(), torch.zeros(11, 11))
-    assert torch.allclose(losses, F.cross_entropy(logits, labels, reduction='none'), rtol=1e-6, atol=1e-6)
-    assert torch.allclose(concurrent_softmax(logits, torch.zeros(11, 11)), logits.softmax(1), rtol=1e-5, atol=1e-7)
 
 
 def test_the_diagonal_of_the_rates_is_ignored():

@@ -8,9 +8,9 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
-from mmengine.registry import DefaultScope
 
 from tests.models.test_detectors import ANCESTORS, CLASSES, batch
+from tests.narrow import narrow
 
 GIRL, WOMAN, PERSON, CHAIR = range(CLASSES)
 CONFIGS = {
@@ -26,30 +26,13 @@ CONFIGS = {
 LOSS = {'FocalLoss': 'mmoid.ConcurrentFocalLoss', 'QualityFocalLoss': 'mmoid.ConcurrentQualityFocalLoss'}
 
 
-@pytest.fixture(autouse=True)
-def mmdet_scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield
-
-
 def small_config(head):
     """A detector of the family, narrow enough for a test."""
-    model = get_config(f'mmdet::{CONFIGS[head]}').model
+    model = narrow(get_config(f'mmdet::{CONFIGS[head]}').model)
     model.bbox_head.num_classes = CLASSES
-    if head == 'RTMDetSepBNHead':
-        model.backbone.update(deepen_factor=0.167, widen_factor=0.125, init_cfg=None)
-        model.neck.update(in_channels=[32, 64, 128], out_channels=32, num_csp_blocks=1)
-        model.bbox_head.update(in_channels=32, feat_channels=32)
-        model.data_preprocessor.batch_augments = None
-        return model
-    model.backbone.update(depth=18, base_channels=8, init_cfg=None, frozen_stages=-1, norm_eval=False)
-    model.backbone.norm_cfg = dict(type='BN', requires_grad=True)
-    if 'DETR' in head or 'DINO' in head:
-        model.neck.in_channels = [16, 32, 64]
-        model.encoder.num_layers, model.decoder.num_layers, model.num_queries = 1, 2, 30
-    else:
-        model.neck.update(in_channels=[8, 16, 32, 64], out_channels=32)
-        model.bbox_head.update(in_channels=32, feat_channels=32)
+    model.data_preprocessor.batch_augments = None
+    if head != 'RTMDetSepBNHead':
+        model.backbone.update(frozen_stages=-1, norm_eval=False, norm_cfg=dict(type='BN', requires_grad=True))
     return model
 
 
@@ -102,6 +85,7 @@ def test_with_one_label_for_each_object_a_step_is_that_of_the_stock_detector(hea
     model = label_set_detector(head, reference.state_dict())
     found, own_gradients = losses_and_gradients(model, single_labels(), epoch)
     assert found.keys() - {'acc'} == expected.keys()
+    assert not model.bbox_head.boxes, 'the ground truths of the batch are not kept'
     for name in expected:
         assert found[name] == pytest.approx(expected[name], rel=2e-5, abs=1e-7), name
     for name, gradient in gradients.items():
@@ -172,6 +156,20 @@ def test_detections_count_for_the_ancestors_of_their_class(head):
     assert len(found[False]) and len(found[True])
     best = {adds: [found[adds].scores[found[adds].labels == label].max() for label in (GIRL, PERSON)] for adds in found}
     assert best[True][1] >= best[True][0] == best[False][0]
+
+
+@pytest.mark.parametrize('head', ['DeformableDETRHead', 'DINOHead'])
+def test_a_stock_head_of_queries_is_refused_and_ours_keeps_the_rates_of_the_config(head):
+    model = small_config(head)
+    model.bbox_head.loss_cls = dict(type='mmoid.ConcurrentFocalLoss', num_classes=CLASSES)
+    model = MODELS.build(model)
+    model.train()  # as the train loop does
+    with pytest.raises(ValueError, match='ConcurrentFocalLoss needs label sets, and this head gives single labels'):
+        model.loss(*batch())
+    ours = label_set_detector(head, rates=np.full((CLASSES, CLASSES), 0.25))
+    other = label_set_detector(head, rates=np.full((CLASSES, CLASSES), 0.5))
+    ours.load_state_dict(other.state_dict())  # load_from
+    assert ours.bbox_head.loss_cls.rates[0, 1] == 0.25
 
 
 def test_a_loss_that_has_no_label_sets_is_refused():

@@ -11,9 +11,8 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-# 0 girl, 1 woman, both below 2 person; 3 chair
-ANCESTORS = np.zeros((4, 4), dtype=bool)
-ANCESTORS[0, 2] = ANCESTORS[1, 2] = True
+from tests.models.test_detectors import ANCESTORS
+
 BOXES = torch.tensor([[0.0, 0, 100, 100], [1, 0, 100, 100], [0, 0, 100, 50], [200, 200, 240, 260]])
 LABELS = torch.tensor([0, 1, 3, 3])
 
@@ -56,11 +55,6 @@ def names(row):
 def test_the_labels_of_boxes_on_one_object_are_united_with_their_ancestors():
     sets = sampler().label_sets(torch.cat([BOXES, torch.full((1, 4), 5.0)]), torch.cat([LABELS, LABELS[-1:]]))
     assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}, {3}], 'an empty box keeps its own label'
-
-
-def test_same_object_iou_decides_what_one_object_is():
-    assert names(sampler(same_object_iou=0.5).label_sets(BOXES, LABELS)[0]) == {0, 1, 2, 3}
-    assert names(sampler(same_object_iou=0.995).label_sets(BOXES, LABELS)[0]) == {0, 2}
 
 
 def test_label_sets_are_as_annotated_by_default():

@@ -11,7 +11,8 @@ from mmengine.model import ExponentialMovingAverage
 from scipy.sparse import csr_array
 
 import mmoid
-from mmoid.models.losses import RatesLoss, concurrent_softmax
+from mmoid.models.losses import concurrent_softmax
+from mmoid.models.losses.base import RatesLoss
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.sampling.soft_balance import effective_number_weights
@@ -185,15 +186,6 @@ def test_every_loss_fits_the_head_and_takes_no_boxes(name):
     assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
 
 
-def test_co_bce_excuses_ancestors_and_descendants():
-    ancestors = np.zeros((3, 3))
-    ancestors[0, 2] = 1  # Apple is a Fruit
-    for rate, terms in ((1.0, 2), (0.0, 3)):
-        module = mmoid.CoBCELoss(3, hierarchy=ancestors, hierarchy_rate=rate, reduction='none')
-        losses = module(torch.zeros(2, 4), torch.tensor([0, 2]))
-        assert losses.tolist() == pytest.approx([terms * math.log(2)] * 2)
-
-
 def test_sigmoid_losses_leave_the_background_channel_alone():
     logits = torch.randn(4, 4, requires_grad=True)
     module = mmoid.LabelSetBCELoss(3)
@@ -257,18 +249,13 @@ def test_class_weights_come_from_the_boxes_of_a_store(store):
         (dict(class_weight=[1.0, 2.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=[1.0, 2.0, -1.0]), r'loss_cls\.class_weight: expects 3 numbers >= 0, got'),
         (dict(class_weight=dict(beta=0.9)), r"loss_cls\.class_weight: expects the keys .*, got \['beta'\]"),
+        (dict(rates_from='here'), r"loss_cls\.rates_from must be 'checkpoint' or 'config', got 'here'"),
         (dict(classes=['/m/1']), r'loss_cls\.classes has 1 classes, num_classes is 3'),
     ],
 )
 def test_bad_arguments_name_their_key(kwargs, message):
     with pytest.raises(ValueError, match=message):
         loss(**kwargs)
-
-
-def test_a_loss_takes_no_argument_that_it_does_not_use():
-    for name in ('SoftmaxLoss', 'DistCELoss', 'LabelSetBCELoss', 'LabelSetFocalLoss'):
-        with pytest.raises(TypeError, match='concurrent_rates'):
-            getattr(mmoid, name)(3, concurrent_rates=RATES)
 
 
 @pytest.mark.parametrize(
@@ -339,26 +326,29 @@ def test_a_checkpoint_of_thirteen_thousand_classes_holds_only_the_pairs(tmp_path
 
 
 @pytest.mark.parametrize(
-    ('trains', 'source', 'expected', 'message'),
+    ('rate', 'trains', 'source', 'expected', 'message'),
     [
-        (False, 'checkpoint', 0.5, "using the checkpoint's"),
-        (False, 'config', 0.25, "using the config's"),
-        (True, 'checkpoint', 0.25, "using the config's"),  # load_from
+        (0.25, False, 'checkpoint', 0.5, "using the checkpoint's"),
+        (0.0, False, 'checkpoint', 0.5, "using the checkpoint's"),
+        (None, False, 'checkpoint', 0.5, None),  # the config gives none
+        (0.25, False, 'config', 0.25, "using the config's"),
+        (0.25, True, 'checkpoint', 0.25, "using the config's"),  # load_from
+        (None, True, 'checkpoint', 0.0, "using the config's"),
     ],
 )
 def test_training_takes_the_rates_of_the_config_and_a_test_those_of_the_checkpoint(
-    trains, source, expected, message, monkeypatch
+    rate, trains, source, expected, message, monkeypatch
 ):
     messages = []
     monkeypatch.setattr('mmoid.models.class_lists.print_log', lambda text, *_: messages.append(text))
-    module = loss(concurrent_rates=np.full((3, 3), 0.25), rates_from=source)
+    module = loss(concurrent_rates=None if rate is None else np.full((3, 3), rate), rates_from=source)
     if trains:
         module.init_weights()  # as the Runner does
     module.load_state_dict(loss().state_dict())
     assert module.rates[0, 1] == expected
     logits = batch()[0]
     assert torch.equal(module.get_activation(logits), concurrent_softmax(logits, module.rates))
-    assert len(messages) == 1 and message in messages[0]
+    assert len(messages) == (message is not None) and all(message in text for text in messages)
 
 
 def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
@@ -377,6 +367,18 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
         modules[0].load_state_dict(modules[1].state_dict())
 
 
+def test_a_loss_in_a_head_with_other_targets_says_so():
+    logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
+    with pytest.raises(
+        ValueError, match='ConcurrentQualityFocalLoss takes labels with qualities, and this head gives no'
+    ):
+        mmoid.ConcurrentQualityFocalLoss(3)(logits, labels)
+    with pytest.raises(
+        ValueError, match='ConcurrentFocalLoss takes labels, and this head gives pairs of labels and qua'
+    ):
+        mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
+
+
 def test_wrong_rates_from_is_refused():
     with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
         loss(rates_from='here')
@@ -393,11 +395,24 @@ def test_an_averaged_model_has_the_rates_too():
     assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
 
 
+def test_an_averaged_model_starts_a_training_with_the_rates_of_the_config(monkeypatch):
+    monkeypatch.setattr('mmoid.models.class_lists.DENSE_CLASSES', 0)
+    module = loss()
+    averaged = ExponentialMovingAverage(module)  # EMAHook makes it before init_weights
+    module.init_weights()
+    fewer = loss(concurrent_rates=RATES * (RATES < 0.3)).state_dict()
+    for each in (averaged.module, module):
+        each.load_state_dict(dict(fewer))
+    averaged.update_parameters(module)
+    assert (module.class_buffer().to_dense()[:3, :3].numpy() == RATES).all()
+    assert torch.equal(averaged.module.class_buffer().to_dense(), module.class_buffer().to_dense())
+
+
 @pytest.mark.parametrize('beta', [0.0, 0.9, 0.9999])
 def test_effective_number_weights_are_those_of_cui_et_al(beta):
     counts = np.array([14, 1, 100, 0, 1_400_000])
     expected = [(1 - beta) / (1 - beta**n) if n else 0 for n in counts.tolist()]
-    mean = sum(expected) / 4
+    mean = np.average(expected, weights=counts)
     assert effective_number_weights(counts, beta).tolist() == pytest.approx([value / mean for value in expected])
     with pytest.raises(ValueError, match=r'beta must be in \[0, 1\), got 1'):
         effective_number_weights(counts, 1.0)

@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
-import mmoid.models
+import mmoid
 from mmoid.openimages.predictions.fusion import METHODS, Fusion, fuse
 
 SIZE = (60, 100)  # height, width
@@ -52,7 +52,7 @@ def views_of(seed, views=4, per_view=25):
 
 
 def merged(samples, **tta_cfg):
-    model = mmoid.models.LabelSetTTAModel(tta_cfg=tta_cfg, module=Detector())
+    model = mmoid.LabelSetTTAModel(tta_cfg=tta_cfg, module=Detector())
     (sample,) = model.test_step(
         dict(inputs=[[None]] * len(samples), data_samples=[[s] for s in copy.deepcopy(samples)])
     )
@@ -133,7 +133,7 @@ def test_settings_are_checked_when_the_model_is_built(monkeypatch):
         (dict(fusion=dict(method='mean'), max_per_img=9), r"method must be one of nms, .* got 'mean'"),
     ):
         with pytest.raises(ValueError, match=message):
-            mmoid.models.LabelSetTTAModel(tta_cfg=settings, module=Detector())
+            mmoid.LabelSetTTAModel(tta_cfg=settings, module=Detector())
     monkeypatch.setitem(sys.modules, 'ensemble_boxes', None)
     with pytest.raises(ImportError, match=r"pip install 'mmoid\[ensemble\]'"):
-        mmoid.models.LabelSetTTAModel(tta_cfg=dict(fusion=dict(), max_per_img=9), module=Detector())
+        mmoid.LabelSetTTAModel(tta_cfg=dict(fusion=dict(), max_per_img=9), module=Detector())

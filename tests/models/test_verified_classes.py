@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import mmoid
@@ -17,12 +16,6 @@ from tests.models.concurrent_oracle import eq_3
 from tests.models.test_detectors import CLASSES, LOSSES, batch, rcnn
 
 ROWS = 40
-
-
-@pytest.fixture(autouse=True)
-def mmdet_scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield
 
 
 def faster_rcnn(loss='ConcurrentSoftmaxLoss', **options):

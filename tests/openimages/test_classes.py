@@ -28,3 +28,9 @@ def test_a_subset_keeps_order_and_names():
     assert (part.label_names, part.display_names) == (('/m/c', '/m/a'), ('Bench (/m/c)', 'Apple'))
     with pytest.raises(AnnotationError, match=r"classes\.csv: class '/m/a' occurs twice"):
         CLASSES.subset([0, 0])
+
+
+def test_a_display_name_in_a_column_of_mids_is_an_error_with_its_mid():
+    classes = ClassNames(('/m/1', '/m/2'), ('Apple', 'Pear'), 'classes.csv')
+    error = classes.unknown('Pear', 'boxes.csv:2', 'something else')
+    assert str(error).endswith("'Pear' is not a class of classes.csv; it is the display name of '/m/2'; give MIDs")

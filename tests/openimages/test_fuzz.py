@@ -3,22 +3,29 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions.csv_files import read_predictions
+from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list, read_predictions
 from mmoid.openimages.readers import coco, csv_files
+from mmoid.openimages.readers.image_files import read_sizes
 from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.readers.parquet import import_parquet
 from mmoid.openimages.readers.voc import import_voc
 from mmoid.openimages.readers.yolo import import_yolo
 from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import coco_document
 from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, write_files
+from tests.openimages.predictions.prediction_cases import image_names, make_store, random_rows
 from tests.openimages.readers.test_voc import XML
 
 WORDS = '\ufeff|\r\n|,|"|\\|\0|nan|inf|-1|1e999|NaN|null|true|{}|[]|[|]|{|}|:|\xff|é|/m/apple|../x|a.jpg|0.5|-0.0|2'
@@ -50,6 +57,13 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     return data
 
 
+def read_photo(path: Path) -> None:
+    sizes, faults = read_sizes(path.parent, [path.name], upright=True)
+    assert faults or sizes.min() > 0
+    if faults:
+        raise AnnotationError(faults[0])
+
+
 def open_store(path: Path) -> None:
     store = AnnotationStore(path.parent)
     assert store.hierarchy.num_classes == len(store.classes)
@@ -59,6 +73,27 @@ def open_store(path: Path) -> None:
 
 def convert_coco(path: Path) -> None:
     coco.import_coco(path.parent / 'imported', annotations=path, overwrite=True)
+
+
+def write_parquet(folder: Path) -> Path:
+    objects = {'bbox': [[1.0, 2.0, 3.0, 4.0]], 'category': [1]}
+    table = pa.table({'image_id': ['a', 'c'], 'image': [None, b'\xff\xd8'], 'objects': [objects, objects]})
+    features = {'objects': {'category': {'feature': {'names': ['x', 'y']}}}}
+    metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / 'a.parquet', compression='NONE')
+    return folder / 'a.parquet'
+
+
+def write_photo(folder: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (40, 30)).save(folder / 'images' / 'photo.jpg', exif=exif)
+    return folder / 'images' / 'photo.jpg'
+
+
+def convert_annotated(folder: Path) -> Callable[[Path], object]:
+    files = write_files(folder / 'official')
+    return lambda path: convert(folder / 'annotated', **files, annotated_classes=path, overwrite=True)
 
 
 def readers(folder: Path) -> dict[str, tuple]:
@@ -76,6 +111,9 @@ def readers(folder: Path) -> dict[str, tuple]:
         'strings.csv': (STRINGS, read_predictions),
         'labels/a.txt': (YOLO_ROWS, lambda path: import_yolo(folder / 'y', data=folder / 'data.yaml', overwrite=True)),
         'data.yaml': (YAML, lambda path: import_yolo(folder / 'y', data=path, overwrite=True)),
+        'drawn.csv': ('ImageID,LabelName\na0,/m/apple\nb1.jpg,/m/fruit\n', convert_annotated(folder)),
+        'lists/ids.csv': ('ImageId,PredictionString\na,\nb.jpg,\n', read_image_list),
+        'lists/ids.txt': ('train/a.jpg\nb\n', read_image_list),
         'xml/a.xml': (XML, lambda path: import_voc(folder / 'v', annotations=path.parent, overwrite=True)),
     }
     for name, (text, _) in texts.items():
@@ -85,8 +123,14 @@ def readers(folder: Path) -> dict[str, tuple]:
     (folder / 'images').mkdir()
     shutil.copy(folder / 'official' / 'images' / 'a0.jpg', folder / 'images' / 'a.jpg')
     found['rates'] = (folder / 'rates.npz', load_rates)
+    options = dict(images=folder / 'images', missing_images='drop', overwrite=True)
+    found['parquet'] = (write_parquet(folder), lambda path: import_parquet(folder / 'p', files=[path], **options))
+    found['photo'] = (write_photo(folder), read_photo)
     for path in (folder / 'store').iterdir():
         found[f'store/{path.name}'] = (path, open_store)
+    make_store(folder / 'predictions', random_rows(np.random.default_rng(0)), image_names())
+    for path in (folder / 'predictions').iterdir():
+        found[f'predictions/{path.name}'] = (path, lambda path: open_predictions(path.parent))
     return found
 
 
@@ -120,4 +164,4 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
 @pytest.mark.parametrize(('count', 'seed'), [(600, 0), pytest.param(20_000, 1, marks=pytest.mark.slow)])
 def test_damaged_files_are_errors_that_say_so(tmp_path, count, seed):
     outcome = fuzz(tmp_path, count, seed)
-    assert len(outcome) == 19 and sum(outcome.values()) > count / 3
+    assert len(outcome) == 27 and sum(outcome.values()) > count / 3

@@ -7,13 +7,13 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 
+from mmoid.engine.resume.checkpoints import try_load
 from mmoid.models.losses import concurrent_softmax
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.statistics.concurrent_rates import load_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.checkpoints import read_checkpoint
 from tests.real_stores import fruit
 from tests.tool_runs import ROOT, data_environment, logged_scalars, run, tool
 from tests.tool_runs import SMALL_CONFIG as CONFIG
@@ -34,22 +34,16 @@ def result_of(work_dir):
     return json.loads(file.read_text())
 
 
+def train(data, work_dir, *options):
+    options = ('--work-dir', work_dir, '--cfg-options', *SHORT, *options)
+    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, **data_environment(data))
+    return work_dir
+
+
 @pytest.fixture(scope='module')
 def trained(tiny_data, tmp_path_factory):
     """Work folder of two short stages on two processes."""
-    work_dir = tmp_path_factory.mktemp('trained')
-    run(
-        'bash',
-        'tools/dist_train.sh',
-        CONFIG,
-        2,
-        '--work-dir',
-        work_dir,
-        '--cfg-options',
-        *SHORT,
-        **data_environment(tiny_data),
-    )
-    return work_dir
+    return train(tiny_data, tmp_path_factory.mktemp('trained'))
 
 
 def test_two_processes_train_two_stages_and_validate(trained):
@@ -57,7 +51,7 @@ def test_two_processes_train_two_stages_and_validate(trained):
     assert [(line['epoch'], line['stage']) for line in training] == [(1, 1), (1, 1), (2, 2), (2, 2)]
     assert all('loss_cls' in line and 'loss_bbox' in line for line in training)
     assert [line['step'] for line in logged_scalars(trained) if 'openimages/mAP' in line] == [1, 2]
-    checkpoint = read_checkpoint(trained / 'epoch_2.pth')
+    checkpoint = try_load(trained / 'epoch_2.pth')
     assert 'roi_head.bbox_head.loss_cls.rates' in checkpoint['state_dict']
     assert checkpoint['meta']['stage'] == dict(index=1, name='soft balance')
 
@@ -101,7 +95,7 @@ def test_a_checkpoint_of_either_loss_predicts_with_either_activation(
         monkeypatch.setenv(name, value)
     store = AnnotationStore(tiny_data / 'validation')
     options = {f'{LOSS}.type': activation, 'model.test_cfg.rcnn.score_thr': 0.0}
-    checkpoint = read_checkpoint(trained / 'epoch_2.pth')
+    checkpoint = try_load(trained / 'epoch_2.pth')
     if saved_by == 'SoftmaxLoss':
         del checkpoint['state_dict']['roi_head.bbox_head.loss_cls.rates']
     torch.save(checkpoint, tmp_path / 'model.pth')
@@ -132,11 +126,9 @@ def test_real_photographs_train_the_baseline_which_is_tested_with_concurrent_sof
         fruit(tmp_path / 'fruit' / split, split).rename(tmp_path / split)
     assert AnnotationStore(tmp_path / 'train').num_boxes == 1001
     tool('concurrent_rates', tmp_path / 'train', '--out', tmp_path / 'concurrent_rates.npz')
-    work_dir = tmp_path / 'work'
-    options = ('--work-dir', work_dir, '--cfg-options', *SHORT, 'val_dataloader.dataset.indices=4')
-    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, f'{LOSS}.type=SoftmaxLoss', **data_environment(tmp_path))
+    work_dir = train(tmp_path, tmp_path / 'work', 'val_dataloader.dataset.indices=4', f'{LOSS}.type=SoftmaxLoss')
     assert [line['stage'] for line in logged_scalars(work_dir) if 'loss' in line] == [1, 1, 2, 2]
-    assert f'{LOSS}.rates'.removeprefix('model.') not in read_checkpoint(work_dir / 'epoch_2.pth')['state_dict']
+    assert f'{LOSS}.rates'.removeprefix('model.') not in try_load(work_dir / 'epoch_2.pth')['state_dict']
     options = ('--work-dir', tmp_path / 'test', '--cfg-options', f'{LOSS}.type=ConcurrentSoftmaxLoss')
     tool('test', CONFIG, work_dir / 'epoch_2.pth', *options, **data_environment(tmp_path))
     assert 0 <= result_of(tmp_path / 'test')['openimages/mAP'] <= 1

@@ -1,9 +1,6 @@
 """An ensemble of three models has a higher official mAP than the best of them."""
 
-import json
-
 import numpy as np
-import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
@@ -12,9 +9,6 @@ from mmoid.openimages.predictions.fusion import METHODS, Fusion
 from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.predictions.prediction_cases import write_for
-from tests.tool_runs import SMALL_CONFIG, data_environment, run, tool
-
-WORLD = ('--num-train', 1200, '--num-classes', 24, '--imbalance', 100, '--confusable-pairs', 2)  # the quickstart's
 
 
 def write_model(folder, store, seed, found=0.7, jitter=0.12, false_per_image=12):
@@ -48,36 +42,3 @@ def test_three_models_with_independent_errors_are_better_together(tiny_data, tmp
     print(alone, together)
     assert 0.2 < max(alone) < 0.8
     assert all(value > max(alone) + 0.02 for value in together.values()), (alone, together)
-
-
-@pytest.mark.slow
-def test_three_trained_models_are_better_together(tmp_path):
-    """Trains the quickstart with three seeds; half an hour on two cores."""
-    data, files = tmp_path / 'data', tmp_path / 'data' / 'annotations'
-    tool('make_synthetic_openimages', '--out', data, *WORLD)
-    classes = ('--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json')
-    for split in ('train', 'validation'):
-        boxes = ('--boxes', files / f'{split}-detection-bbox.csv', '--images', data / 'images' / split)
-        labels = ('--labels', files / f'{split}-detection-human-imagelabels.csv')
-        tool('prepare_openimages', '--out', data / split, *boxes, *labels, *classes)
-    tool('concurrent_rates', data / 'train', '--out', data / 'concurrent_rates.npz')
-    environment = data_environment(data)
-
-    def map_of(predictions):
-        out = predictions.with_suffix('.json')
-        tool('evaluate_predictions', '--store', data / 'validation', '--predictions', predictions, '--out', out)
-        return json.loads(out.read_text())['mAP']
-
-    models = [tmp_path / f'seed{seed}' / 'predictions' for seed in range(3)]
-    for seed, model in enumerate(models):
-        train = ('--work-dir', model.parent, '--cfg-options', f'randomness.seed={seed}')
-        run('bash', 'tools/dist_train.sh', SMALL_CONFIG, 2, *train, timeout=3600, **environment)
-        test = (model.parent / 'epoch_5.pth', 2, '--work-dir', model.parent / 'test', '--out', model)
-        run('bash', 'tools/dist_test.sh', SMALL_CONFIG, *test, **environment)
-    alone = [map_of(model) for model in models]
-    for method in METHODS:
-        tool('ensemble', *models, '--out', tmp_path / method, '--method', method)
-    together = {method: map_of(tmp_path / method) for method in METHODS}
-    print(alone, together)
-    assert max(alone) > 0.5
-    assert together['wbf'] > max(alone), (alone, together)

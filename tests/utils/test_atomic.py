@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,23 @@ def test_a_process_that_lives_is_not_disturbed(kind, writer, tmp_path):
     assert writer.returncode == 0
     assert names(tmp_path) == ['out.txt']
     assert content(kind, tmp_path / 'out.txt') == 'x' * 1000
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('/dev/full', '/dev/full: is a directory or a device; give the path of a file'),
+        ('folder', 'folder: is a directory or a device'),
+        ('file/out.txt', 'file/out.txt: .*/file is not a directory; write elsewhere'),
+        ('/proc/out.txt', '/proc/out.txt: No such file or directory; free space, or write elsewhere'),
+    ],
+)
+def test_a_path_that_cannot_be_a_file_is_an_error_that_names_it(name, message, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match=message):
+        write('file', tmp_path / name)
+    assert Path('/dev/full').is_char_device()
 
 
 def test_without_locks_nothing_is_removed(kind, writer, tmp_path, monkeypatch):

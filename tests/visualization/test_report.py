@@ -73,8 +73,3 @@ def test_headlines_are_the_numbers_of_the_store(store):
         f'most frequent {store.class_names[i]} and {store.class_names[j]} ({together})'
     )
     assert rows['group-of boxes'].endswith(f'{(store.is_group_of == -1).sum()} unknown')
-
-
-def test_a_store_without_boxes_has_a_report(tmp_path):
-    page = report(tmp_path / 'report', make_store(tmp_path / 'data', []))
-    assert 'of the rarest class with any' in page and 'unknown' in page

@@ -14,10 +14,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 import mmoid.registry  # noqa: F401
-from mmoid.engine import load_config
+from mmoid.engine.launch import add_cfg_options, load_config
 from mmoid.engine.schedule.stage_samples import stage_items
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
@@ -31,10 +29,10 @@ def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--stage', help='name of a stage, or its number from 1 (default: the first)')
-    parser.add_argument('--epoch', type=int, help='of the run, from 0 (default: the first of the stage)')
-    parser.add_argument('--number', type=int, default=18, help='images (default: %(default)s)')
+    parser.add_argument('--epoch', type=int, help='epoch of the run, from 0 (default: the first of the stage)')
+    parser.add_argument('--number', type=int, default=18, help='number of images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as key=value pairs')
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.number < 1:
         parser.error(f'--number must be at least 1, got {args.number}')
@@ -65,6 +63,7 @@ def main() -> None:
     if fed.unreadable:
         listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
         sys.exit(f'error: {len(fed.unreadable)} images cannot be read:{listed}')
+    print(f'Next: mmoid train {args.config}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Compares two sets of predictions: is the difference in mAP more than chance, and where are the errors?
+r"""Compares two sets of predictions: is the difference in mAP more than chance, and where are the errors?
 
     python tools/analysis_tools/compare_predictions.py work_dirs/a/predictions work_dirs/b/predictions \
         --store data/openimages/validation --train data/openimages/train --out comparison.png
@@ -21,6 +21,7 @@ from mmoid.openimages.metric.average_precision import average_precision, count_p
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
+from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -33,14 +34,16 @@ def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
     predictions = open_predictions(path, evaluator.annotations.classes, 'drop')
     parts, left_out = annotated_detections(predictions, evaluator.annotations, 'drop')
-    for reason, count in {**left_out, **predictions.changed}.items():
+    for reason, count in left_out.items():
+        print(f'{path}: {count:,} left out: {reason}')
+    for reason, count in predictions.changed.items():
         print(f'{path}: {count:,} {reason}')
     return evaluator.with_ancestors(*(np.concatenate(column) for column in zip(*parts)))
 
 
-def official_map(evaluator: Evaluator, detections: Detections) -> float:
+def official_map(evaluator: Evaluator, matches: Matches) -> float:
     positives = count_positives(evaluator.ground_truth, evaluator.protocol.group_of_weight)
-    return mean_average_precision(average_precision(evaluator.match(*detections), positives))
+    return mean_average_precision(average_precision(matches, positives))
 
 
 def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, float]:
@@ -75,14 +78,20 @@ def compare(args: argparse.Namespace) -> None:
     annotations = annotations_of_store(AnnotationStore(args.store))
     challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
     truth = challenge.ground_truth
-    sides = [read(path, challenge) for path in (args.first, args.second)]
+    with progress_bars() as progress:
+        sides, matched = [], []
+        for done, path in enumerate((args.first, args.second), start=1):
+            progress('reading and matching', done - 1, 2)
+            sides.append(read(path, challenge))
+            matched.append(challenge.match(*sides[-1]))
+            progress('reading and matching', done, 2)
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
     groups += class_groups(annotations, train_images)
     with progress_bars() as progress:
         differences = bootstrap(
             truth,
-            *(challenge.match(*side) for side in sides),
+            *matched,
             [group.labels for group in groups],
             samples=args.samples,
             seed=args.seed,
@@ -105,10 +114,15 @@ def compare(args: argparse.Namespace) -> None:
 
     table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
     v2 = Evaluator(annotations, Protocol('v2'))
-    coco = np.array([coco_map(annotations, side) for side in sides])
+    with progress_bars() as progress:
+        coco = np.empty((2, 2))
+        for done, side in enumerate(sides):
+            progress('COCO protocol', done, 2)
+            coco[done] = coco_map(annotations, side)
+            progress('COCO protocol', done + 1, 2)
     rows = {
-        'challenge': [official_map(challenge, side) for side in sides],
-        'v2': [official_map(v2, side) for side in sides],
+        'challenge': [official_map(challenge, one) for one in matched],
+        'v2': [official_map(v2, v2.match(*side)) for side in sides],
         'COCO, IoU 0.5 to 0.95': coco[:, 0],
         'COCO, IoU 0.5': coco[:, 1],
     }
@@ -122,14 +136,13 @@ def compare(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
-    parser.add_argument('second', help='likewise')
-    parser.add_argument('--store', required=True, help='prepared split that both are compared with')
+    parser.add_argument('second', help='the other predictions, in either form')
+    parser.add_argument('--store', required=True, help='prepared split with the ground truth')
     parser.add_argument('--train', help='training split, for groups by frequency: a store, or a CSV LabelName,images')
-    expand = 'add the ancestors of every detection, with NMS'
-    parser.add_argument('--expand-detections', action='store_true', help=expand)
-    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap (%(default)s)')
-    parser.add_argument('--score', type=float, default=0.3, help='count errors at this score and above (%(default)s)')
-    parser.add_argument('--out', help='figure, a PNG')
+    parser.add_argument('--expand-detections', action='store_true', help='add ancestors to the detections, with NMS')
+    parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap (default: %(default)s)')
+    parser.add_argument('--score', type=float, default=0.3, help='lowest score of a counted error (default: 0.3)')
+    parser.add_argument('--out', help='PNG file for a figure of both comparisons')
     with exit_on_error():
         compare(parser.parse_args())

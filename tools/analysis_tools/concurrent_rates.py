@@ -1,4 +1,4 @@
-"""Concurrent rates r_ij of a store: how often an object of class i is also labelled j (Sec. 4.1.1 of the paper).
+r"""Counts the concurrent rates r_ij of a store: how often an object of class i is also labelled j (Sec. 4.1.1).
 
     python tools/analysis_tools/concurrent_rates.py data/openimages/train --out data/openimages/concurrent_rates.npz
 
@@ -34,13 +34,12 @@ def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
-    parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    compared = 'thresholds to print beside it (0.9 0.8 0.7 0.5); none: no comparison'
-    parser.add_argument('--compare-iou', type=float, nargs='*', default=COMPARED, metavar='IOU', help=compared)
-    parser.add_argument('--top', type=int, default=15, help='pairs to print (15)')
-    predictions = 'of tools/test.py --out on images of the store, or a CSV: adds the pairs mixed up'
-    parser.add_argument('--predictions', help=predictions)
-    least = 'least ratio of the mean scores of a class on objects of the other and of its own, both ways (0.9)'
+    parser.add_argument('--iou', type=float, default=0.9, help='lowest IoU of boxes on one object (default: 0.9)')
+    compare = 'other thresholds to print counts for (default: 0.9 0.8 0.7 0.5); without values: none'
+    parser.add_argument('--compare-iou', type=float, nargs='*', default=COMPARED, metavar='IOU', help=compare)
+    parser.add_argument('--top', type=int, default=15, help='pairs of classes to print (default: 15)')
+    parser.add_argument('--predictions', help='of tools/test.py --out on the store, or a CSV: adds mixed-up pairs')
+    least = 'two classes are mixed up if each scores at least this share of the own score on the other (default: 0.9)'
     parser.add_argument('--least', type=float, default=0.9, help=least)
     return parser.parse_args()
 
@@ -49,9 +48,7 @@ def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> cs
     """(C, C) float32; prints the pairs of classes."""
     names = store.class_names
     with progress_bars() as progress:
-        progress('comparing boxes', 0, 1)
-        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou])
-        progress('comparing boxes', 1, 1)
+        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
     if others:
         columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
         table = Table(*columns, title='Boxes with different labels on one object')
@@ -73,9 +70,8 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
     summary = Summary()
     with progress_bars() as progress:
-        progress('matching predictions', 0, 1)
-        confusion = count_confusion(store, open_predictions(args.predictions, store.classes), summary=summary)
-        progress('matching predictions', 1, 1)
+        predictions = open_predictions(args.predictions, store.classes)
+        confusion = count_confusion(store, predictions, summary=summary, progress=progress)
     print_changes(summary)
     ratio, scores = confusion.interchangeability, confusion.mean_scores
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T

@@ -1,4 +1,4 @@
-"""Evaluates the predictions of any detector with the official metric.
+r"""Evaluates the predictions of any detector with the official metric.
 
     python tools/analysis_tools/evaluate_predictions.py --boxes challenge-2019-validation-detection-bbox.csv \
         --labels challenge-2019-validation-detection-human-imagelabels.csv \
@@ -44,22 +44,21 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--labels', help='human-verified image-level labels CSV; the challenge metric uses them')
     group.add_argument('--classes', help='class descriptions CSV')
     group.add_argument('--hierarchy', help='hierarchy JSON; --protocol v2 does not need it')
-    train = 'training split, for groups by frequency: its store, or a CSV with the columns LabelName,images'
-    group.add_argument('--train', help=train)
+    group.add_argument('--train', help='training split, for groups by frequency: a store, or a CSV LabelName,images')
     group = parser.add_argument_group('rules')
     protocol = 'challenge: hierarchy, verified classes only, group-of weight 1 (default); v2: no hierarchy, weight 0'
     group.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help=protocol)
     expand = 'add the ancestors of every detection first; the official evaluator does not'
     group.add_argument('--expand-detections', action='store_true', help=expand)
-    nms = 'IoU threshold of the NMS per class that follows --expand-detections (%(default)s); 0: no NMS'
+    nms = 'IoU threshold of the NMS after --expand-detections (default: %(default)s); 0: no NMS'
     group.add_argument('--ancestor-nms', type=float, metavar='IOU', default=0.5, help=nms)
-    group.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (%(default)s)')
+    group.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (default: %(default)s)')
     other = 'detections of classes that are not annotated: stop (default), or leave them out'
     group.add_argument('--other-classes', choices=('error', 'drop'), default='error', help=other)
     group = parser.add_argument_group('output')
     group.add_argument('--out', help='write all figures into this JSON file')
     group.add_argument('--table', help='write the figures of each class into this CSV file')
-    group.add_argument('--top', type=int, default=5, help='print this many classes of highest and lowest AP (5)')
+    group.add_argument('--top', type=int, default=5, help='classes of highest and of lowest AP to print (default: 5)')
     args = parser.parse_args()
     given = [name for name in ('boxes', 'labels', 'classes', 'hierarchy') if getattr(args, name) is not None]
     if args.store is not None and given:
@@ -136,10 +135,12 @@ def main() -> None:
         print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
         if math.isnan(evaluation.mean_ap):
             raise AnnotationError('no class has ground truth, so there is no mAP')
-        if args.out is not None:
-            evaluation.write_json(args.out)
-        if args.table is not None:
-            evaluation.write_table(args.table)
+        for path, write in ((args.out, evaluation.write_json), (args.table, evaluation.write_table)):
+            if path is not None:
+                write(path)
+                print(f'{path}: written')
+        if args.store is not None:
+            print(f'Next: mmoid show --store {args.store} --predictions {args.predictions}')
 
 
 if __name__ == '__main__':

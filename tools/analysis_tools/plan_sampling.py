@@ -1,4 +1,4 @@
-"""What soft-balance sampling shows of a data set, by λ and number of epochs, without training.
+"""Predicts what soft-balance sampling shows of a data set, by λ and number of epochs, without training.
 
     python tools/analysis_tools/plan_sampling.py data/openimages/train --balance 0 0.7 1 --epochs 7 --out work_dirs/plan
 
@@ -33,24 +33,15 @@ COLUMNS = (
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument(
-        '--balance',
-        type=float,
-        nargs='+',
-        default=[0, 0.3, 0.5, 0.7, 1.0],
-        metavar='λ',
-        help='values to compare (0 0.3 0.5 0.7 1): 0 as they occur, 1 all classes alike',
-    )
-    parser.add_argument('--epochs', type=int, default=7, help='epochs of soft-balance sampling (7)')
-    parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (as many as images with boxes)')
+    balances = [0, 0.3, 0.5, 0.7, 1.0]
+    balance = 'values of λ to compare: 0 draws classes as often as they occur, 1 all alike (default: 0 0.3 0.5 0.7 1)'
+    parser.add_argument('--balance', type=float, nargs='+', default=balances, metavar='λ', help=balance)
+    parser.add_argument('--epochs', type=int, default=7, help='epochs of soft-balance sampling (default: 7)')
+    parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (default: the images with boxes)')
     parser.add_argument('--no-expand', action='store_true', help='do not count images for ancestors of their classes')
     parser.add_argument('--count', action='store_true', help='make the real draws and count them')
-    parser.add_argument(
-        '--seed',
-        type=int,
-        default=0,
-        help='of the real draws: randomness.seed of the config, plus the epochs before the stage (0)',
-    )
+    seed = 'seed of --count: randomness.seed of the config plus the epochs before the stage (default: 0)'
+    parser.add_argument('--seed', type=int, default=0, help=seed)
     parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""AP of each class in two evaluations, from the most to the least frequent class (Fig. 5 of the paper).
+r"""Plots the AP of each class in two evaluations, from the most to the least frequent class (Fig. 5 of the paper).
 
     python tools/analysis_tools/plot_class_ap.py baseline.json ours.json --store data/openimages/train \
         --out class_ap.png --names baseline 'soft balance'
@@ -43,10 +43,10 @@ def difference_in_rules(first: str, second: str) -> str | None:
 def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='JSON of the first evaluation')
-    parser.add_argument('second', help='JSON of the second')
+    parser.add_argument('second', help='JSON of the second evaluation')
     parser.add_argument('--store', required=True, help='store of the training split')
-    parser.add_argument('--out', required=True, help='the figure, a PNG')
-    parser.add_argument('--names', nargs=2, metavar='NAME', help='of the two; default: the names of their files')
+    parser.add_argument('--out', required=True, help='PNG file for the figure')
+    parser.add_argument('--names', nargs=2, metavar='NAME', help='names in the legend (default: the file names)')
     args = parser.parse_args()
     names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
     with exit_on_error():

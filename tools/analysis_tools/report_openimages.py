@@ -1,4 +1,4 @@
-"""What is in a store: imbalance, several labels on one object, missing labels (Fig. 2 and 3 of the paper).
+"""Reports what is in a store: imbalance, several labels on one object, missing labels (Fig. 2 and 3 of the paper).
 
     python tools/analysis_tools/report_openimages.py data/openimages/train --out work_dirs/report
 
@@ -21,9 +21,9 @@ def main() -> None:
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
-    parser.add_argument('--iou', type=float, default=0.9, help='boxes that overlap so much are one object (0.9)')
-    parser.add_argument('--predictions', help='of tools/test.py --out, or a CSV: adds what the model confuses')
-    parser.add_argument('--score', type=float, default=0.5, help='least score of a detection (0.5)')
+    parser.add_argument('--iou', type=float, default=0.9, help='lowest IoU of boxes on one object (default: 0.9)')
+    parser.add_argument('--predictions', help='folder of tools/test.py --out, or a CSV: adds what the model confuses')
+    parser.add_argument('--score', type=float, default=0.5, help='lowest score of a detection (default: 0.5)')
     args = parser.parse_args()
     summary = Summary()
     with exit_on_error():
@@ -33,16 +33,15 @@ def main() -> None:
         confusion = None
         with progress_bars() as progress:
             statistics = measure(store, args.iou, progress=progress)
-            if args.predictions:
-                progress('matching predictions', 0, 1)
-                predictions = open_predictions(args.predictions, store.classes)
-                confusion = count_confusion(store, predictions, args.score, summary)
-                progress('matching predictions', 1, 1)
+        if args.predictions:
+            predictions = open_predictions(args.predictions, store.classes)
+            with progress_bars() as progress:
+                confusion = count_confusion(store, predictions, args.score, summary, progress)
         print_values(dict(headlines(store, statistics, confusion)), args.store)
         print_changes(summary)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
         page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
-    print(f'{page}: written. Next: tools/analysis_tools/concurrent_rates.py {args.store} --out rates.npz')
+    print(f'{page}: written. Next: mmoid rates {args.store} --out rates.npz')
 
 
 if __name__ == '__main__':

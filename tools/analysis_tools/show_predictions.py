@@ -1,4 +1,4 @@
-"""Draws predictions beside ground truth: the classes with the lowest AP, and their images with the worst mistakes.
+r"""Draws predictions beside ground truth: the classes with the lowest AP, and their images with the worst mistakes.
 
     python tools/analysis_tools/show_predictions.py --store data/openimages/validation \
         --predictions work_dirs/mine/predictions --out work_dirs/mine/mistakes
@@ -33,15 +33,13 @@ from mmoid.visualization.label_sets import ImageReader, draw_mistakes
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('--store', required=True, help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument('--predictions', required=True, help='of tools/test.py --out or ensemble.py, or a CSV')
-    parser.add_argument('--class', dest='label', help='draw this class alone: its name or MID')
-    parser.add_argument('--classes', type=int, default=10, help='classes of lowest AP (default: %(default)s)')
-    parser.add_argument('--number', type=int, default=6, help='images of each class (default: %(default)s)')
-    parser.add_argument(
-        '--score', type=float, default=0.3, help='least score that counts here, not for AP (default: %(default)s)'
-    )
+    parser.add_argument('--predictions', required=True, help='folder of tools/test.py --out or ensemble.py, or a CSV')
+    parser.add_argument('--class', dest='label', help='draw only this class: its name or MID')
+    parser.add_argument('--classes', type=int, default=10, help='number of classes, lowest AP first (default: 10)')
+    parser.add_argument('--number', type=int, default=6, help='images of each class (default: 6)')
+    parser.add_argument('--score', type=float, default=0.3, help='lowest score of a mistake (default: 0.3)')
     parser.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help='rules (default: %(default)s)')
-    parser.add_argument('--iou', type=float, default=0.5, help='least IoU of a true positive (0.5)')
+    parser.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (default: 0.5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mistakes'), help='folder (default: %(default)s)')
     return parser.parse_args()
 
@@ -54,14 +52,19 @@ def main() -> None:
             if getattr(args, name) < 1:
                 raise ValueError(f'--{name} must be at least 1, got {getattr(args, name)}')
         store = AnnotationStore(args.store)
-        predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
         protocol = Protocol(args.protocol, iou_threshold=args.iou)
         evaluator = Evaluator(annotations_of_store(store), protocol)
-        truth = evaluator.ground_truth
-        image = image_of[predictions.image_of_detection()]
-        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
-        ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
-        mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
+        with progress_bars() as progress:
+            progress('reading and matching', 0, 3)
+            predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
+            truth = evaluator.ground_truth
+            image = image_of[predictions.image_of_detection()]
+            progress('reading and matching', 1, 3)
+            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+            progress('reading and matching', 2, 3)
+            ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
+            mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
+            progress('reading and matching', 3, 3)
         # NaN, without ground truth, comes last.
         labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
         if args.label is not None:

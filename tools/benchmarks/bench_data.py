@@ -1,4 +1,4 @@
-"""Annotations at full size: conversion, opening, memory, access, class counts and rates, beside stock mmdet.
+"""Measures annotations at full size: conversion, opening, memory, access, class counts and rates, beside stock mmdet.
 
     python tools/benchmarks/bench_data.py                       # 1.74 million images: 6 min, 3 GB of disk
     python tools/benchmarks/bench_data.py --images 100000       # seconds
@@ -7,7 +7,7 @@
 Both data sets read the same generated boxes (tools/benchmarks/full_size.py). The stock data set is linear in the number
 of images: it reads a tenth of them, and its seconds and bytes are multiplied by ten. Each figure is from a new process.
 CPU seconds are of all threads; compare them if the machine is busy. Memory is what opening and reading all data adds to
-a process that has imported mmdet: `private` pages are its own; `together` counts shared pages once.
+a process that has imported mmdet; `private` pages are its own, others may be shared.
 """
 
 from __future__ import annotations
@@ -23,37 +23,31 @@ import mmengine
 import numpy as np
 from pyarrow import csv
 
-PROCESSES = 8
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence
+from mmoid.openimages.store.annotation_store import AnnotationStore
+
 ITEMS = 20_000
 BATCH = 8
 STOCK_SHARE = 10
 READ_ALL = ('box', 'box_label', 'is_group_of', 'width', 'height', 'box_stop', 'class_box_counts')
 
 
-def timed(work: Callable[[], Any]) -> dict[str, Any]:
-    before = time.process_time()
-    seconds, _ = measure.stopwatch(work)
-    cpu_seconds = time.process_time() - before
-    return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.memory_of_this_process()['peak']}
+def bare_read(folder: Path) -> None:
+    csv.read_csv(folder / 'boxes.csv')
+
+
+def concurrent_rates(folder: Path) -> None:
+    count_concurrence(AnnotationStore(folder / 'store'))
 
 
 # Each of these runs in a process of its own.
 
 
-def bare_read(folder: Path) -> dict[str, Any]:
-    return timed(lambda: csv.read_csv(folder / 'boxes.csv'))
-
-
-def conversion(folder: Path) -> dict[str, Any]:
-    return timed(lambda: full_size.make_store(folder))
-
-
-def concurrent_rates(folder: Path) -> dict[str, Any]:
-    from mmoid.openimages.statistics.concurrent_rates import count_concurrence
-    from mmoid.openimages.store.annotation_store import AnnotationStore
-
-    store = AnnotationStore(folder / 'store')
-    return timed(lambda: count_concurrence(store))
+def timed(work: Callable[..., Any], *args: Any) -> dict[str, float]:
+    before = time.process_time()
+    seconds, _ = measure.stopwatch(lambda: work(*args))
+    cpu_seconds = time.process_time() - before
+    return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.memory_of_this_process()['peak']}
 
 
 def open_dataset(kind: str, folder: Path) -> Any:
@@ -76,17 +70,14 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
     import mmoid.datasets  # noqa: F401
 
     before = measure.memory_of_this_process()
-    measure.meet()
     seconds, dataset = measure.stopwatch(lambda: open_dataset(kind, folder))
     if kind == 'mmoid':
         for name in READ_ALL:
             getattr(dataset.store, name).sum()
     for index in np.random.default_rng(0).integers(0, len(dataset), 2000):
         dataset.get_data_info(int(index))
-    measure.meet()  # measure while all processes hold their data
     after = measure.memory_of_this_process()
-    measure.meet()
-    return {'open, s': seconds, **{name: after[name] - before[name] for name in before}}
+    return {'open, s': seconds, **{f'{name} memory, MiB': after[name] - before[name] for name in before}}
 
 
 def access(kind: str, folder: Path) -> dict[str, Any]:
@@ -113,15 +104,7 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
-    several = measure.in_processes(PROCESSES, memory, kind, folder)
-    one = measure.in_fresh_process(memory, kind, folder)
-    return {
-        'open, s': one['open, s'],
-        'peak memory of one process, MiB': one['peak'],
-        'private memory of one process, MiB': one['private'],
-        f'{PROCESSES} processes together, MiB': sum(figures['share'] for figures in several),
-        **measure.in_fresh_process(access, kind, folder),
-    }
+    return measure.in_fresh_process(memory, kind, folder) | measure.in_fresh_process(access, kind, folder)
 
 
 def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
@@ -132,32 +115,27 @@ def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
     return measure_dataset('stock', folder)
 
 
-def fastest_of_two(work: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any]:
-    return min((measure.in_fresh_process(work, folder) for _ in range(2)), key=lambda figures: figures['s'])
+def fastest_of_two(work: Callable[[Path], Any], folder: Path) -> dict[str, float]:
+    return min((measure.in_fresh_process(timed, work, folder) for _ in range(2)), key=lambda figures: figures['s'])
 
 
 def main() -> None:
     parser = measure.command_line(__doc__, 'data')
     full_size.add_arguments(parser)
     args = parser.parse_args()
-    stock_images = args.images // STOCK_SHARE
     with full_size.annotations(args) as folder:
         once = {
             "pyarrow's bare read of the CSV": fastest_of_two(bare_read, folder),
-            'CSV to store': fastest_of_two(conversion, folder),
-            'concurrent rates': measure.in_fresh_process(concurrent_rates, folder),
+            'CSV to store': fastest_of_two(full_size.make_store, folder),
+            'concurrent rates': measure.in_fresh_process(timed, concurrent_rates, folder),
         }
         ours = measure_dataset('mmoid', folder)
-        stock = measure_stock(folder / 'stock', stock_images)
-    for name in stock:
-        if '/ s' not in name:  # seconds and bytes grow with the number of images
-            stock[name] *= args.images / stock_images
-    rows = [(name, f'{ours[name]:,.4g}', f'{stock[name]:,.4g}') for name in ours]
-    columns = ('', 'mmoid', f'stock mmdet, measured at {stock_images:,}, scaled')
-    measure.show(f'{args.images:,} images', columns, rows)
-    rows = [(name, *(f'{figure:,.2f}' for figure in figures.values())) for name, figures in once.items()]
-    measure.show('Once for each data set', ('', 's', 'CPU s', 'peak MiB'), rows)
-    measure.save(args.out, images=args.images, stock_images=stock_images, once=once, mmoid=ours, stock=stock)
+        stock = measure_stock(folder / 'stock', args.images // STOCK_SHARE)
+    figures = {}
+    for name in ours:  # seconds and bytes grow with the number of images
+        scale = 1 if '/ s' in name else STOCK_SHARE
+        figures[name] = {'mmoid': ours[name], 'stock mmdet, a tenth, scaled': scale * stock[name]}
+    measure.report(args.out, {f'{args.images:,} images': figures, 'Once for each data set': once})
 
 
 if __name__ == '__main__':

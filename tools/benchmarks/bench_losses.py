@@ -1,4 +1,4 @@
-"""Concurrent softmax: time and memory of forward + backward and of the scores, beside F.cross_entropy and softmax.
+"""Measures time and memory of concurrent softmax, loss and scores, beside F.cross_entropy and softmax.
 
     python tools/benchmarks/bench_losses.py                  # CPU, and CUDA if there is one: 2 min on two cores
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import measure
 import numpy as np
@@ -23,7 +22,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from mmoid.models.class_lists import class_matrix
-from mmoid.models.losses import ConcurrentSoftmaxLoss
+from mmoid.models.losses.concurrent_softmax import ConcurrentSoftmaxLoss
 
 ROWS = (512, 1024, 4096)
 CLASSES = (80, 500, 8000)
@@ -66,7 +65,7 @@ def batch(rows: int, classes: int, device: str) -> list[Work]:
 
 
 def figures_of(work: Work, repeat: int, cuda: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds of the fastest run of each, run in turn, and peak MiB."""
+    """Milliseconds of the fastest run of each, run in turn, and peak MiB; also relative to the first."""
 
     def run(one: Callable[[], object]) -> None:
         one()
@@ -74,10 +73,12 @@ def figures_of(work: Work, repeat: int, cuda: bool) -> dict[str, dict[str, float
             torch.cuda.synchronize()
 
     seconds = [[measure.stopwatch(partial(run, one))[0] for one in work.values()] for _ in range(repeat + 1)]
-    fastest = np.min(seconds[1:], axis=0)
+    fastest = 1e3 * np.min(seconds[1:], axis=0)
+    peaks = [peak_mib(one, cuda) for one in work.values()]
+    columns = (fastest, fastest / fastest[0], peaks, np.array(peaks) / peaks[0])
     return {
-        name: {'milliseconds': 1e3 * float(taken), 'peak_mib': peak_mib(one, cuda)}
-        for (name, one), taken in zip(work.items(), fastest)
+        name: dict(zip(('ms', 'of stock', 'peak MiB', 'of stock, memory'), map(float, row)))
+        for name, row in zip(work, zip(*columns))
     }
 
 
@@ -95,24 +96,19 @@ def peak_mib(work: Callable[[], object], cuda: bool) -> float:
 
 def main() -> None:
     parser = measure.command_line(__doc__, 'losses')
-    parser.add_argument('--repeat', type=int, default=30, help='runs of each')
-    parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='N')
-    parser.add_argument('--classes', type=int, nargs='+', default=CLASSES, help='C')
+    parser.add_argument('--repeat', type=int, default=30, help='runs of each, of which the fastest counts')
+    parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='numbers of rows, N')
+    parser.add_argument('--classes', type=int, nargs='+', default=CLASSES, help='numbers of classes, C')
     args = parser.parse_args()
-    results: list[dict[str, Any]] = []
-    table = []
     devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
+    table = {}
     for device, rows, classes in itertools.product(devices, args.rows, args.classes):
         repeat = max(3, args.repeat * 500 * 1024 // max(500 * 1024, rows * classes))
         for work in batch(rows, classes, device):
-            figures = figures_of(work, repeat, device == 'cuda')
-            results.append({'device': device, 'rows': rows, 'classes': classes, 'figures': figures})
-            stock = next(iter(figures.values()))
-            for name, of_one in figures.items():
-                cells = [f'{figure:,.2f} ({figure / stock[key]:.2f}x)' for key, figure in of_one.items()]
-                table.append((name, device, f'{rows:,}', f'{classes:,}', *cells))
-    measure.show('Losses, forward and backward, and scores', ('', 'device', 'N', 'C', 'ms', 'peak MiB'), table)
-    measure.save(args.out, threads=torch.get_num_threads(), runs=results)
+            for name, figures in figures_of(work, repeat, device == 'cuda').items():
+                table[f'{name}, {device}, {rows:,} x {classes:,}'] = figures
+    title = f'Losses, forward and backward, and scores of N rows x C classes, {torch.get_num_threads()} threads'
+    measure.report(args.out, {title: table})
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Class-aware samplers at full size: build, epochs and memory of ours and of mmdet's.
+"""Measures class-aware samplers at full size: build, epochs and memory of ours and of mmdet's.
 
     python tools/benchmarks/bench_sampler.py                       # 1.74 million images: 3 min, 3 GB of disk
     python tools/benchmarks/bench_sampler.py --images 100000       # seconds
@@ -81,10 +81,7 @@ def main() -> None:
     with full_size.annotations(args) as folder:
         size = measure.in_fresh_process(full_size.make_store, folder)
         samplers = {name: measure.in_fresh_process(sampler_figures, name, folder) for name in SAMPLERS}
-    rows = [(name, *(f'{figure:,.3f}' for figure in figures.values())) for name, figures in samplers.items()]
-    columns = ('', *samplers['ClassAwareSampler, ready lists'])
-    measure.show(f'{size["images"]:,} images, {size["boxes"]:,} boxes', columns, rows)
-    measure.save(args.out, **size, samplers=samplers)
+    measure.report(args.out, {f'{size["images"]:,} images, {size["boxes"]:,} boxes': samplers})
 
 
 if __name__ == '__main__':

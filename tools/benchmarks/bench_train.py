@@ -1,4 +1,4 @@
-"""Speed and memory of a real training, and the share of data loading, compared with mmdet's softmax.
+"""Measures speed, memory and the share of data loading of a real training, beside mmdet's softmax.
 
     python tools/benchmarks/bench_train.py                                   # R-50, 800 x 1333: for a GPU
     python tools/benchmarks/bench_train.py --scale 320 192 --batch 2 --iterations 10 --warm-up 2     # CPU
@@ -73,8 +73,8 @@ def load(kind: str, settings: dict[str, Any]) -> Config:
     return cfg
 
 
-def train(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Figures of one training: seconds of an iteration (median), share of waiting for data, memory."""
+def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
+    """Figures of one training."""
     import mmoid.registry  # noqa: F401
 
     torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
@@ -88,63 +88,48 @@ def train(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     else:
         peak = measure.memory_of_this_process()['peak']
     return {
-        'iteration_seconds': float(np.median(seconds)),
-        'iterations_per_second': float(1 / seconds.mean()),
-        'data_share': float(waiting.sum() / seconds.sum()),
-        'peak_mib': peak,
+        'iterations/s': float(1 / seconds.mean()),
+        'ms (median)': 1e3 * float(np.median(seconds)),
+        'peak MiB': peak,
+        'waiting for data, %': 100 * float(waiting.sum() / seconds.sum()),
     }
 
 
-def compare(args: Any, folder: Path) -> list[dict[str, Any]]:
+def compare(args: Any, folder: Path) -> dict[str, dict[str, float]]:
     """The figures of both detectors, the better round of each."""
     data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
     settings = {**vars(args), **data, 'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
-    rows = []
+    rows = {}
     for amp in (False, True) if torch.cuda.is_available() else (False,):
-        rounds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
         for turn in range(args.rounds):
             for kind in KINDS if turn % 2 else KINDS[::-1]:
-                figures = measure.in_fresh_process(train, kind, {**settings, 'amp': amp})
-                rounds[kind].append(figures)
-                speed = f'{figures["iterations_per_second"]:.2f} iterations/s'
-                print(f'round {turn + 1}, {kind}, {"AMP" if amp else "fp32"}: {speed}', flush=True)
-        for kind, several in rounds.items():
-            best = min(several, key=lambda figures: figures['iteration_seconds'])
-            rows.append({'kind': kind, 'amp': amp, **data, **best})
+                rounds[kind].append(measure.in_fresh_process(train, kind, {**settings, 'amp': amp}))
+                print(f'round {turn + 1}, {kind}: {rounds[kind][-1]["iterations/s"]:.2f} iterations/s', flush=True)
+        best = {kind: min(several, key=lambda figures: figures['ms (median)']) for kind, several in rounds.items()}
+        for kind, figures in best.items():
+            ratio = figures['ms (median)'] / best[KINDS[0]]['ms (median)']
+            rows[f'{kind}, {"AMP" if amp else "fp32"}'] = {**figures, 'of stock': ratio}
     return rows
 
 
 def main() -> None:
     parser = measure.command_line(__doc__, 'train')
-    parser.add_argument('config', nargs='?', help='a config of label sets on MMOID_DATA_ROOT; None: R-50-FPN')
+    parser.add_argument('config', nargs='?', help='config with label sets and MMOID_DATA_ROOT; default: R-50-FPN')
     parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer and shorter side, pixels')
     parser.add_argument('--batch', type=int, default=2, help='images per iteration')
-    parser.add_argument('--workers', type=int, default=2, help='of the loader')
-    parser.add_argument('--iterations', type=int, default=200, help='that count')
+    parser.add_argument('--workers', type=int, default=2, help='workers of the data loader')
+    parser.add_argument('--iterations', type=int, default=200, help='iterations that are measured')
     parser.add_argument('--warm-up', type=int, default=20, help='iterations before them')
-    parser.add_argument('--rounds', type=int, default=2, help='of each detector, in turn')
+    parser.add_argument('--rounds', type=int, default=2, help='trainings of each detector, in turn')
     parser.add_argument('--images', type=int, default=64, help='generated images')
-    parser.add_argument('--classes', type=int, default=40, help='of the generated world')
+    parser.add_argument('--classes', type=int, default=40, help='leaf classes of the generated world')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         rows = compare(args, Path(temporary))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
-    stock = {row['amp']: row['iteration_seconds'] for row in rows if row['kind'] == KINDS[0]}
-    table = [
-        (
-            f'{row["kind"]}, {"AMP" if row["amp"] else "fp32"}',
-            f'{row["iterations_per_second"]:,.2f}',
-            f'{1e3 * row["iteration_seconds"]:,.0f}',
-            f'{row["iteration_seconds"] / stock[row["amp"]] - 1:+.1%}',
-            f'{row["peak_mib"]:,.0f}',
-            f'{row["data_share"]:.1%}',
-        )
-        for row in rows
-    ]
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
-    title = f'{name}, {rows[0]["classes"]} classes, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}'
-    measure.show(title, ('', 'iterations/s', 'ms (median)', 'of stock', 'peak MiB', 'data'), table)
-    measure.save(args.out, device=device, scale=args.scale, batch=args.batch, train=rows)
+    measure.report(args.out, {f'{name}, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}': rows})
 
 
 if __name__ == '__main__':

@@ -20,6 +20,8 @@ import pyarrow as pa
 from pyarrow import csv
 from scipy.optimize import brentq
 
+from mmoid.openimages.readers.official_csv import convert
+
 NUM_IMAGES = 1_743_042
 NUM_BOXES = 12_400_000
 NUM_CLASSES = 500
@@ -77,8 +79,6 @@ def annotations(args: argparse.Namespace) -> Iterator[Path]:
 
 def make_store(folder: Path) -> dict[str, int]:
     """Converts the annotations of the folder to ``folder/store``; returns the numbers of images and boxes."""
-    from mmoid.openimages.readers.official_csv import convert
-
     files = {name: folder / file for name, file in FILES.items()}
     summary = convert(folder / 'store', **files, overwrite=True)
     return {'images': summary.images, 'boxes': summary.boxes}

@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,6 @@ from rich.table import Table
 from mmoid.utils.atomic import atomic_write
 
 MIB = 1 << 20
-LONGEST = 1800
-"""Seconds that the processes of one measurement wait for each other, at most."""
-
-_meeting: Any = None
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -38,37 +34,20 @@ def command_line(description: str, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def in_fresh_process(work: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+def in_fresh_process(work: Callable[..., Any], *args: Any) -> Any:
     """Returns ``work(*args)`` of a new process, so that no measurement warms caches for the next."""
-    return in_processes(1, work, *args)[0]
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), _print_nothing) as pool:
+        return pool.submit(work, *args).result()
 
 
-def in_processes(count: int, work: Callable[..., dict[str, Any]], *args: Any) -> list[dict[str, Any]]:
-    """Runs ``work(*args)`` in ``count`` new processes at once. With several, ``work`` calls :func:`meet`."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(count, context, _start, (context.Barrier(count, timeout=LONGEST),)) as pool:
-        results = [pool.submit(work, *args) for _ in range(count)]
-        return [result.result() for result in results]
-
-
-def meet() -> None:
-    """Waits until all processes of the measurement are here."""
-    _meeting.wait()
-
-
-def _start(meeting: Any) -> None:
-    global _meeting
-    _meeting = meeting
+def _print_nothing() -> None:
     sys.stdout = open(os.devnull, 'w')  # frameworks print when they are imported
 
 
 def memory_of_this_process() -> dict[str, float]:
-    """MiB: ``private`` is anonymous memory, ``share`` is PSS, ``peak`` is the most that was resident.
-
-    Shares of several processes add up to what they take together. Pages of a mapped file are shared, never private.
-    """
+    """MiB: ``private`` is anonymous memory, without mapped files; ``peak`` is the most that was resident."""
     text = Path('/proc/self/smaps_rollup').read_text() + Path('/proc/self/status').read_text()
-    fields = {'private': 'Anonymous', 'share': 'Pss', 'peak': 'VmHWM'}
+    fields = {'private': 'Anonymous', 'peak': 'VmHWM'}
     return {name: int(re.search(rf'^{field}:\s+(\d+) kB$', text, re.M)[1]) / 1024 for name, field in fields.items()}
 
 
@@ -79,19 +58,19 @@ def stopwatch(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column to the left, figures to the right."""
-    table = Table(title=title)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify='right' if index else 'left')
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
-
-
-def save(path: Path, **results: Any) -> None:
-    """Writes the results and the machine as JSON."""
-    system = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(), 'system': platform.system()}
+def report(path: Path, tables: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Prints tables of figures, by title, row and column, and writes them and the machine as JSON."""
+    for title, rows in tables.items():
+        columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
+        table = Table('', *columns, title=title)
+        for name, figures in rows.items():
+            table.add_row(name, *(_digits(figures[column]) if column in figures else '' for column in columns))
+        Console(width=120).print(table)
+    machine = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version()}
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({'machine': system, **results}, indent=1) + '\n')
+        temporary.write_text(json.dumps({'machine': machine, 'tables': tables}, indent=1) + '\n')
     print(f'{path}: the same as JSON')
+
+
+def _digits(figure: float) -> str:
+    return f'{figure:,.0f}' if figure >= 1000 else f'{figure:.4g}'

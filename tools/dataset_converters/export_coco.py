@@ -1,4 +1,4 @@
-"""A store -> a COCO JSON file that pycocotools and mmdet's CocoDataset load.
+"""Converts a store to a COCO JSON file that pycocotools and mmdet's CocoDataset load.
 
     python tools/dataset_converters/export_coco.py data/openimages/validation --out openimages_validation.json
 
@@ -14,8 +14,8 @@ from mmoid.utils.progress import progress_bars
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    parser.add_argument('--out', required=True, help='the file, a new one')
-    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    parser.add_argument('--out', required=True, help='the new COCO file')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     args = parser.parse_args()
     with exit_on_error(), progress_bars() as progress:
         store = AnnotationStore(args.store)

@@ -1,4 +1,4 @@
-r"""A COCO or LVIS JSON file -> a store that mmoid trains on.
+r"""Converts a COCO or LVIS JSON file to a store that mmoid trains on.
 
     python tools/dataset_converters/import_coco.py --annotations instances_train.json \
         --images images/train --out data/mine/train
@@ -14,7 +14,6 @@ if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--annotations', required=True, help='COCO JSON file with images, annotations, categories')
     parser.add_argument('--hierarchy', help='hierarchy JSON, or category tree of V3Det; without it, no ancestors')
-    above = 'make each supercategory a class above its categories'
-    parser.add_argument('--supercategories', action='store_true', help=above)
-    parser.add_argument('--images', help='folder that the file_name of images starts from')
+    parser.add_argument('--supercategories', action='store_true', help='add supercategories as parent classes')
+    parser.add_argument('--images', help='image folder; file_name of an image is a path below it')
     run_converter(import_coco, parser)

@@ -1,4 +1,4 @@
-r"""Parquet files of a detection data set, as hubs have them -> a store that mmoid trains on.
+r"""Converts Parquet files of a detection data set, as hubs have them, to a store that mmoid trains on.
 
     python tools/dataset_converters/import_parquet.py train-*.parquet --images data/mine/images --out data/mine/train
 

@@ -1,6 +1,8 @@
-r"""A folder of Pascal VOC XML files -> a store that mmoid trains on.
+r"""Converts a folder of Pascal VOC XML files to a store that mmoid trains on.
 
-python tools/dataset_converters/import_voc.py --annotations Annotations --images JPEGImages --out data/mine/train
+    python tools/dataset_converters/import_voc.py --annotations Annotations --images JPEGImages --out data/mine/train
+
+Each XML file describes one image. Objects marked difficult are taken like others.
 """
 
 from mmoid.openimages.readers.voc import import_voc

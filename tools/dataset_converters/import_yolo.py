@@ -1,4 +1,4 @@
-r"""One split of a YOLO data set -> a store that mmoid trains on.
+r"""Converts one split of a YOLO data set to a store that mmoid trains on.
 
     python tools/dataset_converters/import_yolo.py --data data.yaml --split train --out data/mine/train
 

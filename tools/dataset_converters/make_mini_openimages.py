@@ -64,8 +64,7 @@ def main() -> None:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, type=Path, help='folder for the stores train and validation')
     parser.add_argument('--train', type=int, default=115_000, help='images for training (default: %(default)s)')
-    validation = 'images for validation (default: %(default)s); 0 writes no validation store'
-    parser.add_argument('--validation', type=int, default=5_000, help=validation)
+    parser.add_argument('--validation', type=int, default=5_000, help='images for validation, or 0 (default: 5000)')
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: %(default)s)')
     parser.add_argument('--overwrite', action='store_true', help='replace existing stores')
     args = parser.parse_args()
@@ -83,7 +82,7 @@ def main() -> None:
         with progress_bars() as progress:
             subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite, progress)
     print(f'{", ".join(map(str, new))}: written, seed {args.seed}')
-    print(f'Next: tools/analysis_tools/concurrent_rates.py {args.out / "train"} --out {args.out}/concurrent_rates.npz')
+    print(f'Next: mmoid rates {args.out / "train"} --out {args.out}/concurrent_rates.npz')
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ def main() -> None:
         print(f'{args.out}: wrote {config.num_train} training and {config.num_validation} validation images')
     else:
         print(f'{args.out}: already complete with these options, nothing to do')
-    print(f'Next: tools/dataset_converters/prepare_openimages.py with the files in {args.out}/annotations')
+    print(f'Next: mmoid prepare, with the files in {args.out}/annotations')
 
 
 if __name__ == '__main__':

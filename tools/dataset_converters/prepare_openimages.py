@@ -1,4 +1,4 @@
-r"""Official Open Images CSV files + hierarchy + images -> a store that mmoid trains on.
+r"""Converts official Open Images CSV files to a store that mmoid trains on.
 
     python tools/dataset_converters/prepare_openimages.py --out data/openimages/train \
         --boxes challenge-2019-train-detection-bbox.csv --labels challenge-2019-train-detection-human-imagelabels.csv \
@@ -15,7 +15,7 @@ from mmoid.utils.command_line import converter_parser, run_converter
 if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--boxes', help='box CSV: V3 to V7 or challenge, .csv or .csv.gz')
-    labels = 'human-verified image-level labels CSV; the metric needs them'
+    labels = 'CSV of human-verified image-level labels; the metric needs them'
     parser.add_argument('--labels', dest='image_labels', metavar='LABELS', help=labels)
     parser.add_argument('--classes', required=True, help='class descriptions CSV; sets the order of classes')
     parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')

@@ -1,6 +1,6 @@
 """Prints the installed versions of what mmoid needs, and for each problem the command that solves it.
 
-Usage: python tools/misc/check_env.py
+    python tools/misc/check_env.py
 
 Exit status: 0 if mmoid can train, 1 with problems. Needs only the standard library.
 """

@@ -1,9 +1,10 @@
-"""Give a trained detector the classes of a store, to fine-tune it on that store.
+r"""Gives a trained detector the classes of a store, to fine-tune it on that store.
 
     python tools/misc/convert_checkpoint.py faster_rcnn_r50_fpn_32x2_1x_openimages.pth pretrained.pth \
         --store data/openimages/train --classes class-descriptions-boxable.csv --fill-ancestors
 
-Any detector of mmdet with a list of its classes. Then train with load_from=pretrained.pth.
+It works for any detector of mmdet, if you know its classes and their order. Then train with
+--cfg-options load_from=pretrained.pth.
 """
 
 from __future__ import annotations
@@ -26,13 +27,12 @@ def first(names: tuple[str, ...]) -> str:
 
 def main() -> None:
     parser = tool_parser(__doc__)
-    parser.add_argument('checkpoint', type=Path, help='of the trained detector')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint of the trained detector')
     parser.add_argument('out', type=Path, help='the new checkpoint')
-    parser.add_argument('--store', required=True, type=Path, help='prepared store with the classes wanted')
-    classes = "the detector's classes: a CSV of MID, name in the detector's order"
+    parser.add_argument('--store', required=True, type=Path, help='prepared store with the new classes')
+    classes = "CSV of MID, name in the detector's order, if the checkpoint names no classes"
     parser.add_argument('--classes', type=Path, help=classes)
-    fill = 'a new class starts as the mean of its descendants'
-    parser.add_argument('--fill-ancestors', action='store_true', help=fill)
+    parser.add_argument('--fill-ancestors', action='store_true', help='start new classes as the mean of descendants')
     args = parser.parse_args()
     with exit_on_error():
         checkpoint = try_load(args.checkpoint)
@@ -46,7 +46,7 @@ def main() -> None:
     print(f'{args.out}: {len(source)} classes -> {store.num_classes}, in {", ".join(conversion.layers)}')
     print(f'new classes: {first(conversion.new)}; from their descendants: {first(conversion.filled)}')
     print(f'classes left out: {first(conversion.unused)}')
-    print(f'next: bash tools/dist_train.sh CONFIG GPUS --cfg-options load_from={args.out}')
+    print(f'Next: mmoid train CONFIG --cfg-options load_from={args.out}')
 
 
 if __name__ == '__main__':

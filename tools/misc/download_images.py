@@ -1,4 +1,4 @@
-"""Downloads only the images that you need from the public bucket of Open Images, over HTTPS.
+r"""Downloads only the images that you need from the public bucket of Open Images, over HTTPS.
 
     python tools/misc/download_images.py --store data/openimages-mini/train --split train --out images/train
     python tools/misc/download_images.py --store data/openimages/train --split train --classes Toaster /m/0k4j \
@@ -34,18 +34,17 @@ from mmoid.utils.progress import progress_bars
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument('--store', type=Path, help='images of a store, such as a mini set')
+    which.add_argument('--store', type=Path, help='download the images of this store')
     which.add_argument('--ids', type=Path, help='file with one image id a line; folders and extensions are ignored')
     parser.add_argument('--classes', nargs='+', metavar='CLASS', help='only images of these classes (MIDs or names)')
-    most = 'of each class at most so many, those that the class-aware sampler draws first'
-    parser.add_argument('--max-per-class', type=int, metavar='N', help=most)
-    parser.add_argument('--seed', type=int, default=0, help='of the sampler (default: %(default)s)')
-    parser.add_argument('--split', required=True, choices=SPLITS, help='folder of the bucket')
-    parser.add_argument('--out', required=True, type=Path, help='folder of the images')
-    parser.add_argument('--workers', type=int, default=16, help='connections at a time (default: %(default)s)')
-    parser.add_argument('--retries', type=int, default=5, help='for each image (default: %(default)s)')
-    parser.add_argument('--timeout', type=float, default=30, help='seconds without a byte (default: %(default)s)')
-    parser.add_argument('--mirror', default=BUCKET, help='address of a copy of the bucket')
+    parser.add_argument('--max-per-class', type=int, metavar='N', help='the first N of the class-aware sampler only')
+    parser.add_argument('--seed', type=int, default=0, help='seed of that sampler (default: %(default)s)')
+    parser.add_argument('--split', required=True, choices=SPLITS, help='split that the images are in')
+    parser.add_argument('--out', required=True, type=Path, help='folder for the images')
+    parser.add_argument('--workers', type=int, default=16, help='simultaneous connections (default: %(default)s)')
+    parser.add_argument('--retries', type=int, default=5, help='retries for each image (default: %(default)s)')
+    parser.add_argument('--timeout', type=float, default=30, help='seconds to wait for data (default: %(default)s)')
+    parser.add_argument('--mirror', default=BUCKET, help='URL of a copy of the bucket')
     args = parser.parse_args()
     if args.store is None and (args.classes or args.max_per_class):
         parser.error('--classes and --max-per-class need --store')
@@ -65,7 +64,7 @@ def wanted_ids(args: argparse.Namespace) -> list[str]:
         with open_text(args.ids) as stream:
             lines = stream.read().splitlines()
         ids, *_ = spellings(pa.array([line.split(',')[0].strip() for line in lines], pa.string()))
-        return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() != 'imageid']
+        return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() not in ('imageid', 'image_id')]
     store = AnnotationStore(args.store)
     image_ids = store.image_ids()
     if not args.classes and not args.max_per_class:
@@ -105,6 +104,7 @@ def main() -> None:
             f'error: {len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
             f'{report}; run again to try them again'
         )
+    print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')
 
 
 if __name__ == '__main__':

@@ -41,14 +41,14 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 
 def main() -> None:
     parser = tool_parser(__doc__)
-    parser.add_argument('--out', required=True, type=Path, help='folder of the files')
+    parser.add_argument('--out', required=True, type=Path, help='folder for the files')
     release = 'v7 has 600 classes, the challenges have 500 (default: %(default)s)'
     parser.add_argument('--release', choices=RELEASES, default='challenge-2019', help=release)
-    parser.add_argument('--splits', nargs='+', choices=SPLITS, help='default: all of the release')
-    kinds = 'default: all but images, the lists of authors and licences, which training does not need'
+    parser.add_argument('--splits', nargs='+', choices=SPLITS, help='splits to download (default: all of the release)')
+    kinds = 'files to download (default: all but images, the lists of authors and licences)'
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS, help=kinds)
-    parser.add_argument('--mirror', help=f'address of a copy of {BASE_URL}')
-    parser.add_argument('--dry-run', action='store_true', help='show the files and their sizes; asks no server')
+    parser.add_argument('--mirror', help=f'URL of a copy of {BASE_URL}')
+    parser.add_argument('--dry-run', action='store_true', help='only list the files and their sizes')
     args = parser.parse_args()
     splits = tuple(dict.fromkeys(args.splits or splits_of(args.release)))
     with exit_on_error():
@@ -65,7 +65,7 @@ def main() -> None:
     print(f'{args.out}: {args.release} is complete, {verified}')
     for split in splits:
         if (arguments := prepare_arguments(args.release, split, args.out)) is not None:
-            command = ['python', 'tools/dataset_converters/prepare_openimages.py', '--out', f'data/openimages/{split}']
+            command = ['mmoid', 'prepare', '--out', f'data/openimages/{split}']
             print(shlex.join([*command, '--images', f'images/{split}', *arguments]))
 
 

@@ -1,4 +1,4 @@
-"""Fuses the predictions of several models by NMS, soft-NMS, NMW or WBF (weighted boxes fusion).
+r"""Fuses the predictions of several models by NMS, soft-NMS, NMW or WBF (weighted boxes fusion).
 
     python tools/misc/ensemble.py work_dirs/a/predictions work_dirs/b/predictions work_dirs/c/predictions \
         --out work_dirs/ensemble --method wbf --weights 2 1 1
@@ -27,36 +27,34 @@ from mmoid.utils.progress import print_values, progress_bars
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('predictions', nargs='+', help='folders or CSV files, one for each model')
-    parser.add_argument('--out', required=True, help='the new folder of predictions')
-    parser.add_argument('--method', choices=METHODS, default='wbf', help='how boxes of a class become one (wbf)')
-    iou = 'boxes that overlap more are one object (0.55)'
+    parser.add_argument('--out', required=True, help='new folder for the fused predictions')
+    parser.add_argument('--method', choices=METHODS, default='wbf', help='fusion method (default: wbf)')
+    iou = 'boxes of a class with a higher IoU are fused (default: 0.55)'
     parser.add_argument('--iou', dest='iou_threshold', metavar='IOU', type=float, default=0.55, help=iou)
-    parser.add_argument('--weights', type=float, nargs='+', help='one for each set; default: scores are not scaled')
-    class_weights = 'CSV LabelName,<set>,<set>,... or JSON {LabelName: [weights]}, replaces --weights for these classes'
-    parser.add_argument('--class-weights', help=f'{class_weights}; 0: no vote')
+    parser.add_argument('--weights', type=float, nargs='+', help='weight of each set (default: all alike)')
+    class_weights = 'weights for some classes, 0: no vote; CSV LabelName,<set>,<set>,... or JSON {LabelName: [weights]}'
+    parser.add_argument('--class-weights', help=class_weights)
     missing = 'images that are not in all sets: stop (default), leave them out, or fuse the sets that have them'
     parser.add_argument('--missing', choices=('error', 'drop', 'keep'), default='error', help=missing)
-    parser.add_argument('--skip-score', type=float, default=0.0, help='leave detections below it out first (0)')
-    parser.add_argument('--max-per-image', type=int, help='keep the best detections of an image; default: all')
-    parser.add_argument('--workers', type=int, help='processes; default: the number of cores')
-    parser.add_argument('--restart', action='store_true', help='remove what a killed run has done')
-    parser.add_argument('--overwrite', action='store_true', help='replace predictions that are there')
+    parser.add_argument('--skip-score', type=float, default=0.0, help='drop lower scores before fusing (default: 0)')
+    parser.add_argument('--max-per-image', type=int, help='keep only the best of each image (default: all)')
+    parser.add_argument('--workers', type=int, help='number of processes (default: the number of cores)')
+    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing predictions')
     group = parser.add_argument_group('classes and hierarchy')
     expand = 'add the ancestors of detections: to each set before fusing (default), or to the result'
     group.add_argument('--expand-detections', nargs='?', choices=('before', 'after'), const='before', help=expand)
     group.add_argument('--hierarchy', help='hierarchy JSON, for --expand-detections')
-    group.add_argument(
-        '--classes', help='class descriptions CSV of the CSV files; default: classes that each file names'
-    )
+    group.add_argument('--classes', help='class descriptions CSV for CSV files (default: the classes that they name)')
     group.add_argument('--store', help='prepared split, in place of --hierarchy and --classes')
     group = parser.add_argument_group('weighted boxes fusion')
     group.add_argument('--confidence', choices=CONFIDENCE_TYPES, default='avg', help='score of a fused box (avg)')
-    overflow = 'with avg: scores above 1 for many boxes'
+    overflow = 'with avg: allow scores above 1 where many boxes are fused'
     group.add_argument('--allow-overflow', dest='allows_overflow', action='store_true', help=overflow)
     group = parser.add_argument_group('soft-NMS')
-    group.add_argument('--decay', choices=SOFT_NMS_DECAYS, default='gaussian', help='of scores (gaussian)')
-    group.add_argument('--sigma', type=float, default=0.5, help='of the gaussian (0.5)')
-    group.add_argument('--least-score', type=float, default=0.001, help='drop what decays to it (0.001)')
+    group.add_argument('--decay', choices=SOFT_NMS_DECAYS, default='gaussian', help='how scores decay (gaussian)')
+    group.add_argument('--sigma', type=float, default=0.5, help='sigma of the gaussian decay (0.5)')
+    group.add_argument('--least-score', type=float, default=0.001, help='drop scores that decay to this (0.001)')
     return parser.parse_args()
 
 
@@ -98,6 +96,7 @@ def main() -> None:
     with exit_on_error():
         counts = run(args)
     print_values(counts, args.out)
+    print(f'{args.out}: written. Next: mmoid evaluate --predictions {args.out} --store STORE')
 
 
 if __name__ == '__main__':

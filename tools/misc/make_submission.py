@@ -1,4 +1,4 @@
-"""Writes predictions as a submission to the Open Images challenge: ImageId,PredictionString.
+r"""Writes predictions as a submission to the Open Images challenge: ImageId,PredictionString.
 
     python tools/misc/make_submission.py work_dirs/predictions --out submission.csv --images sample_submission.csv \
         --hierarchy challenge-2019-label500-hierarchy.json --expand-detections --score 0.01 --max-per-image 300
@@ -26,18 +26,18 @@ def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument('predictions', help='folder of tools/test.py --out or tools/misc/ensemble.py, or a CSV file')
     parser.add_argument('--out', required=True, help='the submission, .csv or .csv.gz')
-    images = 'CSV with a column ImageID or ImageId, such as the sample submission: the images, in this order; default: '
-    parser.add_argument('--images', help=f'{images}those of --store, or of the predictions')
-    parser.add_argument('--store', help='prepared split: its images and its hierarchy')
+    images = 'CSV with the column ImageID or ImageId (default: the images of --store, or of the predictions)'
+    parser.add_argument('--images', help=images)
+    parser.add_argument('--store', help='prepared split, for its images and its hierarchy')
     parser.add_argument('--hierarchy', help='hierarchy JSON, for --expand-detections')
     parser.add_argument('--expand-detections', action='store_true', help='add the ancestors of every detection')
-    nms = 'IoU threshold of the NMS per class that follows --expand-detections (%(default)s); 0: no NMS'
+    nms = 'IoU threshold of the NMS after --expand-detections (default: %(default)s); 0: no NMS'
     parser.add_argument('--ancestor-nms', type=float, metavar='IOU', default=0.5, help=nms)
-    parser.add_argument('--score', type=float, default=0.0, help='leave detections below it out (%(default)s)')
-    parser.add_argument('--max-per-image', type=int, help='keep the best detections of an image, ancestors counted')
-    missing = 'images of the list that the model was not run on: a row without detections (default), or stop'
+    parser.add_argument('--score', type=float, default=0.0, help='leave out lower scores (default: %(default)s)')
+    parser.add_argument('--max-per-image', type=int, help='keep only the best of each image, with ancestors')
+    missing = 'images that the model was not run on: a row without detections (default), or stop'
     parser.add_argument('--missing-images', choices=('empty', 'error'), default='empty', help=missing)
-    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args()
 
 
@@ -77,6 +77,7 @@ def main() -> None:
         counts = make_submission(args, summary)
     print_values(counts, args.out)
     print_changes(summary)
+    print(f'{args.out}: written. Next: upload it to the evaluation server')
 
 
 if __name__ == '__main__':

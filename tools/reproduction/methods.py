@@ -47,6 +47,7 @@ TABLES: dict[int, tuple[Method, ...]] = {
     3: (
         Method('non-balance', 38.16, stages=ONLY_NATURAL),
         Method('effective number', 45.72, stages=ONLY_NATURAL, beta=0.999),
+        Method('effective number, β = 0.99', None, stages=ONLY_NATURAL, beta=0.99),
         *(
             Method(f'soft balance {balance}', paper, stages=((7, balance),))
             for balance, paper in ((0.3, 50.69), (0.5, 56.19), (0.7, 57.04), (1.0, 55.45), (1.5, 52.41))
@@ -65,6 +66,16 @@ TABLES: dict[int, tuple[Method, ...]] = {
         Method('the same, rates of pairs', None, CONCURRENT, rates='pairs', stages=((20, None), (7, 0.7))),
     ),
 }
+# Of the real photographs.
+TABLES[5] = tuple(
+    Method(f'{name}, {sampling}', None, loss, ancestors, stages=((7, balance),))
+    for name, loss, ancestors in (
+        ('softmax', SOFTMAX, False),
+        ('concurrent softmax', CONCURRENT, False),
+        ('concurrent softmax, sets with ancestors', CONCURRENT, True),
+    )
+    for sampling, balance in (('images as they are', None), ('soft balance 0.7', 0.7))
+)
 TABLES[2] = tuple(replace(method, paper=None) for method in TABLES[1] if method.name.endswith('softmax, class-aware'))
 # Not of the paper: what the classes are that nobody verified.
 TABLES[0] = tuple(

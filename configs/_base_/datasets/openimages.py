@@ -4,7 +4,7 @@
 data_root = '{{$MMOID_DATA_ROOT:data/openimages}}'
 backend_args = None
 
-# Boxes of Open Images fit the stored pixels: the EXIF orientation is ignored.
+# Boxes of Open Images fit the stored pixels: the EXIF orientation is ignored. Stores of other formats change color_type.
 train_pipeline = [
     dict(type='LoadImageFromFile', color_type='color_ignore_orientation', backend_args=backend_args),
     dict(type='LoadAnnotations', with_bbox=True),

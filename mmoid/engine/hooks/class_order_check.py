@@ -41,8 +41,8 @@ class ClassOrderCheckHook(Hook):
         self.trained_on = {key: meta[key] for key in ('classes', 'label_names') if meta.get(key)}
         if runner._resume:
             for module in runner.model.modules():
-                if hasattr(module, 'config_wins'):
-                    module.config_wins = module.rates_from == 'config'
+                if hasattr(module, 'training_run'):
+                    module.training_run.starts = False
 
     def before_train(self, runner: Runner) -> None:
         parts = self._check(runner, 'training', runner.train_dataloader)
@@ -58,8 +58,7 @@ class ClassOrderCheckHook(Hook):
 
     def _check(self, runner: Runner, split: str, loader: DataLoader) -> list[dict[str, Any]]:
         """Checks one data set; returns the metainfo of its parts."""
-        metainfo = getattr(loader.dataset, 'metainfo', {})
-        parts = metainfo if isinstance(metainfo, list) else [metainfo]
+        parts = _parts(getattr(loader.dataset, 'metainfo', {}))
         for other in parts[1:]:
             _require_same_classes(parts[0], other, f'the classes of the first part of the {split} set', split)
         classes, names = parts[0].get('classes'), parts[0].get('label_names')
@@ -73,6 +72,11 @@ class ClassOrderCheckHook(Hook):
             if names and getattr(module, 'label_names', None):
                 _require_same(module.label_names, names, f'the classes of model.{key}', split, remedy)
         return parts
+
+
+def _parts(metainfo: Any) -> list[dict[str, Any]]:
+    """That of a data set, or of each part of a ``ConcatDataset``, whose parts may be such too."""
+    return [part for one in metainfo for part in _parts(one)] if isinstance(metainfo, list) else [metainfo]
 
 
 def _is_head(key: str, module: nn.Module) -> bool:

@@ -15,7 +15,6 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, newest_first, require_unchanged, why_unusable
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
-from mmoid.engine.settings import require_scores
 from mmoid.utils.atomic import atomic_write, remove_abandoned
 
 ITER_NAME = 'iter_{}.pth'
@@ -82,8 +81,6 @@ class ResumableCheckpointHook(CheckpointHook):
             return  # a test run
         if self.save_best and runner._val_loop is None:
             runner.logger.warning('default_hooks.checkpoint.save_best has no effect: the run has no validation')
-        elif self.save_best:
-            require_scores(self.save_best, 'default_hooks.checkpoint.save_best', runner.val_loop.evaluator)
         if self.iter_interval is not None and not isinstance(loop, ResumableEpochTrainLoop):
             raise ValueError(
                 f'default_hooks.checkpoint.iter_interval is {self.iter_interval}, but train_cfg.type is '
@@ -229,10 +226,8 @@ def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: b
         ValueError: A fact differs that must not.
     """
     for fact, name in RUN_FACTS.items():
-        if fact not in INSIDE_EPOCH:
-            require_unchanged(name, own[fact], saved[fact])
-        elif inside_epoch:
-            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), '
+        if inside_epoch or fact not in INSIDE_EPOCH:
+            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), ' * (fact in INSIDE_EPOCH)
             require_unchanged(name, own[fact], saved[fact], other_way)
 
 

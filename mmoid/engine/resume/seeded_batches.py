@@ -58,10 +58,6 @@ class ResumableBatchSampler(Sampler):
     """A batch sampler that skips the first batches of an epoch without loading their images.
 
     The inner batch sampler may form batches in any way, as long as they are the same for the same epoch.
-
-    Attributes:
-        digests: For each batch given to the loader but not yet trained on, the checksum of the indices of the epoch up
-            to it. The workers load some batches in advance.
     """
 
     def __init__(self, batch_sampler: Any, seed: int, rank: int) -> None:
@@ -69,6 +65,7 @@ class ResumableBatchSampler(Sampler):
         self.batch_size = getattr(batch_sampler, 'batch_size', None)
         self.seed = seed
         self.rank = rank
+        # For each batch given to the loader but not yet trained on, the checksum of the epoch's indices up to it.
         self.digests: deque[int] = deque()
         self.begin(epoch=0)
 

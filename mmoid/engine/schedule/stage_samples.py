@@ -79,7 +79,7 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
     Raises:
         ValueError: The config does not have this stage or epoch.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')  # new-style configs have None
     chosen = _choose(stages_of_config(cfg), stage, epoch)
     start, config = (chosen.start, chosen.sampler) if chosen else (0, None)
     loader = copy.deepcopy(cfg.train_dataloader)
@@ -93,14 +93,13 @@ def stage_items(cfg: Config, stage: str | None = None, epoch: int | None = None)
         sampler.set_epoch(epoch)
     classes = tuple(dataset.metainfo['classes'])
     sets = _label_set_sampler(cfg, len(classes))
-    to_rgb = bool((cfg.model.get('data_preprocessor') or {}).get('bgr_to_rgb', False))
     same_object_iou = sets.same_object_iou if sets is not None else 1.0
     unreadable: dict[str, str] = {}
 
     def items() -> Iterator[AnnotatedImage]:
         for index in sampler:
             try:
-                yield _item(dataset[int(index)], sets, len(classes), to_rgb)
+                yield _item(dataset[int(index)], sets, len(classes))
             except UnreadableImage as error:
                 path, reason = error.args
                 unreadable[path] = reason
@@ -153,7 +152,7 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
     return TASK_UTILS.build(dict(rcnn.sampler), default_args=dict(context=context))
 
 
-def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> AnnotatedImage:
+def _item(data: dict, sets: Any, num_classes: int) -> AnnotatedImage:
     sample = data['data_samples']
     parts = (sample.gt_instances, sample.ignored_instances)
     box = torch.cat([get_box_tensor(part.bboxes).float() for part in parts])
@@ -166,7 +165,7 @@ def _item(data: dict, sets: Any, num_classes: int, to_rgb: bool) -> AnnotatedIma
     name = sample.metainfo.get('img_id', sample.metainfo.get('img_path', ''))
     return AnnotatedImage(
         title=f'{name}   {image.shape[1]} x {image.shape[0]}',
-        image=image[..., ::-1] if to_rgb else image,
+        image=image[..., ::-1],  # mmdet loads BGR
         box=box.numpy() / np.tile(image.shape[1::-1], 2),
         label=label.numpy(),
         label_set=label_set.bool().numpy(),

@@ -22,12 +22,11 @@ from mmdet.models.dense_heads import (
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
-from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, class_matrix, is_missing, label_names_of, rows_of
+from mmoid.models.class_lists import rows_of
 from mmoid.models.dense_heads.assigners import with_set_assigners
-from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
+from mmoid.models.label_sets import AncestorBuffer, Unverified, VerifiedClasses, loss_config
 from mmoid.models.losses.base import LabelSetLoss, LabelSetTable
 from mmoid.models.losses.sigmoid import SigmoidLoss
 from mmoid.models.roi_heads.label_set_sampler import same_objects
@@ -35,7 +34,7 @@ from mmoid.models.roi_heads.label_set_sampler import same_objects
 LOSS_CLASSES = ('concurrent_rates', 'hierarchy', 'hierarchy_rate', 'rates_from', 'classes')
 
 
-class LabelSetHead(ClassBuffer):
+class LabelSetHead(AncestorBuffer):
     """Mixin for mmdet's one-stage and DETR-type heads: the target of a box is the label set of its object.
 
     mmdet's heads copy the label of the assigned ground truth to each place. While they compute their losses, that label
@@ -58,16 +57,10 @@ class LabelSetHead(ClassBuffer):
         unverified, num_sampled: See :class:`~mmoid.models.label_sets.VerifiedClasses`.
         **kwargs: As for the stock head.
 
-    Attributes:
-        ancestors: (C, C) bool, [i, j]: j is an ancestor of i; see :class:`~mmoid.models.class_lists.ClassBuffer`.
-        label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
-
     Raises:
         ValueError: A loss that is not a sigmoid loss of mmoid, ``same_object_iou`` out of range.
     """
 
-    buffer_name = 'ancestors'
-    ancestors: Tensor
     num_classes: int
 
     def __init__(
@@ -100,17 +93,8 @@ class LabelSetHead(ClassBuffer):
         self.sets_with_ancestors = sets_with_ancestors
         self.same_object_iou = same_object_iou
         self.add_ancestors = add_ancestors
-        hierarchy, classes = loss_cls.get('hierarchy'), loss_cls.get('classes')
-        self.verified = VerifiedClasses(unverified, num_sampled, num_classes, hierarchy)
-        self.label_names = self.loss_cls.label_names or label_names_of(hierarchy, classes, 'loss_cls')
-        self.rates_from = loss_cls.get('rates_from', 'checkpoint')
-        self.config_wins = self.rates_from == 'config'
-        matrix = csr_array((num_classes, num_classes), dtype=bool)
-        if is_missing(hierarchy):
-            self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
-        elif hierarchy is not None:
-            matrix = ancestor_matrix(hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(class_matrix(matrix))
+        self.verified = VerifiedClasses(unverified, num_sampled, num_classes, loss_cls.get('hierarchy'))
+        self.set_ancestors(loss_cls)
 
     @staticmethod
     def _build_loss(key: str, given: dict, num_classes: int) -> SigmoidLoss:
@@ -126,17 +110,17 @@ class LabelSetHead(ClassBuffer):
         return loss
 
     def init_weights(self) -> None:
-        super().init_weights()  # type: ignore[misc]  # of the stock head
-        self.require_class_files()
-        self.config_wins = True
+        super().init_weights()
+        for loss in self.set_losses:  # those of DETR-type heads leave it out
+            loss.init_weights()
 
     def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """As in the stock head, on label sets."""
         stock: Any = super()
         bound = inspect.signature(stock.loss_by_feat).bind(*args, **kwargs)
-        self.boxes = self.indexed(bound.arguments['batch_gt_instances'])
-        with self.label_sets(self.boxes, self.image_of_row(bound.arguments)):
-            bound.arguments['batch_gt_instances'] = self.ground_truths(self.boxes)
+        boxes = self.indexed(bound.arguments['batch_gt_instances'])
+        with self.label_sets(boxes, self.image_of_row(bound.arguments)):
+            bound.arguments['batch_gt_instances'] = self.ground_truths(boxes)
             return stock.loss_by_feat(*bound.args, **bound.kwargs)
 
     def indexed(self, batch_gt_instances: Sequence[InstanceData]) -> list[InstanceData]:
@@ -172,12 +156,13 @@ class LabelSetHead(ClassBuffer):
             sets = sets.masked_fill((sets == 0) & ~torch.cat([of_box, judged]), -1)
         table = LabelSetTable(sets, num_boxes, image_of_row)
         num_classes, self.num_classes = self.num_classes, num_boxes  # the stock code's label of background
+        self.boxes = boxes
         try:
             for loss in self.set_losses:
                 loss.table = table
             yield
         finally:
-            self.num_classes = num_classes
+            self.num_classes, self.boxes = num_classes, ()
             for loss in self.set_losses:
                 loss.table = None
 
@@ -188,11 +173,9 @@ class LabelSetHead(ClassBuffer):
     def predict_by_feat(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         """As in the stock head, with ancestors added; without NMS, as for test-time augmentation, none are added."""
         results = super().predict_by_feat(*args, **kwargs)  # type: ignore[misc]
-        if not self.add_ancestors or not kwargs.get('with_nms', True):
+        if not kwargs.get('with_nms', True):
             return results
-        self.require_class_files()
-        iou_threshold = ((self.test_cfg or {}).get('nms') or {}).get('iou_threshold', 0.5)
-        return [with_ancestors(result, self.class_buffer(), iou_threshold) for result in results]
+        return self.with_ancestors(results, (self.test_cfg or {}).get('nms') or {})
 
 
 @MODELS.register_module()

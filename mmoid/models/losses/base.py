@@ -28,19 +28,13 @@ Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
 
 @dataclass(frozen=True)
 class LabelSetTable:
-    """Label sets that integer labels stand for, while a dense or DETR-type head computes its losses.
+    """Label sets that integer labels stand for, while a dense or DETR-type head computes its losses."""
 
-    Attributes:
-        sets: (S + B, C) int8, as :meth:`LabelSetLoss.forward` takes them: of S ground truths, then the background of
-            each of B images.
-        num_ground_truths: S; labels from S on are background.
-        image_of_row: (N,) image index of each row; None if all images have the same number of rows, one image after the
-            other.
-    """
-
-    sets: Tensor
-    num_ground_truths: int
-    image_of_row: Tensor | None = None
+    sets: (
+        Tensor  # (S + B, C) int8, see LabelSetLoss.forward: of S ground truths, then the background of each of B images
+    )
+    num_ground_truths: int  # S; labels from S on are background
+    image_of_row: Tensor | None = None  # (N,); None if all images have as many rows, one image after the other
 
     def of(self, labels: Tensor) -> Tensor:
         """(N, C) int8 label sets of (N,) labels."""
@@ -68,12 +62,6 @@ class LabelSetLoss(nn.Module, ABC):
         loss_weight: Factor of the result.
         reduction: ``mean``, ``sum`` or ``none``.
 
-    Attributes:
-        label_names: (C,) MIDs by class index; None if the config does not tell them.
-        initial_score: Score that an untrained head gives each class; None leaves the head as it is.
-        has_background: Whether logits have a last channel for background. Dense and DETR-type heads have none.
-        table: What integer labels stand for. :class:`mmoid.LabelSetHead` sets it.
-
     Raises:
         ValueError: A bad argument; the message names the config key.
         AnnotationError: A class that the store does not have.
@@ -85,9 +73,9 @@ class LabelSetLoss(nn.Module, ABC):
     uses_label_sets = True
     use_sigmoid = False
     trains_in_model = False
-    initial_score: float | None = None
-    has_background = True
-    table: LabelSetTable | None = None
+    initial_score: float | None = None  # that an untrained head gives each class; None leaves the head as it is
+    has_background = True  # a last channel of the logits; dense and DETR-type heads have none
+    table: LabelSetTable | None = None  # what integer labels stand for; LabelSetHead sets it
     class_weight: Tensor | None  # (C+1,) float32
 
     def __init__(
@@ -108,7 +96,7 @@ class LabelSetLoss(nn.Module, ABC):
         self.num_classes = num_classes
         self.loss_weight = loss_weight
         self.reduction = reduction
-        self.label_names: tuple[str, ...] | None = None
+        self.label_names: tuple[str, ...] | None = None  # (C,) MIDs by class index, if the config tells them
         self.missing_store: Path | None = None
         weights, buffer = None, None
         if isinstance(class_weight, Mapping):
@@ -137,6 +125,11 @@ class LabelSetLoss(nn.Module, ABC):
         """Called by mmengine's Runner before training: fail now, not at the first iteration."""
         self.trains_in_model = True
         self.require_files()
+
+    def train(self, mode: bool = True) -> LabelSetLoss:
+        """Called by the train loop. mmdet's DETR-type heads do not call ``init_weights`` of their losses."""
+        self.trains_in_model |= mode
+        return super().train(mode)
 
     def require_files(self) -> None:
         """Raises AnnotationError if a file that training needs does not exist."""
@@ -178,10 +171,15 @@ class LabelSetLoss(nn.Module, ABC):
 
         Raises:
             ValueError: Shapes that do not fit each other or ``num_classes``, label sets that are not 0 or 1, a
-                head that gives single labels to a loss of label sets.
+                head that gives single labels to a loss of label sets, or labels with qualities.
             AnnotationError: A file that training needs does not exist.
         """
         self.require_files()
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                f'{type(self).__name__} takes labels, and this head gives pairs of labels and qualities: use '
+                "loss_cls.type='mmoid.ConcurrentQualityFocalLoss' in a head of docs/any_detector.md"
+            )
         if self.table is not None:
             labels = self.table.of(labels)
         if self.uses_label_sets and not self._gets_label_sets(labels):
@@ -207,8 +205,6 @@ class LabelSetLoss(nn.Module, ABC):
 
     def _gets_label_sets(self, labels: Tensor) -> bool:
         """False for single labels in the training of a detector. RoI samplers such as OHEM's use no gradient."""
-        if not isinstance(labels, Tensor):  # GFL's pair of labels and quality
-            return False
         return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
     def targets(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -294,7 +290,6 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
         if rates_from not in ('checkpoint', 'config'):
             raise ValueError(f"loss_cls.rates_from must be 'checkpoint' or 'config', got {rates_from!r}")
         self.rates_from = rates_from
-        self.config_wins = rates_from == 'config'
         self.label_names = label_names_of(hierarchy, classes, 'loss_cls') or self.label_names
         sources = {'concurrent_rates': concurrent_rates, 'hierarchy': hierarchy}
         self.missing_files = [f'loss_cls.{key} = {path}' for key, path in sources.items() if is_missing(path)]
@@ -309,11 +304,7 @@ class RatesLoss(ClassBuffer, LabelSetLoss):
             rates = without_diagonal(rates)
             rates.eliminate_zeros()
         rates.resize(num_classes + 1, num_classes + 1)
-        self.set_class_buffer(class_matrix(rates))
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        self.config_wins = True
+        self.set_class_buffer(class_matrix(rates), concurrent_rates is not None or hierarchy is not None)
 
     def require_files(self) -> None:
         super().require_files()

@@ -99,7 +99,7 @@ class LabelSetFocalLoss(SigmoidLoss):
 
 
 @MODELS.register_module()
-class CoBCELoss(SigmoidLoss, RatesLoss):
+class CoBCELoss(LabelSetBCELoss, RatesLoss):
     """Binary cross-entropy without the negative terms of classes that co-occur with a label of the row.
 
     "Co-BCE" in Table 1, after the co-occurrence loss of Akiba et al., "PFDet: 2nd Place Solution to Open Images
@@ -109,9 +109,6 @@ class CoBCELoss(SigmoidLoss, RatesLoss):
 
     The arguments are those of :class:`RatesLoss`.
     """
-
-    def class_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return binary_cross_entropy(logits, targets, reduction='none')
 
     def negative_weight(self, targets: Tensor) -> Tensor:
         rows, labels = targets.nonzero(as_tuple=True)
@@ -223,6 +220,11 @@ class ConcurrentQualityFocalLoss(ConcurrentSigmoidLoss):
 
     def forward(self, cls_score: Tensor, labels: Any, *args: Any, **kwargs: Any) -> Tensor:
         """As in :class:`LabelSetLoss`; ``labels`` is a pair of labels and (N,) qualities in [0, 1], as in mmdet."""
+        if isinstance(labels, Tensor):
+            raise ValueError(
+                'ConcurrentQualityFocalLoss takes labels with qualities, and this head gives none: use '
+                "loss_cls.type='mmoid.ConcurrentFocalLoss' or 'mmoid.ConcurrentSoftmaxLoss'"
+            )
         labels, self.quality = labels
         return super().forward(cls_score, labels, *args, **kwargs)
 

@@ -12,15 +12,13 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import bias_init_with_prob
 from mmengine.structures import InstanceData
-from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmoid.models.class_lists import ClassBuffer, ancestor_matrix, class_matrix, is_missing, label_names_of
-from mmoid.models.label_sets import Unverified, VerifiedClasses, loss_config, with_ancestors
+from mmoid.models.label_sets import AncestorBuffer, Unverified, VerifiedClasses, loss_config
 
 
 @MODELS.register_module()
-class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
+class LabelSetBBoxHead(AncestorBuffer, ConvFCBBoxHead):
     """mmdet's box head, trained on label sets.
 
     The loss receives the sets if it uses them (``loss_cls.uses_label_sets``), otherwise the one label that mmdet
@@ -49,15 +47,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
             :class:`~mmoid.models.label_sets.VerifiedClasses`. Not with stock losses.
         num_sampled: Classes that ``unverified='sample'`` draws.
         **kwargs: As for ``ConvFCBBoxHead``, which takes the arguments of its own base in the same way.
-
-    Attributes:
-        ancestors: (C, C) bool, [i, j]: j is an ancestor of i; see :class:`~mmoid.models.class_lists.ClassBuffer`.
-        hierarchy, classes: Those of ``loss_cls``; :class:`LabelSetSampler` reads them.
-        label_names: (C,) MIDs by class index; None if ``loss_cls`` does not tell them.
     """
-
-    buffer_name = 'ancestors'
-    ancestors: Tensor
 
     def __init__(
         self,
@@ -78,25 +68,13 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
         super().__init__(
             num_shared_fcs=num_shared_fcs, fc_out_channels=fc_out_channels, num_classes=num_classes, **kwargs
         )
-        self.hierarchy, self.classes = given.get('hierarchy'), given.get('classes')
-        self.label_names = getattr(self.loss_cls, 'label_names', None)
-        if self.label_names is None:
-            self.label_names = label_names_of(self.hierarchy, self.classes, 'loss_cls')
+        self.hierarchy, self.classes = given.get('hierarchy'), given.get('classes')  # LabelSetSampler reads them
         self.add_ancestors = add_ancestors
         self.verified = VerifiedClasses(unverified, num_sampled, num_classes, self.hierarchy)
-        self.rates_from = given.get('rates_from', 'checkpoint')
-        self.config_wins = self.rates_from == 'config'
-        ancestors = csr_array((num_classes, num_classes), dtype=bool)
-        if is_missing(self.hierarchy):
-            self.missing_files = [f'loss_cls.hierarchy = {self.hierarchy}']
-        elif self.hierarchy is not None:
-            ancestors = ancestor_matrix(self.hierarchy, num_classes, self.label_names, 'loss_cls.hierarchy')
-        self.set_class_buffer(class_matrix(ancestors))
+        self.set_ancestors(given)
 
     def init_weights(self) -> None:
         super().init_weights()
-        self.require_class_files()
-        self.config_wins = True
         score = getattr(self.loss_cls, 'initial_score', None)
         if score is not None:
             torch.nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
@@ -112,11 +90,7 @@ class LabelSetBBoxHead(ConvFCBBoxHead, ClassBuffer):
     ) -> list[InstanceData]:
         """As in mmdet, with ancestors added; without ``rcnn_test_cfg`` there is no NMS, and none are added."""
         results = super().predict_by_feat(rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_cfg, rescale)
-        if rcnn_test_cfg is None or not self.add_ancestors:
-            return results
-        self.require_class_files()
-        iou_threshold = rcnn_test_cfg.nms.get('iou_threshold', 0.5)
-        return [with_ancestors(result, self.class_buffer(), iou_threshold) for result in results]
+        return results if rcnn_test_cfg is None else self.with_ancestors(results, rcnn_test_cfg.nms)
 
     def loss_and_target(
         self,

@@ -16,6 +16,7 @@ from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     class_column,
+    count_labels_apart,
     read_boxes,
     read_classes,
     read_image_labels,
@@ -101,16 +102,18 @@ def read_annotations(
         'and evaluate on that store (--store)'
     )
     box_table = read_boxes(boxes, summary)
-    label = class_column(boxes, box_table, names, remedy)
+    summary = Summary() if summary is None else summary
+    label = class_column(boxes, box_table, names, summary, remedy)
     ids = box_table['ImageID'].chunks
     label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
     if image_labels is not None:
         label_table = read_image_labels(image_labels, summary)
-        label_class = class_column(image_labels, label_table, names, remedy)
+        label_class = class_column(image_labels, label_table, names, summary, remedy)
         confidence = label_table['Confidence'].to_numpy()
         ids = ids + label_table['ImageID'].chunks
     # Images are numbered as in a store, so that equal scores have the same order and both give the same figure.
     image_ids, image, _ = number_images(pa.chunked_array(ids, pa.string()), summary)
+    count_labels_apart(image_labels or '', summary, image[: len(label)], image[len(label) :])
     return Annotations(
         image_ids=image_ids.to_pylist(),
         classes=names,

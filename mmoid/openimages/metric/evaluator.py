@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
@@ -244,10 +243,8 @@ def annotated_detections(
         reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'
         left_out[reason] = int(counts[elsewhere].sum())
     if not (on_image & of_class).any():
-        reasons = ''.join(f'; {count} {reason}' for reason, count in left_out.items())
-        first = repr(next(iter(ids), None))
-        raise AnnotationError(
-            f'{path}: has no detection to evaluate on the {len(ids)} annotated images, first {first}{reasons}'
+        raise predictions.replace(left_out=left_out).without_detections(
+            f'has no detection to evaluate on the {len(ids)} annotated images, first {next(iter(ids), None)!r}'
         )
 
     def parts() -> Iterator[Detections]:

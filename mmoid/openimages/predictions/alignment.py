@@ -37,14 +37,14 @@ def align_predictions(
     counts = np.diff(predictions.detection_stop, prepend=0)
     kept = image_of >= 0
     if not counts[kept].any():
-        raise AnnotationError(
-            f'{path}: has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} '
-            'images; give the store of the split that was predicted'
+        raise predictions.without_detections(
+            f'has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} images; give '
+            'the store of the split that was predicted'
         )
     for reason, count in predictions.left_out.items():
-        summary.drop(f'detections: {reason}', count)
+        summary.drop(f'detections {reason}', count)
     for reason, count in predictions.changed.items():
-        summary.change(f'detections: {reason}', count)
+        summary.change(reason, count)
     if not kept.all():
         first = predictions.ids[int(np.argmin(kept))].as_py()
         summary.drop(f'images of {path} that are not in {store.path}', (~kept).sum(), first)

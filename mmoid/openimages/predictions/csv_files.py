@@ -33,6 +33,7 @@ from mmoid.openimages.readers.csv_files import (
     TEXT,
     find_column,
     line_of_row,
+    open_text,
     read_columns,
     read_header,
     unreadable,
@@ -59,10 +60,21 @@ def open_predictions(
     """Opens a :class:`PredictionStore` if ``path`` is a folder, else reads a CSV file (:func:`read_predictions`).
 
     Both are checked (:func:`check_detections`). Scores of a store may be above 1, since some ensembles have such.
+
+    Raises:
+        AnnotationError: As :func:`read_predictions`; a folder that is no such store, or has an image twice.
     """
     if not Path(path).is_dir():
         return read_predictions(path, classes, other_classes)
     store = PredictionStore(path)
+    number = number_images(pa.chunked_array([store.ids], pa.string()))[1]
+    repeated = number != np.arange(len(number))
+    if repeated.any():
+        again = int(np.argmax(repeated))
+        first = store.ids[int(number[again])].as_py()
+        raise AnnotationError(
+            f'{path}: {first!r} and {store.ids[again].as_py()!r} are the same image; expected it once'
+        )
 
     def place_of(k: int) -> str:
         image = _row_of_detection(store.detection_stop, k)
@@ -96,6 +108,8 @@ def read_predictions(
         AnnotationError: Neither format, a row that does not parse, a score or box out of range, an unknown class, two
             submission rows of one image.
     """
+    if str(path).lower().endswith(('.pkl', '.pickle')):
+        raise AnnotationError(f'{path}: is a pickle, which is never read; write a folder with tools/test.py --out')
     header = read_header(path)
     _require_predictions(path, header)
     is_submission = find_column(header, 'PredictionString') is not None
@@ -189,11 +203,12 @@ def read_image_list(path: str | Path, summary: Summary | None = None) -> list[st
     """
     header = read_header(path)
     if len(header) == 1 and find_column(header, 'ImageID') is None:
-        lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
-        ids = [line.strip() for line in lines if line.strip()]
+        with open_text(path) as stream:
+            ids = stream.read().split('\n')
     else:
         column = _column_of(path, header, 'ImageID')
         ids = read_columns(path, {column: pa.string()})[column].to_pylist()
+    ids = [text for name in ids if (text := name.strip())]
     once = list(dict.fromkeys(ids))
     if summary is not None and len(once) < len(ids):
         first = next(name for name, times in Counter(ids).items() if times > 1)

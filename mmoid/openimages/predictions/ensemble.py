@@ -37,6 +37,9 @@ from mmoid.utils.progress import Progress, no_progress
 IMAGES_PER_SHARD = 128
 """Images that a worker fuses at a time, a few seconds' work. A killed run loses at most two shards of each worker."""
 
+DETECTIONS_AT_ONCE = 1 << 20
+"""Detections that are counted at a time. Bounds the working memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class MatchedSets:
@@ -257,22 +260,27 @@ def run_ensemble(
 def _count_left_out(sets: MatchedSets, fusion: Fusion) -> dict[str, int]:
     """Counts what does not take part, by description."""
     counts: dict[str, int] = {}
-    total = 0
     for one, image in zip(sets.sets, sets.image):
-        usable = int(fusion.usable(one.score, one.box).sum())
-        total += usable
+        usable = clipped = 0
+        for first in range(0, len(one.score), DETECTIONS_AT_ONCE):
+            box = one.box[first : first + DETECTIONS_AT_ONCE]
+            used = fusion.usable(one.score[first : first + DETECTIONS_AT_ONCE], box)
+            usable += int(used.sum())
+            clipped += int((used & ((box < 0) | (box > 1)).any(axis=1)).sum())
         own = {
             **{f'left out: {reason}': count for reason, count in one.left_out.items()},
             **one.changed,
-            'left out: score 0 or below --skip-score': len(one.score) - usable,
+            'left out: score 0 or below --skip-score, or outside the image': len(one.score) - usable,
+            'boxes partly outside the image, clipped': clipped,
             'left out: images that are not in all sets': one.num_images - int((image >= 0).sum()),
             'images without a row, taken as without detections': 0 if one.lists_images else int((image < 0).sum()),
         }
+        if sets.image_ids and not usable:
+            raise one.without_detections('no detection takes part', own)
         counts |= {f'{one.path.name}: {reason}': count for reason, count in own.items() if count}
-    if not sets.image_ids or not total:
-        what = 'no image is in all sets' if not sets.image_ids else 'no detection of any set takes part'
+    if not sets.image_ids:
         reasons = '; '.join(f'{reason}: {count}' for reason, count in counts.items()) or 'all sets are empty'
-        raise AnnotationError(f'{sets.sets[0].path} and the other sets: {what} ({reasons})')
+        raise AnnotationError(f'{sets.sets[0].path} and the other sets: no image is in all sets ({reasons})')
     return counts
 
 
@@ -318,8 +326,8 @@ def _arguments(sets: MatchedSets, fusion: Fusion, bound: Bound) -> tuple[Any, ..
     found = []
     for one, image, label in zip(sets.sets, sets.image, sets.label):
         own = one.detections(image[images])
-        own = own._replace(label=label[own.label], box=np.clip(own.box, 0, 1))
-        found.append(own.take(fusion.usable(own.score, own.box)))
+        own = own.take(fusion.usable(own.score, own.box))
+        found.append(own._replace(label=label[own.label], box=np.clip(own.box, 0, 1)))
     return fusion, found, sets.was_run[:, images], sets.weights, sets.scales, sets.hierarchy, sets.expand
 
 

@@ -63,8 +63,8 @@ class Fusion:
             raise ImportError(f"fusing needs ensemble-boxes: pip install 'mmoid[ensemble]' ({error})") from error
 
     def usable(self, score: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """(D,) bool: detections that take part: a box with area, a score above 0 and not below ``skip_score``."""
-        used: np.ndarray = has_area(box) & (score > 0) & (score >= score.dtype.type(self.skip_score))
+        """(D,) bool: detections that take part: area in the image, a score above 0 and not below ``skip_score``."""
+        used: np.ndarray = has_area(np.clip(box, 0, 1)) & (score > 0) & (score >= score.dtype.type(self.skip_score))
         return used
 
 

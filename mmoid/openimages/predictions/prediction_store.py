@@ -18,9 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.classes import ClassNames
+from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.ragged import gather_rows, row_and_position
-from mmoid.openimages.store.arrow_folder import column, map_tables, read_metadata, write_folder, write_tables
+from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder, write_tables
 
+SCHEMAS = {
+    'images': pa.schema({'image_id': pa.string(), 'detection_stop': pa.int64()}),
+    'detections': pa.schema({'label': pa.int32(), 'score': pa.float32(), 'box': pa.list_(pa.float64(), 4)}),
+}
 FORMAT = 'mmoid-predictions'
 VERSION = 1
 
@@ -74,6 +80,12 @@ class Predictions:
         """ImageIDs by image index."""
         return self.ids.to_pylist()
 
+    def without_detections(self, fault: str, counts: Mapping[str, int] | None = None) -> AnnotationError:
+        """The error for predictions of which nothing is left, with the counts and what reading left out."""
+        reasons = {**(counts or {}), **{f'left out: {reason}': count for reason, count in self.left_out.items()}}
+        listed = '; '.join(f'{count} {reason}' for reason, count in reasons.items() if count)
+        return AnnotationError(f'{self.path}: {fault}' + (f' ({listed})' if listed else ''))
+
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
         return np.repeat(np.arange(self.num_images), np.diff(self.detection_stop, prepend=0))
@@ -103,17 +115,26 @@ class PredictionStore(Predictions):
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
-        tables = map_tables(path, ('images', 'detections'))
+        tables = map_tables(path, tuple(SCHEMAS), SCHEMAS)
+        names: list[Any] = [metadata.get(key) for key in ('label_names', 'class_names')]
+        if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
+            raise AnnotationError(f'{path / METADATA}: has no label_names or class_names; make {path} again')
+        label_names, class_names = names
         super().__init__(
             path=path,
-            label_names=tuple(metadata['label_names']),
-            class_names=tuple(metadata['class_names']),
+            label_names=ClassNames(label_names, class_names, str(path)).label_names,
+            class_names=tuple(class_names),
             ids=tables['images']['image_id'].combine_chunks(),
             detection_stop=column(tables['images'], 'detection_stop'),
             label=column(tables['detections'], 'label'),
             score=column(tables['detections'], 'score'),
             box=column(tables['detections'], 'box'),
         )
+        counts = np.diff(self.detection_stop, prepend=0)
+        if (counts < 0).any() or counts.sum() != len(self.label):
+            raise AnnotationError(f'{path}: images.arrow and detections.arrow do not fit each other; make {path} again')
+        if len(class_names) != len(label_names) or not ((self.label >= 0) & (self.label < len(label_names))).all():
+            raise AnnotationError(f'{path}: its labels are not those of {METADATA}; make {path} again')
 
     def __reduce__(self) -> tuple[type[PredictionStore], tuple[Path]]:
         return PredictionStore, (self.path,)

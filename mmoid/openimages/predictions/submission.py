@@ -109,8 +109,7 @@ def write_submission(
                 stream.write(_format(ids.slice(first, last - first), names, per_image, best))
                 progress('writing images', last, len(ids))
         if not counts['detections']:
-            reasons = '; '.join(f'{count} {reason}' for reason, count in counts.items() if count)
-            raise AnnotationError(f'{predictions.path}: no detection is left to write ({reasons})')
+            raise predictions.without_detections('no detection is left to write', counts)
     return dict(counts)
 
 

@@ -34,7 +34,7 @@ def with_annotated_classes(content: Content, path: str | Path | None) -> Content
     table = read_columns(path, columns | ({'ImageID': pa.string()} if by_image else {}))
     if not len(table):
         raise AnnotationError(f'{path}: lists no classes')
-    label = class_column(path, table, content.classes, 'list only classes of this data set')
+    label = class_column(path, table, content.classes, content.summary, 'list only classes of this data set')
     num_images, num_classes = len(content.images), len(content.classes)
     if by_image:
         image = match_images(table['ImageID'].combine_chunks(), content.images['image_id'].combine_chunks())

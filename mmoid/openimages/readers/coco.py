@@ -2,12 +2,14 @@
 
 Reads the object-detection format (https://cocodataset.org/#format-data) and the customary keys of Open Images in it:
 ``freebase_id`` or ``mid`` of categories, ``pos_category_ids``, ``neg_category_ids`` and ``not_exhaustive_category_ids``
-of images, and the flags of annotations. Ids are numbers or strings. Everything else, such as ``segmentation``, is
-ignored.
+of images, and the flags of annotations. Ids are numbers or strings: ``"7"`` and ``7`` are the same. Everything else,
+such as ``segmentation``, is ignored.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,8 +25,8 @@ from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
-from mmoid.openimages.readers.image_files import files_below
-from mmoid.openimages.readers.pixel_boxes import rows_of_pixels
+from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
+from mmoid.openimages.readers.pixel_boxes import pixel_rows, with_cut_boxes
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
@@ -48,7 +50,7 @@ HIERARCHY_KEY = 'class_hierarchy'  # within ``info``, in the form of the officia
 EXPORT_CHUNK = 1 << 16  # images or annotations written at once
 ROUNDING = 0.01  # pixels by which a box may leave its image without being counted as cut: files round to two decimals
 
-_Id = int | str
+_Id = int | float | str
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Pixels = Annotated[float, msgspec.Meta(ge=1, le=2**31 - 1, multiple_of=1)]  # some files write 640.0
 _Flag = bool | Annotated[float, msgspec.Meta(ge=-1, le=1, multiple_of=1)] | str | None
@@ -95,7 +97,7 @@ class _Document(msgspec.Struct):
     categories: Annotated[list[_Category], msgspec.Meta(min_length=1)]
     images: list[_Image]
     annotations: list[_Annotation]
-    info: dict[str, Any] | None = None
+    info: Any = None
 
 
 class _V3DetTree(msgspec.Struct):
@@ -127,9 +129,11 @@ def import_coco(
     """Writes an :class:`AnnotationStore` of one COCO JSON file.
 
     Classes come in the order of ``categories``; a class is its ``freebase_id``, else its ``mid``, else its name.
-    Boxes are cut at the edges of the image, and dropped if they have no area. The summary counts both.
+    Boxes are cut at the edges of the image, and dropped if they have no area. The summary counts both, and images whose
+    file has another size.
 
-    The ``file_name`` of an image starts from the folder ``images``. Without ``hierarchy``, the one that
+    The ``file_name`` of an image is looked for below the folder ``images``, as
+    :func:`~mmoid.openimages.readers.image_files.find_images` does. Without ``hierarchy``, the one that
     :func:`export_coco` writes into the file counts; else no class has ancestors. With ``supercategories``, each becomes
     a class above its categories, after these. Its name is its MID.
 
@@ -152,7 +156,7 @@ def import_coco(
         tree, tree_source = load_tree(hierarchy), str(hierarchy)
         if isinstance(tree, dict) and 'father2child' in tree:
             mids, tree = _v3det_classes(Path(hierarchy), categories)
-    elif document.info and HIERARCHY_KEY in document.info:
+    elif isinstance(document.info, dict) and HIERARCHY_KEY in document.info:
         tree, tree_source = document.info[HIERARCHY_KEY], f'{path}: info.{HIERARCHY_KEY}'
     require_unique(mids, lambda i: f'{path}: categories[{i}]')
     classes = ClassNames(mids, tuple(category.name for category in categories), str(path))
@@ -160,39 +164,49 @@ def import_coco(
         classes, tree = _with_supercategories(categories, classes)
         tree_source = f'{path}: supercategory'
     ClassHierarchy(tree, classes.label_names, tree_source)  # fail now
-    category = _positions([category.id for category in categories], f'{path}: categories', 'id')
-    images_of_ids = _positions([image.id for image in document.images], f'{path}: images', 'id')
+    category = _positions([_plain_id(category.id) for category in categories], f'{path}: categories', 'id')
+    images_of_ids = _positions([_plain_id(image.id) for image in document.images], f'{path}: images', 'id')
     table = _image_table(path, document.images)
     labels = _image_labels(path, document.images, category)
-    summary = Summary(label_rows=len(labels))
-    boxes = _boxes(path, document.annotations, images_of_ids, category, table, summary)
-    content = Content(table, boxes, labels, classes, tree, summary)
+    summary = Summary(box_rows=len(document.annotations), label_rows=len(labels))
+    boxes = _boxes(path, document.annotations, images_of_ids, category, summary)
+    content = Content(table, boxes, labels, classes, tree, summary, upright=True)
     del document  # Python objects, far larger than the arrays
     progress('reading', 1, 1)
     if images is not None:
         content = _with_files_below(content, images, missing_images)
+        content = with_sizes_of_files(content, images, missing_images, progress)
+    content = with_cut_boxes(content, lambda i: f'{path}: annotations[{i}]', ROUNDING)
     content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
 
 
 def _decode(path: Path, form: type[_Form]) -> _Form:
     try:
-        return msgspec.json.decode(path.read_bytes().removeprefix(b'\xef\xbb\xbf'), type=form)
+        data = path.read_bytes().removeprefix(b'\xef\xbb\xbf')
+        try:
+            return msgspec.json.decode(data, type=form)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if isinstance(error, msgspec.ValidationError):
+                raise
+            # Python's slower reader takes the NaN that its writer makes, and UTF-16; its errors give the line.
+            return msgspec.convert(json.loads(data), type=form)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(' - at `$')
         place = where.rstrip('`').lstrip('.')
-        raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}') from error
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(f'{path}: cannot be read ({error})') from error
+        wanted = '' if place else '; expected a file with images, annotations and categories'
+        raise AnnotationError(f'{path}: {place}: {what}' if place else f'{path}: {what}{wanted}') from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, or no JSON
+        raise AnnotationError(f'{path}: cannot be read as JSON ({error})') from error
 
 
 def _v3det_classes(path: Path, categories: Sequence[_Category]) -> tuple[tuple[str, ...], dict]:
     """The nodes of the categories in a category tree of V3Det, and the tree as :class:`ClassHierarchy` takes it."""
     given = _decode(path, _V3DetTree)
     for category in categories:
-        if str(category.id) not in given.categoryid2treeid:
+        if str(_plain_id(category.id)) not in given.categoryid2treeid:
             raise AnnotationError(f'{path}: categoryid2treeid: has no node of category {category.id} {category.name!r}')
-    nodes = tuple(given.categoryid2treeid[str(category.id)] for category in categories)
+    nodes = tuple(given.categoryid2treeid[str(_plain_id(category.id))] for category in categories)
     below = [
         {'LabelName': node, 'Subcategory': [{'LabelName': child} for child in children]}
         for node, children in given.father2child.items()
@@ -217,6 +231,13 @@ def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) 
         {'LabelName': mid, 'Subcategory': [{'LabelName': m} for m in below.get(mid, ())]} for mid in names.label_names
     ]
     return names, {**flat_tree(names.label_names), 'Subcategory': nodes}
+
+
+def _plain_id(value: _Id) -> _Id:
+    """The same id for 7, 7.0, ``"7"`` and ``"007"``."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r'[0-9]{1,18}', value) else value
+    return int(value) if value == np.floor(value) else value
 
 
 def _positions(values: Sequence[Any], array: str, key: str) -> dict[Any, int]:
@@ -264,11 +285,10 @@ def _with_files_below(content: Content, images: str | Path, missing_images: Miss
     Objects365 lists images/v1/patch8/a.jpg; its archives hold patch8/a.jpg.
     """
     files, names = pa.array(files_below(images), pa.string()), content.images['file_name']
-    exists = pc.is_in(names, files)
     short = pc.replace_substring_regex(names, r'^.*/([^/]+/[^/]+)$', r'\1')
-    if not pc.any(exists).as_py() and len(pc.unique(short)) == len(short):
-        content, exists = content.with_columns(file_name=short), pc.is_in(short, files)
-    return content.with_files(exists.to_numpy(), images, missing_images)
+    if not pc.any(pc.is_in(names, files)).as_py() and len(pc.unique(short)) == len(short):
+        content = content.with_columns(file_name=short)
+    return with_found_files(content, images, missing_images)
 
 
 def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]) -> Rows:
@@ -276,9 +296,9 @@ def _image_labels(path: Path, images: Sequence[_Image], category: dict[Any, int]
     for i, image in enumerate(images):
         for key, confidence in IMAGE_LABEL_KEYS.items():
             for category_id in getattr(image, key) or ():
-                if category_id not in category:
+                if (plain := _plain_id(category_id)) not in category:
                     raise AnnotationError(f'{path}: images[{i}].{key}: {category_id!r} is not the id of a category')
-                rows.append((i, category[category_id], confidence))
+                rows.append((i, category[plain], confidence))
     columns = np.array(rows, dtype=np.int32).reshape(-1, 3).T
     return Rows(columns[0], columns[1], {'confidence': columns[2].astype(np.float32)})
 
@@ -288,12 +308,11 @@ def _boxes(
     annotations: Sequence[_Annotation],
     image_of_id: dict[Any, int],
     category: dict[Any, int],
-    images: pa.Table,
     summary: Summary,
 ) -> Rows:
     count = len(annotations)
-    image = np.fromiter((image_of_id.get(row.image_id, -1) for row in annotations), np.int32, count)
-    label = np.fromiter((category.get(row.category_id, -1) for row in annotations), np.int32, count)
+    image = np.fromiter((image_of_id.get(_plain_id(row.image_id), -1) for row in annotations), np.int32, count)
+    label = np.fromiter((category.get(_plain_id(row.category_id), -1) for row in annotations), np.int32, count)
     for index, key, what in ((image, 'image_id', 'an image'), (label, 'category_id', 'a category')):
         if (index < 0).any():
             i = int(np.argmax(index < 0))
@@ -301,9 +320,7 @@ def _boxes(
             raise AnnotationError(f'{path}: annotations[{i}].{key}: {value!r} is not the id of {what}')
     flags = {name: _flags(path, annotations, keys, summary) for name, keys in FLAG_KEYS.items()}
     bbox: np.ndarray = np.fromiter((row.bbox for row in annotations), np.dtype((np.float64, 4)), count)
-    size = np.stack([images[name].to_numpy() for name in ('width', 'height')], axis=1)
-    corners = np.hstack([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]])
-    return rows_of_pixels(image, label, corners, size, flags, summary, lambda i: f'{path}: annotations[{i}]', ROUNDING)
+    return pixel_rows(image, label, np.hstack([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]]), flags)
 
 
 def _flags(path: Path, annotations: Sequence[_Annotation], keys: Sequence[str], summary: Summary) -> np.ndarray:

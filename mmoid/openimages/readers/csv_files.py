@@ -38,6 +38,7 @@ _FLAG_WORDS = {
 }
 _NO_FLAG = -2
 _ROW = 'row of the file'
+GZIP = b'\x1f\x8b'  # the first bytes of a compressed file
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
@@ -55,9 +56,16 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
         AnnotationError: A row that is not of this form. The message names the line.
     """
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, **dict.fromkeys(COORDINATES, pa.float64())}
-    table = read_columns(path, columns, optional={**dict.fromkeys(FLAGS, TEXT), 'Score': TEXT})
-    if 'Score' in table.column_names:
-        raise AnnotationError(f'{path}:1: has a column Score, as predictions have; give a file of annotated boxes')
+    optional = {**dict.fromkeys(FLAGS, TEXT), 'Confidence': pa.float64()}
+    remedy = 'as predictions have; give a file of annotated boxes'
+    for name in ('Score', 'Conf'):
+        if find_column(read_header(path), name):
+            raise AnnotationError(f'{path}:1: has a column {name}, {remedy}')
+    table = read_columns(path, columns, optional, may_be_empty=tuple(optional))
+    if 'Confidence' in table.column_names:  # 1 in the official files
+        confidence = table['Confidence'].to_numpy()
+        require_rows(path, table, ~((confidence > 0) & (confidence < 1)), f'Confidence = {{Confidence!r}}, {remedy}')
+        table = table.drop_columns('Confidence')
     summary = Summary() if summary is None else summary
     summary.box_rows = len(table)
     for name in COORDINATES:
@@ -74,8 +82,7 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     swapped = np.zeros(len(table), dtype=bool)
     for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
         swapped |= table[low].to_numpy() > table[high].to_numpy()
-    _count(summary.drop, 'boxes with swapped corners', path, swapped)
-    return _without_rows(table, swapped)
+    return _without_rows(path, table, swapped, 'boxes with swapped corners', summary)
 
 
 def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Table:
@@ -94,15 +101,14 @@ def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Ta
     require_rows(path, table, valid, 'Confidence = {Confidence!r} is outside [0, 1]')
     machine = (confidence > 0) & (confidence < 1)
     if 'Source' in table.column_names:
-        by_machine = pc.starts_with(table['Source'].cast(pa.string()), 'machine', ignore_case=True)
+        by_machine = pc.match_substring_regex(table['Source'].cast(pa.string()), r'^\s*machine', ignore_case=True)
         machine |= by_machine.fill_null(False).to_numpy()
         table = table.drop_columns('Source')
     if len(table) and machine.all():
         raise AnnotationError(f'{path}: all labels are machine-generated; give the human-verified ones')
     summary = Summary() if summary is None else summary
     summary.label_rows = len(table)
-    _count(summary.drop, 'machine-generated labels', path, machine)
-    return _without_rows(table, machine)
+    return _without_rows(path, table, machine, 'machine-generated labels', summary)
 
 
 def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames:
@@ -112,22 +118,23 @@ def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames
     """
     with open_text(path) as stream:
         reader = csv.reader(stream)
-        rows = [([field.strip() for field in fields], reader.line_num) for fields in reader if any(fields)]
+        lines = [([field.strip() for field in fields], reader.line_num) for fields in reader if any(fields)]
+    rows = [(fields[:-1] if fields[-1] == '' else fields, line) for fields, line in lines]  # a comma ends the line
     if rows and _is_header(rows):
         rows = rows[1:]
     if not rows:
         raise AnnotationError(f'{path}: holds no classes')
-    width = 3 if all(len(fields) == 3 and re.fullmatch(r'\d+', fields[2]) for fields, _ in rows) else 2
+    width = 3 if all(len(fields) == 3 and re.fullmatch(r'\d+(\.0*)?', fields[2]) for fields, _ in rows) else 2
     for fields, line in rows:
         if len(fields) != width or not (fields[0] and fields[1]):
             expected = "'MID,name' like '/m/01g317,Person', or 'MID,name,index'; quote a name with a comma"
             raise AnnotationError(f'{path}:{line}: expected {expected}, got {",".join(fields)!r}')
     require_unique([fields[0] for fields, _ in rows], lambda i: f'{path}:{rows[i][1]}')
     if width == 3:
-        ordered = sorted(rows, key=lambda row: int(row[0][2]))
-        start = min(int(ordered[0][0][2]), 1)
+        ordered = sorted(rows, key=lambda row: float(row[0][2]))
+        start = min(int(float(ordered[0][0][2])), 1)
         for index, (fields, line) in enumerate(ordered, start):
-            if int(fields[2]) != index:
+            if float(fields[2]) != index:
                 raise AnnotationError(f'{path}:{line}: class index {fields[2]}; expected each of 1 to {len(rows)} once')
         if summary is not None and ordered != rows:
             summary.change('classes put in the order of their index column', len(rows))
@@ -178,6 +185,9 @@ def read_columns(
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
     table = table.rename_columns([names[column] for column in table.column_names])
+    for position, name in enumerate(table.column_names):
+        if types_here[name] == TEXT:
+            table = table.set_column(position, name, _trimmed(table[name]))
     for name in table.column_names:
         if table[name].null_count and name not in may_be_empty:
             row = pc.index(pc.is_null(table[name]), True).as_py()
@@ -192,19 +202,34 @@ def find_column(header: Sequence[str], name: str) -> str | None:
     return next((column for column in header if _plain(column) == _plain(name)), None)
 
 
-def class_column(path: str | Path, table: pa.Table, classes: ClassNames, remedy: str = '') -> np.ndarray:
+def class_column(
+    path: str | Path, table: pa.Table, classes: ClassNames, summary: Summary, remedy: str = ''
+) -> np.ndarray:
     """(R,) int32 class index of the rows. With a ``remedy``, an unknown class is an AnnotationError; else it is -1."""
-    label = classes.find(table['LabelName'])
+    column = table['LabelName'].combine_chunks()
+    label = classes.find(column)
+    is_mid = pc.is_in(column.dictionary, pa.array(classes.label_names, pa.string())).to_numpy(zero_copy_only=False)
+    other_spelling = (label >= 0) & ~is_mid[column.indices.to_numpy()]
+    if other_spelling.any():
+        first = f'{Path(path).name}:{_line(path, table, int(np.argmax(other_spelling)))}'
+        summary.change('classes given by name, or with spaces, instead of MID', other_spelling.sum(), first)
     if remedy and (label < 0).any():
         row = int(np.argmax(label < 0))
         raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{_line(path, table, row)}', remedy)
     return label
 
 
+def count_labels_apart(path: str | Path, summary: Summary, box_image: np.ndarray, label_image: np.ndarray) -> None:
+    """Counts the rows of a label file if none is of an image with boxes: it may be of another split."""
+    if len(box_image) and not np.isin(label_image, box_image).any():
+        reason = 'image-level labels, none of them of an image with boxes; check that both files are of one split'
+        summary.change(reason, len(label_image), Path(path).name)
+
+
 def read_header(path: str | Path) -> list[str]:
     """Names of the columns."""
     with open_text(path) as stream:
-        header = next(csv.reader(stream), None)
+        header = next(filter(None, csv.reader(stream)), None)
     if not header:
         raise AnnotationError(f'{path}: is empty; expected a CSV file with a header line')
     for separator in ('\t', ';'):
@@ -222,7 +247,12 @@ def open_text(path: str | Path) -> Iterator[IO[str]]:
         opener = gzip.open if str(path).endswith('.gz') else open
         with opener(path, 'rt', newline='', encoding='utf-8-sig') as stream:
             yield stream
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:  # the second and third of gzip
+    except UnicodeDecodeError as error:
+        with open(path, 'rb') as binary:
+            remedy = 'it is compressed: name it .csv.gz' if binary.read(2) == GZIP else 'expected a text in UTF-8'
+        raise AnnotationError(f'{path}: cannot be read ({error}); {remedy}') from error
+    # EOFError and zlib.error come from gzip. Python 3.10 refuses NUL bytes with a csv.Error.
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
     finally:
         csv.field_size_limit(limit)
@@ -255,6 +285,12 @@ def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception
             name = '' if column is None else f'{read_header(path)[int(column)]}: '
             return AnnotationError(f'{path}:{line_of_row(path, int(row) - 2)}: {name}{fault}')
     return AnnotationError(f'{path}: cannot be read ({error})')
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of TEXT without spaces around the texts."""
+    spaced = [pc.any(pc.match_substring_regex(chunk.dictionary, r'^\s|\s$')).as_py() for chunk in column.chunks]
+    return pc.utf8_trim_whitespace(column.cast(pa.string())).dictionary_encode() if any(spaced) else column
 
 
 def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bool = True) -> pa.Table:
@@ -312,9 +348,16 @@ def _with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
     return table.select([column for column in table.column_names if column != name]).append_column(name, [values])
 
 
-def _without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """The other rows, with the column ``_ROW``, so that errors still name the right line."""
-    return _with_column(table, _ROW, np.arange(len(table))).filter(pa.array(~rows)) if rows.any() else table
+def _without_rows(path: str | Path, table: pa.Table, rows: np.ndarray, reason: str, summary: Summary) -> pa.Table:
+    """Drops and counts (R,) bool rows. The others get the column ``_ROW``, so that errors still name the right line."""
+    if not rows.any():
+        return table
+    _count(summary.drop, reason, path, rows)
+    kept = _with_column(table, _ROW, np.arange(len(table))).filter(pa.array(~rows))
+    lost = np.setdiff1d(table['ImageID'].filter(pa.array(rows)).unique(), kept['ImageID'].unique())
+    first = str(lost[0]) if len(lost) else ''
+    summary.change(f'images left without a row of {Path(path).name}', len(lost), first)
+    return kept
 
 
 def _line(path: str | Path, table: pa.Table, row: int) -> int:

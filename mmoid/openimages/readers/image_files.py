@@ -6,16 +6,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+import pyarrow.compute as pc
+from PIL import ExifTags, Image
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.image_ids import EXTENSIONS, match_images, spellings
+from mmoid.openimages.image_ids import EXTENSIONS, match_images, require_once, spellings
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import Content, MissingImages, file_digest
 from mmoid.utils.progress import Progress, no_progress
@@ -25,22 +27,22 @@ _CHUNK = 512
 
 
 def files_below(folder: str | Path) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, with ``/``.
+    """Paths of all files below a folder, relative to it, with ``/``; not the hidden ones, as macOS makes them.
 
     Raises:
         AnnotationError: No such folder.
     """
     if not Path(folder).is_dir():
-        raise AnnotationError(f'{folder}: no such image folder')
-    for directory, _, names in os.walk(folder, followlinks=True):
+        raise AnnotationError(f'{folder}: no such folder')
+    for directory, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != '.']
         below = Path(os.path.relpath(directory, folder)).as_posix()
-        yield from names if below == '.' else (f'{below}/{name}' for name in names)
+        yield from (name if below == '.' else f'{below}/{name}' for name in names if name[0] != '.')
 
 
 def images_below(folder: str | Path) -> pa.Array:
-    """Paths of the images below a folder, at any depth, sorted. Hidden files, as macOS makes, are none."""
-    names = ((path, path.rpartition('/')[2]) for path in files_below(folder))
-    images = [path for path, name in names if name[0] != '.' and name.lower().endswith(EXTENSIONS)]
+    """Paths of the images below a folder, at any depth, sorted."""
+    images = (path for path in files_below(folder) if path.lower().endswith(EXTENSIONS))
     return pa.array(sorted(images), pa.string())
 
 
@@ -53,11 +55,14 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
         (N,) paths below ``folder`` of images with (N,) ids in any spelling; null where there is none.
 
     Raises:
-        AnnotationError: No such folder, or different files of one image.
+        AnnotationError: No such folder, different files of one image, or one file of different images.
     """
     files = images_below(folder)
     index = match_images(names, files)
     rows = np.flatnonzero(index < 0)
+    spelled_so = pc.is_in(names, files).to_numpy(zero_copy_only=False)
+    index[~spelled_so & np.isin(index, index[spelled_so])] = -1  # x/a.jpg is not y/a.jpg, which is another image
+    require_once(names, index, folder)
     lost = dict(zip(spellings(names.take(pa.array(rows)))[0].to_pylist(), rows))
     candidates: dict[str, list[int]] = {}
     for i, stem in enumerate(spellings(files)[0].to_pylist() if lost else ()):
@@ -82,17 +87,20 @@ def with_found_files(content: Content, folder: str | Path, missing_images: Missi
 
 
 def read_sizes(
-    folder: str | Path, file_names: Sequence[str], progress: Progress = no_progress, decode: bool = False
+    folder: str | Path,
+    file_names: Sequence[str],
+    progress: Progress = no_progress,
+    decode: bool = False,
+    upright: bool = False,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Reads sizes from file headers, in parallel; pixels are decoded only on request.
-
-    Boxes of Open Images fit the stored pixels, so the EXIF orientation is not applied.
 
     Args:
         folder: Where the names start from.
         file_names: N image files.
         progress: Callback.
-        decode: Find files that end early or have a format that OpenCV does not read, too.
+        decode: Find files that end early, too.
+        upright: Sizes of the images as their EXIF orientation turns them, else as stored.
 
     Returns:
         (N, 2) int32 width and height, pixels, and by index the fault of each file that is not a readable image.
@@ -102,16 +110,17 @@ def read_sizes(
     faults = {}
     what = 'decoding images' if decode else 'reading image sizes'
     with ExitStack() as stack:
-        results: Iterable[tuple[int, int] | str] = map(_size, paths)
+        size_of = partial(_size, decode=decode, upright=upright)
+        results: Iterable[tuple[int, int] | str] = map(size_of, paths)
         if decode:  # Pillow decodes without the interpreter's lock
             Image.init()  # not in several threads at once
             threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             chunks = (paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK))
-            results = chain.from_iterable(threads.map(_decoded_size, chunk) for chunk in chunks)
+            results = chain.from_iterable(threads.map(size_of, chunk) for chunk in chunks)
         elif len(paths) > _CHUNK:
             # Not fork: Arrow's threads do not survive it.
             pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context('spawn')))
-            results = pool.map(_size, paths, chunksize=_CHUNK)
+            results = pool.map(size_of, paths, chunksize=_CHUNK)
         for row, size in enumerate(results):
             if isinstance(size, str):
                 faults[row] = size
@@ -126,27 +135,44 @@ def read_sizes(
 def with_sizes_of_files(
     content: Content, folder: str | Path, missing_images: MissingImages, progress: Progress
 ) -> Content:
-    """Adds the sizes of image files. If one cannot be read: lists all such and raises, or drops and counts them."""
-    size, faults = read_sizes(folder, content.images['file_name'].to_pylist(), progress)
+    """Adds the sizes of image files. If one cannot be read: lists all such and raises, or drops and counts them.
+
+    Sizes that the content has already are kept and compared; the summary counts those that differ. Width and height
+    that are swapped, or 0 (unknown), are replaced.
+    """
+    size, faults = read_sizes(folder, content.images['file_name'].to_pylist(), progress, upright=content.upright)
     if faults and missing_images == 'error':
         listed = ''.join(f'\n  {fault}' for fault in faults.values())
         remedy = "replace them, or drop these images with missing_images='drop' (--missing-images drop)"
         raise AnnotationError(f'{folder}: {len(faults)} of the {len(size)} images cannot be read; {remedy}:{listed}')
     bad: np.ndarray = np.isin(np.arange(len(size)), list(faults))
-    return content.without_images(bad, 'that cannot be read').with_sizes(size[~bad])
+    content, size = content.without_images(bad, 'that cannot be read'), size[~bad]
+    if 'width' not in content.images.column_names:
+        return content.with_sizes(size)
+    given, differs = content.sizes, (content.sizes != size).any(axis=1)
+    swapped = differs & (given[:, ::-1] == size).all(axis=1)
+    for reason, rows in (
+        ('images whose annotated width and height are swapped, corrected by their file', swapped),
+        ('images whose file has another size than annotated', differs & ~swapped & given.all(axis=1)),
+    ):
+        if rows.any():
+            k = int(np.argmax(rows))
+            here, there = (f'{width} x {height}' for width, height in (size[k], given[k]))
+            first = f'{content.images["file_name"][k].as_py()} ({here}, annotated {there})'
+            content.summary.change(reason, rows.sum(), first)
+    return content.with_sizes(np.where((swapped | ~given.all(axis=1))[:, None], size, given))
 
 
-def _size(path: str, decode: bool = False) -> tuple[int, int] | str:
+def _size(path: str, decode: bool, upright: bool) -> tuple[int, int] | str:
     try:
-        with Image.open(path, formats=OPENCV_FORMATS if decode else None) as image:
-            size = image.size
+        with Image.open(path, formats=OPENCV_FORMATS) as image:
+            width, height = image.size
+            turned = upright and image.format in ('JPEG', 'MPO')  # getexif() of a PNG decodes it
+            if turned and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+                width, height = height, width
             if decode:
                 image.draft(None, (1, 1))  # a JPEG at an eighth of its size; still reads all of it
                 image.load()
-            return size
+            return width, height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f'{path} ({error})'
-
-
-def _decoded_size(path: str) -> tuple[int, int] | str:
-    return _size(path, decode=True)

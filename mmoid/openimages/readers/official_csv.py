@@ -12,23 +12,26 @@ import pyarrow.compute as pc
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.image_ids import EXTENSIONS, match_images, number_images
+from mmoid.openimages.image_ids import EXTENSIONS, match_images_once, number_images
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     FLAGS,
     class_column,
+    count_labels_apart,
     line_of_row,
     read_boxes,
     read_classes,
     read_image_labels,
     read_image_sizes,
 )
-from mmoid.openimages.readers.image_files import images_below, with_found_files, with_sizes_of_files
+from mmoid.openimages.readers.image_files import images_below, read_sizes, with_found_files, with_sizes_of_files
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, Rows, write_converted
 from mmoid.utils.progress import Progress, no_progress
+
+IMAGES_CHECKED = 16
 
 
 def convert(
@@ -86,24 +89,27 @@ def convert(
         table = read_boxes(boxes, summary)
         box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
         columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
-        box_rows = Rows(np.empty(0), class_column(boxes, table, names, remedy), columns)
+        box_rows = Rows(np.empty(0), class_column(boxes, table, names, summary, remedy), columns)
         ids += table['ImageID'].chunks
     if image_labels is not None:
         table = read_image_labels(image_labels, summary)
         columns = {'confidence': table['Confidence'].to_numpy()}
-        label_rows = Rows(np.empty(0), class_column(image_labels, table, names, remedy), columns)
+        label_rows = Rows(np.empty(0), class_column(image_labels, table, names, summary, remedy), columns)
         ids += table['ImageID'].chunks
     if boxes is None and image_labels is None:
         ids = sizes['image_id'].chunks if images is None and sizes is not None else [images_below(images or '')]
     found, image = _images(pa.chunked_array(ids, pa.string()), summary)
     box_rows = replace(box_rows, image=image[: len(box_rows)])
     label_rows = replace(label_rows, image=image[len(image) - len(label_rows) :])
+    count_labels_apart(image_labels or '', summary, box_rows.image, label_rows.image)
     content = _without_other_classes(Content(found, box_rows, label_rows, names, tree, summary))
     progress('reading boxes', 1, 1)
     if images is not None:
         content = with_found_files(content, images, missing_images)
     if image_sizes is not None and sizes is not None:
         content = content.with_sizes(_sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks()))
+        if images is not None:
+            _require_sizes_of_files(image_sizes, content, images)
     else:
         assert images is not None
         content = with_sizes_of_files(content, images, missing_images, progress)
@@ -112,9 +118,24 @@ def convert(
     return write_converted(out, content, sources, images, overwrite, progress)
 
 
+def _require_sizes_of_files(path: str | Path, content: Content, images: str | Path) -> None:
+    """Raises an AnnotationError if one of a few images, spread over the set, has another size in its file."""
+    chosen = np.unique(np.linspace(0, len(content.images) - 1, IMAGES_CHECKED).astype(np.int64))[: len(content.images)]
+    names = content.images['file_name'].take(pa.array(chosen)).to_pylist()
+    size, faults = read_sizes(images, names)
+    for k, (name, wanted) in enumerate(zip(names, content.sizes[chosen])):
+        if k not in faults and (size[k] != wanted).any():
+            here, there = (f'{width} x {height}' for width, height in (wanted, size[k]))
+            raise AnnotationError(
+                f'{path}: image {name!r} is {here}, its file in {images} is {there}; correct the sizes'
+            )
+
+
 def _images(ids: pa.ChunkedArray, summary: Summary) -> tuple[pa.Table, np.ndarray]:
     """The images of (R,) ids, without sizes, and the (R,) image index of each row."""
     image_ids, image, names = number_images(ids, summary)
+    short = pc.replace_substring_regex(names, r'^(?:\w[\w+.-]*:|[/\\]).*[/\\]', '')  # of an address or absolute path
+    names = short if len(pc.unique(short)) == len(names) else names
     has_extension = pc.match_substring_regex(names, rf'(?i)({"|".join(EXTENSIONS)})$'.replace('.', r'\.'))
     file_names = pc.if_else(has_extension, names, pc.binary_join_element_wise(names, '.jpg', ''))
     return pa.table({'image_id': image_ids, 'file_name': file_names}), image
@@ -148,7 +169,7 @@ def _sizes_of(path: str | Path, table: pa.Table, image_ids: pa.Array) -> np.ndar
         here, before = (f'{width} x {height}' for width, height in (size[row], size[first[row_image[row]]]))
         name = names[row_image[row]].as_py()
         raise AnnotationError(f'{path}:{line_of_row(path, row)}: image {name!r} is {here} here and {before} before')
-    found = match_images(image_ids, names)
+    found = match_images_once(image_ids, names, str(path))
     if (found < 0).any():
         missing = image_ids.filter(pa.array(found < 0))
         raise AnnotationError(f'{path}: has no size of {len(missing)} annotated images, first {missing[0].as_py()!r}')

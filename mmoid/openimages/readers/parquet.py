@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +18,12 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
-from mmoid.openimages.readers.image_files import with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
+from mmoid.openimages.readers.csv_files import open_text
+from mmoid.openimages.readers.image_files import with_found_files, with_sizes_of_files
+from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, write_converted
+from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
@@ -45,9 +45,10 @@ def import_parquet(
 ) -> Summary:
     """Writes an :class:`AnnotationStore` of the rows of Parquet files, one image each.
 
-    ``objects`` is a struct of lists: ``bbox`` in pixels, and ``category`` or ``label``, as texts or as numbers whose
-    names are in the schema's metadata. ``image`` is a struct with ``bytes``, ``path`` or both; without it ``image_id``
-    is the file name. A class is its name. There are no verified classes.
+    ``objects`` is a struct of lists, or a list of structs: ``bbox`` in pixels, and ``category`` or ``label``, as texts
+    or as numbers whose names are in the schema's metadata. ``image`` is a struct with ``bytes``, ``path`` or both, or
+    one of them; without it ``image_id`` is the file name, with or without extension. A class is its name. There are no
+    verified classes.
 
     ``files`` are those of one split, in order. ``images`` is the folder of the images; those that come as bytes are
     written there first. ``box_format`` is ``xywh`` as in COCO, or ``xyxy``. ``classes`` is a text file with the names
@@ -63,92 +64,109 @@ def import_parquet(
     names: list[str] = []
     parts: list[tuple[np.ndarray, np.ndarray, pa.Array]] = []
     first_image: list[int] = []
-    class_names = None if classes is None else Path(classes).read_text('utf-8').splitlines()
+    class_names = None if classes is None else _lines(classes)
     for done, file in enumerate(files):
         table = _read(file)
-        class_names = class_names or _names_in_schema(table.schema)
         first_image.append(len(names))
-        counts, box, label = _objects(file, table)
+        counts, box, label, name = _objects(file, table)
+        class_names = class_names or _names_in_schema(table.schema, name)
         parts.append((np.repeat(len(names) + np.arange(len(table)), counts), box, label))
         names += _image_files(file, table, Path(images))
         progress('reading', done + 1, len(files))
     image, box = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-    given = pa.chunked_array([part[2] for part in parts]).combine_chunks()
+    kinds = {part[2].type for part in parts if len(part[2])}
+    if len(kinds) > 1:
+        raise AnnotationError(f'{files[0]}: labels are numbers in some files and texts in others')
+    given = pa.chunked_array([part[2] for part in parts if len(part[2])], *(kinds or [pa.string()])).combine_chunks()
 
     def place(k: int) -> str:
         which = int(np.searchsorted(first_image, image[k], side='right')) - 1
         return f'{files[which]}: row {image[k] - first_image[which]}'
 
     found, label = _classes(given, class_names, str(files[0]), place)
-    summary = Summary()
-    table = image_table(names, files[0])
-    content = Content(table, NO_BOXES, NO_LABELS, found, tree_over(found, hierarchy), summary)
-    content = with_sizes_of_files(content, images, missing_images, progress)
-    index = pc.index_in(table['file_name'], content.images['file_name']).fill_null(-1).to_numpy()[image]
-    kept = np.flatnonzero(index >= 0)
     corners = np.hstack([box[:, :2], box[:, :2] + box[:, 2:]]) if box_format == 'xywh' else box
-    size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
-    rows = rows_of_pixels(
-        index[kept].astype(np.int32), label[kept], corners[kept], size, {}, summary, lambda k: place(kept[k])
-    )
-    content = with_annotated_classes(replace(content, boxes=rows), annotated_classes)
+    table, boxes = image_table(names, files[0]), pixel_rows(image, label, corners, {})
+    summary = Summary(box_rows=len(boxes))
+    content = Content(table, boxes, NO_LABELS, found, tree_over(found, hierarchy), summary, upright=True)
+    content = with_found_files(content, images, missing_images)
+    content = with_sizes_of_files(content, images, missing_images, progress)
+    content = with_annotated_classes(with_cut_boxes(content, place), annotated_classes)
     return write_converted(out, content, (*files, hierarchy, annotated_classes), images, overwrite, progress)
+
+
+def _lines(path: str | Path) -> list[str]:
+    with open_text(path) as stream:
+        names = [line.strip() for line in stream.read().rstrip().splitlines()]
+    if '' in names:
+        raise AnnotationError(f'{path}:{names.index("") + 1}: a class name is empty')
+    return names
 
 
 def _read(file: str | Path) -> pa.Table:
     try:
         table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)
+        names = table.column_names
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise AnnotationError(f'{file}: cannot be read as Parquet ({str(error).splitlines()[0]})') from error
-    if 'objects' not in table.column_names or not pa.types.is_struct(table.schema.field('objects').type):
-        raise AnnotationError(f'{file}: has no struct objects; it has {", ".join(table.column_names)}')
+    if 'objects' not in names:
+        raise AnnotationError(f'{file}: has no column objects; it has {", ".join(names)}')
     return table.combine_chunks()
 
 
-def _objects(file: str | Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Array]:
-    """(N,) number of boxes of each row, (B, 4) float64 boxes, (B,) labels."""
+def _objects(file: str | Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Array, str]:
+    """(N,) number of boxes of each row, (B, 4) float64 boxes, (B,) labels as int64 or string, and their name."""
     objects = table['objects'].combine_chunks()
-    fields = [field.name for field in objects.type]
-    name = next((name for name in LABELS if name in fields), None)
-    if 'bbox' not in fields or name is None:
-        raise AnnotationError(f'{file}: objects needs bbox and one of {", ".join(LABELS)}; it has {", ".join(fields)}')
-    boxes, labels = objects.field('bbox'), objects.field(name)
-    counts, label_counts = (pc.list_value_length(lists).fill_null(0).to_numpy() for lists in (boxes, labels))
-    flat = boxes.flatten()
-    lengths = pc.list_value_length(flat).fill_null(0).to_numpy()
-    if (counts != label_counts).any():
-        row = int(np.argmax(counts != label_counts))
-        raise AnnotationError(f'{file}: row {row}: has {counts[row]} boxes and {label_counts[row]} labels')
-    values = flat.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False) if len(flat) else np.empty(0)
-    row_of_box = np.repeat(np.arange(len(counts)), counts)
-    wrong = lengths != 4
-    if not wrong.any():
-        wrong = ~np.isfinite(values.reshape(-1, 4)).all(axis=1)
-    if wrong.any():
-        box = flat[int(np.argmax(wrong))].as_py()
-        raise AnnotationError(f'{file}: row {row_of_box[np.argmax(wrong)]}: bbox {box} must be four numbers')
-    return counts, values.reshape(-1, 4), labels.flatten()
+    is_list = pa.types.is_list(objects.type) or pa.types.is_large_list(objects.type)
+    struct = objects.type.value_type if is_list else objects.type
+    try:
+        fields = [field.name for field in struct] if pa.types.is_struct(struct) else []
+        name = next((name for name in LABELS if name in fields), None)
+        if 'bbox' not in fields or name is None:
+            has = ', '.join(fields) or objects.type
+            raise AnnotationError(f'{file}: objects needs bbox and one of {", ".join(LABELS)}; it has {has}')
+        if is_list:  # of structs
+            counts = pc.list_value_length(objects).fill_null(0).to_numpy()
+            boxes, labels = (pc.struct_field(objects.flatten(), key) for key in ('bbox', name))
+        else:  # a struct of lists
+            lists = [pc.struct_field(objects, key) for key in ('bbox', name)]
+            counts, label_counts = (pc.list_value_length(values).fill_null(0).to_numpy() for values in lists)
+            if (counts != label_counts).any():
+                row = int(np.argmax(counts != label_counts))
+                raise AnnotationError(f'{file}: row {row}: has {counts[row]} boxes and {label_counts[row]} labels')
+            boxes, labels = (values.flatten() for values in lists)
+        wrong = pc.list_value_length(boxes).fill_null(0).to_numpy() != 4
+        if wrong.any():
+            row, box = np.repeat(np.arange(len(counts)), counts)[wrong][0], boxes[int(np.argmax(wrong))].as_py()
+            raise AnnotationError(f'{file}: row {row}: bbox {box} must be four numbers')
+        values = boxes.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, 4)
+        is_number = pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)
+        return counts, values, labels.cast(pa.int64() if is_number else pa.string()), name
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the second of a name
+        raise AnnotationError(f'{file}: objects cannot be read ({error})') from error
 
 
-def _names_in_schema(schema: pa.Schema) -> list[str] | None:
+def _names_in_schema(schema: pa.Schema, label: str) -> list[str] | None:
     """Names of numbered classes, which the library ``datasets`` writes into the metadata."""
 
-    def find(node: Any) -> list[str] | None:
-        if isinstance(node, dict) and isinstance(node.get('names'), list):
-            return list(map(str, node['names']))
+    def find(node: Any, key: str) -> Any:
+        if isinstance(node, dict) and key in node:
+            return node[key]
         children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        return next((names for child in children if (names := find(child))), None)
+        return next((found for child in children if (found := find(child, key)) is not None), None)
 
-    text = (schema.metadata or {}).get(b'huggingface', b'{}')
-    features = json.loads(text).get('info', {}).get('features', {})
-    return find(features.get('objects'))
+    try:
+        described = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+    except (ValueError, RecursionError):  # of another tool
+        return None
+    names = find(find(find(described, 'objects'), label), 'names')
+    return list(map(str, names)) if isinstance(names, list) else None
 
 
 def _classes(
     given: pa.Array, names: list[str] | None, source: str, place: Callable[[int], str]
 ) -> tuple[ClassNames, np.ndarray]:
     if pa.types.is_integer(given.type):
-        names = [name for name in names or () if name]
         label = given.fill_null(-1).to_numpy()
         if not names:
             raise AnnotationError(f'{source}: labels are numbers without names; give the names with --classes')
@@ -159,7 +177,7 @@ def _classes(
         return ClassNames(tuple(names), (), source), label.astype(np.int32)
     mids = tuple(sorted(name for name in pc.unique(given).to_pylist() if name))
     classes = ClassNames(mids, (), source)
-    label = classes.find(given)
+    label = classes.find(given.fill_null(''))
     if (label < 0).any():
         raise AnnotationError(f'{place(int(np.argmin(label)))}: a label is empty')
     return classes, label
@@ -168,22 +186,29 @@ def _classes(
 def _image_files(file: str | Path, table: pa.Table, folder: Path) -> list[str]:
     """File names of the images, below ``folder``; writes those that are in the table."""
     ids = table['image_id'].to_pylist() if 'image_id' in table.column_names else [None] * len(table)
-    cells = table['image'].to_pylist() if 'image' in table.column_names else [{}] * len(table)
+    cells = table['image'].to_pylist() if 'image' in table.column_names else [None] * len(table)
     names = []
     for row, (image_id, cell) in enumerate(zip(ids, cells)):
-        cell = cell or {}
-        name = cell.get('path') or (None if image_id is None else str(image_id))
-        if name is None:
+        content = cell.get('bytes') if isinstance(cell, dict) else cell if isinstance(cell, bytes) else None
+        path = cell.get('path') if isinstance(cell, dict) else cell if isinstance(cell, str) else None
+        name = str(path or ('' if image_id is None else image_id))
+        if not name:
             raise AnnotationError(f'{file}: row {row}: has neither image_id nor the path of an image')
-        if cell.get('bytes'):
+        if isinstance(content, bytes) and content:
             name = Path(name).name
-            try:
-                extension = (Image.open(io.BytesIO(cell['bytes'])).format or '').lower().replace('jpeg', 'jpg')
-            except OSError as error:
-                raise AnnotationError(f'{file}: row {row}: image {name!r} cannot be read ({error})') from error
-            name = name if Path(name).suffix else f'{name}.{extension}'
-            if not (folder / name).exists():
-                with atomic_write(folder / name) as temporary:
-                    temporary.write_bytes(cell['bytes'])
+            name = name if Path(name).suffix else f'{name}.{_extension(content)}'
+            target = folder / name
+            if not target.exists():
+                with atomic_write(target) as temporary:
+                    temporary.write_bytes(content)
+            elif target.stat().st_size != len(content):
+                raise AnnotationError(f'{file}: row {row}: {target} is another file; give another --images')
         names.append(name)
     return names
+
+
+def _extension(content: bytes) -> str:
+    try:
+        return (Image.open(io.BytesIO(content)).format or '').lower().replace('jpeg', 'jpg')
+    except OSError:  # reported with all others that cannot be read
+        return 'jpg'

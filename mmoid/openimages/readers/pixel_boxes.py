@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,7 @@ from mmoid.openimages.boxes import has_area
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import number_images
 from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN
-from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import Rows
+from mmoid.openimages.store.writing import Content, Rows
 
 
 def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
@@ -28,42 +28,45 @@ def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
     return pa.table({'image_id': ids, 'file_name': pa.array(file_names, pa.string())})
 
 
-def rows_of_pixels(
-    image: np.ndarray,
-    label: np.ndarray,
-    box: np.ndarray,
-    size: np.ndarray,
-    flags: Mapping[str, np.ndarray],
-    summary: Summary,
-    place: Callable[[int], str],
-    rounding: float = 1,
-) -> Rows:
-    """Cuts boxes at the edges of their images and drops those without area; the summary counts both.
+def pixel_rows(image: np.ndarray, label: np.ndarray, box: np.ndarray, flags: Mapping[str, np.ndarray]) -> Rows:
+    """Boxes for :func:`with_cut_boxes`: (B,) indices, (B, 4) corners in pixels, (B,) int8 flags; the others unknown."""
+    unknown = {name: np.full(len(box), UNKNOWN, dtype=np.int8) for name in FLAGS if name not in flags}
+    return Rows(image, label, {'box': box, 'row': np.arange(len(box)), **unknown, **flags})
 
-    ``image`` and ``label`` are (B,) indices, ``box`` is (B, 4) xmin, ymin, xmax, ymax, and ``size`` (N, 2) width and
-    height of the images, in pixels. ``flags`` are (B,) int8; those not given are unknown. ``place`` gives file and
-    line, or element, of the box with an index. A box that leaves its image by ``rounding`` pixels is not counted.
+
+def with_cut_boxes(content: Content, place: Callable[[int], str], rounding: float = 1) -> Content:
+    """Makes boxes of :func:`pixel_rows` fractions of their images.
+
+    Cuts them at the edges and drops those without area; the summary counts both. ``place`` gives file and line, or
+    element, of a row. A box that leaves its image by ``rounding`` pixels is not counted.
 
     Raises:
-        AnnotationError: The boxes are fractions of the image size.
+        AnnotationError: The boxes are fractions of the image size, or not finite.
     """
-    sides = np.tile(size[image], 2)
+    rows, box, summary = content.boxes.columns['row'], content.boxes.columns['box'], content.summary
+
+    def place_of(chosen: np.ndarray) -> str:
+        return place(int(rows[np.argmax(chosen)]))
+
+    finite = np.isfinite(box).all(axis=1)
+    if not finite.all():
+        raise AnnotationError(f'{place_of(~finite)}: box {box[np.argmin(finite)].tolist()} must be four numbers')
+    sides = np.tile(content.sizes[content.boxes.image], 2)
     inside = np.clip(box / sides, 0, 1)
     solid = has_area(box)
     keep = solid & has_area(inside)
     cut = ((box < -rounding) | (box > sides + rounding)).any(axis=1)
     if keep.any() and box[keep].max() < 1.01:  # fractions are rounded
         raise AnnotationError(
-            f'{place(int(np.argmax(keep)))}: all boxes are in the first pixel of their images, as fractions of the '
+            f'{place_of(keep)}: all boxes are in the first pixel of their images, as fractions of the '
             'image size would be; multiply them by width and height'
         )
-    summary.box_rows = len(box)
-    for add, reason, rows in (
+    for add, reason, chosen in (
         (summary.drop, 'boxes without area', ~solid),
         (summary.drop, 'boxes outside the image', solid & ~keep),
         (summary.change, 'boxes cut at the edges of the image', keep & cut),
     ):
-        if rows.any():
-            add(reason, rows.sum(), place(int(np.argmax(rows))))
-    unknown = {name: np.full(len(box), UNKNOWN, dtype=np.int8) for name in FLAGS if name not in flags}
-    return Rows(image, label, {'box': inside, **unknown, **flags}).take(keep)
+        if chosen.any():
+            add(reason, chosen.sum(), place_of(chosen))
+    columns = {**content.boxes.columns, 'box': inside}
+    return replace(content, boxes=replace(content.boxes, columns=columns).take(keep))

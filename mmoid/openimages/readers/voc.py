@@ -12,9 +12,9 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
-from mmoid.openimages.readers.csv_files import UNKNOWN
-from mmoid.openimages.readers.image_files import files_below, with_found_files
-from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
+from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
+from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
+from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
@@ -22,7 +22,6 @@ from mmoid.utils.progress import Progress, no_progress
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _TAGS = ('occluded', 'truncated', 'difficult')
-_MARKS = {'1': 1, '0': 0}  # others, such as the ``Unspecified`` of some tools, are unknown
 
 
 def import_voc(
@@ -41,8 +40,9 @@ def import_voc(
     Corners count pixels from 1, both included, as in the official files. A class is its name; classes are sorted.
     ``occluded`` and ``truncated`` are kept. Objects marked ``difficult`` are kept and counted.
 
-    ``annotations`` is the folder of the XML files. They and the image files may be in sub-folders. The other arguments
-    and errors are those of :func:`~mmoid.openimages.readers.official_csv.convert`.
+    ``annotations`` is the folder of the XML files. They and the image files may be in sub-folders. A missing ``size``
+    comes from the image file. ``missing_images='drop'`` drops unreadable XML files too. The other arguments and errors
+    are those of :func:`~mmoid.openimages.readers.official_csv.convert`.
     """
     require_replaceable(out, overwrite)
     files = sorted(name for name in files_below(annotations) if name.lower().endswith('.xml'))
@@ -52,37 +52,49 @@ def import_voc(
     names: list[str] = []
     sizes: list[list[float]] = []
     rows: list[tuple[int, str, list[float], list[int], str]] = []
+    faults: list[str] = []
     for i, file in enumerate(files):
         path = Path(annotations, file)
         try:
             root = ElementTree.parse(path).getroot()
         except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
-            raise AnnotationError(f'{path}: cannot be read as XML ({error})') from error
+            faults.append(f'{path} ({error})')
+            continue
         progress('reading', i + 1, len(files))
         if root.tag.lower() != 'annotation':
             summary.drop('XML files that are no annotations', 1, str(path))
             continue
         image = len(names)
         names.append((root.findtext('filename') or '').strip() or f'{path.stem}.jpg')
-        sizes.append([_number(path, root, tag, whole=True) for tag in ('size/width', 'size/height')])
+        sizes.append([_size(path, root, tag, images is not None) for tag in ('size/width', 'size/height')])
         for k, item in enumerate(root.iter('object'), start=1):
             place = f'{path}: object {k}'
             left, top, right, bottom = (_number(place, item, f'bndbox/{tag}') for tag in _CORNERS)
-            marks = [_MARKS.get((item.findtext(tag) or '').strip(), UNKNOWN) for tag in _TAGS]
+            marks = [UNKNOWN if (flag := flag_of_text(item.findtext(tag) or '')) is None else flag for tag in _TAGS]
             if marks[2] == 1:
                 summary.change('objects marked difficult, taken like others', 1, place)
             rows.append((image, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
+    if faults and (missing_images == 'error' or not names):
+        remedy = "replace them, or drop them with missing_images='drop' (--missing-images drop)"
+        listed = ''.join(f'\n  {fault}' for fault in faults)
+        raise AnnotationError(f'{annotations}: {len(faults)} XML files cannot be read; {remedy}:{listed}')
+    summary.drop('XML files that cannot be read', len(faults), faults[0] if faults else '')
+    if not names:
+        raise AnnotationError(f'{annotations}: no XML file is a Pascal VOC annotation; {"; ".join(summary.lines())}')
     classes = ClassNames(tuple(sorted({row[1] for row in rows})), (), str(annotations))
     tree = tree_over(classes, hierarchy)
     image_of_row = np.array([row[0] for row in rows], dtype=np.int32)
     box = np.array([row[2] for row in rows]).reshape(-1, 4)
     mark = np.array([row[3] for row in rows], dtype=np.int8).reshape(-1, len(_TAGS))
     flags = {'IsOccluded': mark[:, 0], 'IsTruncated': mark[:, 1]}
-    label, size = classes.find(pa.array([row[1] for row in rows], pa.string())), np.array(sizes)
-    boxes = rows_of_pixels(image_of_row, label, box, size, flags, summary, lambda k: rows[k][4])
-    content = Content(image_table(names, annotations), boxes, NO_LABELS, classes, tree, summary).with_sizes(size)
+    label = classes.find(pa.array([row[1] for row in rows], pa.string()))
+    boxes, table = pixel_rows(image_of_row, label, box, flags), image_table(names, annotations)
+    summary.box_rows = len(boxes)
+    content = Content(table, boxes, NO_LABELS, classes, tree, summary, upright=True).with_sizes(np.array(sizes))
     if images is not None:
         content = with_found_files(content, images, missing_images)
+        content = with_sizes_of_files(content, images, missing_images, progress)
+    content = with_cut_boxes(content, lambda k: rows[k][4])
     content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, (hierarchy, annotated_classes), images, overwrite, progress)
 
@@ -94,13 +106,27 @@ def _text(place: object, element: ElementTree.Element, tag: str) -> str:
     return text
 
 
-def _number(place: object, element: ElementTree.Element, tag: str, whole: bool = False) -> float:
+def _number(place: object, element: ElementTree.Element, tag: str) -> float:
     text = _text(place, element, tag)
     try:
         value = float(text)
     except ValueError:
         value = np.nan
-    if not (value.is_integer() and 1 <= value < 1 << 31 if whole else np.isfinite(value)):
-        expected = 'a whole number of at least 1 pixel' if whole else 'a number'
-        raise AnnotationError(f'{place}: {tag} = {text!r} must be {expected}')
+    if not np.isfinite(value):
+        raise AnnotationError(f'{place}: {tag} = {text!r} must be a number')
+    return value
+
+
+def _size(place: object, element: ElementTree.Element, tag: str, may_be_unknown: bool) -> float:
+    """Pixels; 0 if the tag is missing or 0, where the size of the image file can replace it."""
+    text = (element.findtext(tag) or '').strip()
+    if may_be_unknown and text in ('', '0'):
+        return 0
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not (value.is_integer() and 1 <= value < 1 << 31):
+        remedy = 'if it is unknown, give the images (--images)'
+        raise AnnotationError(f'{place}: {tag} = {text!r} must be a whole number of at least 1 pixel; {remedy}')
     return value

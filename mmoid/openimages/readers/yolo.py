@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,10 +17,10 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.readers.annotated_classes import with_annotated_classes
 from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, rows_of_pixels
+from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, write_converted
+from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
 from mmoid.utils.progress import Progress, no_progress
 
 
@@ -30,6 +31,7 @@ class _Data(msgspec.Struct):
     train: str | list[str] | None = None
     val: str | list[str] | None = None
     test: str | list[str] | None = None
+    kpt_shape: tuple[int, int] | None = None  # number of key points of an object, and of values of each
 
 
 def import_yolo(
@@ -46,8 +48,9 @@ def import_yolo(
     """Writes an :class:`AnnotationStore` of one split of a YOLO data set.
 
     The text file of ``images/x/a.jpg`` is ``labels/x/a.txt``; an image without it has no boxes. A row is
-    ``class x y width height``, or ``class x1 y1 x2 y2 ...`` of a polygon, as fractions of the image size. Rows with the
-    same box are one object with several labels. A class is its name. There are no verified classes.
+    ``class x y width height``, with key points if ``data`` has a ``kpt_shape``, or ``class x1 y1 x2 y2 ...`` of a
+    polygon, as fractions of the image size. Rows with the same box are one object with several labels. A class is its
+    name. There are no verified classes.
 
     ``data`` is the ``data.yaml`` with ``names`` and the image folders of the splits. The other arguments and errors are
     those of :func:`~mmoid.openimages.readers.official_csv.convert`.
@@ -55,7 +58,7 @@ def import_yolo(
     require_replaceable(out, overwrite)
     path = Path(data)
     try:
-        described = msgspec.yaml.decode(path.read_bytes(), type=_Data)
+        described = msgspec.yaml.decode(path.read_bytes(), type=_Data, strict=False)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         fault = ' '.join(str(error).split())  # of several lines
         raise AnnotationError(f'{path}: cannot be read as data.yaml ({fault})') from error
@@ -76,12 +79,12 @@ def import_yolo(
     files: list[str] = []
     for folder in [folders] if isinstance(folders, str) else folders:
         files += _images(root, folder, summary)
-    content = Content(image_table(files, f'{path}: {split}'), NO_BOXES, NO_LABELS, classes, tree, summary)
-    content = with_sizes_of_files(content, root, missing_images, progress)
-    label_files = [root / _label_file(name) for name in content.images['file_name'].to_pylist()]
+    images = image_table(files, f'{path}: {split}')
+    label_files = [root / _label_file(name) for name in files]
+    num_keypoint_values = math.prod(described.kpt_shape or (0,))
     rows: list[tuple[int, int, list[float], str]] = []
     for i, file in enumerate(label_files):
-        rows += ((i, *row) for row in _rows(file, label_of_number))
+        rows += ((i, *row) for row in _rows(file, label_of_number, num_keypoint_values))
         if i % 512 == 0:
             progress('reading labels', i, len(label_files))
     progress('reading labels', len(label_files), len(label_files))
@@ -91,10 +94,14 @@ def import_yolo(
     first = str(unlabelled[0]) if unlabelled else ''
     summary.change('images without a label file, taken as without boxes', len(unlabelled), first)
     image, label = (np.array([row[k] for row in rows], dtype=np.int32) for k in (0, 1))
-    size = np.stack([content.images[name].to_numpy() for name in ('width', 'height')], axis=1)
-    box = np.array([row[2] for row in rows]).reshape(-1, 4) * np.tile(size[image], 2)
-    boxes = rows_of_pixels(image, label, box, size, {}, summary, lambda k: rows[k][3])
-    content = with_annotated_classes(replace(content, boxes=boxes), annotated_classes)
+    boxes = pixel_rows(image, label, np.array([row[2] for row in rows]).reshape(-1, 4), {})
+    summary.box_rows = len(boxes)
+    content = Content(images, boxes, NO_LABELS, classes, tree, summary, upright=True)
+    content = with_sizes_of_files(content, root, missing_images, progress)
+    pixels = content.boxes.columns['box'] * np.tile(content.sizes[content.boxes.image], 2)
+    content = replace(content, boxes=replace(content.boxes, columns={**content.boxes.columns, 'box': pixels}))
+    content = with_cut_boxes(content, lambda k: rows[k][3])
+    content = with_annotated_classes(content, annotated_classes)
     return write_converted(out, content, (data, hierarchy, annotated_classes), root, overwrite, progress)
 
 
@@ -139,7 +146,9 @@ def _lines(path: Path) -> list[str]:
         raise AnnotationError(f'{path}: cannot be read ({error})') from error
 
 
-def _rows(path: Path, label_of_number: dict[int, int]) -> Iterable[tuple[int, list[float], str]]:
+def _rows(
+    path: Path, label_of_number: dict[int, int], num_keypoint_values: int
+) -> Iterable[tuple[int, list[float], str]]:
     """Class index; xmin, ymin, xmax, ymax as fractions; file and line: of each row of a text file, if there is one."""
     for number, line in enumerate(_lines(path) if path.is_file() else (), start=1):
         fields = line.split()
@@ -149,6 +158,8 @@ def _rows(path: Path, label_of_number: dict[int, int]) -> Iterable[tuple[int, li
             label, *values = map(float, fields)
         except ValueError:
             values = [np.nan]
+        if num_keypoint_values and len(values) == 4 + num_keypoint_values:
+            values = values[:4]
         if not np.isfinite(values).all() or not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
             raise AnnotationError(f"{path}:{number}: expected 'class x y width height', got {line!r}")
         if label not in label_of_number:

@@ -137,7 +137,8 @@ def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
         beta: β in [0, 1). 0 gives all classes the same weight; near 1 the weights approach 1 / n.
 
     Returns:
-        (C,) float64 with a mean of 1 over the classes that have samples; 0 for the other classes.
+        (C,) float64 with a mean of 1 over all samples; 0 for classes without samples. Their mean of 1 over the
+        classes would take most of the weight of the foreground away from a detector, whose background has factor 1.
 
     Raises:
         ValueError: β is not in [0, 1).
@@ -149,4 +150,4 @@ def effective_number_weights(counts: np.ndarray, beta: float) -> np.ndarray:
     weights = np.zeros_like(counts)
     with np.errstate(divide='ignore'):  # log 0 = -inf is right: 0 ** n = 0
         weights[present] = (1 - beta) / -np.expm1(counts[present] * np.log(beta))
-    return weights / weights[present].mean() if present.any() else weights
+    return weights / np.average(weights, weights=counts) if present.any() else weights

@@ -18,6 +18,10 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics.objects import labels_of_objects, number_objects, object_pairs, require_threshold
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
+from mmoid.utils.progress import Progress, no_progress
+
+ROUNDING = 1e-5
+"""By which rates of other tools may leave [0, 1]."""
 
 
 def without_diagonal(matrix: csr_array) -> csr_array:
@@ -78,12 +82,15 @@ def count_concurrence(store: AnnotationStore, iou_threshold: float = 0.9) -> Con
     return count_by_threshold(store, [iou_threshold])[0].concurrence
 
 
-def count_by_threshold(store: AnnotationStore, iou_thresholds: Sequence[float]) -> list[OverlapLevel]:
+def count_by_threshold(
+    store: AnnotationStore, iou_thresholds: Sequence[float], progress: Progress = no_progress
+) -> list[OverlapLevel]:
     """:func:`count_concurrence` at several thresholds, each in (0, 1]; boxes are compared only once."""
     for iou_threshold in iou_thresholds:
         require_threshold(iou_threshold)
-    first, second, iou = object_pairs(store.box, store.box_stop, store.is_group_of, min(iou_thresholds))
-    levels = {least: _level(store, least, first[iou >= least], second[iou >= least]) for least in set(iou_thresholds)}
+    least = min(iou_thresholds)
+    first, second, iou = object_pairs(store.box, store.box_stop, store.is_group_of, least, progress)
+    levels = {at: _level(store, at, first[iou >= at], second[iou >= at]) for at in set(iou_thresholds)}
     return [levels[iou_threshold] for iou_threshold in iou_thresholds]
 
 
@@ -130,6 +137,8 @@ def load_rates(path: str | Path) -> tuple[csr_array, tuple[str, ...]]:
     require_unique(label_names, f'{path}: label_names')
     if rates.shape != (len(label_names), len(label_names)):
         raise AnnotationError(f'{path}: rates have shape {rates.shape} for {len(label_names)} label_names')
-    if not ((rates.data >= 0) & (rates.data <= 1)).all():
-        raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.min():g} to {rates.max():g}')
+    valid = (rates.data >= -ROUNDING) & (rates.data <= 1 + ROUNDING)  # not NaN
+    if not valid.all():
+        raise AnnotationError(f'{path}: rates must be in [0, 1], found {rates.data[np.argmin(valid)]}')
+    rates.data = np.clip(rates.data, 0, 1)
     return rates, label_names

@@ -18,6 +18,7 @@ from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs
 from mmoid.openimages.statistics.objects import labels_of_objects, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import Progress, no_progress
 
 LEAST_SCORE = 0.01  # a mean score below says that a model does not know a class; a ratio of such says nothing
 
@@ -58,7 +59,11 @@ class Confusion:
 
 
 def count_confusion(
-    store: AnnotationStore, predictions: Predictions, score_threshold: float = 0.5, summary: Summary | None = None
+    store: AnnotationStore,
+    predictions: Predictions,
+    score_threshold: float = 0.5,
+    summary: Summary | None = None,
+    progress: Progress = no_progress,
 ) -> Confusion:
     """Counts what a model predicts on each annotated object.
 
@@ -67,7 +72,7 @@ def count_confusion(
     a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
 
     The predictions are of the same classes, on all or some of the store's images; objects of other images do not
-    count. ``summary`` and errors are those of :func:`align_predictions`.
+    count. ``summary`` and errors are those of :func:`align_predictions`. Progress is in detections.
     """
     num_classes = store.num_classes
     predictions, image_of = align_predictions(predictions, store, summary)
@@ -83,7 +88,8 @@ def count_confusion(
 
     image = image_of[predictions.image_of_detection()]
     count = boxes_of_image[image]
-    detection, box, iou = overlapping_pairs(predictions.box, store.box, store.box_stop[image] - count, count, 0.5)
+    start = store.box_stop[image] - count
+    detection, box, iou = overlapping_pairs(predictions.box, store.box, start, count, 0.5, progress)
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
     said = object_index[box] * num_classes + predictions.label[detection]

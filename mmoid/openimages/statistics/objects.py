@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mmoid.openimages.boxes import box_area, box_iou
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
+from mmoid.utils.progress import Progress, no_progress
 
 PAIRS_AT_ONCE = 1 << 18  # bounds the memory, about 100 bytes per pair; larger values are slower
 SLACK = 1e-9  # tolerance of the test by area that precedes the exact test, so that rounding loses no pair
@@ -27,17 +28,22 @@ def object_of_box(
 
 
 def object_pairs(
-    box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, iou_threshold: float
+    box: np.ndarray,
+    box_stop: np.ndarray,
+    is_group_of: np.ndarray,
+    iou_threshold: float,
+    progress: Progress = no_progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of boxes of one image that are not group-of and have at least an IoU in (0, 1].
 
     ``box`` is (B, 4) xmin, ymin, xmax, ymax in any unit, image after image; ``box_stop`` is the (N,) end of each
-    image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object). Returns (P,) int64 rows,
-    (P,) int64 greater rows, and their (P,) float64 IoU.
+    image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object). Progress is in boxes.
+
+    Returns (P,) int64 rows, (P,) int64 greater rows, and their (P,) float64 IoU.
     """
     row = np.arange(len(box))
     later = np.repeat(box_stop, np.diff(box_stop, prepend=0)) - row - 1  # later rows of the same image
-    first, second, iou = overlapping_pairs(box, box, row + 1, later, iou_threshold)
+    first, second, iou = overlapping_pairs(box, box, row + 1, later, iou_threshold, progress)
     # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
     kept = (is_group_of[first] != 1) & (is_group_of[second] != 1)
     return first[kept], second[kept], iou[kept]
@@ -67,12 +73,17 @@ def require_threshold(iou_threshold: float) -> None:
 
 
 def overlapping_pairs(
-    a: np.ndarray, b: np.ndarray, start: np.ndarray, count: np.ndarray, iou_threshold: float
+    a: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    count: np.ndarray,
+    iou_threshold: float,
+    progress: Progress = no_progress,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
     Returns (P,) int64 rows of ``a``, ascending, (P,) int64 rows of ``b``, and their (P,) float64 IoU: all pairs of at
-    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError.
+    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError. Progress is in boxes ``a``.
     """
     require_threshold(iou_threshold)
     area_a = box_area(a)
@@ -90,5 +101,6 @@ def overlapping_pairs(
         iou = box_iou(a[first], b[second])
         same = iou >= iou_threshold
         found.append((first[same], second[same], iou[same]))
+        progress('comparing boxes', high, len(a))
     rows_a, rows_b, iou = (np.concatenate(column) for column in zip(*found))
     return rows_a, rows_b, iou

@@ -50,9 +50,7 @@ class Statistics:
 
 def measure(store: AnnotationStore, iou_threshold: float = 0.9, progress: Progress = no_progress) -> Statistics:
     """All statistics of a store. Boxes of one image with at least ``iou_threshold``, in (0, 1], are on one object."""
-    progress('comparing boxes', 0, 1)
-    level, *others = count_by_threshold(store, [iou_threshold, *COMPARED])
-    progress('comparing boxes', 1, 1)
+    level, *others = count_by_threshold(store, [iou_threshold, *COMPARED], progress)
     return Statistics(
         level=level,
         compared=others,

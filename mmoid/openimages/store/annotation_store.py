@@ -39,8 +39,8 @@ VERSION = 1
 NOT_EXHAUSTIVE = 2
 """Confidence of an image-level label: verified present, and some objects of the class may have no box."""
 
-OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$'
-"""File names that leave the image folder, or none."""
+OUTSIDE = r'(^|/)\.\.(/|$)|^/|^\s*$|^\w[\w+.-]*:[/\\]'
+"""File names that leave the image folder, addresses, or none."""
 
 _COLUMNS = {
     'classes': {
@@ -132,6 +132,11 @@ class AnnotationStore:
             image = self.image_of_box()
             return np.flatnonzero(below_a_pixel(self.box, self.width[image], self.height[image]))
         return np.array(rows, dtype=np.int64)
+
+    @property
+    def upright(self) -> bool:
+        """Whether boxes fit the images as their EXIF orientation turns them; else as stored, as in Open Images."""
+        return bool(self.metadata.get('upright'))
 
     @property
     def image_folder(self) -> Path | None:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.utils.atomic import locked, naming_path, remove_abandoned
+from mmoid.utils.atomic import UNCREATABLE, existing_parent, locked, naming_path, remove_abandoned
 
 METADATA = 'metadata.json'
 
@@ -46,11 +46,12 @@ def write_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     require_replaceable(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent, f'.{glob.escape(path.name)}.writing-*')
     temporary = path.with_name(f'.{path.name}.writing-{os.getpid()}')
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id
-    temporary.mkdir()
+    with naming_path(path, UNCREATABLE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent, f'.{glob.escape(path.name)}.writing-*')
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id
+        temporary.mkdir()
     try:
         with locked(temporary), naming_path(path):
             yield temporary
@@ -67,7 +68,7 @@ def write_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 def require_replaceable(path: str | Path, overwrite: bool) -> None:
     """Raises OSError unless ``path`` is free, empty, or one of our folders and ``overwrite`` is set."""
     path = Path(path)
-    home = next(folder for folder in path.absolute().parents if folder.exists())
+    home = existing_parent(path)
     if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
         raise PermissionError(f'{path}: {home} is not a writable directory; give another --out')
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):

@@ -73,4 +73,4 @@ def _content(parent: AnnotationStore, images: np.ndarray) -> Content:
     left_out = len(parent.image_label) - len(labels)
     summary.drop('image-level labels of images of other subsets or none', left_out)
     table = map_tables(parent.path, ('images',))['images'].take(images)
-    return Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary)
+    return Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary, parent.upright)

@@ -62,6 +62,7 @@ class Content:
     classes: ClassNames
     tree: dict  # as :class:`ClassHierarchy` takes it
     summary: Summary  # counts what is read and dropped
+    upright: bool = False  # boxes fit the images as their EXIF orientation turns them; else as stored
 
     def with_images(self, keep: np.ndarray) -> Content:
         """The images with ``keep`` (N,) bool, and their rows, with new image indices."""
@@ -88,6 +89,11 @@ class Content:
         """The same with (N,) columns of the images added or replaced."""
         return replace(self, images=pa.table({**dict(zip(self.images.column_names, self.images.columns)), **columns}))
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) width and height of the images, pixels."""
+        return np.stack([self.images[name].to_numpy() for name in ('width', 'height')], axis=1)
+
     def with_sizes(self, size: np.ndarray) -> Content:
         """The same with the (N, 2) width and height of the images."""
         width, height = size.astype(np.int32).T
@@ -112,7 +118,8 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
     leaves = pc.match_substring_regex(content.images['file_name'], OUTSIDE)
     if pc.any(leaves).as_py():
         name = content.images['file_name'].filter(leaves)[0].as_py()
-        raise AnnotationError(f'image file {name!r} lies outside the image folder; give its path below the folder')
+        remedy = 'give its path below the folder, or the folder (--images)'
+        raise AnnotationError(f'{content.classes.source}: image file {name!r} lies outside the image folder; {remedy}')
     num_images, num_classes = len(content.images), len(content.classes)
     boxes, labels = content.boxes.sorted_by_image(), content.labels.sorted_by_image()
     box, flags = boxes.columns['box'], {name: boxes.columns[name] for name in FLAGS}
@@ -151,7 +158,12 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
         'class_images': {'image': images},
         'class_images_expanded': {'image': expanded_images},
     }
-    own = {'hierarchy': content.tree, 'summary': asdict(summary), 'boxes_below_a_pixel': small.tolist()}
+    own = {
+        'hierarchy': content.tree,
+        'summary': asdict(summary),
+        'boxes_below_a_pixel': small.tolist(),
+        'upright': content.upright,
+    }
     tables = {name: pa.table(columns) for name, columns in columns_of.items()}
     write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata})
 

@@ -54,6 +54,8 @@ def test_every_head_must_have_the_number_of_classes_of_the_data(kind):
     ('options', 'message'),
     [
         (dict(train=[NAMES, COCO]), None),  # ConcatDataset
+        (dict(train=[NAMES, [NAMES, COCO]]), None),  # one in another
+        (dict(train=[[NAMES, COCO], [COCO_TURNED]]), 'the first part of the training set .* class 0'),
         (dict(train=[NAMES, COCO_TURNED]), 'the first part of the training set .* class 0'),
         (dict(validation=COCO), None),
         (dict(validation=TURNED), 'the training set differ from those of the validation set .* class 0'),

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import mmoid
-from mmoid.engine import build_runner, load_config
+from mmoid.engine.launch import build_runner, load_config
+from mmoid.engine.resume.checkpoints import try_load
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.checkpoints import read_checkpoint
 from tests.engine import small_run
 from tests.engine.run_checks import (
     assert_equal,
@@ -114,7 +114,7 @@ def test_ema_accumulated_gradients_and_a_scaled_rate_resume_too(tiny_data, tmp_p
     assert history(tmp_path / 'whole')[17]['lr'] == pytest.approx(4 * 0.05)
     assert 'ema_state_dict' in state(tmp_path / 'whole' / 'epoch_4.pth')
     # An epoch's checkpoint between two updates is passed over, one inside an epoch waits: 3 -> 4, 6 -> 8.
-    assert read_checkpoint(tmp_path / 'pieces' / 'epoch_3.pth')['meta']['pending_gradients']
+    assert try_load(tmp_path / 'pieces' / 'epoch_3.pth')['meta']['pending_gradients']
     assert {path.name for path in (tmp_path / 'pieces').glob('iter_*')} == {'iter_20.pth', 'iter_24.pth'}
 
 
@@ -176,7 +176,7 @@ def test_validations_are_made_up_for_once(whole, tiny_data, tmp_path):
     assert [line['validation'] for line in lines if 'validation' in line] == [1, 2, 2, 3, 4]
     best = [sorted(path.name for path in folder.glob('best*')) for folder in (whole, tmp_path)]
     assert best[0] == best[1] and len(best[0]) == 1
-    assert_equal(*[read_checkpoint(folder / best[0][0])['state_dict'] for folder in (whole, tmp_path)])
+    assert_equal(*[try_load(folder / best[0][0])['state_dict'] for folder in (whole, tmp_path)])
 
 
 def test_the_log_goes_on_with_the_right_numbers(tiny_data, tmp_path):

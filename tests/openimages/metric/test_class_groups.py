@@ -1,47 +1,18 @@
-"""Groups of classes, against going through the classes one by one."""
+"""Groups of classes, and the numbers of training images that they are made from."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.class_groups import class_columns, class_groups, train_image_counts
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
-from tests.box_stores import make_store
+from tests.box_stores import APPLE, BENCH, FRUIT, ORANGE, OTHER_BENCH, make_store
 from tests.official_files import LABEL_NAMES, TREE
 from tests.openimages.metric.metric_cases import make_annotations
-
-NAMES = [f'c{k}' for k in range(7)]
-
-
-@st.composite
-def graphs(draw):
-    """Parents of each class: any acyclic graph of seven classes, c0 on top."""
-    return {k: draw(st.sets(st.integers(0, k - 1), max_size=2)) if k else set() for k in range(len(NAMES))}
-
-
-def hierarchy_of(parents: dict[int, set[int]]) -> ClassHierarchy:
-    def node(k: int) -> dict:
-        return {'LabelName': NAMES[k], 'Subcategory': [node(child) for child in parents if k in parents[child]]}
-
-    return ClassHierarchy({'LabelName': 'root', 'Subcategory': [node(k) for k in parents if not parents[k]]}, NAMES)
-
-
-def level_of(parents: dict[int, set[int]], k: int) -> int:
-    return 1 + max((level_of(parents, parent) for parent in parents[k]), default=0)
-
-
-def third_of(counts: list[int], k: int) -> str:
-    """Which third class k falls into; of equals the lower index is the more frequent."""
-    ranked = sorted((k for k in range(len(counts)) if counts[k] > 0), key=lambda k: (-counts[k], k))
-    large, rest = divmod(len(ranked), 3)
-    names = ['head'] * (large + (rest > 0)) + ['middle'] * (large + (rest > 1)) + ['tail'] * large
-    return names[ranked.index(k)]
 
 
 def annotations_over(hierarchy: ClassHierarchy, of_lvis: bool = False) -> Annotations:
@@ -50,43 +21,39 @@ def annotations_over(hierarchy: ClassHierarchy, of_lvis: bool = False) -> Annota
     return make_annotations(1, hierarchy.label_names, hierarchy, [], [], [], [], *labels)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    graphs(),
-    st.lists(st.sampled_from([0, 1, 2, 10, 11, 100, 101]), min_size=len(NAMES), max_size=len(NAMES)),
-    st.booleans(),
-)
-def test_each_group_has_the_classes_found_one_by_one(parents, counts, of_lvis):
-    annotations, counts_array = annotations_over(hierarchy_of(parents), of_lvis), np.array(counts)
-    rows = []
-    for k, count in enumerate(counts):
-        leaf = not any(k in above for above in parents.values())
-        frequency = 'frequent' if count > 100 else 'common' if count > 10 else 'rare'
-        frequency = 'untrained' if not count else frequency if of_lvis else third_of(counts, k)
-        rows.append((count, frequency, level_of(parents, k), leaf))
-    columns = {name: tuple(column.to_pylist()) for name, column in class_columns(annotations, counts_array).items()}
-    assert columns == dict(zip(('train_images', 'frequency', 'level', 'leaf'), zip(*rows)))
-    members: dict[str, list[int]] = {}
-    for k, (_, frequency, level, leaf) in enumerate(rows):
-        for name in (frequency, 'leaf' if leaf else 'parent', f'level{level}'):
-            members.setdefault(name, []).append(k)
-    assert {group.name: sorted(group.labels.tolist()) for group in class_groups(annotations, counts_array)} == members
-
-
-def test_groups_have_names_meanings_and_an_order():
-    annotations = annotations_over(ClassHierarchy(TREE, LABEL_NAMES))
-    groups = class_groups(annotations, np.array([30, 2000, 2030, 0, 7]))
-    assert [(group.name, group.meaning) for group in groups] == [
-        ('head', '2,000 to 2,030 training images'),
-        ('middle', '30 to 30 training images'),
-        ('tail', '7 to 7 training images'),
-        ('untrained', 'no training image'),
-        ('leaf', 'classes without descendants'),
-        ('parent', 'classes with descendants'),
-        ('level1', '1 below the root'),
-        ('level2', '2 below the root'),
+def test_groups_have_names_meanings_classes_and_an_order():
+    annotations, counts = annotations_over(ClassHierarchy(TREE, LABEL_NAMES)), np.array([11, 101, 2030, 0, 10])
+    groups = class_groups(annotations, counts)
+    assert [(group.name, group.meaning, group.labels.tolist()) for group in groups] == [
+        ('head', '101 to 2,030 training images', [FRUIT, ORANGE]),
+        ('middle', '11 to 11 training images', [APPLE]),
+        ('tail', '10 to 10 training images', [OTHER_BENCH]),
+        ('untrained', 'no training image', [BENCH]),
+        ('leaf', 'classes without descendants', [APPLE, ORANGE, BENCH, OTHER_BENCH]),
+        ('parent', 'classes with descendants', [FRUIT]),
+        ('level1', '1 below the root', [FRUIT, BENCH, OTHER_BENCH]),
+        ('level2', '2 below the root', [APPLE, ORANGE]),
     ]
+    assert {name: column.to_pylist() for name, column in class_columns(annotations, counts).items()} == {
+        'train_images': [11, 101, 2030, 0, 10],
+        'frequency': ['middle', 'head', 'head', 'untrained', 'tail'],
+        'level': [2, 2, 1, 1, 1],
+        'leaf': [True, True, False, True, True],
+    }
     assert [group.name for group in class_groups(annotations, None)] == ['leaf', 'parent', 'level1', 'level2']
+
+
+def test_classes_of_lvis_are_rare_common_or_frequent_instead():
+    annotations = annotations_over(ClassHierarchy(TREE, LABEL_NAMES), of_lvis=True)
+    counts = np.array([11, 101, 100, 0, 10])
+    assert [(group.name, group.meaning, group.labels.tolist()) for group in class_groups(annotations, counts)[:4]] == [
+        ('rare', '10 to 10 training images', [OTHER_BENCH]),
+        ('common', '11 to 100 training images', [APPLE, FRUIT]),
+        ('frequent', '101 to 101 training images', [ORANGE]),
+        ('untrained', 'no training image', [BENCH]),
+    ]
+    columns = class_columns(annotations, counts)
+    assert columns['frequency'].to_pylist() == ['common', 'frequent', 'common', 'untrained', 'rare']
 
 
 def test_training_images_are_counted_in_a_store_or_read_from_a_csv(tmp_path):

@@ -16,7 +16,6 @@ from tests.openimages.metric.metric_cases import (
     FAR,
     LEFT,
     RIGHT,
-    ap_and_positives,
     detections_of,
     ground_truth_of,
     make_annotations,
@@ -92,14 +91,6 @@ def test_a_detection_without_a_box_is_ignored_where_some_objects_have_none():
     assert match(case) == [found] * 3 + false, 'only image 1 has false positives, and ancestors have none in image 0'
     case.verified_only = False
     assert len(match(case)) == 9
-
-
-def test_boxes_are_copied_to_every_ancestor_and_detections_are_not():
-    case = Case(1, 3, [(0, 2, LEFT, False), (0, 2, FAR, True)], detections=[(0, 2, 0.9, LEFT)], parents={2: [0, 1]})
-    case.group_of_weight = 0.5
-    ap, positives = ap_and_positives(case)
-    assert positives.tolist() == [1.5, 1.5, 1.5]
-    assert ap.tolist() == [0, 0, 1 / 1.5]
 
 
 @pytest.mark.parametrize(

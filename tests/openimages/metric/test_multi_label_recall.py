@@ -11,7 +11,7 @@ import pytest
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
-from tests.box_stores import APPLE, BENCH, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
+from tests.box_stores import APPLE, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best
 
@@ -78,20 +78,6 @@ def test_the_recall_is_that_of_going_through_objects_one_by_one(tmp_path, seed, 
     assert (result.objects, result.pairs, result.found) == (num_objects, len(pairs), sum(hits))
     assert num_objects > 0 or images is not None
     assert result.recall == (sum(hits) / len(hits) if hits else pytest.approx(math.nan, nan_ok=True))
-
-
-def test_an_object_with_two_labels_needs_both(tmp_path):
-    rows = [(0, APPLE, BOX, 0), (0, FRUIT, BOX, 0), (1, BENCH, BOX, 0)]
-    assert recall_of(tmp_path, rows, [(0, APPLE, 0.9, BOX)]).recall == 0.5
-    # Two rows of Fruit in the expanded ground truth, one label of the object: one detection is enough.
-    both = recall_of(tmp_path / 'both', rows, [(0, APPLE, 0.9, BOX), (0, FRUIT, 0.1, BOX)])
-    assert (both.objects, both.pairs, both.found) == (1, 2, 2)
-
-
-def test_ancestors_group_boxes_and_repeated_labels_do_not_count_as_several_labels(tmp_path):
-    rows = [(0, APPLE, BOX, 0), (1, BENCH, BOX, 0), (1, BENCH, BOX, 0), (2, BENCH, BOX, 1), (2, ORANGE, BOX, 0)]
-    result = recall_of(tmp_path, rows, [(0, APPLE, 0.9, BOX)])
-    assert (result.objects, result.pairs) == (0, 0) and math.isnan(result.recall)
 
 
 def test_the_order_of_rows_in_a_file_does_not_matter(tmp_path):

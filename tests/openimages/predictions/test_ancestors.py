@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.boxes import box_iou, has_area
+from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, names_with_ancestors
 from mmoid.openimages.predictions import ancestors
@@ -63,19 +63,6 @@ def test_without_nms_every_copy_stays():
         HIERARCHY, *(np.array(column) for column in ([0, 0], [2, 5], [0.5, 0.5], [[0] * 4] * 2))
     )
     assert rows.tolist() == [0, 0, 0, 0, 1] and labels.tolist() == [2, 0, 1, 4, 5]
-
-
-@pytest.mark.parametrize('seed', range(8))
-def test_adding_ancestors_to_the_result_changes_nothing(seed):
-    image, label, score, box = random_detections(seed)
-    solid = has_area(box)
-    image, label, score, box = image[solid], label[solid], score[solid], box[solid]
-    rows, once = add_ancestors(HIERARCHY, image, label, score, box, 0.5)
-    image, score, box = image[rows], score[rows], box[rows]
-    again, twice = add_ancestors(HIERARCHY, image, once, score, box, 0.5)
-    assert twice.tolist() == once.tolist()
-    for column in (image, score, box):
-        np.testing.assert_array_equal(column[again], column)
 
 
 def test_ancestors_that_are_not_among_the_classes_are_added_to_them():

@@ -61,6 +61,7 @@ ONE = 'a,/m/apple,0.5,0.1,0.3,0.2,0.4\n'
         ROWS.replace('Score', 'Confidence') + ONE,
         ROWS.lower() + ONE,
         '\ufeff' + (ROWS + ONE).replace('\n', '\r\n'),
+        '\n' + (ROWS + ONE).replace(',', ', '),
     ],
 )
 @pytest.mark.parametrize('name', ['rows.csv', 'rows.csv.gz'])
@@ -89,6 +90,12 @@ def test_bad_boxes_are_left_out_and_scores_are_clipped_and_both_are_counted(tmp_
 def test_a_store_with_a_number_that_is_none_is_refused(tmp_path):
     store = make_store(tmp_path / 'store', [Row('a', 0, float('nan'), (0, 0, 1, 1))], ['a'])
     with pytest.raises(AnnotationError, match=r"store: image 'a': Score = nan must be a finite number"):
+        open_predictions(store.path)
+
+
+def test_a_store_with_one_image_in_two_spellings_is_refused(tmp_path):
+    store = make_store(tmp_path / 'store', [], ['b', 'a', 'val/a.jpg'])
+    with pytest.raises(AnnotationError, match=r"store: 'a' and 'val/a\.jpg' are the same image; expected it once"):
         open_predictions(store.path)
 
 
@@ -161,6 +168,18 @@ def test_errors_name_file_and_line(read, text, message):
         read(text, CLASSES)
 
 
+def test_a_file_that_is_no_text_is_refused_with_what_to_do(read, tmp_path):
+    for name, data, remedy in (
+        ('a.pkl', b'\x80\x04', 'is a pickle, which is never read; write a folder with tools/test.py --out'),
+        ('a.csv', gzip.compress(ROWS.encode()), r'cannot be read \(.*\); it is compressed: name it \.csv\.gz'),
+        ('a.csv', ROWS.encode('utf-16'), r'cannot be read \(.*\); expected a text in UTF-8'),
+    ):
+        with pytest.raises(AnnotationError, match=rf'{name}: {remedy}'):
+            read(data, name=name)
+    (tmp_path / 'ids.txt.gz').write_bytes(gzip.compress(b'b\na\n'))
+    assert read_image_list(tmp_path / 'ids.txt.gz') == ['b', 'a']
+
+
 def test_errors_after_very_long_rows_name_their_line(read):
     long = SUBMISSION + f'a,{" ".join([GOOD] * 10_000)}\n'
     with pytest.raises(AnnotationError, match='csv:3: PredictionString has 1 values'):
@@ -174,6 +193,7 @@ def test_an_image_list_is_a_csv_or_has_an_id_in_each_line(tmp_path):
         'ImageId\nb\na\n',
         'image_id,w\nb,1\na,2\n',
         'b\r\na\r\n\r\n',
+        'ImageID , w\n b , 1\na,2\n',
     ):
         (tmp_path / 'images.csv').write_text(text, newline='')
         summary = Summary()

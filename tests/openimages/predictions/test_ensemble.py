@@ -154,7 +154,8 @@ def test_a_model_without_an_image_or_a_class_has_no_vote_there(tmp_path):
     knows = make_store(tmp_path / 'knows', [row], ['a', 'b'], ['/m/apple', '/m/fruit'])
     other = make_store(tmp_path / 'other', [row._replace(image='b')], ['b'], ['/m/fruit', '/m/apple'])
     ignorant = make_store(tmp_path / 'ignorant', [row], ['a'], ['/m/fruit'])
-    cases = [((knows, other), 0.75), ((knows, ignorant), 0.75), ((knows, make_store(tmp_path / 'x', [], ['a'])), 0.375)]
+    silent = make_store(tmp_path / 'silent', [row._replace(label=1)], ['a'], ['/m/apple', '/m/fruit'])
+    cases = [((knows, other), 0.75), ((knows, ignorant), 0.75), ((knows, silent), 0.375)]
     for stores, score in cases:
         out = fused(tmp_path / 'out', match_sets(stores, missing='keep'))
         assert {row.label: row.score for row in rows_of(out) if row.image == 'a'}[0] == score
@@ -300,8 +301,12 @@ def test_nothing_to_fuse_is_an_error(tmp_path):
     with pytest.raises(AnnotationError, match="other: has no image in common with the other sets, first 'b'"):
         match_sets([other, one], missing='drop')
     for sets, fusion, message in (
-        ([empty, empty], Fusion(), 'no detection of any set takes part'),
-        ([one], Fusion(skip_score=0.6), r'takes part \(one: left out: score 0 or below --skip-score: 1\)'),
+        ([one, empty], Fusion(), 'empty: no detection takes part$'),
+        (
+            [one],
+            Fusion(skip_score=0.6),
+            r'one: no detection takes part \(1 left out: score 0 or below --skip-score, or',
+        ),
         ([make_store(tmp_path / 'none', [], [])], Fusion(), 'no image is in all sets'),
     ):
         with pytest.raises(AnnotationError, match=message):
@@ -325,6 +330,18 @@ def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tm
     assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
 
 
+def test_boxes_outside_the_image_are_clipped_or_left_out_and_counted(tmp_path):
+    boxes = [(-0.5, 0, 0.5, 1), (1.2, 0, 1.5, 1), (0, 0, 1, 1)]
+    store = make_store(tmp_path / 'store', [Row('a', label, 0.5, box) for label, box in enumerate(boxes)], ['a'])
+    counts = run_ensemble(match_sets([store]), Fusion(), tmp_path / 'out', num_workers=1)
+    assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 1
+    assert counts['store: boxes partly outside the image, clipped'] == 1
+    assert {(row.label, row.box) for row in rows_of(PredictionStore(tmp_path / 'out'))} == {
+        (0, (0, 0, 0.5, 1)),
+        (2, boxes[2]),
+    }
+
+
 @pytest.mark.parametrize('when', ['before', 'after'])
 def test_ancestors_that_no_set_has_are_added(tmp_path, when):
     store = make_store(tmp_path / 'store', [Row('a', 0, 0.75, (0, 0, 1, 1))], ['a'], ['/m/apple'])
@@ -335,6 +352,7 @@ def test_ancestors_that_no_set_has_are_added(tmp_path, when):
 
 def test_scores_stay_in_0_to_1_unless_asked_otherwise(tmp_path):
     one = make_store(tmp_path / 'one', [Row('a', 0, 1.0, (0.1, 0.1, 0.5, 0.5))] * 2, ['a'])
-    sets = match_sets([one, make_store(tmp_path / 'two', [], ['a'])], weights=[5, 1])
+    two = make_store(tmp_path / 'two', [Row('a', 0, 0.1, (0.6, 0.6, 0.9, 0.9))], ['a'])
+    sets = match_sets([one, two], weights=[5, 1])
     for overflows in (False, True):
         assert (fused(tmp_path / 'out', sets, Fusion(allows_overflow=overflows)).score.max() > 1) == overflows

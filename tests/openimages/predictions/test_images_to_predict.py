@@ -62,7 +62,7 @@ def test_a_list_gives_ids_in_its_order_with_or_without_a_file(folder):
         (['ids.txt'], None, r'ids.txt: a list of ids \(.csv, .csv.gz, .txt\) stands alone, with the folder'),
         (['photos', 'ids.txt'], '.', 'ids.txt: a list of ids'),
         (['photos'], '.', 'photos: a list of ids'),
-        (['ids.txt'], 'nowhere', 'nowhere: no such image folder'),
+        (['ids.txt'], 'nowhere', 'nowhere: no such folder'),
     ],
 )
 def test_inputs_without_images_are_errors(folder, inputs, images, message):

@@ -14,7 +14,7 @@ from mmoid.openimages.predictions import submission
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.submission import write_submission
 from tests.official_files import LABEL_NAMES, TREE
-from tests.openimages.predictions.prediction_cases import CLASSES, Row, image_names, make_store, random_rows, rows_of
+from tests.openimages.predictions.prediction_cases import CLASSES, Row, make_store, rows_of
 
 HIERARCHY = ClassHierarchy(TREE, LABEL_NAMES)
 # Names that CSV readers take for numbers, nothing or true, and letters of all kinds.
@@ -103,14 +103,6 @@ def test_the_format_is_that_of_the_challenge(tmp_path):
     assert (tmp_path / 'out.csv').read_text() == (
         'ImageId,PredictionString\na,/m/apple 0.75 0.1 0.2 0.333333 1 /m/bench1 0.5 0 0 1 1\nb,\n'
     )
-
-
-def test_progress_is_reported_in_images(tmp_path, monkeypatch):
-    store = make_store(tmp_path / 'store', random_rows(np.random.default_rng(5), images=30), image_names(30))
-    monkeypatch.setattr(submission, 'DETECTIONS_AT_ONCE', 7)
-    calls = []
-    write_submission(tmp_path / 'out.csv', store, progress=lambda *call: calls.append(call))
-    assert len(calls) > 10 and calls[-1] == ('writing images', 30, 30)
 
 
 def test_ids_and_options_that_cannot_be_written_are_errors(tmp_path):

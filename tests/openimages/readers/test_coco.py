@@ -172,38 +172,22 @@ def test_an_error_names_the_element_of_a_category_tree(tmp_path, changes, messag
         imported(tmp_path, document, hierarchy=path)
 
 
-def test_a_file_of_objects365_with_images_as_they_are_unpacked(tmp_path):
-    names = ['Person', 'Cabinet/shelf', 'Trash bin Can', 'Wine Glass', 'Wine glass']
-    names += [f'Thing {i}' for i in range(len(names), 365)]
+def test_images_of_objects365_are_found_as_they_are_unpacked(tmp_path):
     files = ['images/v1/patch8/objects365_v1_00420917.jpg', 'images/v2/patch16/objects365_v2_00908726.jpg']
-    boxes = [(84, 0, [491.3955078011, 88.1856689664, 35.65588379410002, 44.442382796800004])]
-    boxes += [(2, 1, [-3.5, 500.25, 100.75, 40.0]), (5, 0, [700.5, 10.0, 68.5, 20.0]), (4, 0, [800.0, 10.0, 5.0, 5.0])]
-    document = {
-        'images': [
-            {'id': id, 'file_name': name, 'height': 512, 'width': 769, 'license': 5, 'url': ''}
-            for id, name in zip((420917, 908726), files)
-        ],
-        'annotations': [
-            {'id': 51 + i, 'image_id': 420917, 'category_id': category, 'iscrowd': crowd, 'isfake': 0, 'isreflected': 0}
-            | {'bbox': box, 'area': box[2] * box[3]}
-            for i, (category, crowd, box) in enumerate(boxes)
-        ],
-        'categories': [{'id': i, 'name': name} for i, name in enumerate(names, start=1)],
-        'licenses': [{'name': ''}],
-    }
+    document = coco_document()
+    document['images'] = [
+        {'id': id, 'file_name': name, 'width': 200, 'height': 100} for id, name in zip((30, 10), files)
+    ]
+    document['categories'] = [{'id': 18, 'name': 'Wine Glass'}, {'id': 3, 'name': 'Wine glass'}]
     for name in files:
         path = tmp_path / 'train' / name.split('/', 2)[2]
         path.parent.mkdir(parents=True)
         Image.new('RGB', (8, 8)).save(path)
-    store, summary = imported(tmp_path, document, images=tmp_path / 'train')
+    store, _ = imported(tmp_path, document, images=tmp_path / 'train')
     assert store.file_name(0) == 'patch8/objects365_v1_00420917.jpg' and store.image_id(1) == 'objects365_v2_00908726'
-    assert store.class_names == tuple(names)
-    assert (store.box_label.tolist(), store.is_group_of.tolist()) == ([83, 1, 4], [0, 1, 0])
-    np.testing.assert_allclose(store.box[1], [0, 500.25 / 512, 97.25 / 769, 1])
-    assert summary.dropped == {'boxes outside the image': 1}
-    assert summary.changed == {'boxes cut at the edges of the image': 1}
-    (tmp_path / 'train/patch8/objects365_v1_00420917.jpg').unlink()
-    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v1_00420917'"):
+    assert store.class_names == ('Wine Glass', 'Wine glass')
+    path.unlink()
+    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v2_00908726'"):
         imported(tmp_path, document, images=tmp_path / 'train')
 
 
@@ -231,6 +215,52 @@ def test_boxes_are_cut_at_the_edges_of_the_image_and_counted(tmp_path):
     assert [place.rpartition(': ')[2] for place in summary.first.values()] == [f'annotations[{i}]' for i in (3, 5, 0)]
 
 
+def test_ids_are_the_same_as_numbers_and_as_texts(tmp_path):
+    document = coco_document()
+    store, _ = imported(tmp_path, document)
+    document['categories'][1]['id'], document['images'][0]['pos_category_ids'] = '3', ['018']
+    for row, (image_id, category_id) in zip(document['annotations'], ((30.0, '18'), ('10', 3), ('0030', '3'))):
+        row |= {'image_id': image_id, 'category_id': category_id}
+    other, _ = imported(tmp_path, document)
+    assert (other.box_label == store.box_label).all() and (other.box_stop == store.box_stop).all()
+    assert other.image_label[0] == 0
+    document['categories'][0]['id'] = 3
+    with pytest.raises(AnnotationError, match=r'categories\[1\]\.id: 3 is that of .*categories\[0\] too'):
+        imported(tmp_path, document)
+
+
+def test_values_that_nobody_needs_do_not_matter(tmp_path):
+    store, _ = imported(tmp_path, coco_document())
+    document = coco_document()
+    document |= {'info': 'none', 'licenses': float('inf')}
+    document['annotations'][0]['area'] = float('nan')
+    assert_same(store, imported(tmp_path, document)[0])
+    path = write_coco(tmp_path, document)
+    path.write_text(path.read_text(), encoding='utf-16')
+    import_coco(tmp_path / 'other', annotations=path)
+    assert_same(store, AnnotationStore(tmp_path / 'other'))
+
+
+def test_images_are_found_by_name_and_their_sizes_compared(tmp_path):
+    document, images = coco_document(), tmp_path / 'images'
+    for name, image in zip(('/far/b.jpg', 'http://host/c', 'train\\d.JPG'), document['images']):
+        image['file_name'] = name
+    for name, size in (('x/b.jpg', (200, 100)), ('c.jpg', (30, 20)), ('d.png', (10, 10))):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', size).save(images / name)
+    store, summary = imported(tmp_path, document, images=images)
+    assert [store.file_name(i) for i in range(3)] == ['x/b.jpg', 'c.jpg', 'd.png']
+    assert np.array([store.width, store.height]).T.tolist() == [[200, 100], [30, 20], [100, 50]]
+    assert summary.lines() == [
+        'changed: 1 images whose annotated width and height are swapped, corrected by their file, first c.jpg '
+        '(30 x 20, annotated 20 x 30)',
+        'changed: 1 images whose file has another size than annotated, first d.png (10 x 10, annotated 100 x 50)',
+    ]
+    (images / 'c.jpg').write_text('no image')
+    with pytest.raises(AnnotationError, match=r'(?s)1 of the 3 images cannot be read; .*c\.jpg'):
+        imported(tmp_path, document, images=images)
+
+
 def test_flags_of_any_spelling_are_read(tmp_path):
     document = coco_document()
     first, second, third = document['annotations']
@@ -246,27 +276,18 @@ def test_flags_of_any_spelling_are_read(tmp_path):
     assert store.flag('IsDepiction').tolist() == [-1, -1, -1]
 
 
-def test_missing_image_files_are_an_error_or_dropped_and_counted(tmp_path):
-    document, images = coco_document(), tmp_path / 'images'
-    (images / 'train').mkdir(parents=True)
-    for image in document['images'][:2]:
-        Image.new('RGB', (8, 8)).save(images / image['file_name'])
-    with pytest.raises(AnnotationError, match=r"images: has no file of 1 of the 3 images, first 'a\.b'"):
-        imported(tmp_path, document, images=images)
-    store, _ = imported(tmp_path, document, images=images, missing_images='drop')
-    assert store.image_ids() == ['b', 'é "q"']
-    assert (store.image_folder / store.file_name(1)).exists()
-    with pytest.raises(AnnotationError, match=r'nowhere: no such image folder'):
-        imported(tmp_path, document, images=tmp_path / 'nowhere')
-
-
 @pytest.mark.parametrize(
     ('array', 'row', 'changes', 'message'),
     [
         ('annotations', 1, {'category_id': 99}, r'annotations\[1\]\.category_id: 99 is not the id of a category'),
-        ('annotations', 2, {'image_id': '30'}, r"annotations\[2\]\.image_id: '30' is not the id of an image"),
+        ('annotations', 2, {'image_id': '31'}, r"annotations\[2\]\.image_id: '31' is not the id of an image"),
         ('annotations', 2, {'bbox': [1, 'x', 2, 3]}, r'annotations\[2\]\.bbox\[1\]: Expected `float`, got `str`'),
-        ('annotations', 2, {'bbox': [1, 2, float('nan'), 3]}, r'cannot be read \(.*invalid character \(byte \d+\)'),
+        (
+            'annotations',
+            2,
+            {'bbox': [1, 2, float('nan'), 3]},
+            r'annotations\[2\]: box \[.* nan, .* must be four numbers',
+        ),
         ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `float` <= 1'),
         ('annotations', 2, {'iscrowd': 'many'}, r"annotations\[2\]\.iscrowd: 'many' must be 1, 0 or -1"),
         ('images', 1, {'width': 0}, r'images\[1\]\.width: Expected `float` >= 1'),

@@ -194,16 +194,6 @@ def test_packed_and_empty_files(tmp_path):
         read_boxes(tmp_path / 'empty.csv')
 
 
-def test_a_failed_conversion_leaves_the_store_as_it_was(tmp_path, store):
-    before = (store.path / 'metadata.json').read_bytes()
-    files = write_files(tmp_path / 'official', boxes=BOXES.replace('0.25', '2.5'))
-    with pytest.raises(FileExistsError, match='exists already; give --overwrite'):
-        convert(store.path, **files)
-    with pytest.raises(AnnotationError, match='outside'):
-        convert(store.path, **files, overwrite=True)
-    assert (store.path / 'metadata.json').read_bytes() == before
-
-
 def test_other_folders_are_not_opened_or_replaced(tmp_path):
     with pytest.raises(AnnotationError, match='no such folder'):
         AnnotationStore(tmp_path / 'nowhere')

@@ -97,8 +97,7 @@ def test_images_may_lie_in_the_folder_and_names_in_a_file(tmp_path):
             {},
             r'a\.parquet: row 1: bbox \[1\.0, 2\.0, 3\.0\] must be four numbers',
         ),
-        (dict(bbox=[[1, 2, 3, 4], [1, 2, 3, float('nan')]]), {}, r'a\.parquet: row 1: bbox .* must be four numbers'),
-        (dict(image=dict(bytes=b'none', path='x.jpg')), {}, r"a\.parquet: row 1: image 'x\.jpg' cannot be read"),
+        (dict(bbox=[[1, 2, 3, 4], [1, 2, 3, float('nan')]]), {}, r'a\.parquet: row 1: box .* must be four numbers'),
         (dict(), dict(names=None), r'a\.parquet: labels are numbers without names; give the names with --classes'),
         (dict(), dict(label='kind'), r'objects needs bbox and one of category, .*; it has bbox, kind'),
     ],
@@ -114,5 +113,55 @@ def test_other_files_are_errors(tmp_path):
     with pytest.raises(AnnotationError, match=r'a\.parquet: cannot be read as Parquet'):
         imported(tmp_path, tmp_path / 'a.parquet')
     pq.write_table(pa.table({'x': [1]}), tmp_path / 'b.parquet')
-    with pytest.raises(AnnotationError, match=r'b\.parquet: has no struct objects; it has x'):
+    with pytest.raises(AnnotationError, match=r'b\.parquet: has no column objects; it has x'):
         imported(tmp_path, tmp_path / 'b.parquet')
+
+
+def test_other_layouts_of_the_same_rows(tmp_path):
+    """Lists of structs, images as bytes or paths, labels as fractions, ids without extension."""
+    (tmp_path / 'images').mkdir()
+    for name in ('a.jpg', '0007.png'):
+        Image.new('RGB', (100, 50)).save(tmp_path / 'images' / name)
+    (tmp_path / 'names.txt').write_text('\ufefffruit\r\napple\r\n')
+    box, plain = [10, 5, 40, 20], {'bbox': [[10, 5, 40, 20]], 'label': [1]}
+    for image, objects in (
+        ({'image_id': ['a']}, plain),
+        ({'image_id': [7]}, plain),
+        ({'image': ['a.jpg']}, plain),
+        ({'image': [encoded(100, 50)], 'image_id': ['b']}, plain),
+        ({'image_id': ['a']}, {'bbox': [box], 'label': [1.0]}),
+        ({'image_id': ['a']}, [{'bbox': box, 'label': 1}]),
+    ):
+        pq.write_table(pa.table({**image, 'objects': [objects]}), tmp_path / 'a.parquet')
+        store, _ = imported(tmp_path, tmp_path / 'a.parquet', classes=tmp_path / 'names.txt')
+        assert store.class_names == ('fruit', 'apple') and store.box_label.tolist() == [1]
+        np.testing.assert_allclose(store.box, [[0.1, 0.1, 0.5, 0.5]])
+        assert (store.image_folder / store.file_name(0)).is_file()
+
+
+@pytest.mark.parametrize(
+    ('objects', 'message'),
+    [
+        ({'bbox': ['10 5 40 20'], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [{'x': 1.0}], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [['10', 'b', '40', '20']], 'label': ['x']}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [[1, 2, 3, 4]], 'label': [0.5]}, r'a\.parquet: objects cannot be read \('),
+        ({'bbox': [[1, 2, 3, 4]], 'label': [None]}, r'a\.parquet: row 0: a label is empty'),
+        ('none', r'a\.parquet: objects needs bbox and one of .*; it has string'),
+    ],
+)
+def test_objects_of_other_types_are_errors(tmp_path, objects, message):
+    metadata = {'huggingface': '{"info": [null]}'}
+    pq.write_table(pa.table({'image_id': ['a'], 'objects': [objects]}, metadata=metadata), tmp_path / 'a.parquet')
+    with pytest.raises(AnnotationError, match=message):
+        imported(tmp_path, tmp_path / 'a.parquet')
+
+
+def test_all_broken_images_are_listed_or_dropped_with_their_boxes(tmp_path):
+    rows = [dict(ROWS[0], image=dict(bytes=b'none', path=name)) for name in ('x.jpg', 'y.jpg')]
+    file = write(tmp_path / 'a.parquet', [*rows, ROWS[2]])
+    with pytest.raises(AnnotationError, match=r'(?s)2 of the 3 images cannot be read; .*x\.jpg \(.*y\.jpg \('):
+        imported(tmp_path, file)
+    _, summary = imported(tmp_path, file, missing_images='drop')
+    assert summary.dropped == {'images that cannot be read': 2, 'boxes of images that cannot be read': 4}
+    assert summary.box_rows == 5

@@ -26,8 +26,10 @@ from tests.official_files import BOXES, LABELS, TREE, converted, write_files
         lambda text: text.replace('a0,/m/bench1,0.0,1.0', 'a0,/m/bench1,-1e-9,1.0000001'),
         lambda text: '\n'.join(','.join(reversed(line.split(','))) for line in text.splitlines()),
         lambda text: text.replace('\n', ',,\n').replace('IsGroupOf,,', 'IsGroupOf,Rotation,Note'),
+        lambda text: text.replace(',', ', '),
+        lambda text: text.replace('/m/apple', 'Apple').replace('/m/fruit', 'Fruit'),
     ],
-    ids=['BOM', 'CRLF', 'header case', 'flags', 'ids', 'rounding', 'column order', 'extra columns'],
+    ids='BOM, CRLF, header case, flags, ids, rounding, column order, extra columns, spaces, class names'.split(', '),
 )
 def test_a_box_file_in_another_spelling_gives_the_same_store(tmp_path, change):
     first, second = tmp_path / 'first', tmp_path / 'second'
@@ -47,11 +49,13 @@ def test_what_a_box_file_has_changed_is_counted_with_its_first_line(tmp_path):
     assert summary.changed == {
         'coordinates clipped to [0, 1]': 2,
         'flags that are empty or not written as 1, 0 or -1': 2,
+        'images left without a row of boxes.csv': 1,
     }
     assert summary.lines() == [
         'dropped: 1 boxes with swapped corners, first boxes.csv:4',
         'changed: 2 coordinates clipped to [0, 1], first boxes.csv:2',
         'changed: 2 flags that are empty or not written as 1, 0 or -1, first boxes.csv:3',
+        'changed: 1 images left without a row of boxes.csv, first b.jpg',
     ]
 
 
@@ -68,6 +72,10 @@ def test_ids_with_folder_or_extension_are_the_same_images_in_all_files(tmp_path)
     files = write_files(tmp_path / 'official', boxes=boxes, labels=LABELS.replace('d3,', 'd3.jpg,'))
     sizes = 'ImageId,width,height\nb1,200,100\na0.jpg,100,200\ntrain/c2,64.0,64\nd3.jpg,50,80\n'
     (tmp_path / 'sizes.csv').write_text(sizes)
+    for address in ('https://host/train/', 's3://bucket/', 'C:\\data\\', '/data/'):
+        other = write_files(tmp_path / 'other', boxes=BOXES.replace('b1,', f'{address}b1.jpg,'), labels=LABELS)
+        store, _ = converted(tmp_path, other, images=None, image_sizes=tmp_path / 'sizes.csv')
+        assert store.file_name(0) == 'b1.jpg' and store.image_id(0) == 'b1'
     for images, name in ((files['images'], 'b1.jpg'), (None, 'train/b1.jpg')):
         store, summary = converted(tmp_path, files, images=images, image_sizes=tmp_path / 'sizes.csv')
         assert store.file_name(0) == name
@@ -75,6 +83,40 @@ def test_ids_with_folder_or_extension_are_the_same_images_in_all_files(tmp_path)
     assert store.width.tolist() == [200, 100, 64, 50]
     assert summary.changed == {'image ids taken without folder or extension': 2}
     assert read_annotations(*(files[key] for key in ('boxes', 'classes'))).image_ids == ['b1', 'a0', 'c2']
+
+
+def test_ids_that_were_taken_for_numbers_find_their_files_and_sizes(tmp_path):
+    boxes = 'ImageID,LabelName,XMin,XMax,YMin,YMax\n12,/m/apple,0,1,0,1\n7.0,/m/apple,0,1,0,1\n'
+    files = write_files(tmp_path / 'official', boxes=boxes) | {'image_labels': None}
+    for name in ('0012', '0007'):
+        shutil.copy(tmp_path / 'official/images/a0.jpg', tmp_path / f'official/images/{name}.jpg')
+    store, _ = converted(tmp_path, files)
+    assert [store.file_name(i) for i in range(2)] == ['0012.jpg', '0007.jpg']
+    (tmp_path / 'sizes.csv').write_text('ImageId,width,height\n0007,200,100\n0012,50,60\n')
+    store, _ = converted(tmp_path, files, images=None, image_sizes=tmp_path / 'sizes.csv')
+    assert store.width.tolist() == [50, 200]
+
+
+def test_two_ids_do_not_share_a_file_or_a_size(tmp_path):
+    boxes = BOXES.replace('b1,', 'x/b1.jpg,').replace('c2,', 'y/b1.jpg,')
+    files = write_files(tmp_path / 'official', boxes=boxes) | {'image_labels': None}
+    message = r"'x/b1.jpg' and 'y/b1.jpg' are the same image; expected each image once"
+    with pytest.raises(AnnotationError, match=rf'images: {message}'):
+        converted(tmp_path, files)
+    (tmp_path / 'sizes.csv').write_text('ImageId,width,height\nb1,200,100\na0,50,60\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv: 'x/b1' and 'y/b1' are the same image"):
+        converted(tmp_path, files, images=None, image_sizes=tmp_path / 'sizes.csv')
+    (tmp_path / 'official/images/x').mkdir()
+    (tmp_path / 'official/images/b1.jpg').rename(tmp_path / 'official/images/x/b1.jpg')
+    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 3 images, first 'y/b1'"):
+        converted(tmp_path, files)
+
+
+def test_sizes_are_compared_with_some_image_files(tmp_path):
+    files = write_files(tmp_path / 'official')
+    (tmp_path / 'sizes.csv').write_text('ImageId,height,width\nb1,200,100\na0,100,200\nc2,64,64\nd3,50,80\n')
+    with pytest.raises(AnnotationError, match=r"sizes\.csv: image 'b1.jpg' is 100 x 200, its file in .* is 200 x 100"):
+        converted(tmp_path, files, image_sizes=tmp_path / 'sizes.csv')
 
 
 def test_machine_generated_labels_verify_nothing(tmp_path):
@@ -95,11 +137,39 @@ def test_machine_generated_labels_verify_nothing(tmp_path):
             read_image_labels(path)
 
 
-def test_predictions_are_not_taken_for_annotations(tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [('Score', '1: has a column Score'), ('Conf', '1: has a column Conf'), ('Confidence', r'3: Confidence = 0\.5, as')],
+)
+def test_predictions_are_not_taken_for_annotations(tmp_path, name, message):
     path = tmp_path / 'predictions.csv'
-    path.write_text('ImageID,LabelName,Score,XMin,XMax,YMin,YMax\na,/m/x,0.5,0,1,0,1\n')
-    with pytest.raises(AnnotationError, match=r'predictions\.csv:1: has a column Score'):
+    path.write_text(f'ImageID,LabelName,{name},XMin,XMax,YMin,YMax\na,/m/x,1,0,1,0,1\na,/m/x,0.5,0,1,0,1\n')
+    with pytest.raises(AnnotationError, match=rf'predictions\.csv:{message}'):
         read_boxes(path)
+
+
+def test_classes_given_by_name_are_counted(tmp_path):
+    _, summary = converted(
+        tmp_path, write_files(tmp_path / 'official', boxes=BOXES.replace('a0,/m/bench1', 'a0,Fruit'))
+    )
+    assert summary.lines() == ['changed: 1 classes given by name, or with spaces, instead of MID, first boxes.csv:4']
+    with pytest.raises(AnnotationError, match=r"boxes\.csv:4: 'Bench' is not a class"):  # the name of two classes
+        converted(tmp_path, write_files(tmp_path / 'official', boxes=BOXES.replace('a0,/m/bench1', 'a0,Bench')))
+
+
+def test_labels_of_another_split_are_counted(tmp_path):
+    files = write_files(tmp_path / 'official', labels=LABELS.replace('b1,', 'd3,'))
+    reason = 'image-level labels, none of them of an image with boxes; check that both files are of one split'
+    assert converted(tmp_path, files)[1].changed == {reason: 3}
+    summary = Summary()
+    read_annotations(*(files[key] for key in ('boxes', 'classes', 'hierarchy', 'image_labels')), summary)
+    assert summary.changed == {reason: 3}
+
+
+def test_a_file_in_another_encoding_is_an_error_with_a_remedy(tmp_path):
+    (tmp_path / 'boxes.csv').write_text(BOXES, encoding='utf-16')
+    with pytest.raises(AnnotationError, match=r'boxes\.csv: cannot be read .*; expected a text in UTF-8'):
+        read_boxes(tmp_path / 'boxes.csv')
 
 
 @pytest.mark.parametrize(
@@ -107,6 +177,8 @@ def test_predictions_are_not_taken_for_annotations(tmp_path):
     [
         ('/m/b,B,2\n/m/a,A,1\n', ['/m/a', '/m/b']),
         ('/m/b,B,1\n/m/a,A,0\n', ['/m/a', '/m/b']),
+        ('/m/b,B,2.0\n/m/a,A,1.0\n', ['/m/a', '/m/b']),
+        ('mid,name,\n/m/b,B,\n/m/a,A,\n', ['/m/b', '/m/a']),
         ('LabelName,DisplayName,Id\n/m/a,"A, b",1\n', ['/m/a']),
         ('\ufeffmid,display name\r\n/m/a,A\r\n\r\n/m/b,B\r\n', ['/m/a', '/m/b']),
         ('identifier,text\n/m/a,A\n', ['/m/a']),
@@ -150,8 +222,9 @@ def test_bad_image_sizes_are_errors(tmp_path, width, message):
 def test_hierarchies_of_other_tools(tmp_path, children):
     """Case 13."""
     tree = f'\ufeff{{"LabelName": "r", "Subcategory": {children}}}'
-    (tmp_path / 'tree.json').write_text(tree, encoding='utf-8')
-    assert ClassHierarchy.from_json(tmp_path / 'tree.json', ['a']).depth.tolist() == [1]
+    for encoding in ('utf-8', 'utf-16'):
+        (tmp_path / 'tree.json').write_text(tree.removeprefix('\ufeff' * (encoding == 'utf-16')), encoding=encoding)
+        assert ClassHierarchy.from_json(tmp_path / 'tree.json', ['a']).depth.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +233,7 @@ def test_hierarchies_of_other_tools(tmp_path, children):
         ('{"LabelName": "r", "Subcategory": ["a"]}', r"Subcategory of 'r' must hold objects .*got \"a\""),
         ('{"LabelName": "r", "Part": [{"LabelName": 3}]}', r'Part of .*got {"LabelName": 3}'),
         ('{"LabelName": "r", "Subcategory": "a"}', r'Subcategory of .*got "a"'),
+        ('{"LabelName": "r", "SubCategory": [{"LabelName": "a"}]}', r"'r' has a key 'SubCategory' that is not underst"),
         ('{"categories": []}', r"expected an object with 'LabelName' at the top level, got {\"categories\": \[\]}"),
         ('[' * 100_000, 'cannot be read as a hierarchy JSON'),
     ],
@@ -180,10 +254,12 @@ def test_copies_in_class_folders_are_one_image_and_files_nobody_needs_are_ignore
     """Case 11."""
     files = write_files(tmp_path / 'official')
     images = tmp_path / 'official' / 'images'
-    for name in ('Apple/b1.jpg', 'Orange/b1.jpg', 'x/unused.jpg', 'y/unused.png', 'x/._a0.jpg', 'x/a0.jpg.txt'):
+    names = ('Apple/b1.jpg', 'Orange/b1.jpg', 'x/unused.jpg', 'y/unused.png', 'x/._a0.jpg', 'x/a0.jpg.txt', '.x/b1.jpg')
+    for name in names:
         (images / name).parent.mkdir(exist_ok=True)
         shutil.copy(images / ('b1.jpg' if 'b1' in name else 'a0.jpg'), images / name)
-    (images / 'y/unused.png').write_text('no image')
+    for name in ('y/unused.png', '.x/b1.jpg'):
+        (images / name).write_text('no image')
     (images / 'b1.jpg').unlink()
     store, summary = converted(tmp_path, files)
     assert store.num_images == 4

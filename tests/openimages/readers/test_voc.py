@@ -34,10 +34,11 @@ def folder(tmp_path):
     empty = '<annotation><size><width>8</width><height>9</height></size></annotation>'
     (tmp_path / 'Annotations' / 'empty.xml').write_text('\ufeff' + empty, encoding='utf-8')
     (tmp_path / 'Annotations' / 'notes.txt').write_text('not XML')
-    (tmp_path / 'Annotations' / '.settings.xml').write_text('<settings/>')
+    (tmp_path / 'Annotations' / 'settings.xml').write_text('<settings/>')
+    (tmp_path / 'Annotations' / '._000005.xml').write_text('a file of macOS')
     (tmp_path / 'images').mkdir()
-    for name in ('000005', 'empty'):
-        Image.new('RGB', (8, 9)).save(tmp_path / 'images' / f'{name}.jpg')
+    for name, size in (('000005', (500, 375)), ('empty', (8, 9))):
+        Image.new('RGB', size).save(tmp_path / 'images' / f'{name}.jpg')
     return tmp_path
 
 
@@ -56,7 +57,7 @@ def test_a_folder_of_xml_files_becomes_a_store(folder):
     np.testing.assert_allclose(store.box, [[262 / 500, 210 / 375, 324 / 500, 339 / 375], [0, 0, 1, 1]], atol=1e-12)
     assert store.flag('IsTruncated').tolist() == [0, 1] and store.flag('IsOccluded').tolist() == [-1, 1]
     assert summary.lines() == [
-        f'dropped: 1 XML files that are no annotations, first {folder}/Annotations/.settings.xml',
+        f'dropped: 1 XML files that are no annotations, first {folder}/Annotations/settings.xml',
         f'changed: 1 objects marked difficult, taken like others, first {folder}/Annotations/000005.xml: object 2',
     ]
     assert store.image_folder.samefile(folder / 'images')
@@ -76,7 +77,7 @@ def test_images_without_a_file_are_dropped_and_the_folder_is_optional(folder):
         ('>263<', '>inf<', r"000005\.xml: object 1: bndbox/xmin = 'inf' must be a number"),
         ('<name>bottle</name>', '<name> </name>', r'000005\.xml: object 2: has no name'),
         ('<width>500', '<width>0', r"000005\.xml: size/width = '0' must be a whole number"),
-        ('</annotation>', '', r'000005\.xml: cannot be read as XML'),
+        ('</annotation>', '', r'(?s)Annotations: 1 XML files cannot be read; .*000005\.xml \('),
         ('000005.jpg', 'empty.jpg', r"Annotations: holds 2 images of 1 names; .* are 'empty\.jpg' and 'empty\.jpg'"),
     ],
 )
@@ -92,3 +93,42 @@ def test_a_folder_without_xml_files_or_objects_is_an_error(folder):
     (folder / 'Annotations' / '000005.xml').unlink()
     with pytest.raises(AnnotationError, match=r'Annotations: has no classes'):
         imported(folder)
+
+
+def test_sizes_are_compared_with_the_image_files(folder):
+    xml = folder / 'Annotations' / '000005.xml'
+    for old, new, width, counted in (
+        ('<width>500</width><height>375</height>', '', 500, {}),
+        ('>500<', '>0<', 500, {}),
+        ('<width>500</width><height>375', '<width>375</width><height>500', 500, {'width and height are swapped': 1}),
+        ('<width>500', '<width>1000', 1000, {'another size than annotated': 1}),
+    ):
+        xml.write_text(XML.replace(old, new, 1))
+        store, summary = imported(folder)
+        assert store.width[0] == width
+        assert store.box[0, 0] == 262 / width
+        found = {reason: count for reason, count in summary.changed.items() if reason.startswith('images')}
+        assert list(found.values()) == list(counted.values()), found
+        assert all(part in reason for part, reason in zip(counted, found))
+
+
+def test_a_size_with_the_orientation_of_the_camera_is_no_other_size(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (375, 500)).save(folder / 'images' / '000005.jpg', exif=exif)
+    store, summary = imported(folder)
+    assert store.upright and store.width[0] == 500
+    assert not any('size' in reason or 'swapped' in reason for reason in summary.changed)
+
+
+def test_all_unreadable_xml_files_are_listed_or_dropped(folder):
+    for name in ('p', 'q'):
+        (folder / 'Annotations' / f'{name}.xml').write_text('<annotation>')
+    with pytest.raises(AnnotationError, match=r'(?s)2 XML files cannot be read; .*p\.xml \(.*q\.xml \('):
+        imported(folder)
+    _, summary = imported(folder, missing_images='drop')
+    assert summary.dropped['XML files that cannot be read'] == 2
+    with pytest.raises(AnnotationError, match=r'no XML file is a Pascal VOC annotation; dropped: 1 XML files that'):
+        (folder / 'other').mkdir()
+        (folder / 'other' / 'a.xml').write_text('<annotation xmlns="http://other"/>')
+        imported(folder, annotations=folder / 'other')

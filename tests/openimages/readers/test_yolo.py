@@ -102,7 +102,7 @@ def test_an_error_names_the_file_and_the_line(data, row, message):
         ('names: [a]\ntrain: [\n', r'data\.yaml: cannot be read as data\.yaml \(.*line 3'),
         ('names: [a]\ntrain: far.txt\n', r"far\.txt:2: '/far/a\.jpg' lies outside .*; set path in data\.yaml"),
         ('names: [a]\n', r"data\.yaml: has no 'train'; it names the image folder"),
-        ('names: [a]\ntrain: nowhere\n', r'nowhere: no such image folder'),
+        ('names: [a]\ntrain: nowhere\n', r'nowhere: no such folder'),
         ('names: [a, a]\ntrain: images/train\n', r"data\.yaml: class 'a' occurs twice"),
         ('names: [a]\ntrain: /tmp\n', r'/tmp: lies outside .*; set path in data\.yaml'),
         ('names: [a]\ntrain: images\ntest: [images, images]\n', r"test: holds 6 images of 3 names; .*'(.*)' and '\1'$"),
@@ -120,3 +120,28 @@ def test_the_tool_reports_in_one_line(data):
     assert 'images without boxes' in tool(*command).stdout
     done = tool(*command, '--split', 'test', check=False)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith('error: ')
+
+
+def test_images_are_as_their_orientation_turns_them(data):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (50, 100)).save(data.parent / 'images/train/a.jpg', exif=exif)
+    store, _ = imported(data)
+    assert store.upright and (store.width[0], store.height[0]) == (100, 50)
+
+
+def test_key_points_and_texts_for_numbers(data):
+    data.write_text(YAML.replace('nc: 3', 'nc: "3"\nkpt_shape: [2, 3]').replace('{0: ', '{"0": '))
+    (data.parent / 'labels/train/a.txt').write_text('1 0.5 0.5 0.2 0.2 0.9 0.9 2 0.8 0.8 1\n')
+    store, _ = imported(data)
+    np.testing.assert_allclose(store.box, [[0.4, 0.4, 0.6, 0.6]])
+
+
+def test_boxes_of_dropped_images_are_counted_and_hidden_files_ignored(data):
+    (data.parent / 'labels/train/._a.txt').write_text('a file of macOS')
+    (data.parent / 'images/train/a.jpg').write_bytes(b'')
+    (data.parent / 'labels/train/x').mkdir()
+    (data.parent / 'labels/train/x/b.txt').write_text('1 0.5 0.5 0.2 0.2\n')
+    store, summary = imported(data, missing_images='drop')
+    assert store.num_boxes == 1 and summary.box_rows == 4
+    assert summary.dropped == {'images that cannot be read': 1, 'boxes of images that cannot be read': 3}

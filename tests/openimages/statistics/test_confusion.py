@@ -52,15 +52,6 @@ def test_a_label_that_the_annotation_does_not_support_is_a_confusion(tmp_path, a
     assert found.top_pairs(3) == ([(annotated, predicted, 1)] if confused else [])
 
 
-def test_a_detection_prefers_an_object_that_supports_it_over_a_greater_overlap(tmp_path):
-    near = (0, 0, 0.4, 1)  # IoU 0.8 with LEFT, so an object of its own
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, near, 0)])
-    found = count_confusion(store, make_predictions(tmp_path, [(0, BENCH, 0.9, LEFT)]))
-    assert pairs_of(found.predicted) == {(BENCH, BENCH): 1}
-    found = count_confusion(store, make_predictions(tmp_path, [(0, ORANGE, 0.9, LEFT)]))
-    assert pairs_of(found.predicted) == {(APPLE, ORANGE): 1}
-
-
 def test_low_scores_group_of_boxes_and_images_without_predictions_do_not_count(tmp_path):
     store = make_store(tmp_path, [(0, APPLE, LEFT, 0), (0, BENCH, RIGHT, 1), (1, APPLE, WHOLE, 0)])
     rows = [(0, ORANGE, 0.4, LEFT), (0, ORANGE, 0.9, RIGHT)]

@@ -5,10 +5,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.statistics.mini_split import box_deviation, image_deviation, split_images, stratify
+from mmoid.openimages.statistics.mini_split import box_deviation, image_deviation, stratify
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import write_files
-from tests.real_stores import train_sample
 
 
 def long_tail(seed, num_images=12_000, num_classes=80):
@@ -67,12 +66,3 @@ def test_deviations_compare_a_part_with_the_store(tmp_path):
     assert expected.tolist() == [0.5, 0.5, 1, 0.5, 0] and got.tolist() == [1, 1, 1, 0, 0]
     expected, got = box_deviation(store, images)
     assert expected.tolist() == [1, 0.5, 0.5, 0.5, 0] and got.tolist() == [2, 1, 0, 0, 0]
-
-
-def test_the_real_sample_keeps_its_ratios(tmp_path):
-    store = AnnotationStore(train_sample(tmp_path / 'sample'))
-    for size, images in zip((1000, 300), split_images(store, [1000, 300])):
-        random = drawn_at_random(store.num_images, size)
-        for expand in (False, True):
-            found, other = (np.abs(np.subtract(*image_deviation(store, rows, expand))) for rows in (images, random))
-            assert found.max() < 6 and found.max() < 0.6 * other.max()

@@ -90,3 +90,9 @@ def test_no_subset_is_written_if_one_fails(tmp_path, monkeypatch, parent):
     with pytest.raises(OSError, match='No space'):
         subset_stores(parent, {out / 'train': np.arange(30), out / 'validation': np.arange(30, 40)}, {})
     assert not list(out.iterdir())
+
+
+def test_a_part_knows_how_its_boxes_fit_the_images(tmp_path, parent):
+    assert not write_subset(parent, [0], tmp_path / 'stored')[0].upright
+    parent.metadata['upright'] = True
+    assert write_subset(parent, [0], tmp_path / 'turned')[0].upright

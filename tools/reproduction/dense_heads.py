@@ -1,0 +1,96 @@
+"""Stock one-stage detectors beside the same detectors on label sets, on the quickstart's world.
+
+    PYTHONPATH=tools python tools/reproduction/dense_heads.py --seeds 3    # resumable: run it again after a kill
+
+Both have the recipes of configs/label_sets, 5 epochs of class-aware sampling, and 1,500 validation images. Detections
+are added to the ancestors of their class, with NMS. Results are in docs/reproduction/dense-heads.json; the table is
+printed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from mmengine.config import Config
+from reproduce import RESULTS, mean_and_error
+from reproduction.worlds import ROOT, World, run, write_json
+
+from mmoid.utils.command_line import tool_parser
+
+RECIPES = {  # recipe, type of the stock head, its loss
+    'RetinaNet': (
+        'retinanet_r18-small_fpn_concurrent-focal_2xb4-cas-5e_synthetic.py',
+        'RetinaHead',
+        dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),
+    ),
+    'RTMDet': (
+        'rtmdet-small_concurrent-quality-focal_2xb4-cas-5e_synthetic.py',
+        'RTMDetSepBNHead',
+        dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0),
+    ),
+}
+FILE = RESULTS / 'dense-heads.json'
+
+
+def config(world: World, family: str, stock: bool, seed: int) -> Config:
+    recipe, head, loss = RECIPES[family]
+    cfg = Config.fromfile(ROOT / 'configs/label_sets' / recipe)
+    train, validation = str(world.store('train')), str(world.store('validation'))
+    if stock:
+        own = dict(type=head, loss_cls=dict(loss, _delete_=True))
+    else:
+        own = dict(loss_cls=dict(concurrent_rates=str(world.annotated_rates()), hierarchy=train))
+    cfg.merge_from_dict(
+        {
+            'randomness.seed': seed,
+            'model.bbox_head': own,
+            'train_dataloader.batch_size': 8,
+            'train_dataloader.dataset.ann_file': train,
+            'val_dataloader.dataset.ann_file': validation,
+            'val_evaluator': dict(ann_file=validation, train_ann_file=train, expand_detections=stock),
+            'train_cfg.val_interval': 100,  # and after the last epoch
+        }
+    )
+    if family == 'RetinaNet':
+        cfg.optim_wrapper.optimizer.lr = 0.01
+    return cfg
+
+
+def train_and_test(world: World, family: str, stock: bool, seed: int) -> float:
+    """The mAP after the last epoch."""
+    work = world.folder / f'{family}-{"stock" if stock else "label-sets"}-{seed}'
+    work.mkdir(parents=True, exist_ok=True)
+    config(world, family, stock, seed).dump(work / 'config.py')
+    resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
+    run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
+    scalars = max(work.glob('*/vis_data/scalars.json'), key=lambda file: file.stat().st_mtime).read_text().splitlines()
+    return next(row['openimages/mAP'] for row in map(json.loads, reversed(scalars)) if 'openimages/mAP' in row)
+
+
+def main() -> None:
+    parser = tool_parser(__doc__)
+    parser.add_argument('--seeds', type=int, default=3, help='trainings of each detector (default: %(default)s)')
+    args = parser.parse_args()
+    world = World('quickstart')
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for seed in range(args.seeds):
+        for family in RECIPES:
+            for stock in (True, False):
+                key = f'{family}, {"stock" if stock else "label sets"}, seed {seed}'
+                if key not in stored:
+                    stored[key] = {'mAP': train_and_test(world, family, stock, seed)}
+                    write_json(FILE, stored)
+                    print(f'{key}: {stored[key]["mAP"]:.4f}', flush=True)
+    print('| detector | stock | label sets | difference |\n| --- | ---: | ---: | ---: |')
+    for family in RECIPES:
+        stock, ours = (
+            100 * np.array([stored[f'{family}, {kind}, seed {seed}']['mAP'] for seed in range(args.seeds)])
+            for kind in ('stock', 'label sets')
+        )
+        figures = (mean_and_error(stock), mean_and_error(ours), mean_and_error(ours - stock, sign='+'))
+        print(f'| {family} | {" | ".join(figures)} |')
+
+
+if __name__ == '__main__':
+    main()
