@@ -44,7 +44,8 @@ from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import tool_parser
 from mmoid.utils.progress import print_changes, progress_bars
-from mmoid.visualization import draw_predictions, save
+from mmoid.visualization.figures import save
+from mmoid.visualization.label_sets import draw_predictions
 
 SHOWN = 10
 """Skipped images that are printed."""

@@ -27,7 +27,8 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.command_line import tool_parser
 from mmoid.utils.environment import installed_stack
-from mmoid.visualization import draw_annotations, draw_predictions, draw_training, save
+from mmoid.visualization.figures import draw_training, save
+from mmoid.visualization.label_sets import draw_annotations, draw_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-cas-5e_synthetic.py'

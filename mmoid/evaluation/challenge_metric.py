@@ -52,9 +52,9 @@ class OpenImagesChallengeMetric(BaseMetric):
     Logs ``openimages/mAP`` with its protocol, since image-level labels, expansion and group-of weight alone move it by
     several points. Also ``openimages/mAP_leaf`` and ``mAP_parent``, ``mAP_level1``, ... by level of the hierarchy,
     ``multi_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`) and, given ``train_ann_file``,
-    ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by number of training images; and
-    ``mAP_rare``, ``mAP_common``, ``mAP_frequent``: 1-10, 11-100 and more of them, as in LVIS. Figures without ground
-    truth are left out; ``mAP`` itself is NaN then.
+    ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by number of training images (for LVIS
+    ``mAP_rare``, ``mAP_common``, ``mAP_frequent``: 1-10, 11-100 and more of them). Figures without ground truth are
+    left out; ``mAP`` itself is NaN then.
 
     Args:
         ann_file: Store of the evaluated split. All ground truth comes from it.
@@ -96,7 +96,7 @@ class OpenImagesChallengeMetric(BaseMetric):
             print_log(text, logger='current', level=logging.WARNING)
         self.protocol = Protocol(protocol, expand_detections, iou_threshold, ancestor_nms)
         if train_ann_file is not None and not Path(train_ann_file).exists():
-            text = f'evaluator.train_ann_file = {train_ann_file}: does not exist; no mAP of head, middle and tail'
+            text = f'evaluator.train_ann_file = {train_ann_file}: does not exist; no mAP of classes by frequency'
             print_log(text, logger='current', level=logging.WARNING)
             train_ann_file = None
         self.train_ann_file = train_ann_file

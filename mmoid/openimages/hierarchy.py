@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, identity
 
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
@@ -79,6 +79,11 @@ class ClassHierarchy:
         return matrix
 
     @property
+    def self_and_ancestors(self) -> csr_array:
+        """(C, C) bool; ``[i, j]`` is True where j is i or an ancestor of i."""
+        return csr_array(self.sparse_ancestors + identity(self.num_classes, bool))
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return len(self.label_names)
@@ -110,6 +115,16 @@ class ClassHierarchy:
     def expand_down(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Puts the descendants of every label right after it; see :meth:`expand_up`."""
         return _expand(labels, self.ancestor_matrix.T)
+
+    def expand_labels(self, labels: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expands image-level labels: those with (N,) ``confidence`` above 0 up, those of confidence 0 down.
+
+        Returns ``rows`` and ``labels`` as :meth:`expand_up`, but rows do not ascend.
+        """
+        present, absent = np.flatnonzero(confidence > 0), np.flatnonzero(confidence == 0)
+        up, up_labels = self.expand_up(labels[present])
+        down, down_labels = self.expand_down(labels[absent])
+        return np.concatenate([present[up], absent[down]]), np.concatenate([up_labels, down_labels])
 
     def verified_classes(self, present: np.ndarray, absent: np.ndarray) -> np.ndarray:
         """Class indices that are verified in an image, ascending: what is present expands up, what is absent down.

@@ -16,7 +16,7 @@ from mmoid.openimages.metric.comparison import Difference
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion
-from mmoid.openimages.statistics.store_statistics import Imbalance, LeafAbsence
+from mmoid.openimages.statistics.store_statistics import LeafAbsence
 from mmoid.utils.atomic import atomic_write
 
 STYLE: dict[Any, Any] = {
@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
 BLUE, GREEN, RED, GREY = 'tab:blue', 'tab:green', 'tab:red', 'tab:gray'
 BY_FREQUENCY = 'class, most frequent first'
 LONGEST_NAME = 27  # characters of a class name in an axis label: the length of the longest official name
+MAX_ROWS = 30  # bars of a figure
 MAX_NAMES = 60  # class names that fit below a figure
 
 
@@ -46,11 +47,14 @@ def short_name(name: str) -> str:
 
 
 @rc_context(STYLE)
-def draw_imbalance(imbalance: Imbalance) -> Figure:
-    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2)."""
+def draw_imbalance(images: np.ndarray, expanded_images: np.ndarray) -> Figure:
+    """Images of each class, most frequent first, on a logarithmic scale (Fig. 2).
+
+    ``images`` are the (C,) images of each class as annotated, ``expanded_images`` counts them for ancestors too.
+    """
     figure = Figure(figsize=(9, 4.5))
     ax = figure.subplots()
-    curves = {'as annotated': imbalance.images, 'counted for ancestors too': imbalance.expanded_images}
+    curves = {'as annotated': images, 'counted for ancestors too': expanded_images}
     for name, counts in curves.items():
         present = np.sort(counts[counts > 0])[::-1]
         span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'
@@ -61,9 +65,9 @@ def draw_imbalance(imbalance: Imbalance) -> Figure:
     return figure
 
 
-def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count: int = 30) -> Figure:
+def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str]) -> Figure:
     """The most frequent pairs of labels on one object, with both rates (Fig. 3a)."""
-    pairs, rates = concurrence.top_pairs(count), concurrence.rates
+    pairs, rates = concurrence.top_pairs(MAX_ROWS), concurrence.rates
     shares = {
         'of the first, also the second': [rates[i, j] for i, j, _ in pairs],
         'of the second, also the first': [rates[j, i] for i, j, _ in pairs],
@@ -72,17 +76,17 @@ def draw_label_pairs(concurrence: Concurrence, class_names: Sequence[str], count
     return _draw_shares('Labels given to one object (objects with both)', 'share of the objects', names, shares)
 
 
-def draw_confusion(confusion: Confusion, class_names: Sequence[str], count: int = 30) -> Figure:
+def draw_confusion(confusion: Confusion, class_names: Sequence[str]) -> Figure:
     """The labels that a model most often gives to objects annotated otherwise (Fig. 3a, from predictions)."""
-    pairs, rates = confusion.top_pairs(count), confusion.rates
+    pairs, rates = confusion.top_pairs(MAX_ROWS), confusion.rates
     names = [f'{short_name(class_names[i])} → {short_name(class_names[j])} ({n:,})' for i, j, n in pairs]
     shares = {'': [rates[i, j] for i, j, _ in pairs]}
     return _draw_shares('Annotated → predicted (objects)', 'share of the objects annotated so', names, shares)
 
 
-def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str], count: int = 30) -> Figure:
+def draw_leaf_absence(absence: LeafAbsence, class_names: Sequence[str]) -> Figure:
     """Share of the objects of a parent class that have no finer label (Fig. 3b), classes with most objects first."""
-    most = np.argsort(-absence.objects, kind='stable')[: min(count, np.count_nonzero(absence.objects))]
+    most = np.argsort(-absence.objects, kind='stable')[: min(MAX_ROWS, np.count_nonzero(absence.objects))]
     names = [f'{short_name(class_names[absence.label[k]])} ({absence.objects[k]:,})' for k in most]
     title = 'Objects of parent classes without a finer label (all objects)'
     return _draw_shares(title, "share of the class's objects", names, {'': absence.share[most]})

@@ -74,20 +74,21 @@ def write_report(
     section out; ``confusion_source`` names the predictions and thresholds, in words. Returns the path of the page.
     """
     out, names, level = Path(out), store.class_names, statistics.level
-    counts, sizes = statistics.imbalance, statistics.label_set_sizes
-    columns = (column.tolist() for column in (counts.boxes, counts.images, counts.expanded_images))
+    images, expanded_images = store.class_image_counts(False), store.class_image_counts()
+    columns = (column.tolist() for column in (store.class_box_counts, images, expanded_images))
     classes = sorted(zip(names, store.label_names, *columns), key=lambda row: -row[3])
     by_iou = [
         (f'{at.iou_threshold:g}', at.pairs, at.boxes, f'{at.boxes / max(1, store.num_boxes):.1%}', at.label_pairs)
         for at in statistics.compared
     ]
-    by_size = enumerate(zip_longest(sizes.annotated.tolist(), sizes.expanded.tolist(), fillvalue=0))
+    sizes = (statistics.label_set_sizes.tolist(), statistics.expanded_sizes.tolist())
+    by_size = enumerate(zip_longest(*sizes, fillvalue=0))
     page = PAGE.substitute(
         title=escape(f'Open Images data set: {store.path.name}'),
         store=escape(str(store.path)),
         iou=f'{level.iou_threshold:g}',
         headlines=_table('what, value', headlines(store, statistics, confusion)),
-        imbalance=_image(figures.draw_imbalance(counts), out / 'imbalance.png'),
+        imbalance=_image(figures.draw_imbalance(images, expanded_images), out / 'imbalance.png'),
         classes=_table('class, MID, boxes, images, images with descendants', classes),
         label_pairs=_image(figures.draw_label_pairs(level.concurrence, names), out / 'label_pairs.png'),
         thresholds=_table('IoU, pairs of boxes, boxes in them, of all boxes, pairs of classes', by_iou),
@@ -106,15 +107,15 @@ def headlines(
     store: AnnotationStore, statistics: Statistics, confusion: Confusion | None = None
 ) -> list[tuple[str, str]]:
     """The main numbers of a data set, as (what, value) texts."""
-    images, names, level = statistics.imbalance.images, store.class_names, statistics.level
-    sizes, parents = statistics.label_set_sizes, statistics.leaf_absence
+    images, names, level = store.class_image_counts(False), store.class_names, statistics.level
+    sizes, expanded, parents = statistics.label_set_sizes, statistics.expanded_sizes, statistics.leaf_absence
     order = np.argsort(-images, kind='stable')[: np.count_nonzero(images)]
     most, least = [f'{images[k]:,} ({names[k]})' for k in order[[0, -1]]] if len(order) else ['none'] * 2
     known, groups = (store.is_group_of >= 0).sum(), (store.is_group_of == 1).sum()
     pairs = f'{level.label_pairs:,}'
     for i, j, together in level.concurrence.top_pairs(1):
         pairs += f', most frequent {names[i]} and {names[j]} ({together:,})'
-    mean_labels = np.arange(len(sizes.expanded)) @ sizes.expanded / max(1, sizes.expanded.sum())
+    mean_labels = np.arange(len(expanded)) @ expanded / max(1, expanded.sum())
     rows = [
         ('images', f'{store.num_images:,}'),
         ('boxes', f'{store.num_boxes:,}, {store.num_boxes / max(1, store.num_images):.1f} per image'),
@@ -122,8 +123,8 @@ def headlines(
         ('images of the most frequent class', most),
         ('images of the rarest class with any', least),
         ('imbalance, most frequent over rarest', f'{head_to_tail(images):,.0f} to 1'),
-        ('imbalance, counting for ancestors', f'{head_to_tail(statistics.imbalance.expanded_images):,.0f} to 1'),
-        ('objects with several labels', _share(sizes.annotated[2:].sum(), sizes.annotated.sum())),
+        ('imbalance, counting for ancestors', f'{head_to_tail(store.class_image_counts()):,.0f} to 1'),
+        ('objects with several labels', _share(sizes[2:].sum(), sizes.sum())),
         ('boxes that share an object', f'{level.boxes:,}, in {level.pairs:,} pairs'),
         ('pairs of classes on one object', pairs),
         ('labels of an object, with ancestors', f'{mean_labels:.2f} on average'),

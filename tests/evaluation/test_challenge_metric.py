@@ -71,7 +71,7 @@ def test_without_the_training_store_there_is_a_warning_and_no_map_of_groups(tiny
     store, said = AnnotationStore(tiny_data / 'validation'), []
     monkeypatch.setattr('mmoid.evaluation.challenge_metric.print_log', lambda text, **_: said.append(text))
     scalars = evaluate(store, perfect_samples(store), train_ann_file='nowhere/train')
-    assert said[:1] == ['evaluator.train_ann_file = nowhere/train: does not exist; no mAP of head, middle and tail']
+    assert said[:1] == ['evaluator.train_ann_file = nowhere/train: does not exist; no mAP of classes by frequency']
     assert scalars['openimages/mAP'] > 0.99 and not [name for name in scalars if 'head' in name]
 
 

@@ -16,8 +16,7 @@ from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.predictions.alignment import align_predictions
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import ImageReader, draw_mistakes, draw_training_items
-from mmoid.visualization.label_sets import GREEN, GREY, RED
+from mmoid.visualization.label_sets import GREEN, GREY, RED, ImageReader, draw_mistakes, draw_training_items
 from tests.tool_runs import ROOT, SMALL_CONFIG, data_environment, tool
 
 CONFIG = ROOT / SMALL_CONFIG

@@ -9,8 +9,15 @@ from PIL import Image
 
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import ImageReader, draw_annotations, draw_predictions, save
-from mmoid.visualization.label_sets import GREY, LabelledBox, draw_sheet
+from mmoid.visualization.figures import save
+from mmoid.visualization.label_sets import (
+    GREY,
+    ImageReader,
+    LabelledBox,
+    draw_annotations,
+    draw_predictions,
+    draw_sheet,
+)
 from tests.openimages.predictions.prediction_cases import write_for
 
 

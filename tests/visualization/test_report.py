@@ -13,7 +13,7 @@ from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.confusion import Confusion
 from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.visualization import headlines, write_report
+from mmoid.visualization.report import headlines, write_report
 from tests.box_stores import make_store, random_rows
 from tests.official_files import CLASSES, write_files
 
@@ -66,7 +66,7 @@ def test_headlines_are_the_numbers_of_the_store(store):
     found = measure(store, 0.8)
     rows = dict(headlines(store, found))
     assert rows['images'] == '4' and rows['boxes'] == '48, 12.0 per image'
-    objects = found.label_set_sizes.annotated
+    objects = found.label_set_sizes
     assert rows['objects with several labels'].startswith(f'{objects[2:].sum()} of {objects.sum()} (')
     i, j, together = found.level.concurrence.top_pairs(1)[0]
     assert rows['pairs of classes on one object'].endswith(

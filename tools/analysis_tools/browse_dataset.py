@@ -19,7 +19,8 @@ from mmoid.engine.launch import add_cfg_options, load_config
 from mmoid.engine.schedule.stage_samples import stage_items
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import progress_bars
-from mmoid.visualization import draw_training_items, save
+from mmoid.visualization.figures import save
+from mmoid.visualization.label_sets import draw_training_items
 
 PER_SHEET = 9
 

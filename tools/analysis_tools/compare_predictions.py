@@ -20,41 +20,25 @@ from mmoid.openimages.metric.annotations import Annotations, annotations_of_stor
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
-from mmoid.openimages.metric.evaluator import Evaluator, Protocol, class_indices, image_indices
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
-from mmoid.visualization import draw_comparison, save
+from mmoid.visualization.figures import draw_comparison, save
 
 
 def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
-    annotations = evaluator.annotations
-    predictions = open_predictions(path, annotations.classes, 'drop')
-    own_image = predictions.image_of_detection()
-    image = image_indices(predictions, annotations)[own_image]
-    label = class_indices(predictions, annotations, 'drop')[predictions.label]
-    left_out = dict(predictions.left_out)
-    for reason, rows, names in (
-        ('on images that are not annotated', image < 0, lambda k: predictions.ids[int(own_image[k])].as_py()),
-        ('of other classes', (image >= 0) & (label < 0), lambda k: predictions.label_names[predictions.label[k]]),
-    ):
-        if rows.any():
-            left_out[f'{reason} (first: {names(np.argmax(rows))})'] = int(rows.sum())
-    for reason, count in {
-        **{f'left out: {reason}': n for reason, n in left_out.items()},
-        **predictions.changed,
-    }.items():
+    predictions = open_predictions(path, evaluator.annotations.classes, 'drop')
+    parts, left_out = annotated_detections(predictions, evaluator.annotations, 'drop')
+    for reason, count in left_out.items():
+        print(f'{path}: {count:,} left out: {reason}')
+    for reason, count in predictions.changed.items():
         print(f'{path}: {count:,} {reason}')
-    kept = np.flatnonzero((image >= 0) & (label >= 0))
-    if not len(kept):
-        raise predictions.replace(left_out=left_out).without_detections(
-            f'has no detection on the {len(annotations.image_ids)} annotated images'
-        )
-    return evaluator.with_ancestors(image[kept], label[kept], predictions.score[kept], predictions.box[kept])
+    return evaluator.with_ancestors(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def official_map(evaluator: Evaluator, matches: Matches) -> float:
@@ -103,7 +87,7 @@ def compare(args: argparse.Namespace) -> None:
             progress('reading and matching', done, 2)
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
-    groups += class_groups(annotations.hierarchy, train_images)
+    groups += class_groups(annotations, train_images)
     with progress_bars() as progress:
         differences = bootstrap(
             truth,
@@ -154,7 +138,7 @@ if __name__ == '__main__':
     parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
     parser.add_argument('second', help='the other predictions, in either form')
     parser.add_argument('--store', required=True, help='prepared split with the ground truth')
-    parser.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
+    parser.add_argument('--train', help='training split, for groups by frequency: a store, or a CSV LabelName,images')
     parser.add_argument('--expand-detections', action='store_true', help='add ancestors to the detections, with NMS')
     parser.add_argument('--samples', type=int, default=1000, help='draws of the bootstrap (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap (default: %(default)s)')

@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, save_rates
 from mmoid.openimages.statistics.confusion import count_confusion
+from mmoid.openimages.statistics.store_statistics import COMPARED
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
@@ -34,9 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
     parser.add_argument('--iou', type=float, default=0.9, help='lowest IoU of boxes on one object (default: 0.9)')
-    others = [0.9, 0.8, 0.7, 0.5]
     compare = 'other thresholds to print counts for (default: 0.9 0.8 0.7 0.5); without values: none'
-    parser.add_argument('--compare-iou', type=float, nargs='*', default=others, metavar='IOU', help=compare)
+    parser.add_argument('--compare-iou', type=float, nargs='*', default=COMPARED, metavar='IOU', help=compare)
     parser.add_argument('--top', type=int, default=15, help='pairs of classes to print (default: 15)')
     parser.add_argument('--predictions', help='of tools/test.py --out on the store, or a CSV: adds mixed-up pairs')
     least = 'two classes are mixed up if each scores at least this share of the own score on the other (default: 0.9)'

@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--labels', help='human-verified image-level labels CSV; the challenge metric uses them')
     group.add_argument('--classes', help='class descriptions CSV')
     group.add_argument('--hierarchy', help='hierarchy JSON; --protocol v2 does not need it')
-    group.add_argument('--train', help='training split, for head, middle and tail: a store, or a CSV LabelName,images')
+    group.add_argument('--train', help='training split, for groups by frequency: a store, or a CSV LabelName,images')
     group = parser.add_argument_group('rules')
     protocol = 'challenge: hierarchy, verified classes only, group-of weight 1 (default); v2: no hierarchy, weight 0'
     group.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help=protocol)

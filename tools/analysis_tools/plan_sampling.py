@@ -22,7 +22,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
-from mmoid.visualization import draw_sampling_plans, save
+from mmoid.visualization.figures import draw_sampling_plans, save
 
 COLUMNS = (
     'balance label_name class_name images draws_per_epoch drawn_per_epoch not_drawn_in_one_epoch seen_in_one_epoch '

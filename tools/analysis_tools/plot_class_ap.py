@@ -18,7 +18,7 @@ import numpy as np
 from mmoid.openimages.metric.result import read_ap
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
-from mmoid.visualization import draw_class_ap, save
+from mmoid.visualization.figures import draw_class_ap, save
 
 RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'num_images')
 

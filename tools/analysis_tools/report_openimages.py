@@ -14,7 +14,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_values, progress_bars
-from mmoid.visualization import headlines, write_report
+from mmoid.visualization.report import headlines, write_report
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
-from mmoid.visualization import ImageReader, draw_mistakes, save
+from mmoid.visualization.figures import save
+from mmoid.visualization.label_sets import ImageReader, draw_mistakes
 
 
 def parse_args() -> argparse.Namespace:

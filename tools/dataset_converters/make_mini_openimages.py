@@ -29,7 +29,7 @@ def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None
     boxes_of_image = np.diff(store.box_stop, prepend=0)
     for name, images in {'whole': np.arange(store.num_images), **parts}.items():
         boxes = boxes_of_image[images]
-        present = np.count_nonzero(box_deviation(store, images).part)
+        present = np.count_nonzero(box_deviation(store, images)[1])
         table.add_row(name, f'{len(images):,}', f'{(boxes == 0).sum():,}', f'{boxes.sum():,}', f'{present:,}')
     print_table(table)
 
@@ -37,22 +37,23 @@ def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None
 def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
     table = Table('', 'class', 'expected', 'got', 'difference', 'relative', title='Largest deviations')
     for name, images in parts.items():
-        for unit, deviation in (
+        for unit, (expected, got) in (
             ('images', image_deviation(store, images)),
             ('images, with descendants', image_deviation(store, images, expand_hierarchy=True)),
             ('boxes', box_deviation(store, images)),
         ):
-            frequent = deviation.expected >= LEAST_EXPECTED
-            largest = np.abs(deviation.difference).argmax()
-            largest_relative = np.where(frequent, np.abs(deviation.relative), 0).argmax()
+            difference = got - expected
+            relative = np.divide(difference, expected, out=np.zeros(len(expected)), where=expected > 0)
+            largest = np.abs(difference).argmax()
+            largest_relative = np.where(expected >= LEAST_EXPECTED, np.abs(relative), 0).argmax()
             for title, label in ((f'{name}: {unit}', largest), ('', largest_relative)):
                 table.add_row(
                     title,
                     store.class_names[label],
-                    f'{deviation.expected[label]:,.2f}',
-                    f'{deviation.part[label]:,}',
-                    f'{deviation.difference[label]:+,.2f}',
-                    f'{deviation.relative[label]:+.2%}',
+                    f'{expected[label]:,.2f}',
+                    f'{got[label]:,}',
+                    f'{difference[label]:+,.2f}',
+                    f'{relative[label]:+.2%}',
                 )
     print_table(table)
     print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames, require_unique
-from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.readers.csv_files import read_columns, require_rows
 from mmoid.openimages.sampling.coverage import head_middle_tail
-from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,33 +25,26 @@ class ClassGroup:
     labels: np.ndarray  # (n,) class indices
 
 
-def class_groups(hierarchy: ClassHierarchy | None, train_images: np.ndarray | None) -> list[ClassGroup]:
-    """Rare, common and frequent classes; head, middle, tail and untrained; leaves and parents; levels.
+def class_groups(annotations: Annotations, train_images: np.ndarray | None) -> list[ClassGroup]:
+    """Groups of classes by frequency (given ``train_images``), then leaves and parents, and levels of the hierarchy.
 
+    By frequency: head, middle and tail, a third each of the classes that occur in training, most frequent first. For
+    LVIS, whose annotations are not exhaustive: its rare (1 to 10 images), common (to 100) and frequent classes. Then
+    untrained classes. Level 1 lies right below the root; a class with several parents counts by its longest path.
     Empty groups are left out.
 
     Args:
-        hierarchy: Level 1 lies right below the root. A class with several parents counts by its longest path. None:
-            no groups by hierarchy.
-        train_images: (C,) int training images of each class. Head, middle and tail are a third each of the classes
-            that occur in training, most frequent first. Rare, common and frequent are the groups of LVIS. None: no
-            groups by frequency.
+        annotations: Of the evaluation set.
+        train_images: (C,) int training images of each class; None: no groups by frequency.
     """
     groups = []
     if train_images is not None:
-        for name, meaning, least, most in (
-            ('rare', '1 to 10 training images', 1, 10),
-            ('common', '11 to 100 training images', 11, 100),
-            ('frequent', 'more than 100 training images', 101, np.inf),
-        ):
-            groups.append(ClassGroup(name, meaning, np.flatnonzero((train_images >= least) & (train_images <= most))))
-        for name, labels in zip(('head', 'middle', 'tail'), head_middle_tail(train_images)):
+        for name, labels in _by_frequency(annotations, train_images).items():
             counts = train_images[labels]
-            meaning = f'{counts.min():,} to {counts.max():,} training images' if len(labels) else ''
+            meaning = f'{counts.min():,} to {counts.max():,} training images' if counts.any() else 'no training image'
             groups.append(ClassGroup(name, meaning, labels))
-        groups.append(ClassGroup('untrained', 'no training image', np.flatnonzero(train_images == 0)))
-    if hierarchy is not None:
-        is_leaf, depth = hierarchy.is_leaf, hierarchy.depth
+    if annotations.hierarchy is not None:
+        is_leaf, depth = annotations.hierarchy.is_leaf, annotations.hierarchy.depth
         groups.append(ClassGroup('leaf', 'classes without descendants', np.flatnonzero(is_leaf)))
         groups.append(ClassGroup('parent', 'classes with descendants', np.flatnonzero(~is_leaf)))
         for level in range(1, int(depth.max(initial=0)) + 1):
@@ -59,17 +52,27 @@ def class_groups(hierarchy: ClassHierarchy | None, train_images: np.ndarray | No
     return [group for group in groups if len(group.labels)]
 
 
-def class_columns(hierarchy: ClassHierarchy | None, train_images: np.ndarray | None) -> dict[str, pa.Array]:
+def class_columns(annotations: Annotations, train_images: np.ndarray | None) -> dict[str, pa.Array]:
     """Table columns of C rows with the groups of each class: train_images, frequency; level, leaf."""
     columns: dict[str, pa.Array] = {}
     if train_images is not None:
         frequency = np.empty(len(train_images), dtype=object)
-        for group in class_groups(None, train_images):  # the thirds come last
-            frequency[group.labels] = group.name
+        for name, labels in _by_frequency(annotations, train_images).items():
+            frequency[labels] = name
         columns |= {'train_images': pa.array(train_images), 'frequency': pa.array(frequency, pa.string())}
-    if hierarchy is not None:
-        columns |= {'level': pa.array(hierarchy.depth), 'leaf': pa.array(hierarchy.is_leaf)}
+    if annotations.hierarchy is not None:
+        columns |= {'level': pa.array(annotations.hierarchy.depth), 'leaf': pa.array(annotations.hierarchy.is_leaf)}
     return columns
+
+
+def _by_frequency(annotations: Annotations, train_images: np.ndarray) -> dict[str, np.ndarray]:
+    """Class indices by group. Each class is in one of them."""
+    if (annotations.label_confidence == NOT_EXHAUSTIVE).any():
+        group = np.digitize(train_images, (1, 11, 101))
+        parts = {name: np.flatnonzero(group == k) for k, name in enumerate(('rare', 'common', 'frequent'), 1)}
+    else:
+        parts = dict(zip(('head', 'middle', 'tail'), head_middle_tail(train_images)))
+    return {**parts, 'untrained': np.flatnonzero(train_images == 0)}
 
 
 def train_image_counts(path: str | Path, label_names: Sequence[str], expand_hierarchy: bool = True) -> np.ndarray:

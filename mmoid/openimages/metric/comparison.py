@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_matrix
 
-from mmoid.openimages.boxes import box_iou
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import ranked_rows, weighted_ap
 from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.worst_images import Verdict, judge
-from mmoid.openimages.ragged import gather_rows, row_lengths, runs_of_rows
+from mmoid.openimages.ragged import runs_of_rows
+from mmoid.openimages.statistics.objects import overlapping_pairs
 from mmoid.utils.progress import Progress, no_progress
 
 KINDS = {
     'duplicate': 'of an object that a better-scored detection has found',
-    'localisation': 'on an object of the class, IoU 0.1 to the threshold',
+    'localisation': 'on an object of the class, IoU 0.1 to 0.5',
     'ancestor': 'on an object of an ancestor or descendant of the class',
     'sibling': 'on an object of a class with the same parent',
     'other class': 'on an object of another class',
@@ -28,11 +28,11 @@ KINDS = {
 }
 """Kinds of errors and their meaning. A detection has the first kind that fits."""
 
-NEAR = 0.1
-"""Lowest IoU of a detection that is badly localised."""
+NEAR, FOUND = 0.1, 0.5
+"""Lowest IoU of a detection that is badly localised, and of one that finds an object."""
 
 ELEMENTS_AT_ONCE = 1 << 20
-"""Bounds the memory of the bootstrap and of comparing boxes."""
+"""Bounds the memory of the bootstrap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,6 @@ def error_kinds(
     label: np.ndarray,
     score: np.ndarray,
     box: np.ndarray,
-    iou_threshold: float = 0.5,
 ) -> np.ndarray:
     """The kind of error of each detection; arguments of :func:`mmoid.openimages.metric.matching.match_detections`.
 
@@ -115,7 +114,7 @@ def error_kinds(
     """
     assert annotations.hierarchy is not None
     names = list(KINDS)
-    verdict = judge(ground_truth, image, label, score, box, iou_threshold)[0]
+    verdict = judge(ground_truth, image, label, score, box, FOUND)[0]
     kind = np.where(verdict == Verdict.FALSE, names.index('background'), -1)
     if ground_truth.verified is not None:
         known = np.isin(image * ground_truth.num_classes + label, ground_truth.verified)
@@ -134,14 +133,12 @@ def error_kinds(
     stop = np.cumsum(np.bincount(ground_truth.image[singles], minlength=ground_truth.num_images))
     is_copy = annotations.label[ground_truth.source] != ground_truth.label
     wrong = np.flatnonzero(verdict == Verdict.FALSE)
-    for first, last in runs_of_rows(row_lengths(stop, image[wrong]), ELEMENTS_AT_ONCE):
-        rows = wrong[first:last]
-        counts, truth = gather_rows(stop, image[rows])
-        one, other = np.repeat(rows, counts), singles[truth]
-        iou = box_iou(box[one], ground_truth.box[other])
-        same = label[one] == ground_truth.label[other]
-        found = np.where(iou >= iou_threshold, relation[label[one], ground_truth.label[other]], len(names))
-        found[same & (iou >= NEAR) & (iou < iou_threshold)] = names.index('localisation')
-        found[is_copy[other] & ~same] = len(names)  # confusions are with annotated labels
-        np.minimum.at(kind, one, found)
+    counts = np.diff(stop, prepend=0)[image[wrong]]
+    near = overlapping_pairs(box[wrong], ground_truth.box[singles], stop[image[wrong]] - counts, counts, NEAR)
+    one, other, iou = wrong[near[0]], singles[near[1]], near[2]
+    same = label[one] == ground_truth.label[other]
+    found = np.where(iou >= FOUND, relation[label[one], ground_truth.label[other]], len(names))
+    found[same & (iou < FOUND)] = names.index('localisation')
+    found[is_copy[other] & ~same] = len(names)  # confusions are with annotated labels
+    np.minimum.at(kind, one, found)
     return kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -98,7 +98,7 @@ class Evaluator:
     Attributes:
         annotations: Of all images.
         protocol: The rules.
-        train_images: (C,) int training images of each class, for the mAP of head, middle and tail; None: without.
+        train_images: (C,) int training images of each class, for the mAP of classes by frequency; None: without.
 
     Raises:
         ValueError: The protocol needs a hierarchy and there is none.
@@ -173,9 +173,9 @@ class Evaluator:
             num_detections=int(detections_of_image.sum()) + sum(left_out.values()),
             left_out=left_out,
             changed=dict(changed or {}),
-            groups=class_groups(annotations.hierarchy, self.train_images),
+            groups=class_groups(annotations, self.train_images),
             multi_label=multi_label_recall(annotations, self._objects, self.ground_truth, matches.found, images),
-            class_columns=class_columns(annotations.hierarchy, self.train_images),
+            class_columns=class_columns(annotations, self.train_images),
         )
 
 
@@ -203,49 +203,55 @@ def evaluate_predictions(
         ValueError: The protocol needs a hierarchy and there is none.
     """
     evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
-    image_of = image_indices(predictions, annotations)
-    label_of = class_indices(predictions, annotations, other_classes)
-    counts = np.diff(predictions.detection_stop, prepend=0)
+    parts, left_out = annotated_detections(predictions, annotations, other_classes, progress)
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
-    other, first_other = 0, ''
-    parts = []
-    for first, last in runs_of_rows(counts, DETECTIONS_AT_ONCE):
-        stop = int(predictions.detection_stop[last - 1])
-        rows = slice(stop - int(counts[first:last].sum()), stop)
-        image = np.repeat(image_of[first:last], counts[first:last])
-        label, score, box = label_of[predictions.label[rows]], predictions.score[rows], predictions.box[rows]
-        kept = np.flatnonzero((image >= 0) & (label >= 0))
-        others = np.flatnonzero((image >= 0) & (label < 0))
-        if len(others) and not other:
-            first_other = f' (first: {predictions.label_names[int(predictions.label[rows][others[0]])]})'
-        other += len(others)
-        expanded = evaluator.with_ancestors(image[kept], label[kept], score[kept], box[kept])
-        given += np.bincount(expanded[0], minlength=len(given))
-        parts.append(evaluator.match(*expanded))
-        progress('matching detections', stop, len(predictions.label))
-    left_out = {**predictions.left_out, f'of other classes{first_other}': other}
+    matches = []
+    for found in parts:
+        expanded = evaluator.with_ancestors(*found)
+        given += np.bincount(expanded.image, minlength=len(given))
+        matches.append(evaluator.match(*expanded))
+    return evaluator.evaluate(Matches.concatenate(matches), given, left_out=left_out, changed=predictions.changed)
+
+
+def annotated_detections(
+    predictions: Predictions,
+    annotations: Annotations,
+    other_classes: Literal['error', 'drop'] = 'error',
+    progress: Progress = no_progress,
+) -> tuple[Iterator[Detections], dict[str, int]]:
+    """Detections on annotated images, of annotated classes, by the indices of the annotations.
+
+    Arguments and errors are those of :func:`evaluate_predictions`. It is also an error if there is no such detection.
+
+    Returns:
+        The detections of some images at a time, and the number of those that are left out, by reason.
+    """
+    path, ids = str(predictions.path), annotations.image_ids
+    image_of = match_images_once(predictions.ids, pa.array(ids, pa.string()), path)
+    label_of = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
+    counts = np.diff(predictions.detection_stop, prepend=0)
+    on_image, of_class = np.repeat(image_of >= 0, counts), (label_of >= 0)[predictions.label]
+    left_out = dict(predictions.left_out)
+    if not of_class.all() and other_classes == 'error':
+        name = predictions.label_names[predictions.label[of_class.argmin()]]
+        raise annotations.classes.unknown(name, path, 'leave such detections out with --other-classes drop')
+    others = np.flatnonzero(on_image & ~of_class)
+    if len(others):
+        left_out[f'of other classes (first: {predictions.label_names[predictions.label[others[0]]]})'] = len(others)
     elsewhere = np.flatnonzero((image_of < 0) & (counts > 0))
     if len(elsewhere):
         reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'
         left_out[reason] = int(counts[elsewhere].sum())
-    if not given.any():
-        ids = annotations.image_ids
+    if not (on_image & of_class).any():
         raise predictions.replace(left_out=left_out).without_detections(
             f'has no detection to evaluate on the {len(ids)} annotated images, first {next(iter(ids), None)!r}'
         )
-    return evaluator.evaluate(Matches.concatenate(parts), given, left_out=left_out, changed=predictions.changed)
 
+    def parts() -> Iterator[Detections]:
+        for start, stop in runs_of_rows(counts, DETECTIONS_AT_ONCE):
+            found = predictions.detections(np.arange(start, stop))
+            found = found._replace(image=image_of[start:stop][found.image], label=label_of[found.label])
+            yield found.take(np.flatnonzero((found.image >= 0) & (found.label >= 0)))
+            progress('matching detections', int(predictions.detection_stop[stop - 1]), len(predictions.label))
 
-def image_indices(predictions: Predictions, annotations: Annotations) -> np.ndarray:
-    """(N,) index of each image of the predictions among the annotated ones; -1: not there."""
-    return match_images_once(predictions.ids, pa.array(annotations.image_ids, pa.string()), str(predictions.path))
-
-
-def class_indices(predictions: Predictions, annotations: Annotations, other_classes: str) -> np.ndarray:
-    """(K,) index of each class of the predictions among the annotated ones; -1: not there."""
-    label = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
-    unknown = np.flatnonzero(label < 0)
-    if other_classes == 'error' and len(unknown) and (used := unknown[np.isin(unknown, predictions.label)]).size:
-        remedy = 'leave such detections out with --other-classes drop'
-        raise annotations.classes.unknown(predictions.label_names[used[0]], str(predictions.path), remedy)
-    return label
+    return parts(), left_out

@@ -55,24 +55,18 @@ class GroundTruth:
         """
         num_images, num_classes = len(annotations.image_ids), len(annotations.classes)
         label, source = annotations.label.astype(np.int64), np.arange(len(annotations.label))
-        label_class, label_image = annotations.label_class.astype(np.int64), annotations.label_image
-        confidence = annotations.label_confidence
+        label_class, rows = annotations.label_class.astype(np.int64), np.arange(len(annotations.label_class))
         if expand:
             hierarchy = annotations.hierarchy
             assert hierarchy is not None
             source, label = hierarchy.expand_up(label)
-            present, absent = np.flatnonzero(confidence > 0), np.flatnonzero(confidence == 0)
-            up, up_class = hierarchy.expand_up(label_class[present])
-            down, down_class = hierarchy.expand_down(label_class[absent])
-            rows = np.concatenate([present[up], absent[down]])
-            label_image, confidence = label_image[rows], confidence[rows]
-            label_class = np.concatenate([up_class, down_class])
+            rows, label_class = hierarchy.expand_labels(label_class, annotations.label_confidence)
         image = annotations.image[source].astype(np.int64)
         verified, not_exhaustive = None, np.empty(0, dtype=np.int64)
         if verified_only:
-            label_key = label_image.astype(np.int64) * num_classes + label_class
+            label_key = annotations.label_image[rows].astype(np.int64) * num_classes + label_class
             verified = np.unique(np.concatenate([image * num_classes + label, label_key]))
-            not_exhaustive = np.unique(label_key[confidence == NOT_EXHAUSTIVE])
+            not_exhaustive = np.unique(label_key[annotations.label_confidence[rows] == NOT_EXHAUSTIVE])
         box, group = annotations.box[source], annotations.is_group_of[source]
         return cls(num_images, num_classes, image, label, box, group, source, verified, not_exhaustive)
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array
 
 from mmoid.openimages.sampling.soft_balance import BalancedDraws, class_probabilities
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -30,26 +29,23 @@ from mmoid.utils.progress import Progress, no_progress
 class ImageLists:
     """The images of each class, and the number of boxes of each image."""
 
-    stop: np.ndarray  # (C,) int64 end of each class's list
-    images: np.ndarray  # (sum of n_i,) image indices, class after class, no image twice in a class
+    holds: csr_array  # (C, N) bool: whether a class is in an image
     boxes: np.ndarray  # (N,) int64 boxes of each image
 
     @classmethod
     def of_store(cls, store: AnnotationStore, expand_hierarchy: bool = True) -> ImageLists:
         """The lists of a store. If expanded, an image counts for the ancestors of its classes too."""
-        stop = np.cumsum(store.class_image_counts(expand_hierarchy))
-        return cls(stop, store.class_images(expand_hierarchy), np.diff(store.box_stop, prepend=0))
+        return cls(store.images_by_class(expand_hierarchy), np.diff(store.box_stop, prepend=0))
 
     @property
     def image_counts(self) -> np.ndarray:
         """(C,) int64: n_i."""
-        return np.diff(self.stop, prepend=0)
+        return np.diff(self.holds.indptr)
 
-    @cached_property
-    def holds(self) -> csr_matrix:
-        """(C, N) of 0 and 1: which image holds which class."""
-        ones, start = np.ones(len(self.images)), np.concatenate([[0], self.stop])
-        return csr_matrix((ones, self.images, start), shape=(len(self.stop), len(self.boxes)))
+    @property
+    def has_class(self) -> np.ndarray:
+        """(N,) bool: whether an image has a class."""
+        return np.bincount(self.holds.indices, minlength=len(self.boxes)) > 0
 
 
 @dataclass(frozen=True)
@@ -88,13 +84,13 @@ def counted_coverage(
 ) -> list[Coverage]:
     """Coverage of the real draws of ``series`` from ``lists``, after each number of ``epochs`` (ascending)."""
     times = np.zeros(len(lists.boxes), dtype=np.int64)
-    first = lists.stop - lists.image_counts
     coverages = []
     for epoch in range(epochs[-1]):
         label, position = series.epoch(epoch)
-        times += np.bincount(lists.images[first[label] + position], minlength=len(times))
+        times += np.bincount(lists.holds.indices[lists.holds.indptr[label] + position], minlength=len(times))
         if epoch + 1 in epochs:
-            coverages.append(_coverage(lists, series.per_class_before(epoch + 1).astype(float), times, times == 0))
+            draws, unseen = series.per_class_before(epoch + 1), times == 0
+            coverages.append(_coverage(lists, draws.astype(float), times, unseen.astype(float)))
         progress(f'counting draws, λ = {series.balance:g}', epoch + 1, epochs[-1])
     return coverages
 
@@ -140,7 +136,7 @@ def plan_sampling(
     for name, value in (('epochs', epochs), ('samples_per_epoch', samples_per_epoch)):
         if value is not None and value < 1:
             raise ValueError(f'{name} must be at least 1, got {value}')
-    samples = samples_per_epoch or len(np.unique(lists.images))
+    samples = samples_per_epoch or np.count_nonzero(lists.has_class)
     if seed is None:
         draws = samples * class_probabilities(lists.image_counts, balance)
         coverages = [expected_coverage(lists, times * draws) for times in (1, epochs)]
@@ -152,8 +148,8 @@ def plan_sampling(
 
 def _coverage(lists: ImageLists, draws: np.ndarray, seen: np.ndarray, unseen: np.ndarray) -> Coverage:
     """From (N,) times that each image is seen, and (N,) probabilities that it is not."""
-    has_class = np.bincount(lists.images, minlength=len(lists.boxes)) > 0
-    boxes, size = lists.boxes * has_class, np.maximum(lists.image_counts, 1)
+    has_class, size = lists.has_class, np.maximum(lists.image_counts, 1)
+    boxes = lists.boxes * has_class
     return Coverage(
         image_counts=lists.image_counts,
         draws=draws,

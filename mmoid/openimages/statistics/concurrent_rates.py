@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, csr_array, tril, triu
 
 from mmoid.openimages.classes import require_unique
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.statistics.objects import BoxPairs, LabelSets, label_sets, single_object_pairs
+from mmoid.openimages.statistics.objects import labels_of_objects, number_objects, object_pairs, require_threshold
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
@@ -27,11 +27,6 @@ ROUNDING = 1e-5
 def without_diagonal(matrix: csr_array) -> csr_array:
     """The same with zeros on the diagonal."""
     return csr_array(tril(matrix, -1) + triu(matrix, 1))
-
-
-def rates_of(counts: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """(C, C) float32 in [0, 1]: (C, C) counts over the (C,) objects of each row's class; 0 without objects."""
-    return (counts / np.maximum(objects, 1)[:, None]).astype(np.float32)
 
 
 def most_frequent_pairs(counts: np.ndarray | csr_array, number: int) -> list[tuple[int, int, int]]:
@@ -73,7 +68,7 @@ class OverlapLevel:
     iou_threshold: float  # boxes with at least this IoU are on one object
     pairs: int  # of boxes, with at least this IoU and different labels
     boxes: int  # in such a pair
-    label_sets: LabelSets
+    labels: csr_array  # (O, C) bool: whether an object has the label
     concurrence: Concurrence
 
     @property
@@ -91,19 +86,23 @@ def count_by_threshold(
     store: AnnotationStore, iou_thresholds: Sequence[float], progress: Progress = no_progress
 ) -> list[OverlapLevel]:
     """:func:`count_concurrence` at several thresholds, each in (0, 1]; boxes are compared only once."""
+    for iou_threshold in iou_thresholds:
+        require_threshold(iou_threshold)
     least = min(iou_thresholds)
-    single, pairs = single_object_pairs(store.box, store.box_stop, store.is_group_of, least, progress)
-    return [_level(single, store.box_label, pairs.at(iou), store.num_classes) for iou in iou_thresholds]
+    first, second, iou = object_pairs(store.box, store.box_stop, store.is_group_of, least, progress)
+    levels = {at: _level(store, at, first[iou >= at], second[iou >= at]) for at in set(iou_thresholds)}
+    return [levels[iou_threshold] for iou_threshold in iou_thresholds]
 
 
-def _level(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> OverlapLevel:
-    sets = label_sets(single, label, pairs, num_classes)
-    together = csr_array(sets.shared.T @ sets.shared)
-    objects = sets.alone + together.diagonal()
-    together = without_diagonal(together)
-    differ = label[pairs.first] != label[pairs.second]
-    boxes = np.unique(np.concatenate([pairs.first[differ], pairs.second[differ]]))
-    return OverlapLevel(pairs.least_iou, int(differ.sum()), len(boxes), sets, Concurrence(objects, together))
+def _level(store: AnnotationStore, iou_threshold: float, first: np.ndarray, second: np.ndarray) -> OverlapLevel:
+    label = store.box_label
+    labels = labels_of_objects(number_objects(store.is_group_of, first, second), label, store.num_classes)
+    several = labels[np.diff(labels.indptr) > 1].astype(np.int64)  # about one object in fifty
+    together = without_diagonal(csr_array(several.T @ several))
+    objects = np.bincount(labels.indices, minlength=store.num_classes)
+    differ = label[first] != label[second]
+    boxes = np.unique(np.concatenate([first[differ], second[differ]]))
+    return OverlapLevel(iou_threshold, int(differ.sum()), len(boxes), labels, Concurrence(objects, together))
 
 
 def save_rates(path: str | Path, rates: np.ndarray | csr_array, label_names: tuple[str, ...]) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array
 
 from mmoid.openimages.predictions.alignment import align_predictions
 from mmoid.openimages.predictions.prediction_store import Predictions
-from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs, rates_of
-from mmoid.openimages.statistics.objects import object_of_box, overlapping_pairs
+from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs
+from mmoid.openimages.statistics.objects import labels_of_objects, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
@@ -39,7 +39,7 @@ class Confusion:
     @property
     def rates(self) -> np.ndarray:
         """(C, C) float32 in [0, 1]: c_ij, the share of the objects labelled i that the model confuses with j."""
-        return rates_of(self.confused, self.objects)
+        return (self.confused / np.maximum(self.objects, 1)[:, None]).astype(np.float32)
 
     @property
     def interchangeability(self) -> np.ndarray:
@@ -82,10 +82,9 @@ def count_confusion(
     was_predicted[image_of] = True
     single = (object_index >= 0) & np.repeat(was_predicted, boxes_of_image)
 
-    # (object, class) as one number, object * C + class.
-    annotated = np.unique(object_index[single] * num_classes + store.box_label[single])
-    rows, labels = store.hierarchy.expand_up(annotated % num_classes)
-    supported = np.unique(annotated[rows] // num_classes * num_classes + labels)
+    labels = labels_of_objects(np.where(single, object_index, -1), store.box_label, num_classes)
+    row, label = (labels @ store.hierarchy.self_and_ancestors).nonzero()
+    supported = row.astype(np.int64) * num_classes + label  # (object, class) as one number
 
     image = image_of[predictions.image_of_detection()]
     count = boxes_of_image[image]
@@ -99,15 +98,12 @@ def count_confusion(
     highest = _first_of_each(said, -score)
     said, score = said[highest], score[highest]
 
-    size = (int(object_index.max(initial=-1)) + 1, num_classes)
-    labelled = csr_matrix((np.ones(len(annotated), dtype=np.int64), np.divmod(annotated, num_classes)), size)
-
     def over_objects(values: np.ndarray) -> np.ndarray:
         """(C, C) sums over the objects labelled i."""
-        return np.asarray((labelled.T @ csr_matrix((values, np.divmod(said, num_classes)), size)).toarray())
+        return np.asarray((labels.T @ csr_array((values, np.divmod(said, num_classes)), labels.shape)).toarray())
 
     above = (score >= score_threshold).astype(np.int64)
-    objects = np.bincount(annotated % num_classes, minlength=num_classes)
+    objects = np.bincount(labels.indices, minlength=num_classes)
     return Confusion(
         objects=objects,
         predicted=over_objects(above),

@@ -8,11 +8,11 @@ label are dealt at once, in the order of their other labels. At the end, a few i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_array, vstack
 
+from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import Progress, no_progress
 
@@ -30,13 +30,13 @@ def split_images(
     Raises:
         ValueError: A size is negative, or there are too few images.
     """
-    annotated, expanded = (_images_by_class(store, expand) for expand in (False, True))
-    parents = ~store.hierarchy.is_leaf
-    return stratify(hstack([annotated, expanded[:, parents]], format='csr'), sizes, seed, progress)
+    parents = np.flatnonzero(~store.hierarchy.is_leaf)
+    by_label = vstack([store.images_by_class(False), store.images_by_class(True)[parents]])
+    return stratify(csr_array(by_label.T), sizes, seed, progress)
 
 
 def stratify(
-    labels: csr_matrix, sizes: Sequence[int], seed: int = 0, progress: Progress = no_progress
+    labels: csr_array, sizes: Sequence[int], seed: int = 0, progress: Progress = no_progress
 ) -> list[np.ndarray]:
     """:func:`split_images` on an (N, L) matrix: the stored entries of a row are the labels of an image."""
     num_images, num_labels = labels.shape
@@ -69,18 +69,10 @@ def stratify(
     return [np.flatnonzero(subset == k) for k in range(len(sizes))]
 
 
-def _images_by_class(store: AnnotationStore, expand_hierarchy: bool) -> csr_matrix:
-    """(N, C) matrix with an entry for each class of each image."""
-    images = store.class_images(expand_hierarchy)
-    label = np.repeat(np.arange(store.num_classes), store.class_image_counts(expand_hierarchy))
-    ones = np.ones(len(images), dtype=np.int8)
-    return csr_matrix((ones, (images, label)), shape=(store.num_images, store.num_classes))
-
-
-def _rank_by_rarity(labels: csr_matrix, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _rank_by_rarity(labels: csr_array, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(N,) position of each image in the order of its three rarest labels; equal images in random order."""
     rarity = np.argsort(np.argsort(counts, kind='stable'))
-    ranked = csr_matrix((labels.data, rarity[labels.indices], labels.indptr), shape=labels.shape, copy=True)
+    ranked = csr_array((labels.data, rarity[labels.indices], labels.indptr), shape=labels.shape, copy=True)
     ranked.sort_indices()
     first, length = ranked.indptr[:-1], np.diff(ranked.indptr)
     keys = [np.full(labels.shape[0], labels.shape[1]) for _ in range(3)]
@@ -116,43 +108,16 @@ def _exchange(subset: np.ndarray, dealt: np.ndarray, targets: np.ndarray) -> Non
         subset[dealt[subset[dealt] == len(targets) - 1][surplus[k] :]] = k
 
 
-@dataclass(frozen=True)
-class ClassDeviation:
-    """(C,) int64 images or boxes of each class in the whole and in a part with ``fraction`` of the images."""
-
-    whole: np.ndarray
-    part: np.ndarray
-    fraction: float
-
-    @property
-    def expected(self) -> np.ndarray:
-        """(C,) float64: the counts of a part with the ratios of the whole."""
-        return self.whole * self.fraction
-
-    @property
-    def difference(self) -> np.ndarray:
-        """(C,) float64: ``part - expected``."""
-        return self.part - self.expected
-
-    @property
-    def relative(self) -> np.ndarray:
-        """(C,) float64: ``part / expected - 1``; 0 where the whole has none."""
-        expected = self.expected
-        return np.divide(self.part, expected, out=np.ones(len(expected)), where=expected > 0) - 1
+def image_deviation(
+    store: AnnotationStore, images: np.ndarray, expand_hierarchy: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images of each class among (n,) ``images``: (C,) float64 with the ratios of the store, and (C,) int64 counted."""
+    expected = store.class_image_counts(expand_hierarchy) * len(images) / store.num_images
+    return expected, store.images_by_class(expand_hierarchy)[:, images].sum(axis=1)
 
 
-def image_deviation(store: AnnotationStore, images: np.ndarray, expand_hierarchy: bool = False) -> ClassDeviation:
-    """Images of each class among (n,) ``images`` and in the whole store."""
-    label = np.repeat(np.arange(store.num_classes), store.class_image_counts(expand_hierarchy))
-    return _deviation(store, images, store.class_images(expand_hierarchy), label)
-
-
-def box_deviation(store: AnnotationStore, images: np.ndarray) -> ClassDeviation:
-    """Boxes of each class on (n,) ``images`` and in the whole store."""
-    return _deviation(store, images, store.image_of_box(), store.box_label)
-
-
-def _deviation(store: AnnotationStore, images: np.ndarray, image: np.ndarray, label: np.ndarray) -> ClassDeviation:
-    whole = np.bincount(label, minlength=store.num_classes)
-    part = np.bincount(label[np.isin(image, images)], minlength=store.num_classes)
-    return ClassDeviation(whole, part, len(images) / store.num_images)
+def box_deviation(store: AnnotationStore, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of each class on (n,) ``images``, as :func:`image_deviation` does."""
+    label = store.box_label[gather_rows(store.box_stop, images)[1]]
+    expected = store.class_box_counts * len(images) / store.num_images
+    return expected, np.bincount(label, minlength=store.num_classes)

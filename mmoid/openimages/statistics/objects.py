@@ -7,10 +7,8 @@ boxes are not objects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from mmoid.openimages.boxes import box_area, box_iou
@@ -21,58 +19,57 @@ PAIRS_AT_ONCE = 1 << 18  # bounds the memory, about 100 bytes per pair; larger v
 SLACK = 1e-9  # tolerance of the test by area that precedes the exact test, so that rounding loses no pair
 
 
-@dataclass(frozen=True)
-class BoxPairs:
-    """Pairs of overlapping boxes of one image."""
-
-    first: np.ndarray  # (P,) int64 row of the first box
-    second: np.ndarray  # (P,) int64 row of the second box, greater than ``first``
-    iou: np.ndarray  # (P,) float64, at least ``least_iou``
-    least_iou: float
-
-    def at(self, iou_threshold: float) -> BoxPairs:
-        """The pairs with IoU >= ``iou_threshold``, which must be in [``least_iou``, 1] (ValueError)."""
-        if not self.least_iou <= iou_threshold <= 1:
-            raise ValueError(f'iou_threshold must be in [{self.least_iou:g}, 1], got {iou_threshold}')
-        kept = self.iou >= iou_threshold
-        return BoxPairs(self.first[kept], self.second[kept], self.iou[kept], iou_threshold)
-
-
-@dataclass(frozen=True)
-class LabelSets:
-    """The labels of all objects. Most objects have one box, so only their counts are kept."""
-
-    alone: np.ndarray  # (C,) int64, number of objects with a single box, by class
-    shared: csr_matrix  # (G, C) int64, the objects with several boxes: 1 where an object has the label
-
-
 def object_of_box(
     box: np.ndarray, box_stop: np.ndarray, is_group_of: np.ndarray, iou_threshold: float = 0.9
 ) -> np.ndarray:
-    """(B,) int64 object index of each box, -1 for a group-of box; arguments of :func:`single_object_pairs`."""
-    single, pairs = single_object_pairs(box, box_stop, is_group_of, iou_threshold)
-    return np.where(single, _components(len(box), pairs.first, pairs.second).astype(np.int64), -1)
+    """(B,) int64 object index of each box, -1 for a group-of box; arguments of :func:`object_pairs`."""
+    first, second, _ = object_pairs(box, box_stop, is_group_of, iou_threshold)
+    return number_objects(is_group_of, first, second)
 
 
-def single_object_pairs(
+def object_pairs(
     box: np.ndarray,
     box_stop: np.ndarray,
     is_group_of: np.ndarray,
-    least_iou: float,
+    iou_threshold: float,
     progress: Progress = no_progress,
-) -> tuple[np.ndarray, BoxPairs]:
-    """(B,) bool, which boxes are not group-of, and their pairs with at least the IoU ``least_iou``, in (0, 1].
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of boxes of one image that are not group-of and have at least an IoU in (0, 1].
 
     ``box`` is (B, 4) xmin, ymin, xmax, ymax in any unit, image after image; ``box_stop`` is the (N,) end of each
     image's rows; ``is_group_of`` is (B,) 1, 0 or -1 (unknown, treated as a single object). Progress is in boxes.
+
+    Returns (P,) int64 rows, (P,) int64 greater rows, and their (P,) float64 IoU.
     """
-    single: np.ndarray = is_group_of != 1
     row = np.arange(len(box))
     later = np.repeat(box_stop, np.diff(box_stop, prepend=0)) - row - 1  # later rows of the same image
-    first, second, iou = overlapping_pairs(box, box, row + 1, later, least_iou, progress)
+    first, second, iou = overlapping_pairs(box, box, row + 1, later, iou_threshold, progress)
     # Dropping pairs afterwards needs no copy of the memory-mapped boxes.
-    kept = single[first] & single[second]
-    return single, BoxPairs(first[kept], second[kept], iou[kept], least_iou)
+    kept = (is_group_of[first] != 1) & (is_group_of[second] != 1)
+    return first[kept], second[kept], iou[kept]
+
+
+def number_objects(is_group_of: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(B,) int64 object of each box, from 0 without gaps, if (P,) ``first`` and ``second`` are on one; -1: group-of."""
+    single = is_group_of != 1
+    node, size = np.cumsum(single) - 1, np.count_nonzero(single)
+    graph = coo_array((np.ones(len(first), dtype=bool), (node[first], node[second])), shape=(size, size))
+    objects = np.full(len(single), -1)
+    objects[single] = connected_components(graph, directed=False)[1]
+    return objects
+
+
+def labels_of_objects(objects: np.ndarray, label: np.ndarray, num_classes: int) -> csr_array:
+    """(O, C) bool: the labels of each object, from (B,) object indices, -1: none, and (B,) class indices."""
+    rows = np.flatnonzero(objects >= 0)
+    shape = (int(objects.max(initial=-1)) + 1, num_classes)
+    return csr_array((np.ones(len(rows), dtype=bool), (objects[rows], label[rows])), shape)
+
+
+def require_threshold(iou_threshold: float) -> None:
+    """Raises a ValueError unless the threshold is in (0, 1]."""
+    if not 0 < iou_threshold <= 1:
+        raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')
 
 
 def overlapping_pairs(
@@ -88,8 +85,7 @@ def overlapping_pairs(
     Returns (P,) int64 rows of ``a``, ascending, (P,) int64 rows of ``b``, and their (P,) float64 IoU: all pairs of at
     least ``iou_threshold``. A threshold out of (0, 1] is a ValueError. Progress is in boxes ``a``.
     """
-    if not 0 < iou_threshold <= 1:
-        raise ValueError(f'iou_threshold must be in (0, 1], got {iou_threshold}')
+    require_threshold(iou_threshold)
     area_a = box_area(a)
     area_b = area_a if b is a else box_area(b)
     none = np.empty(0, dtype=np.int64)
@@ -108,22 +104,3 @@ def overlapping_pairs(
         progress('comparing boxes', high, len(a))
     rows_a, rows_b, iou = (np.concatenate(column) for column in zip(*found))
     return rows_a, rows_b, iou
-
-
-def _components(num_boxes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(num_boxes,) component of each box, from 0 without gaps, where (P,) ``first`` and ``second`` are connected."""
-    graph = coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(num_boxes, num_boxes))
-    return connected_components(graph, directed=False)[1]
-
-
-def label_sets(single: np.ndarray, label: np.ndarray, pairs: BoxPairs, num_classes: int) -> LabelSets:
-    """The labels of each object, from (B,) class indices and what :func:`single_object_pairs` returns."""
-    # Only boxes of a pair need grouping, about one in fifty.
-    paired, ends = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
-    group = _components(len(paired), ends[: len(pairs.first)], ends[len(pairs.first) :])
-    alone = single.copy()
-    alone[paired] = False
-    shape = (int(group.max(initial=-1)) + 1, num_classes)
-    shared = coo_matrix((np.ones(len(paired), dtype=np.int64), (group, label[paired])), shape).tocsr()
-    shared.data[:] = 1  # several boxes of the object may have the same label
-    return LabelSets(np.bincount(label[alone], minlength=num_classes), shared)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csr_array
 
 from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.classes import ClassNames
@@ -193,6 +194,12 @@ class AnnotationStore:
     def class_images(self, expand_hierarchy: bool = True) -> np.ndarray:
         """(sum of n_i,) int32: :meth:`images_of_class` of all classes, one after the other."""
         return column(self._tables['class_images_expanded' if expand_hierarchy else 'class_images'], 'image')
+
+    def images_by_class(self, expand_hierarchy: bool = True) -> csr_array:
+        """(C, N) bool: whether a class is in an image; see :meth:`class_image_counts`."""
+        images, stop = self.class_images(expand_hierarchy), self._class_image_stop(expand_hierarchy)
+        ones = np.ones(len(images), dtype=bool)
+        return csr_array((ones, images, np.append(0, stop)), shape=(self.num_classes, self.num_images))
 
     def _class_image_stop(self, expand_hierarchy: bool) -> np.ndarray:
         return column(self._tables['classes'], 'expanded_image_stop' if expand_hierarchy else 'image_stop')

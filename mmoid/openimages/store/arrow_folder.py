@@ -56,7 +56,7 @@ def write_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         with locked(temporary), naming_path(path):
             yield temporary
             require_replaceable(path, overwrite)  # another process may have written it meanwhile
-            old = path.with_name(f'.{path.name}.old-{os.getpid()}')
+            old = temporary.with_name(f'{temporary.name}.old')  # removed later if this process is killed now
             if path.exists():
                 path.rename(old)
             temporary.rename(path)

@@ -7,18 +7,24 @@ import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.class_groups import class_columns, class_groups, train_image_counts
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.box_stores import APPLE, BENCH, FRUIT, ORANGE, OTHER_BENCH, make_store
 from tests.official_files import LABEL_NAMES, TREE
+from tests.openimages.metric.metric_cases import make_annotations
+
+
+def annotations_over(hierarchy: ClassHierarchy, of_lvis: bool = False) -> Annotations:
+    """No boxes; LVIS has labels of classes that are not exhaustively annotated."""
+    labels = ([0], [0], [NOT_EXHAUSTIVE]) if of_lvis else ()
+    return make_annotations(1, hierarchy.label_names, hierarchy, [], [], [], [], *labels)
 
 
 def test_groups_have_names_meanings_classes_and_an_order():
-    hierarchy, counts = ClassHierarchy(TREE, LABEL_NAMES), np.array([11, 101, 2030, 0, 10])
-    groups = class_groups(hierarchy, counts)
+    annotations, counts = annotations_over(ClassHierarchy(TREE, LABEL_NAMES)), np.array([11, 101, 2030, 0, 10])
+    groups = class_groups(annotations, counts)
     assert [(group.name, group.meaning, group.labels.tolist()) for group in groups] == [
-        ('rare', '1 to 10 training images', [OTHER_BENCH]),
-        ('common', '11 to 100 training images', [APPLE]),
-        ('frequent', 'more than 100 training images', [ORANGE, FRUIT]),
         ('head', '101 to 2,030 training images', [FRUIT, ORANGE]),
         ('middle', '11 to 11 training images', [APPLE]),
         ('tail', '10 to 10 training images', [OTHER_BENCH]),
@@ -28,13 +34,26 @@ def test_groups_have_names_meanings_classes_and_an_order():
         ('level1', '1 below the root', [FRUIT, BENCH, OTHER_BENCH]),
         ('level2', '2 below the root', [APPLE, ORANGE]),
     ]
-    assert {name: column.to_pylist() for name, column in class_columns(hierarchy, counts).items()} == {
+    assert {name: column.to_pylist() for name, column in class_columns(annotations, counts).items()} == {
         'train_images': [11, 101, 2030, 0, 10],
         'frequency': ['middle', 'head', 'head', 'untrained', 'tail'],
         'level': [2, 2, 1, 1, 1],
         'leaf': [True, True, False, True, True],
     }
-    assert class_groups(None, None) == []
+    assert [group.name for group in class_groups(annotations, None)] == ['leaf', 'parent', 'level1', 'level2']
+
+
+def test_classes_of_lvis_are_rare_common_or_frequent_instead():
+    annotations = annotations_over(ClassHierarchy(TREE, LABEL_NAMES), of_lvis=True)
+    counts = np.array([11, 101, 100, 0, 10])
+    assert [(group.name, group.meaning, group.labels.tolist()) for group in class_groups(annotations, counts)[:4]] == [
+        ('rare', '10 to 10 training images', [OTHER_BENCH]),
+        ('common', '11 to 100 training images', [APPLE, FRUIT]),
+        ('frequent', '101 to 101 training images', [ORANGE]),
+        ('untrained', 'no training image', [BENCH]),
+    ]
+    columns = class_columns(annotations, counts)
+    assert columns['frequency'].to_pylist() == ['common', 'frequent', 'common', 'untrained', 'rare']
 
 
 def test_training_images_are_counted_in_a_store_or_read_from_a_csv(tmp_path):

@@ -129,11 +129,15 @@ def crowd() -> Case:
 
 
 @pytest.mark.parametrize('size', [1, 2, 100])
-def test_chunk_sizes_do_not_change_the_result(crowd, monkeypatch, size):
-    whole = match_detections(ground_truth_of(crowd), *detections_of(crowd))
+def test_neither_chunk_sizes_nor_the_order_of_rows_change_the_result(crowd, monkeypatch, size):
+    ground_truth = ground_truth_of(crowd)
+    image, label, _, box = detections_of(crowd)
+    score = np.random.default_rng(0).permutation(len(image)) / len(image)
+    whole = match_detections(ground_truth, image, label, score, box)
     monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', size)
     monkeypatch.setattr(matching, 'DETECTIONS_AT_ONCE', size)
-    assert_same(match_detections(ground_truth_of(crowd), *detections_of(crowd)), whole)
+    mixed = np.random.default_rng(1).permutation(len(image))
+    assert_same(match_detections(ground_truth, image[mixed], label[mixed], score[mixed], box[mixed]), whole)
 
 
 @pytest.mark.parametrize('cuts', [[15], [1, 2, 3, 29], list(range(1, 30))])

@@ -5,6 +5,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from pyarrow import csv
+from scipy.sparse import csr_array
 
 from mmoid.openimages.sampling.coverage import (
     ImageLists,
@@ -21,7 +22,8 @@ from tests.shared_data import open_images
 
 def lists(classes, boxes):
     """From a list of images for each class."""
-    return ImageLists(np.cumsum([len(row) for row in classes]), np.concatenate(classes).astype(int), np.array(boxes))
+    holds = np.array([[image in row for image in range(len(boxes))] for row in classes])
+    return ImageLists(csr_array(holds), np.array(boxes))
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +90,8 @@ def test_figures_of_section_3_are_reproduced():
     num_images = 1_743_042
     stop = np.cumsum(counts)
     assert stop[-1] > 1.5 * num_images  # several classes in an image
-    challenge = ImageLists(stop, np.arange(stop[-1]) % num_images, np.full(num_images, 7))
+    holds = csr_array((np.ones(stop[-1], bool), np.arange(stop[-1]) % num_images, [0, *stop]), (500, num_images))
+    challenge = ImageLists(holds, np.full(num_images, 7))
     plan = plan_sampling(challenge, 1.0, epochs=7)
     head, rarest = counts.argmax(), counts.argmin()
     assert plan.samples_per_epoch == num_images

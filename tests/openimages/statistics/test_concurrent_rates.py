@@ -8,7 +8,7 @@ import pytest
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, count_concurrence, load_rates, save_rates
-from mmoid.openimages.statistics.objects import object_of_box, single_object_pairs
+from mmoid.openimages.statistics.objects import object_of_box, object_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import iou, label_sets_of, make_store, random_rows
 from tests.real_stores import sample
@@ -35,8 +35,8 @@ def test_pairs_are_those_of_a_double_loop(monkeypatch, pairs_at_once):
             for i, j in combinations(range(first, last), 2):
                 if iou(box[i], box[j]) >= 0.8 and 1 not in (group[i], group[j]):
                     expected.append((i, j))
-        _, pairs = single_object_pairs(box, stop, group, 0.8)
-        assert list(zip(pairs.first.tolist(), pairs.second.tolist())) == expected
+        first, second, _ = object_pairs(box, stop, group, 0.8)
+        assert list(zip(first.tolist(), second.tolist())) == expected
 
 
 def test_objects_are_connected_components_of_one_image_without_group_of_boxes():
@@ -110,10 +110,7 @@ def test_several_thresholds_at_once_are_the_same_as_one_after_the_other(tmp_path
         assert level.label_pairs == len(kinds)
 
 
-def test_thresholds_out_of_range_raise():
-    _, pairs = single_object_pairs(np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([2]), np.zeros(2), 0.7)
-    assert len(pairs.at(1.0).first) == 1
-    with pytest.raises(ValueError, match=r'must be in \[0.7, 1\], got 0.5'):
-        pairs.at(0.5)
-    with pytest.raises(ValueError, match=r'must be in \(0, 1\], got 0'):
-        single_object_pairs(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0), 0)
+@pytest.mark.parametrize('thresholds', [[0], [0.5, 1.01]])
+def test_thresholds_out_of_range_raise(tmp_path, thresholds):
+    with pytest.raises(ValueError, match=rf'must be in \(0, 1\], got {thresholds[-1]}'):
+        count_by_threshold(make_store(tmp_path, []), thresholds)

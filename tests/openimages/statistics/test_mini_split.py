@@ -61,8 +61,8 @@ def test_deviations_compare_a_part_with_the_store(tmp_path):
     convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
     store = AnnotationStore(tmp_path / 'store')
     images = np.array([0, 3])
-    assert image_deviation(store, images).part.tolist() == [1, 1, 0, 0, 0]
-    assert image_deviation(store, images, expand_hierarchy=True).part.tolist() == [1, 1, 1, 0, 0]
-    assert image_deviation(store, images, expand_hierarchy=True).whole.tolist() == [1, 1, 2, 1, 0]
-    assert box_deviation(store, images).part.tolist() == [2, 1, 0, 0, 0]
-    assert box_deviation(store, images).expected.tolist() == [1, 0.5, 0.5, 0.5, 0]
+    assert image_deviation(store, images)[1].tolist() == [1, 1, 0, 0, 0]
+    expected, got = image_deviation(store, images, expand_hierarchy=True)
+    assert expected.tolist() == [0.5, 0.5, 1, 0.5, 0] and got.tolist() == [1, 1, 1, 0, 0]
+    expected, got = box_deviation(store, images)
+    assert expected.tolist() == [1, 0.5, 0.5, 0.5, 0] and got.tolist() == [2, 1, 0, 0, 0]

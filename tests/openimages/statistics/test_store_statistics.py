@@ -6,13 +6,7 @@ import pytest
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold
-from mmoid.openimages.statistics.store_statistics import (
-    count_verified,
-    head_to_tail,
-    label_set_sizes,
-    leaf_absence,
-    measure,
-)
+from mmoid.openimages.statistics.store_statistics import count_verified, head_to_tail, leaf_absence, measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import APPLE, FRUIT, ORANGE, label_sets_of, make_store, random_rows
 from tests.real_stores import sample
@@ -30,15 +24,6 @@ def with_ancestors(store, labels):
     return set(labels) | {int(ancestor) for label in labels for ancestor in store.hierarchy.ancestors(label)}
 
 
-def test_boxes_and_images_of_a_class_are_counted_with_and_without_descendants(random_store):
-    store, rows = random_store
-    found = measure(store).imbalance
-    for label in range(store.num_classes):
-        assert found.boxes[label] == sum(row[1] == label for row in rows)
-        assert found.images[label] == len({row[0] for row in rows if row[1] == label})
-        assert found.expanded_images[label] == len({row[0] for row in rows if label in with_ancestors(store, [row[1]])})
-
-
 def test_head_to_tail_leaves_out_classes_that_do_not_occur():
     assert head_to_tail(np.array([0, 4, 100, 8])) == 25
     assert head_to_tail(np.zeros(3, dtype=int)) == 1
@@ -47,7 +32,7 @@ def test_head_to_tail_leaves_out_classes_that_do_not_occur():
 def test_parents_without_a_finer_label_are_those_found_object_by_object(random_store):
     store, rows = random_store
     label_sets = label_sets_of(rows, 0.8)
-    found = leaf_absence(count_by_threshold(store, [0.8])[0].label_sets, store.hierarchy)
+    found = leaf_absence(count_by_threshold(store, [0.8])[0].labels, store.hierarchy)
     assert found.label.tolist() == [FRUIT]
     finer = set(store.hierarchy.descendants(FRUIT).tolist())
     assert finer == {APPLE, ORANGE}
@@ -59,11 +44,11 @@ def test_parents_without_a_finer_label_are_those_found_object_by_object(random_s
 def test_label_set_sizes_are_those_counted_object_by_object(random_store):
     store, rows = random_store
     label_sets = label_sets_of(rows, 0.7)
-    found = label_set_sizes(count_by_threshold(store, [0.7])[0].label_sets, store.hierarchy)
-    assert found.annotated.tolist() == np.bincount([len(labels) for labels in label_sets]).tolist()
+    found = measure(store, 0.7)
+    assert found.label_set_sizes.tolist() == np.bincount([len(labels) for labels in label_sets]).tolist()
     expanded = [len(with_ancestors(store, labels)) for labels in label_sets]
-    assert found.expanded.tolist() == np.bincount(expanded).tolist()
-    assert len(found.annotated) > 2
+    assert found.expanded_sizes.tolist() == np.bincount(expanded).tolist()
+    assert len(found.label_set_sizes) > 2
 
 
 def test_the_statistics_of_the_real_sample_are_those_published(tmp_path):
@@ -72,7 +57,7 @@ def test_the_statistics_of_the_real_sample_are_those_published(tmp_path):
     assert found.level.pairs == 2564 and found.level.boxes / store.num_boxes == pytest.approx(0.164, abs=5e-4)
     (i, j, together), *_ = found.level.concurrence.top_pairs(1)
     assert {store.class_names[i], store.class_names[j]} == {'Woman', 'Girl'} and together == 155
-    assert found.imbalance.boxes.sum() == 23632 and np.count_nonzero(found.imbalance.images) == 497
+    assert store.num_boxes == 23632 and np.count_nonzero(store.class_image_counts(False)) == 497
 
 
 def test_verified_pairs_are_those_of_the_metric(tiny_data):

@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -78,6 +79,20 @@ def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_firs
         (tmp_path / 'store').mkdir()
         (tmp_path / 'store' / 'metadata.json').write_text('{"by": 1}')
     assert (tmp_path / 'store' / 'metadata.json').read_text() == '{"by": 1}'
+
+
+def test_a_replaced_folder_that_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    def write():
+        with write_folder(tmp_path / 'store', overwrite=True) as folder:
+            (folder / 'metadata.json').write_text('{}')
+
+    write()
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, 'rmtree', lambda *_, **__: None)
+        write()
+    assert len(list(tmp_path.iterdir())) == 2
+    write()
+    assert [path.name for path in tmp_path.iterdir()] == ['store']
 
 
 @pytest.mark.parametrize('text', ['[]', 'null', '{"format": 3}', '\xff', '[' * 100_000])
