@@ -1,7 +1,6 @@
 """Checkpoints of mmengine are read with ``weights_only=True``, and nothing else is let in with them."""
 
 import os
-import runpy
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from mmengine.logging import MessageHub
 from mmoid.engine.launch import build_runner
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, try_load
 from tests.engine import small_run
+from tests.tool_runs import run
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 
@@ -89,15 +89,12 @@ def test_a_run_does_not_unpickle_the_weights_that_it_starts_from(tiny_data, tmp_
     assert not (tmp_path / 'attacked').exists()
 
 
-def run_tool(monkeypatch, name, *arguments):
-    """A tool of mmdet, in a process that has imported mmoid.registry."""
-    path = TOOLS / name
-    monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments)])
-    runpy.run_path(str(path), run_name='__main__')
+def test_mmdets_tools_publish_a_checkpoint_and_plot_a_log(whole, tmp_path):
+    def run_tool(name, *arguments):  # as docs/training.md says
+        call = 'import mmoid.registry, runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name="__main__")'
+        run(sys.executable, '-c', call, TOOLS / name, *arguments)
 
-
-def test_mmdets_tools_publish_a_checkpoint_and_plot_a_log(whole, tmp_path, monkeypatch):
-    run_tool(monkeypatch, 'model_converters/publish_model.py', whole / 'epoch_4.pth', tmp_path / 'model.pth')
+    run_tool('model_converters/publish_model.py', whole / 'epoch_4.pth', tmp_path / 'model.pth')
     while not (published := [*tmp_path.glob('model-*.pth')]):  # it does not wait for its `mv`
         time.sleep(0.01)
     assert torch.load(published[0], weights_only=True).keys() == {'meta', 'state_dict'}
@@ -105,5 +102,5 @@ def test_mmdets_tools_publish_a_checkpoint_and_plot_a_log(whole, tmp_path, monke
     # The default, dark, is a style of seaborn, which the forks do not use.
     style = 'dark' if 'seaborn' in (TOOLS / 'analysis_tools/analyze_logs.py').read_text() else 'default'
     plot = ('plot_curve', log, '--keys', 'loss', 'stage', '--style', style, '--out', tmp_path / 'curve.png')
-    run_tool(monkeypatch, 'analysis_tools/analyze_logs.py', *plot)
+    run_tool('analysis_tools/analyze_logs.py', *plot)
     assert (tmp_path / 'curve.png').stat().st_size > 10_000
