@@ -11,7 +11,7 @@ import pyarrow as pa
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.image_ids import match_images
-from mmoid.openimages.readers.csv_files import class_column, find_column, read_columns, read_header, require_rows
+from mmoid.openimages.readers.csv_files import class_column, find_column, read_columns, read_header
 from mmoid.openimages.store.writing import Content, Rows
 
 
@@ -23,9 +23,11 @@ def with_annotated_classes(content: Content, path: str | Path | None) -> Content
     Args:
         content: Images, boxes and labels. Image-level labels that are there stay.
         path: CSV with a column ``LabelName``: classes of all images; or with ``ImageID`` too: of some. None: nothing.
+            Rows of other images are dropped and counted.
 
     Raises:
-        AnnotationError: A class or image that the content does not have, or an empty list. The message names the line.
+        AnnotationError: A class that the content does not have (the message names the line), an empty list, or one of
+            other images only.
     """
     if path is None:
         return content
@@ -38,7 +40,12 @@ def with_annotated_classes(content: Content, path: str | Path | None) -> Content
     num_images, num_classes = len(content.images), len(content.classes)
     if by_image:
         image = match_images(table['ImageID'].combine_chunks(), content.images['image_id'].combine_chunks())
-        require_rows(path, table, image >= 0, '{ImageID!r} is not an image of this data set')
+        other = image < 0
+        first = table['ImageID'][int(np.argmax(other))].as_py()
+        if other.all():
+            raise AnnotationError(f'{path}: none of its images, first {first!r}, is in this data set')
+        content.summary.drop('rows of annotated classes of images that are not in the data set', other.sum(), first)
+        image, label = image[~other], label[~other]
     else:
         image, label = np.repeat(np.arange(num_images), len(label)), np.tile(label, num_images)
     hierarchy = ClassHierarchy(content.tree, content.classes.label_names, content.classes.source)

@@ -83,11 +83,20 @@ def import_yolo(
     label_files = [root / _label_file(name) for name in files]
     num_keypoint_values = math.prod(described.kpt_shape or (0,))
     rows: list[tuple[int, int, list[float], str]] = []
+    faults = []
     for i, file in enumerate(label_files):
-        rows += ((i, *row) for row in _rows(file, label_of_number, num_keypoint_values))
+        try:
+            rows += ((i, *row) for row in _rows(file, label_of_number, num_keypoint_values))
+        except AnnotationError as error:
+            faults.append(str(error))
         if i % 512 == 0:
             progress('reading labels', i, len(label_files))
     progress('reading labels', len(label_files), len(label_files))
+    if faults:
+        listed = '\n  '.join(faults)
+        raise AnnotationError(
+            listed if len(faults) == 1 else f'{path}: {len(faults)} label files are wrong:\n  {listed}'
+        )
     unlabelled = [file for file in label_files if not file.is_file()]
     if label_files and len(unlabelled) == len(label_files):
         raise AnnotationError(f'{label_files[0]}: no such file; no image has a label file')

@@ -42,11 +42,18 @@ def test_the_list_may_name_images_in_any_spelling(tmp_path):
     assert labels_of(store) == GIVEN | {('a0', '/m/bench1'): 1, ('c2', '/m/bench1'): 0}
 
 
+def test_rows_of_other_images_are_counted(tmp_path):
+    store, summary = converted(tmp_path, 'LabelName,ImageID\n/m/bench1,a0\n/m/bench1,x9\n')
+    assert labels_of(store) == GIVEN | {('a0', '/m/bench1'): 1}
+    reason = 'rows of annotated classes of images that are not in the data set'
+    assert summary.dropped[reason] == 1 and summary.first[reason] == 'x9'
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
         ('LabelName\n/m/fruit\n/m/tree\n', r"drawn\.csv:3: .*'/m/tree'"),
-        ('LabelName,ImageID\n/m/fruit,x9\n', r"drawn\.csv:2: 'x9' is not an image of this data set"),
+        ('LabelName,ImageID\n/m/fruit,x9\n', r"drawn\.csv: none of its images, first 'x9', is in this data set"),
         ('LabelName\n', r'drawn\.csv: lists no classes'),
         ('Class\n/m/fruit\n', r"drawn\.csv:1: has no column 'LabelName'"),
     ],

@@ -93,6 +93,12 @@ def test_an_error_names_the_file_and_the_line(data, row, message):
     (data.parent / 'labels/train/a.txt').write_text(f'0 0.5 0.5 0.5 0.5\n{row}\n')
     with pytest.raises(AnnotationError, match=message):
         imported(data)
+    (data.parent / 'labels/train/x').mkdir()
+    (data.parent / 'labels/train/x/b.txt').write_text('9\n')
+    with pytest.raises(
+        AnnotationError, match=rf'data\.yaml: 2 label files are wrong:\n.*{message}.*\n.*b\.txt:1: expected'
+    ):
+        imported(data)
 
 
 @pytest.mark.parametrize(
