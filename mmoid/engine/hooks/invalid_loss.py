@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from mmdet.engine.hooks import CheckInvalidLossHook
 from mmdet.registry import HOOKS
 from mmengine.runner import Runner
@@ -31,7 +32,8 @@ class InvalidLossHook(CheckInvalidLossHook):
     ) -> None:
         if not self.every_n_train_iters(runner, self.interval):
             return
-        invalid = [f'{name} is {float(value)}' for name, value in (outputs or {}).items() if not math.isfinite(value)]
+        values = {name: torch.as_tensor(value).item() for name, value in (outputs or {}).items()}
+        invalid = [f'{name} is {value}' for name, value in values.items() if not math.isfinite(value)]
         if not invalid:
             return
         samples = data_batch.get('data_samples', ()) if isinstance(data_batch, dict) else ()
