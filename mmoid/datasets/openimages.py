@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os.path as osp
-import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import exists, get
+from mmengine.fileio import exists
 from mmengine.logging import print_log
 
 from mmoid.openimages.boxes import below_a_pixel
@@ -28,17 +26,6 @@ from mmoid.openimages.store.writing import expand_image_lists, image_lists
 from mmoid.utils.progress import progress_bars
 
 IMAGES_CHECKED = 16
-OF_PROPOSALS = {
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('numpy.core.multiarray', '_reconstruct'),
-    ('numpy.core.numeric', '_frombuffer'),
-    ('mmengine.structures.instance_data', 'InstanceData'),
-    ('builtins', 'set'),
-    ('__builtin__', 'set'),
-    ('_codecs', 'encode'),
-}
-"""What the pickles of mmdet's proposals are made of."""
 MIXES_IMAGES = re.compile('Mosaic|MixUp|CopyPaste')  # transforms of mmdet
 
 
@@ -65,12 +52,11 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         filter_cfg: ``filter_empty_gt`` and ``min_size`` (pixels, shorter side), as in mmdet; not in test mode.
         **kwargs: As for ``BaseDetDataset``, which passes them on in the same way; mmdet's releases differ in them.
             ``metainfo=dict(classes=[names or MIDs])`` selects classes; ``return_classes`` gives their names to
-            grounding detectors, ``proposal_file`` gives proposals to Fast R-CNN.
+            grounding detectors. ``proposal_file`` is refused, since mmdet's proposals are pickles.
 
     Raises:
-        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes, an image
-            without proposals.
-        ValueError: An unknown ``group_of``.
+        AnnotationError: Annotations that cannot be used, an image folder without the images, unknown classes.
+        ValueError: An unknown ``group_of``, a ``proposal_file``.
 
     Examples:
         >>> dataset = OpenImagesHierarchyDataset('data/openimages/train', filter_cfg=dict(filter_empty_gt=True))
@@ -148,21 +134,8 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
                 print_log(f'{self.store.path}: loading images {how} their EXIF orientation', 'current')
 
     def load_proposals(self) -> None:
-        """Reads ``proposal_file``, which has proposals by ``<folder>/<file>`` of the image, as in mmdet.
-
-        They are an ``InstanceData`` or dict each, as mmdet's ``LoadProposals`` expects.
-        """
-        self.proposal_file = osp.join(self.data_root or '', self.proposal_file)
-        content = get(self.proposal_file, backend_args=self.backend_args)
-        try:
-            proposals = _Proposals(io.BytesIO(content)).load()
-        except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-            raise AnnotationError(f'dataset.proposal_file: {self.proposal_file} cannot be read ({error})') from error
-        for image in self.data_list.images.tolist():
-            key = _proposal_key(self.data_list.path(image))
-            if key not in proposals:
-                raise AnnotationError(f'dataset.proposal_file: {self.proposal_file} has no proposals for {key!r}')
-        self.data_list = replace(self.data_list, proposals=proposals)
+        """Refuses mmdet's proposal files: they are pickles, and reading one can run any code."""
+        raise ValueError(f'dataset.proposal_file = {self.proposal_file}: pickled proposals are not read; use an RPN')
 
     def filter_data(self) -> StoreRecords:
         keep = np.ones(len(self.data_list), dtype=bool)
@@ -270,7 +243,6 @@ class StoreRecords(Sequence):
     folder: str
     group_of: str  # ``keep``, ``ignore`` or ``drop`` group-of boxes
     training: bool  # leave out boxes below a pixel: they are ground truth of the metric, but no training targets
-    proposals: Mapping[str, Any] | None = None  # by ``<folder>/<file>`` of the image; None: items have none
     _class_images: dict[bool, tuple[np.ndarray, np.ndarray]] = field(init=False, default_factory=dict)
 
     def __len__(self) -> int:
@@ -388,7 +360,7 @@ class StoreRecords(Sequence):
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
         path = self.path(image)
-        item = {
+        return {
             'img_path': path,
             'img_id': store.image_id(image),
             'width': width,
@@ -397,22 +369,6 @@ class StoreRecords(Sequence):
             'image_level_labels': image_labels[image_labels >= 0],
             'confidences': store.image_label_confidence[label_rows][image_labels >= 0],
         }
-        return item if self.proposals is None else {**item, 'proposals': self.proposals[_proposal_key(path)]}
-
-
-class _Proposals(pickle.Unpickler):
-    """Reads the pickles of mmdet's proposals: builds arrays and ``InstanceData`` and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (re.sub('^numpy._core', 'numpy.core', module), name) not in OF_PROPOSALS:
-            raise pickle.UnpicklingError(f'it asks for {module}.{name}; only arrays and InstanceData are read')
-        return super().find_class(module, name)
-
-
-def _proposal_key(img_path: str) -> str:
-    """The key of an image in mmdet's proposal files: its folder and file name."""
-    folder, name = osp.split(img_path)
-    return osp.join(osp.basename(folder), name)
 
 
 def _is_current(store: Path, sources: Sequence[Path]) -> bool:

@@ -1,7 +1,6 @@
 """OpenImagesHierarchyDataset, with mmdet's own pipeline, loader and wrappers."""
 
 import os
-import os.path as osp
 import pickle
 import shutil
 import time
@@ -9,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mmengine.fileio import LocalBackend, dump, register_backend
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData
 from PIL import Image
 
 import mmoid
@@ -169,53 +167,9 @@ def test_spawned_loader_workers_give_images_and_boxes(tiny_data):
     assert sorted(seen) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
 
 
-def test_items_have_their_proposals(tiny_data, tmp_path):
-    store = AnnotationStore(tiny_data / 'train')
-    proposals = {
-        f'train/{osp.basename(store.file_name(i))}': dict(
-            bboxes=np.array([[i, 1, i + 20, 30], [0, 0, 9, 9]], dtype=np.float64), scores=np.array([0.9, 0.1])
-        )
-        for i in range(store.num_images)
-    }
-    one = next(iter(proposals))
-    proposals[one] = InstanceData(**proposals[one])
-    dump(proposals, tmp_path / 'proposals.pkl')
-    options = dict(
-        data_root=str(tmp_path),
-        proposal_file='proposals.pkl',
-        indices=[5, 3],
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='mmdet.LoadProposals', num_max_proposals=1),
-            dict(type='mmdet.LoadAnnotations', with_bbox=True),
-            dict(type='mmdet.RandomFlip', prob=0.0),
-            dict(type='mmdet.PackDetInputs'),
-        ],
-    )
-    data = dataset(str(tiny_data / 'train'), **options)
-    boxes = [pickle.loads(pickle.dumps(data))[i]['data_samples'].proposals.bboxes for i in range(2)]
-    assert [np.asarray(box).tolist() for box in boxes] == [[[5, 1, 25, 30]], [[3, 1, 23, 30]]]
-    assert 'proposals' not in dataset(str(tiny_data / 'train')).get_data_info(0)
-    del proposals[f'train/{osp.basename(store.file_name(7))}']
-    dump(proposals, tmp_path / 'proposals.pkl')
-    with pytest.raises(AnnotationError, match=r"dataset\.proposal_file: .*proposals\.pkl has no proposals for 'train/"):
-        dataset(str(tiny_data / 'train'), **options)
-    for content, message in (
-        (pickle.dumps(print), r'it asks for builtins\.print; only arrays'),
-        (b'', r'\(Ran out of'),
-    ):
-        (tmp_path / 'proposals.pkl').write_bytes(content)
-        with pytest.raises(AnnotationError, match=rf'proposals\.pkl cannot be read .*{message}'):
-            dataset(str(tiny_data / 'train'), **options)
-
-
-def test_class_names_go_to_grounding_detectors(store):
-    caption = {'Apple': {'suffix': ', red'}}
-    item = dataset(store, return_classes=True, caption_prompt=caption).get_data_info(0)
-    assert item['text'][:3] == ('Apple', 'Orange', 'Fruit') and item['custom_entities'] is True
-    assert item['caption_prompt'] == caption
-    assert dataset(store, metainfo=dict(classes=['Fruit']), return_classes=True).get_data_info(0)['text'] == ('Fruit',)
-    assert 'text' not in dataset(store).get_data_info(0)
+def test_pickled_proposals_are_refused(tiny_data):
+    with pytest.raises(ValueError, match=r'dataset\.proposal_file = .*proposals\.pkl: pickled proposals are not read'):
+        dataset(str(tiny_data / 'train'), proposal_file='proposals.pkl')
 
 
 def test_the_data_set_pickles_without_its_annotations(tiny_data):

@@ -163,6 +163,7 @@ def test_a_stock_head_of_queries_is_refused_and_ours_keeps_the_rates_of_the_conf
     model = small_config(head)
     model.bbox_head.loss_cls = dict(type='mmoid.ConcurrentFocalLoss', num_classes=CLASSES)
     model = MODELS.build(model)
+    model.init_weights()  # else some weights are whatever the memory holds
     model.train()  # as the train loop does
     with pytest.raises(ValueError, match='ConcurrentFocalLoss needs label sets, and this head gives single labels'):
         model.loss(*batch())

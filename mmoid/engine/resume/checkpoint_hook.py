@@ -226,8 +226,10 @@ def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: b
         ValueError: A fact differs that must not.
     """
     for fact, name in RUN_FACTS.items():
-        if inside_epoch or fact not in INSIDE_EPOCH:
-            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), ' * (fact in INSIDE_EPOCH)
+        if fact not in INSIDE_EPOCH:
+            require_unchanged(name, own[fact], saved[fact])
+        elif inside_epoch:
+            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), '
             require_unchanged(name, own[fact], saved[fact], other_way)
 
 

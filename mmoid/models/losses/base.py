@@ -123,7 +123,6 @@ class LabelSetLoss(nn.Module, ABC):
 
     def init_weights(self) -> None:
         """Called by mmengine's Runner before training: fail now, not at the first iteration."""
-        self.trains_in_model = True
         self.require_files()
 
     def train(self, mode: bool = True) -> LabelSetLoss:

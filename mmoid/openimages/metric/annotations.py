@@ -101,8 +101,8 @@ def read_annotations(
         'give the classes of this file, or drop its other rows with prepare_openimages.py --other-classes drop '
         'and evaluate on that store (--store)'
     )
-    box_table = read_boxes(boxes, summary)
     summary = Summary() if summary is None else summary
+    box_table = read_boxes(boxes, summary)
     label = class_column(boxes, box_table, names, summary, remedy)
     ids = box_table['ImageID'].chunks
     label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
