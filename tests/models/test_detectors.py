@@ -164,6 +164,7 @@ def test_a_head_that_gives_single_labels_to_a_loss_of_label_sets_is_an_error(nam
     head.loss_cls = dict(type=f'mmoid.{loss}', num_classes=CLASSES)
     model = MODELS.build(model)
     model.init_weights()
+    model.train()  # as the Runner does: a loss outside of a training takes either
     with pytest.raises(ValueError, match=f'{loss} needs label sets, and this head gives single labels'):
         model.loss(*batch())
 
@@ -174,7 +175,7 @@ def with_sampler(wrapped, loss, roi_head='StandardRoIHead'):
     model.train_cfg.rcnn.sampler.sampler = wrapped
     model = MODELS.build(model)
     model.init_weights()
-    return model
+    return model.train()
 
 
 def test_ohem_samples_the_hardest_rois_with_label_sets():
