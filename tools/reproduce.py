@@ -116,12 +116,28 @@ def best_map(result: dict) -> float:
     return max(reading['ancestors, NMS']['mAP'] for reading in result['results'].values())
 
 
+def tried_rates(method: Method, file: Path) -> dict[float, float]:
+    """Learning rate -> best mAP, of the method's cells of ``--choose-lr``."""
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    rates = {cell['method']['lr'] for cell in stored.values()}
+    keys = {lr: key_of(replace(method, lr=lr), LR_SEED) for lr in rates}
+    return {lr: best_map(stored[key]) for lr, key in keys.items() if key in stored}
+
+
+def rates_to_try(method: Method, file: Path) -> list[float]:
+    """The learning rates that are left; beyond the lowest and highest as long as the best one is at an end."""
+    tried = tried_rates(method, file)
+    left = [lr for lr in LEARNING_RATES if lr not in tried]
+    if left:
+        return left
+    best = max(tried, key=tried.__getitem__)
+    return [best / 2] * (best == min(tried)) + [best * 2] * (best == max(tried))
+
+
 def with_chosen_lr(method: Method, file: Path) -> Method:
     """With the learning rate whose cell of ``--choose-lr`` came out best; as it is where that was not run."""
-    stored = json.loads(file.read_text()) if file.exists() else {}
-    tried = [replace(method, lr=lr) for lr in LEARNING_RATES]
-    own = {other.lr: best_map(stored[key]) for other in tried if (key := key_of(other, LR_SEED)) in stored}
-    return replace(method, lr=max(own, key=own.__getitem__)) if own else method
+    tried = tried_rates(method, file)
+    return replace(method, lr=max(tried, key=tried.__getitem__)) if tried else method
 
 
 def values_of(stored: dict, method: Method, seeds: int, reading: str, way: str) -> np.ndarray:
@@ -229,8 +245,8 @@ def main() -> None:
         run_grid(run_detector, world, cells, args.jobs, file)
     elif args.choose_lr:
         prepare(world, rois=True)
-        tried = [replace(method, lr=lr) for method in methods for lr in LEARNING_RATES]
-        run_grid(run_head, world, [(method, LR_SEED, False) for method in tried], args.jobs, lr_file)
+        while tried := [replace(method, lr=lr) for method in methods for lr in rates_to_try(method, lr_file)]:
+            run_grid(run_head, world, [(method, LR_SEED, False) for method in tried], args.jobs, lr_file)
     else:
         prepare(world, rois=True)
         cells = [(method, seed, args.table == 3) for seed in range(args.seeds) for method in methods]
