@@ -20,7 +20,7 @@ from mmoid.openimages.metric.class_groups import train_image_counts
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.result import Evaluation
-from mmoid.openimages.predictions.checks import check_detections
+from mmoid.openimages.predictions.prediction_store import check_detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 
@@ -51,7 +51,7 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     Logs ``openimages/mAP`` with its protocol, since image-level labels, expansion and group-of weight alone move it by
     several points. Also ``openimages/mAP_leaf`` and ``mAP_parent``, ``mAP_level1``, ... by level of the hierarchy,
-    ``multi_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`) and, given ``train_ann_file``,
+    ``multi_label_recall`` (:mod:`mmoid.openimages.metric.result`) and, given ``train_ann_file``,
     ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by number of training images (for LVIS
     ``mAP_rare``, ``mAP_common``, ``mAP_frequent``: 1-10, 11-100 and more of them). Figures without ground truth are
     left out; ``mAP`` itself is NaN then.

@@ -19,9 +19,9 @@ from rich.table import Table
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
-from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
 from mmoid.openimages.metric.matching import Matches
+from mmoid.openimages.metric.mistakes import KINDS, bootstrap, error_kinds
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore

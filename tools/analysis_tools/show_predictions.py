@@ -19,9 +19,9 @@ from rich.table import Table
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.evaluator import PROTOCOLS, Evaluator, Protocol
-from mmoid.openimages.metric.worst_images import count_mistakes
-from mmoid.openimages.predictions.alignment import align_predictions
+from mmoid.openimages.metric.mistakes import count_mistakes
 from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.prediction_store import align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser

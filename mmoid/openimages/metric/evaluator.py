@@ -14,10 +14,8 @@ from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.class_groups import class_columns, class_groups
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import Matches, match_detections
-from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
-from mmoid.openimages.metric.result import Evaluation
+from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
+from mmoid.openimages.metric.result import Evaluation, annotated_objects, multi_label_recall
 from mmoid.openimages.predictions.ancestors import with_ancestors
 from mmoid.openimages.predictions.prediction_store import Detections, Predictions
 from mmoid.openimages.ragged import runs_of_rows

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.ragged import gather_rows, row_and_position
+from mmoid.openimages.readers.csv_files import COORDINATES
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder, write_tables
+from mmoid.openimages.store.summary import Summary
 
 SCHEMAS = {
     'images': pa.schema({'image_id': pa.string(), 'detection_stop': pa.int64()}),
@@ -191,3 +196,115 @@ def write_prediction_tables(
     }
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
     write_tables(folder, tables, FORMAT, VERSION, metadata)
+
+
+ROUNDING = 1e-3
+"""Scores this much outside [0, 1] are taken for 0 or 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """D detections, checked."""
+
+    score: np.ndarray  # (D,) in [0, 1]
+    kept: np.ndarray  # (D,) bool: boxes with area
+    left_out: dict[str, int] = field(default_factory=dict)  # detections not kept, by reason with the first place
+    changed: dict[str, int] = field(default_factory=dict)  # detections that were changed, likewise
+
+
+def check_detections(
+    score: np.ndarray, box: np.ndarray, place: str | Callable[[int], str], max_score: float = 1.0, farthest: float = 1.0
+) -> Checked:
+    """Clips scores to [0, 1]; finds boxes without area or with swapped corners.
+
+    Boxes that are partly outside the image stay as they are: the official metric does not clip them.
+
+    Args:
+        score: (D,).
+        box: (D, 4) xmin, ymin, xmax, ymax as fractions of the image size.
+        place: For messages: file or image, or a function from the index of a detection to its file and line.
+        max_score: inf: scores above 1 are fine.
+        farthest: How far outside the image a coordinate may be. Models put corners a little outside; anything farther
+            in a file is pixels.
+
+    Raises:
+        AnnotationError: A score or coordinate that is not finite, a score outside [0, 1] by more than rounding, a
+            coordinate too far outside the image.
+    """
+
+    def place_of(row: np.intp) -> str:
+        return place if isinstance(place, str) else place(int(row))
+
+    def require(holds: np.ndarray, name: str, values: np.ndarray, complaint: str) -> None:
+        if not holds.all():
+            row = np.argmin(holds)
+            raise AnnotationError(f'{place_of(row)}: {name} = {values[row]:.9g} {complaint}')
+
+    def count(reason: str, rows: np.ndarray) -> dict[str, int]:
+        return {f'{reason} (first: {place_of(np.argmax(rows))})': int(rows.sum())} if rows.any() else {}
+
+    require(np.isfinite(score), 'Score', score, 'must be a finite number')
+    require((score >= -ROUNDING) & (score <= max_score + ROUNDING), 'Score', score, 'is outside [0, 1]')
+    for name, values in zip(COORDINATES, box.T):
+        near = (values >= -farthest) & (values <= 1 + farthest)
+        require(near, name, values, 'is far outside [0, 1]; coordinates are fractions of the image size')
+    rounded, kept = np.clip(score, 0, max_score), has_area(box)
+    return Checked(
+        score=rounded,
+        kept=kept,
+        left_out=count('without area or with swapped corners', ~kept),
+        changed=count('scores outside [0, 1] by rounding, clipped', rounded != score),
+    )
+
+
+def align_predictions(
+    predictions: Predictions, store: AnnotationStore, summary: Summary | None = None
+) -> tuple[Predictions, np.ndarray]:
+    """Predictions with the image ids and class indices of a store.
+
+    Args:
+        predictions: Of the same classes, on all or some of the store's images.
+        store: The annotations.
+        summary: Counts the images that the store does not have, which are left out, and what reading left out.
+
+    Returns:
+        The predictions, and (N,) the store's index of each of their images.
+
+    Raises:
+        AnnotationError: Predictions of other classes, of none of the store's images, or without a detection on them.
+    """
+    path, summary = predictions.path, summary or Summary()
+    label_of = store.classes.indices(predictions.label_names, str(path))
+    missing = np.setdiff1d(np.arange(store.num_classes), label_of)
+    if len(missing):
+        raise AnnotationError(f'{path}: class {store.label_names[missing[0]]!r} of {store.path} is missing')
+    image_of = match_images_once(predictions.ids, pa.array(store.image_ids(), pa.string()), str(path))
+    counts = np.diff(predictions.detection_stop, prepend=0)
+    kept = image_of >= 0
+    if not counts[kept].any():
+        raise predictions.without_detections(
+            f'has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} images; give '
+            'the store of the split that was predicted'
+        )
+    for reason, count in predictions.left_out.items():
+        summary.drop(f'detections {reason}', count)
+    for reason, count in predictions.changed.items():
+        summary.change(reason, count)
+    if not kept.all():
+        first = predictions.ids[int(np.argmin(kept))].as_py()
+        summary.drop(f'images of {path} that are not in {store.path}', (~kept).sum(), first)
+    rows = np.repeat(kept, counts) if not kept.all() else slice(None)  # a copy only where rows are left out
+    label = predictions.label[rows]
+    image_of = image_of[kept]
+    aligned = predictions.replace(
+        label_names=store.label_names,
+        class_names=store.class_names,
+        ids=pa.array(store.image_ids(), pa.string()).take(pa.array(image_of)),
+        detection_stop=np.cumsum(counts[kept]),
+        label=label if predictions.label_names == store.label_names else label_of[label],
+        score=predictions.score[rows],
+        box=predictions.box[rows],
+        left_out={},
+        changed={},
+    )
+    return aligned, image_of

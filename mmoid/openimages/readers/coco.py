@@ -23,10 +23,9 @@ from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import pixel_rows, with_annotated_classes, with_cut_boxes
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import pixel_rows, with_cut_boxes
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary

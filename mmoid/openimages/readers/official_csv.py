@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.image_ids import EXTENSIONS, match_images_once, number_images
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import with_annotated_classes
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     FLAGS,
@@ -64,7 +64,7 @@ def convert(
         other_classes: Rows of other classes, and images with no other row: raise, or drop them. The complete
             image-level label files of V4-V7 name 20,000 classes.
         annotated_classes: CSV of the classes that were drawn in all images, or in some; see
-            :func:`~mmoid.openimages.readers.annotated_classes.with_annotated_classes`.
+            :func:`~mmoid.openimages.readers.conversion.with_annotated_classes`.
         overwrite: Replace a store that is there.
         progress: Callback.
 

@@ -17,10 +17,9 @@ from PIL import Image
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import image_table, pixel_rows, with_annotated_classes, with_cut_boxes
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.openimages.readers.image_files import with_found_files, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted

@@ -15,9 +15,8 @@ import numpy as np
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import image_table, pixel_rows, with_annotated_classes, with_cut_boxes
 from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
 from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted

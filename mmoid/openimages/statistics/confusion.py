@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from mmoid.openimages.predictions.alignment import align_predictions
-from mmoid.openimages.predictions.prediction_store import Predictions
+from mmoid.openimages.predictions.prediction_store import Predictions, align_predictions
 from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs
 from mmoid.openimages.statistics.objects import labels_of_objects, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.metric import comparison
+from mmoid.openimages.metric import mistakes
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
-from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.metric.matching import Matches
+from mmoid.openimages.metric.mistakes import KINDS, bootstrap, error_kinds
 from tests.openimages.metric.metric_cases import make_annotations
 
 FRUITS = {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'apple'}, {'LabelName': 'pear'}]}
@@ -42,7 +42,7 @@ def random_case(seed, num_images=12):
 def test_a_draw_has_the_map_of_a_set_that_holds_its_images_so_many_times(seed, monkeypatch):
     evaluator, sides = random_case(seed)
     truth = evaluator.ground_truth
-    monkeypatch.setattr(comparison, 'ELEMENTS_AT_ONCE', 50)
+    monkeypatch.setattr(mistakes, 'ELEMENTS_AT_ONCE', 50)
     (found,) = bootstrap(truth, *sides, [np.arange(4)], samples=20, seed=seed)
     rng, means = np.random.default_rng(seed), []
     for draw in [np.arange(12), *(rng.integers(12, size=12) for _ in range(20))]:

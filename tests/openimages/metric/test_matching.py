@@ -9,8 +9,7 @@ import pytest
 
 from mmoid.openimages.metric import matching
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import Matches, match_detections
+from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.openimages.metric.metric_cases import (
     FAR,

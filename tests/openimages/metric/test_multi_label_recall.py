@@ -10,7 +10,7 @@ import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
-from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
+from mmoid.openimages.metric.result import annotated_objects, multi_label_recall
 from tests.box_stores import APPLE, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best

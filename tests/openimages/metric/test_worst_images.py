@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import match_detections
-from mmoid.openimages.metric.worst_images import Verdict, count_mistakes, judge
+from mmoid.openimages.metric.matching import GroundTruth, match_detections
+from mmoid.openimages.metric.mistakes import Verdict, count_mistakes, judge
 from tests.openimages.metric.metric_cases import make_annotations
 
 LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.predictions import submission
-from mmoid.openimages.predictions.csv_files import read_predictions
-from mmoid.openimages.predictions.submission import write_submission
+from mmoid.openimages.predictions import csv_files
+from mmoid.openimages.predictions.csv_files import read_predictions, write_submission
 from tests.official_files import LABEL_NAMES, TREE
 from tests.openimages.predictions.prediction_cases import CLASSES, Row, make_store, rows_of
 
@@ -71,7 +70,7 @@ def select_plainly(rows, image_ids, min_score, max_per_image, hierarchy):
 def test_a_submission_reads_back_as_the_plain_selection(case, least, most, hierarchy, name, at_once):
     ids, rows, wanted = case
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submission, 'DETECTIONS_AT_ONCE', at_once)
+        patch.setattr(csv_files, 'DETECTIONS_AT_ONCE', at_once)
         store = make_store(Path(folder) / 'store', rows, ids)
         options = dict(min_score=least, max_per_image=most, hierarchy=hierarchy, ancestor_nms=None)
         rows = [row for image in ids for row in rows if row.image == image]
