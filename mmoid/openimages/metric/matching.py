@@ -17,13 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmoid.openimages.boxes import box_area, box_iou, has_area, intersection_area
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.metric.annotations import Annotations
-from mmoid.openimages.ragged import row_and_position, runs_of_rows
+from mmoid.openimages.ragged import runs_of_rows
+from mmoid.openimages.statistics.objects import first_of_each, overlapping_pairs
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
-
-PAIRS_AT_ONCE = 1 << 16
-"""(detection, box) pairs compared at a time, so that their temporary arrays stay in the processor's cache."""
 
 DETECTIONS_AT_ONCE = 1 << 18
 """Detections matched at a time. Bounds the working memory."""
@@ -163,7 +161,7 @@ def match_detections(
         rows = by_image[stop[first] - per_image[first] : stop[last - 1]]
         counts = has_area(box[rows])
         if ground_truth.verified is not None:
-            counts &= _contains(ground_truth.verified, key[rows])
+            counts &= np.isin(key[rows], ground_truth.verified)
         rows = rows[counts]
         rows = rows[np.lexsort((-score[rows], key[rows]))]
         rank = np.arange(len(rows)) - np.searchsorted(key[rows], key[rows], side='left')
@@ -196,21 +194,20 @@ def _match(
 ) -> Matches:
     """The matching of detections that count, ordered by key, then by descending score."""
     singles, groups = ground_truth.single_boxes, ground_truth.group_boxes
-    overlap, claimed = _best_overlap(key, box, singles, over_union=True)
-    claims = np.flatnonzero(overlap >= iou_threshold)
+    claimant, claimed = _best_boxes(key, box, singles, iou_threshold, over_union=True)
     # A detection claims one box only, so a box goes to the best-scored of its claimants.
-    single, first = np.unique(claimed[claims], return_index=True)
+    single, first = np.unique(claimed, return_index=True)
     value = np.zeros(len(key))
-    value[claims[first]] = 1.0
+    value[claimant[first]] = 1.0
 
     rest = np.flatnonzero(value == 0)
-    overlap, claimed = _best_overlap(key[rest], box[rest], groups, over_union=False)
-    absorbed = overlap >= iou_threshold
-    group, first = np.unique(claimed[absorbed], return_index=True)
-    group_score = score[rest[absorbed]][first]
+    absorbed, claimed = _best_boxes(key[rest], box[rest], groups, iou_threshold, over_union=False)
+    absorbed = rest[absorbed]
+    group, first = np.unique(claimed, return_index=True)
+    group_score = score[absorbed[first]]
     scored = (group_score > 0) & (group_of_weight > 0)
-    kept = (value > 0) | ~_contains(ground_truth.not_exhaustive, key)
-    kept[rest[absorbed]] = False
+    kept = (value > 0) | ~np.isin(key, ground_truth.not_exhaustive)
+    kept[absorbed] = False
 
     key = np.concatenate([key[kept], groups.key[group[scored]]])
     score = np.concatenate([score[kept], group_score[scored]])
@@ -220,36 +217,15 @@ def _match(
     return Matches(image, label, score[order], value[order], singles.row[single])
 
 
-def _best_overlap(
-    key: np.ndarray, box: np.ndarray, truth: KeyedBoxes, over_union: bool
+def _best_boxes(
+    key: np.ndarray, box: np.ndarray, truth: KeyedBoxes, least: float, over_union: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greatest overlap of each detection with a box of its key, and the index of that box: the first on a tie.
+    """Of each (K,) detection that overlaps a box of its key by ``least``: its row, ascending, and that of the best box.
 
-    Returns:
-        (D,) float64 IoU, or intersection over detection area; 0 where the key has no box. (D,) int64 indices,
-        meaningless where the overlap is 0.
+    Of equal overlaps, the first box.
     """
     start = np.searchsorted(truth.key, key, side='left')
     count = np.searchsorted(truth.key, key, side='right') - start
-    best, index = np.zeros(len(key)), np.zeros(len(key), dtype=np.int64)
-    comparable = np.flatnonzero(count)
-    for first, last in runs_of_rows(count[comparable], PAIRS_AT_ONCE):
-        rows = comparable[first:last]
-        size = count[rows]
-        own, position = row_and_position(size)
-        detection, candidate = rows[own], start[rows][own] + position
-        one, other = box[detection], truth.box[candidate]
-        overlap = box_iou(one, other) if over_union else intersection_area(one, other) / box_area(one)
-        offset = np.cumsum(size) - size
-        best[rows] = np.maximum.reduceat(overlap, offset)
-        is_best = overlap == best[detection]
-        index[rows] = np.minimum.reduceat(np.where(is_best, candidate, len(truth.key)), offset)
-    return best, index
-
-
-def _contains(ordered: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """(K,) bool: which keys occur in a sorted array."""
-    if not len(ordered):
-        return np.zeros(len(key), dtype=bool)
-    place = np.minimum(np.searchsorted(ordered, key), len(ordered) - 1)
-    return ordered[place] == key
+    detection, candidate, overlap = overlapping_pairs(box, truth.box, start, count, least, over_union=over_union)
+    best = first_of_each(detection, candidate, -overlap)
+    return detection[best], candidate[best]

@@ -27,7 +27,7 @@ from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.image_ids import match_images_once, number_images
+from mmoid.openimages.image_ids import match_images_once, number_images, require_once
 from mmoid.openimages.predictions.ancestors import with_ancestors
 from mmoid.openimages.predictions.prediction_store import Detections, Predictions, PredictionStore, check_detections
 from mmoid.openimages.ragged import row_lengths, runs_of_rows
@@ -71,29 +71,23 @@ def open_predictions(
         return read_predictions(path, classes, other_classes)
     store = PredictionStore(path)
     number = number_images(pa.chunked_array([store.ids], pa.string()))[1]
-    repeated = number != np.arange(len(number))
-    if repeated.any():
-        again = int(np.argmax(repeated))
-        first = store.ids[int(number[again])].as_py()
-        raise AnnotationError(
-            f'{path}: {first!r} and {store.ids[again].as_py()!r} are the same image; expected it once'
-        )
+    require_once(store.ids, number, path)
 
     def place_of(k: int) -> str:
         image = _row_of_detection(store.detection_stop, k)
         return f'{path}: image {store.ids[image].as_py()!r}'
 
-    checked = check_detections(store.score, store.box, place_of, np.inf)
-    if not checked.left_out and not checked.changed:
+    summary = Summary()
+    score, kept = check_detections(store.score, store.box, place_of, summary, np.inf)
+    if not summary.lines():
         return store
-    image = store.image_of_detection()[checked.kept]
+    image = store.image_of_detection()[kept]
     return store.replace(
         detection_stop=np.cumsum(np.bincount(image, minlength=store.num_images)),
-        label=store.label[checked.kept],
-        score=checked.score[checked.kept],
-        box=store.box[checked.kept],
-        left_out=checked.left_out,
-        changed=checked.changed,
+        label=store.label[kept],
+        score=score[kept],
+        box=store.box[kept],
+        summary=summary,
     )
 
 
@@ -124,23 +118,21 @@ def read_predictions(
         place = f'{path}:{line_of_row(path, row)}'
         return f'{place}: detection {k - stop[row] + counts[row] + 1}' if is_submission else place
 
-    checked = check_detections(score, box, place_of)
+    summary = Summary()
+    score, kept = check_detections(score, box, place_of, summary)
     classes = classes or ClassNames(tuple(mids.dictionary.to_pylist()))
     label = classes.find(mids)
     known = label >= 0
-    left_out = checked.left_out
     if not known.all():
         k = int(np.argmin(known))
         if other_classes == 'error':
             leave_out = 'leave such detections out (evaluate_predictions.py --other-classes drop)'
             remedy = f'give the classes of these predictions, or {leave_out}'
             raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
-        left_out = {**left_out, f'of other classes (first: {mids[k].as_py()})': int((~known & checked.kept).sum())}
-    summary = Summary()
+        summary.drop('of other classes', (~known & kept).sum(), mids[k].as_py())
     distinct, image_of_row, _ = number_images(ids, summary)
-    changed = {f'{reason} (first: {summary.first[reason]})': count for reason, count in summary.changed.items()}
     image = np.repeat(image_of_row, counts)
-    rows = np.flatnonzero(known & checked.kept)
+    rows = np.flatnonzero(known & kept)
     rows = rows[np.argsort(image[rows], kind='stable')]
     return Predictions(
         path=Path(path),
@@ -149,10 +141,9 @@ def read_predictions(
         ids=distinct,
         detection_stop=np.cumsum(np.bincount(image[rows], minlength=len(distinct))),
         label=label[rows],
-        score=checked.score[rows],
+        score=score[rows],
         box=box[rows],
-        left_out=left_out,
-        changed=checked.changed | changed,
+        summary=summary,
         lists_images=is_submission,
     )
 
@@ -162,16 +153,8 @@ def write_rows(
 ) -> int:
     """Writes a row for each detection, atomically, with the columns above and the display name, ``ClassName``.
 
-    Scores read back as the same float32; coordinates have six decimals.
-
-    Args:
-        out: The file, ``.csv`` or ``.csv.gz``.
-        predictions: Detections.
-        min_score: Lower ones are left out.
-        progress: Progress in detections.
-
-    Returns:
-        The number of rows.
+    Scores read back as the same float32; coordinates have six decimals. ``out`` ends in ``.csv`` or ``.csv.gz``.
+    Scores below ``min_score`` are left out. Progress is in detections. Returns the number of rows.
     """
     x_min, y_min, x_max, y_max = range(4)
     sides = {'XMin': x_min, 'XMax': x_max, 'YMin': y_min, 'YMax': y_max}
@@ -384,8 +367,7 @@ def write_submission(
         )
     counts = Counter({'images': len(ids), 'images without predictions': len(ids) - known})
     counts['images of the predictions that are not in the list'] = predictions.num_images - known
-    counts.update({f'left out: {reason}': count for reason, count in predictions.left_out.items()})
-    counts.update(predictions.changed)
+    counts.update(predictions.counts())
     with atomic_write(out) as temporary:
         compression = 'gzip' if str(out).endswith('.gz') else None
         with pa.output_stream(str(temporary), compression=compression) as stream:

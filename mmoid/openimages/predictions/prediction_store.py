@@ -68,8 +68,7 @@ class Predictions:
     label: np.ndarray  # (D,) int32 class indices
     score: np.ndarray  # (D,) float32 or float64
     box: np.ndarray  # (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size
-    left_out: Mapping[str, int] = field(default_factory=dict)  # detections that were left out while reading, by reason
-    changed: Mapping[str, int] = field(default_factory=dict)  # detections that were changed while reading, by reason
+    summary: Summary = field(default_factory=Summary)  # detections that were dropped or changed while reading
     lists_images: bool = True  # false: a CSV with a row for each detection, so none for images without detections
 
     @property
@@ -86,10 +85,14 @@ class Predictions:
         return self.ids.to_pylist()
 
     def without_detections(self, fault: str, counts: Mapping[str, int] | None = None) -> AnnotationError:
-        """The error for predictions of which nothing is left, with the counts and what reading left out."""
-        reasons = {**(counts or {}), **{f'left out: {reason}': count for reason, count in self.left_out.items()}}
-        listed = '; '.join(f'{count} {reason}' for reason, count in reasons.items() if count)
+        """The error for predictions of which nothing is left, with the counts, or with those of the summary."""
+        listed = '; '.join(f'{count} {reason}' for reason, count in (counts or self.counts()).items() if count)
         return AnnotationError(f'{self.path}: {fault}' + (f' ({listed})' if listed else ''))
+
+    def counts(self) -> dict[str, int]:
+        """Detections that were left out or changed while reading, by description."""
+        left_out = {f'left out: {reason}': count for reason, count in self.summary.by_reason('dropped').items()}
+        return left_out | self.summary.by_reason('changed')
 
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
@@ -120,7 +123,7 @@ class PredictionStore(Predictions):
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
-        tables = map_tables(path, tuple(SCHEMAS), SCHEMAS)
+        tables = map_tables(path, SCHEMAS)
         names: list[Any] = [metadata.get(key) for key in ('label_names', 'class_names')]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
             raise AnnotationError(f'{path / METADATA}: has no label_names or class_names; make {path} again')
@@ -170,51 +173,31 @@ def write_predictions(
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
     """
+    flat_box = pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1))
     columns = {
-        'label': pa.array(np.asarray(label, dtype=np.int32)),
-        'score': pa.array(np.asarray(score, dtype=np.float32)),
-        'box': pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1)),
+        'label': np.asarray(label, dtype=np.int32),
+        'score': np.asarray(score, dtype=np.float32),
+        'box': pa.FixedSizeListArray.from_arrays(flat_box, 4),
     }
-    with write_folder(path, overwrite) as folder:
-        write_prediction_tables(folder, image_ids, detections_per_image, columns, label_names, class_names)
-
-
-def write_prediction_tables(
-    folder: Path,
-    image_ids: Sequence[str],
-    detections_per_image: np.ndarray,
-    columns: Mapping[str, pa.Array],
-    label_names: Sequence[str],
-    class_names: Sequence[str],
-) -> None:
-    """Writes the files of a store into ``folder``; ``columns``: label (D,), score (D,), box (4 D,)."""
     stop = np.cumsum(detections_per_image, dtype=np.int64)
-    boxes = pa.FixedSizeListArray.from_arrays(columns['box'], 4)
-    tables = {
-        'images': pa.table({'image_id': pa.array(image_ids, pa.string()), 'detection_stop': stop}),
-        'detections': pa.table({**columns, 'box': boxes}),
-    }
+    images = {'image_id': pa.array(image_ids, pa.string()), 'detection_stop': stop}
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
-    write_tables(folder, tables, FORMAT, VERSION, metadata)
+    with write_folder(path, overwrite) as folder:
+        write_tables(folder, {'images': pa.table(images), 'detections': pa.table(columns)}, FORMAT, VERSION, metadata)
 
 
 ROUNDING = 1e-3
 """Scores this much outside [0, 1] are taken for 0 or 1."""
 
 
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """D detections, checked."""
-
-    score: np.ndarray  # (D,) in [0, 1]
-    kept: np.ndarray  # (D,) bool: boxes with area
-    left_out: dict[str, int] = field(default_factory=dict)  # detections not kept, by reason with the first place
-    changed: dict[str, int] = field(default_factory=dict)  # detections that were changed, likewise
-
-
 def check_detections(
-    score: np.ndarray, box: np.ndarray, place: str | Callable[[int], str], max_score: float = 1.0, farthest: float = 1.0
-) -> Checked:
+    score: np.ndarray,
+    box: np.ndarray,
+    place: str | Callable[[int], str],
+    summary: Summary,
+    max_score: float = 1.0,
+    farthest: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Clips scores to [0, 1]; finds boxes without area or with swapped corners.
 
     Boxes that are partly outside the image stay as they are: the official metric does not clip them.
@@ -223,9 +206,13 @@ def check_detections(
         score: (D,).
         box: (D, 4) xmin, ymin, xmax, ymax as fractions of the image size.
         place: For messages: file or image, or a function from the index of a detection to its file and line.
+        summary: Counts both, as dropped and changed.
         max_score: inf: scores above 1 are fine.
         farthest: How far outside the image a coordinate may be. Models put corners a little outside; anything farther
             in a file is pixels.
+
+    Returns:
+        (D,) scores, and (D,) bool: boxes with area.
 
     Raises:
         AnnotationError: A score or coordinate that is not finite, a score outside [0, 1] by more than rounding, a
@@ -240,21 +227,19 @@ def check_detections(
             row = np.argmin(holds)
             raise AnnotationError(f'{place_of(row)}: {name} = {values[row]:.9g} {complaint}')
 
-    def count(reason: str, rows: np.ndarray) -> dict[str, int]:
-        return {f'{reason} (first: {place_of(np.argmax(rows))})': int(rows.sum())} if rows.any() else {}
-
     require(np.isfinite(score), 'Score', score, 'must be a finite number')
     require((score >= -ROUNDING) & (score <= max_score + ROUNDING), 'Score', score, 'is outside [0, 1]')
     for name, values in zip(COORDINATES, box.T):
         near = (values >= -farthest) & (values <= 1 + farthest)
         require(near, name, values, 'is far outside [0, 1]; coordinates are fractions of the image size')
     rounded, kept = np.clip(score, 0, max_score), has_area(box)
-    return Checked(
-        score=rounded,
-        kept=kept,
-        left_out=count('without area or with swapped corners', ~kept),
-        changed=count('scores outside [0, 1] by rounding, clipped', rounded != score),
-    )
+    for add, reason, rows in (
+        (summary.drop, 'without area or with swapped corners', ~kept),
+        (summary.change, 'scores outside [0, 1] by rounding, clipped', rounded != score),
+    ):
+        if rows.any():
+            add(reason, rows.sum(), place_of(np.argmax(rows)))
+    return rounded, kept
 
 
 def align_predictions(
@@ -286,9 +271,9 @@ def align_predictions(
             f'has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} images; give '
             'the store of the split that was predicted'
         )
-    for reason, count in predictions.left_out.items():
+    for reason, count in predictions.summary.by_reason('dropped').items():
         summary.drop(f'detections {reason}', count)
-    for reason, count in predictions.changed.items():
+    for reason, count in predictions.summary.by_reason('changed').items():
         summary.change(reason, count)
     if not kept.all():
         first = predictions.ids[int(np.argmin(kept))].as_py()
@@ -304,7 +289,6 @@ def align_predictions(
         label=label if predictions.label_names == store.label_names else label_of[label],
         score=predictions.score[rows],
         box=predictions.box[rows],
-        left_out={},
-        changed={},
+        summary=Summary(),
     )
     return aligned, image_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,29 +10,45 @@ import numpy as np
 import pyarrow as pa
 
 from mmoid.openimages.boxes import has_area
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.image_ids import match_images, number_images
+from mmoid.openimages.hierarchy import ClassHierarchy, tree_over
+from mmoid.openimages.image_ids import match_images, number_images, require_once
 from mmoid.openimages.readers.csv_files import FLAGS, UNKNOWN, class_column, find_column, read_columns, read_header
-from mmoid.openimages.store.writing import Content, Rows
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.arrow_folder import write_folder
+from mmoid.openimages.store.summary import Summary
+from mmoid.openimages.store.writing import NO_LABELS, Content, Rows, fingerprint, image_folder_entry, write_store
+from mmoid.utils.progress import Progress
 
 
-def image_table(file_names: Sequence[str], source: str | Path) -> pa.Table:
-    """The images with (N,) file names, and their ids. Raises an AnnotationError if two have the same id."""
-    ids, image, _ = number_images(pa.chunked_array([pa.array(file_names, pa.string())]))
-    if len(ids) < len(file_names):
-        row = int(np.argmin(image == np.arange(len(image))))
-        names = f'{file_names[image[row]]!r} and {file_names[row]!r}'
-        raise AnnotationError(
-            f'{source}: holds {len(file_names)} images of {len(ids)} names; the first that are the same are {names}'
-        )
-    return pa.table({'image_id': ids, 'file_name': pa.array(file_names, pa.string())})
+def pixel_content(
+    source: str | Path,
+    file_names: Sequence[str],
+    boxes: Rows,
+    classes: ClassNames,
+    hierarchy: str | Path | None,
+    summary: Summary,
+) -> Content:
+    """The content of a store from (N,) file names and :func:`pixel_rows`, without sizes and image-level labels.
+
+    Raises:
+        AnnotationError: Two images with the same id; as of :func:`tree_over`.
+    """
+    names = pa.array(file_names, pa.string())
+    ids, image, _ = number_images(pa.chunked_array([names]))
+    require_once(names, image, source)
+    table = pa.table({'image_id': ids, 'file_name': names})
+    summary.box_rows = len(boxes)
+    return Content(table, boxes, NO_LABELS, classes, tree_over(classes, hierarchy), summary, upright=True)
 
 
-def pixel_rows(image: np.ndarray, label: np.ndarray, box: np.ndarray, flags: Mapping[str, np.ndarray]) -> Rows:
+def pixel_rows(
+    image: np.ndarray, label: np.ndarray, box: np.ndarray, flags: Mapping[str, np.ndarray] | None = None
+) -> Rows:
     """Boxes for :func:`with_cut_boxes`: (B,) indices, (B, 4) corners in pixels, (B,) int8 flags; the others unknown."""
-    unknown = {name: np.full(len(box), UNKNOWN, dtype=np.int8) for name in FLAGS if name not in flags}
-    return Rows(image, label, {'box': box, 'row': np.arange(len(box)), **unknown, **flags})
+    unknown = dict.fromkeys(FLAGS, np.full(len(box), UNKNOWN, dtype=np.int8))
+    return Rows(image, label, {'box': box, 'row': np.arange(len(box)), **unknown, **(flags or {})})
 
 
 def with_cut_boxes(content: Content, place: Callable[[int], str], rounding: float = 1) -> Content:
@@ -119,3 +135,41 @@ def with_annotated_classes(content: Content, path: str | Path | None) -> Content
     )
     content.summary.change('image-level labels added for annotated classes', len(new))
     return replace(content, labels=labels)
+
+
+def write_converted(
+    path: str | Path,
+    content: Content,
+    sources: Iterable[str | Path | None],
+    images: str | Path | None,
+    annotated_classes: str | Path | None,
+    overwrite: bool,
+    progress: Progress,
+) -> Summary:
+    """Adds the annotated classes, writes the store with the fingerprints of its files (None: no file), and opens it.
+
+    Raises:
+        AnnotationError: No image or class is left, or of all boxes none.
+    """
+    content = with_annotated_classes(content, annotated_classes)
+    given = [source for source in (*sources, annotated_classes) if source is not None]
+    source, summary = (given or [content.classes.source])[0], content.summary
+    if not len(content.classes):
+        raise AnnotationError(f'{source}: has no classes')
+    for what, rows, left in (('image', 0, len(content.images)), ('box', summary.box_rows, len(content.boxes))):
+        if not left and (rows or what == 'image'):
+            dropped = ''.join(f'; {line}' for line in summary.lines())
+            raise AnnotationError(
+                f'{source}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
+            )
+    progress('writing', 0, 1)
+    path = Path(path)
+    metadata = {
+        'sources': [fingerprint(source) for source in given],
+        'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
+    }
+    with write_folder(path, overwrite) as folder:
+        write_store(folder, content, metadata)
+    AnnotationStore(path)  # fail now, not at first use
+    progress('writing', 1, 1)
+    return content.summary

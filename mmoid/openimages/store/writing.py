@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +18,8 @@ from mmoid.openimages.boxes import below_a_pixel
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.ragged import gather_rows
 from mmoid.openimages.readers.csv_files import FLAGS
-from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, VERSION, AnnotationStore
+from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, SCHEMAS, VERSION, AnnotationStore
 from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_folder, write_tables
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
@@ -76,16 +75,6 @@ class Content:
             boxes=replace(boxes, image=new_index[boxes.image]),
             labels=replace(labels, image=new_index[labels.image]),
         )
-
-    def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: MissingImages) -> Content:
-        """The images with ``exists`` (N,) bool. If one has no file in ``folder``: raises, or drops and counts it."""
-        if missing_images == 'error' and not exists.all():
-            first = self.images['image_id'][int(np.argmin(exists))].as_py()
-            raise AnnotationError(
-                f'{folder}: has no file of {int((~exists).sum())} of the {len(exists)} images, first {first!r}; '
-                "complete the folder, or drop these images with missing_images='drop' (--missing-images drop)"
-            )
-        return self.without_images(~exists, 'without a file')
 
     def with_columns(self, **columns: pa.Array | np.ndarray) -> Content:
         """The same with (N,) columns of the images added or replaced."""
@@ -170,42 +159,6 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
     write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata})
 
 
-def write_converted(
-    path: str | Path,
-    content: Content,
-    sources: Iterable[str | Path | None],
-    images: str | Path | None,
-    overwrite: bool,
-    progress: Progress,
-) -> Summary:
-    """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once.
-
-    Raises:
-        AnnotationError: No image or class is left, or of all boxes none.
-    """
-    given = [source for source in sources if source is not None]
-    source, summary = (given or [content.classes.source])[0], content.summary
-    if not len(content.classes):
-        raise AnnotationError(f'{source}: has no classes')
-    for what, rows, left in (('image', 0, len(content.images)), ('box', summary.box_rows, len(content.boxes))):
-        if not left and (rows or what == 'image'):
-            dropped = ''.join(f'; {line}' for line in summary.lines())
-            raise AnnotationError(
-                f'{source}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
-            )
-    progress('writing', 0, 1)
-    path = Path(path)
-    metadata = {
-        'sources': [fingerprint(source) for source in given],
-        'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
-    }
-    with write_folder(path, overwrite) as folder:
-        write_store(folder, content, metadata)
-    AnnotationStore(path)  # fail now, not at first use
-    progress('writing', 1, 1)
-    return content.summary
-
-
 def image_folder_entry(images: Path, store: Path, root: Path) -> str:
     """Path of the image folder for ``metadata.json``: relative if both are below ``root``, since they move together."""
     images, store = images.resolve(), store.resolve()
@@ -276,7 +229,7 @@ def subset_stores(
         OSError: A folder that may not be replaced.
     """
     require_writable(parent, list(parts), overwrite)
-    contents = [_content(parent, np.sort(images)) for images in parts.values()]
+    contents = [_content(parent, images) for images in parts.values()]
     origin = {'parent': parent.path.resolve().name, 'parent_images': parent.num_images, **made_by}
     if 'subset' in parent.metadata:
         origin['parent_subset'] = parent.metadata['subset']
@@ -300,17 +253,10 @@ def require_writable(parent: AnnotationStore, paths: Sequence[Path], overwrite: 
 
 
 def _content(parent: AnnotationStore, images: np.ndarray) -> Content:
-    new_image = np.arange(len(images))
-    counts, box = gather_rows(parent.box_stop, images)
-    columns = {'box': parent.box[box], **{name: parent.flag(name)[box] for name in FLAGS}}
-    boxes = Rows(np.repeat(new_image, counts), parent.box_label[box], columns)
-    counts, label = gather_rows(parent.label_stop, images)
-    confidence = {'confidence': parent.image_label_confidence[label]}
-    labels = Rows(np.repeat(new_image, counts), parent.image_label[label], confidence)
-    summary = Summary(box_rows=parent.num_boxes, label_rows=len(parent.image_label))
-    summary.drop('images of other subsets or none', parent.num_images - len(images))
-    summary.drop('boxes of images of other subsets or none', parent.num_boxes - len(boxes))
-    left_out = len(parent.image_label) - len(labels)
-    summary.drop('image-level labels of images of other subsets or none', left_out)
-    table = map_tables(parent.path, ('images',))['images'].take(images)
-    return Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary, parent.upright)
+    columns = {'box': parent.box, **{name: parent.flag(name) for name in FLAGS}}
+    boxes = Rows(parent.image_of_box(), parent.box_label, columns)
+    labels = Rows(parent.image_of_label(), parent.image_label, {'confidence': parent.image_label_confidence})
+    summary = Summary(box_rows=len(boxes), label_rows=len(labels))
+    table = map_tables(parent.path, {'images': SCHEMAS['images']})['images']
+    content = Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary, parent.upright)
+    return content.without_images(~np.isin(np.arange(len(table)), images), 'of other subsets or none')

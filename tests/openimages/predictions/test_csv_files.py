@@ -80,9 +80,10 @@ def test_bad_boxes_are_left_out_and_scores_are_clipped_and_both_are_counted(tmp_
         path.write_text(rows_csv(rows) if kind == 'rows' else submission_csv(rows, ['a']))
     found = open_predictions(path, CLASSES)
     place = {'rows': 'rows:3', 'submission': 'submission:2: detection 2', 'store': "store: image 'a'"}[kind]
-    assert found.left_out == {f'without area or with swapped corners (first: {path.parent}/{place})': 2}
+    reason = f'without area or with swapped corners (first: {path.parent}/{place})'
+    assert found.summary.by_reason('dropped') == {reason: 2}
     clipped = [] if kind == 'store' else ['scores outside [0, 1] by rounding, clipped']
-    assert [reason.split(' (')[0] for reason in found.changed] == clipped
+    assert [reason.split(' (')[0] for reason in found.summary.changed] == clipped
     assert [row.box for row in rows_of(found)] == [boxes[0], boxes[3]]
     assert found.score.max() == (pytest.approx(1, abs=1e-6) if kind == 'store' else 1)
 
@@ -95,7 +96,7 @@ def test_a_store_with_a_number_that_is_none_is_refused(tmp_path):
 
 def test_a_store_with_one_image_in_two_spellings_is_refused(tmp_path):
     store = make_store(tmp_path / 'store', [], ['b', 'a', 'val/a.jpg'])
-    with pytest.raises(AnnotationError, match=r"store: 'a' and 'val/a\.jpg' are the same image; expected it once"):
+    with pytest.raises(AnnotationError, match=r"store: 'a' and 'val/a\.jpg' are the same image; expected each"):
         open_predictions(store.path)
 
 
@@ -128,7 +129,7 @@ def test_detections_of_other_classes_are_an_error_or_dropped_and_counted(read, t
         read(text, CLASSES)
     found = read(text, CLASSES, other_classes='drop')
     assert rows_of(found) == [Row('a', 0, 1.0, (0, 0, 1, 1))]
-    assert found.left_out == {'of other classes (first: /m/car)': 2}
+    assert found.summary.by_reason('dropped') == {'of other classes (first: /m/car)': 2}
     assert found.image_ids() == ['a', 'b']
 
 

@@ -18,8 +18,7 @@ from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.predictions import ensemble
 from mmoid.openimages.predictions.ancestors import add_ancestors
 from mmoid.openimages.predictions.csv_files import open_predictions
-from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
-from mmoid.openimages.predictions.fusion import METHODS, Fusion
+from mmoid.openimages.predictions.ensemble import METHODS, Fusion, match_sets, read_class_weights, run_ensemble
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from tests.official_files import LABEL_NAMES, TREE
 from tests.openimages.predictions.prediction_cases import (
@@ -163,7 +162,7 @@ def test_a_model_without_an_image_or_a_class_has_no_vote_there(tmp_path):
     assert sets.image_ids == ('b',)
     with pytest.raises(AnnotationError, match=r"other: does not have image 'a', .*\(1 of 2 images .*--missing drop"):
         match_sets((knows, other))
-    with pytest.raises(AnnotationError, match="twice: has image 'a' more than once"):
+    with pytest.raises(AnnotationError, match="twice: 'a.jpg' and 'a' are the same image"):
         match_sets([make_store(tmp_path / 'twice', [], ['a.jpg', 'a'])])
     weights = {'/m/apple': [0, 1]}
     out = fused(tmp_path / 'out', match_sets((knows, other), missing='keep', class_weights=weights))
@@ -219,7 +218,7 @@ IMAGES = 300
 DRIVER = """
 import sys
 from mmoid.openimages.predictions import ensemble
-from mmoid.openimages.predictions.fusion import Fusion
+from mmoid.openimages.predictions.ensemble import Fusion
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.boxes import box_iou
-from mmoid.openimages.predictions.fusion import SOFT_NMS_DECAYS, Fusion, fuse
+from mmoid.openimages.predictions.ensemble import SOFT_NMS_DECAYS, Fusion, fuse
 from tests.openimages.predictions.prediction_cases import image_names, random_rows
 from tests.tool_runs import run
 
