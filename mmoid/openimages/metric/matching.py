@@ -161,7 +161,7 @@ def match_detections(
         rows = by_image[stop[first] - per_image[first] : stop[last - 1]]
         counts = has_area(box[rows])
         if ground_truth.verified is not None:
-            counts &= np.isin(key[rows], ground_truth.verified)
+            counts &= _contains(ground_truth.verified, key[rows])
         rows = rows[counts]
         rows = rows[np.lexsort((-score[rows], key[rows]))]
         rank = np.arange(len(rows)) - np.searchsorted(key[rows], key[rows], side='left')
@@ -206,7 +206,7 @@ def _match(
     group, first = np.unique(claimed, return_index=True)
     group_score = score[absorbed[first]]
     scored = (group_score > 0) & (group_of_weight > 0)
-    kept = (value > 0) | ~np.isin(key, ground_truth.not_exhaustive)
+    kept = (value > 0) | ~_contains(ground_truth.not_exhaustive, key)
     kept[absorbed] = False
 
     key = np.concatenate([key[kept], groups.key[group[scored]]])
@@ -226,6 +226,15 @@ def _best_boxes(
     """
     start = np.searchsorted(truth.key, key, side='left')
     count = np.searchsorted(truth.key, key, side='right') - start
-    detection, candidate, overlap = overlapping_pairs(box, truth.box, start, count, least, over_union=over_union)
+    # The boxes of these images only: a set is matched batch by batch, too.
+    low, high = start.min(initial=len(truth.key)), (start + count).max(initial=0)
+    pairs = overlapping_pairs(box, truth.box[low:high], start - low, count, least, over_union=over_union)
+    detection, candidate, overlap = pairs
     best = first_of_each(detection, candidate, -overlap)
-    return detection[best], candidate[best]
+    return detection[best], candidate[best] + low
+
+
+def _contains(ordered: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """(K,) bool: which keys occur in a sorted array. np.isin would read all of it, for each image."""
+    place = np.searchsorted(ordered, key)
+    return ordered.take(place, mode='clip') == key if len(ordered) else np.zeros(len(key), dtype=bool)
