@@ -102,9 +102,9 @@ def compare(args: argparse.Namespace) -> None:
     print_table(table)
 
     counts = []
-    for image, label, score, box in sides:
-        kinds = error_kinds(annotations, truth, image, label, score, box)
-        counts.append(np.bincount(kinds[(kinds >= 0) & (score >= args.score)], minlength=len(KINDS)))
+    for side in sides:
+        kinds = error_kinds(annotations, truth, side)
+        counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
     table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {args.score:g} and above')
     for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
         table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))

@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import ranked_rows, weighted_ap
 from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.openimages.statistics.objects import overlapping_pairs
 from mmoid.utils.progress import Progress, no_progress
@@ -174,15 +175,8 @@ def _difference(ap: np.ndarray) -> Difference:
     return Difference(float(value), float(low), float(high))
 
 
-def error_kinds(
-    annotations: Annotations,
-    ground_truth: GroundTruth,
-    image: np.ndarray,
-    label: np.ndarray,
-    score: np.ndarray,
-    box: np.ndarray,
-) -> np.ndarray:
-    """The kind of error of each detection; arguments of :func:`mmoid.openimages.metric.matching.match_detections`.
+def error_kinds(annotations: Annotations, ground_truth: GroundTruth, found: Detections) -> np.ndarray:
+    """The kind of error of each of D detections.
 
     ``annotations`` have a hierarchy, and ``ground_truth`` is made of them.
 
@@ -190,7 +184,7 @@ def error_kinds(
         (D,) int index into :data:`KINDS`; -1: no error, or absorbed by a group-of box.
     """
     assert annotations.hierarchy is not None
-    names = list(KINDS)
+    names, (image, label, score, box) = list(KINDS), found
     verdict = judge(ground_truth, image, label, score, box, FOUND)[0]
     kind = np.where(verdict == Verdict.FALSE, names.index('background'), -1)
     if ground_truth.verified is not None:
@@ -214,8 +208,8 @@ def error_kinds(
     near = overlapping_pairs(box[wrong], ground_truth.box[singles], stop[image[wrong]] - counts, counts, NEAR)
     one, other, iou = wrong[near[0]], singles[near[1]], near[2]
     same = label[one] == ground_truth.label[other]
-    found = np.where(iou >= FOUND, relation[label[one], ground_truth.label[other]], len(names))
-    found[same & (iou < FOUND)] = names.index('localisation')
-    found[is_copy[other] & ~same] = len(names)  # confusions are with annotated labels
-    np.minimum.at(kind, one, found)
+    related = np.where(iou >= FOUND, relation[label[one], ground_truth.label[other]], len(names))
+    related[same & (iou < FOUND)] = names.index('localisation')
+    related[is_copy[other] & ~same] = len(names)  # confusions are with annotated labels
+    np.minimum.at(kind, one, related)
     return kind

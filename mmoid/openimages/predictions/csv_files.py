@@ -51,6 +51,12 @@ _BLOCK_BYTES = 8 << 20
 _ROWS_AT_ONCE = 1 << 18
 """Written at a time, about 30 MB."""
 
+DETECTIONS_AT_ONCE = 1 << 17
+"""Detections of a submission formatted at a time, about 60 MB."""
+
+DECIMALS = 6
+"""Of a coordinate in a submission: a thousandth of a pixel in an image of 1,000 pixels."""
+
 _SCORE = ('Score', 'Conf', 'Confidence')
 
 _Columns: TypeAlias = tuple[pa.ChunkedArray, np.ndarray, pa.DictionaryArray, np.ndarray, np.ndarray]
@@ -298,13 +304,6 @@ def _is_number(text: str) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-DETECTIONS_AT_ONCE = 1 << 17
-"""Detections formatted at a time, about 60 MB."""
-
-DECIMALS = 6
-"""Of a coordinate: a thousandth of a pixel in an image of 1,000 pixels."""
 
 
 def write_submission(

@@ -34,6 +34,8 @@ SCHEMAS = {
 }
 FORMAT = 'mmoid-predictions'
 VERSION = 1
+ROUNDING = 1e-3
+"""Scores this much outside [0, 1] are taken for 0 or 1."""
 
 
 class Detections(NamedTuple):
@@ -184,10 +186,6 @@ def write_predictions(
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
     with write_folder(path, overwrite) as folder:
         write_tables(folder, {'images': pa.table(images), 'detections': pa.table(columns)}, FORMAT, VERSION, metadata)
-
-
-ROUNDING = 1e-3
-"""Scores this much outside [0, 1] are taken for 0 or 1."""
 
 
 def check_detections(

@@ -155,5 +155,6 @@ def test_errors_have_the_first_kind_that_fits():
     image, label, score, box, kinds = (np.array(column, dtype=object) for column in zip(*expected))
     box = np.array(box.tolist(), dtype=float)
     truth = Evaluator(annotations).ground_truth
-    found = error_kinds(annotations, truth, image.astype(int), label.astype(int), score.astype(float), box)
-    assert [None if kind < 0 else list(KINDS)[kind] for kind in found] == list(kinds)
+    found = Detections(image.astype(int), label.astype(int), score.astype(float), box)
+    given = error_kinds(annotations, truth, found)
+    assert [None if kind < 0 else list(KINDS)[kind] for kind in given] == list(kinds)
