@@ -27,7 +27,7 @@ from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.csv_files import write_rows
+from mmoid.openimages.predictions.csv_files import require_plain, write_rows, write_submission
 from mmoid.openimages.predictions.images_to_predict import (
     SKIPPED,
     Images,
@@ -37,7 +37,6 @@ from mmoid.openimages.predictions.images_to_predict import (
     skipped_images,
 )
 from mmoid.openimages.predictions.prediction_store import PredictionStore
-from mmoid.openimages.predictions.submission import require_plain, write_submission
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable

@@ -20,8 +20,9 @@ from mmoid.openimages.metric.class_groups import train_image_counts
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.result import Evaluation
-from mmoid.openimages.predictions.checks import check_detections
+from mmoid.openimages.predictions.prediction_store import Detections, check_detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.openimages.store.summary import Summary
 
 
 def image_detections(
@@ -51,7 +52,7 @@ class OpenImagesChallengeMetric(BaseMetric):
 
     Logs ``openimages/mAP`` with its protocol, since image-level labels, expansion and group-of weight alone move it by
     several points. Also ``openimages/mAP_leaf`` and ``mAP_parent``, ``mAP_level1``, ... by level of the hierarchy,
-    ``multi_label_recall`` (:mod:`mmoid.openimages.metric.multi_label_recall`) and, given ``train_ann_file``,
+    ``multi_label_recall`` (:mod:`mmoid.openimages.metric.result`) and, given ``train_ann_file``,
     ``mAP_head``, ``mAP_middle``, ``mAP_tail``: a third each of the classes by number of training images (for LVIS
     ``mAP_rare``, ``mAP_common``, ``mAP_frequent``: 1-10, 11-100 and more of them). Figures without ground truth are
     left out; ``mAP`` itself is NaN then.
@@ -136,11 +137,12 @@ class OpenImagesChallengeMetric(BaseMetric):
             if image_id not in self._image_index:
                 raise AnnotationError(f'evaluator.ann_file = {self.store.path}: has no image {image_id!r}')
             image = self._image_index[image_id]
-            checked = check_detections(score, box, f'detections of image {image_id!r}', farthest=np.inf)
-            kept = np.flatnonzero(checked.kept)
-            columns = (np.full(len(kept), image), label[kept], checked.score[kept], box[kept])
-            expanded = self.evaluator.with_ancestors(*columns)
-            matches = self.evaluator.match(*expanded)
+            place = f'detections of image {image_id!r}'
+            score, has_area = check_detections(score, box, place, Summary(), farthest=np.inf)
+            kept = np.flatnonzero(has_area)
+            found = Detections(np.full(len(kept), image), label[kept], score[kept], box[kept])
+            expanded = self.evaluator.with_ancestors(found)
+            matches = self.evaluator.match(expanded)
             self.results.append((image, len(expanded[0]), len(label) - len(kept), matches))
 
     def compute_metrics(self, results: list[tuple[int, int, int, Matches]]) -> dict[str, float]:
@@ -152,7 +154,7 @@ class OpenImagesChallengeMetric(BaseMetric):
             Matches.concatenate(matches),
             np.array(counted, dtype=np.int64),
             np.array(list(by_image), dtype=np.int64),
-            {'without area': sum(without_area)},
+            Summary(dropped={'without area': sum(without_area)} if any(without_area) else {}),
         )
         print_log(f'\n{_table_of(evaluation)}', logger='current')
         print_log(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', logger='current')

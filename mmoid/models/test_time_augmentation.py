@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmoid.openimages.predictions.fusion import Fusion, fuse
+from mmoid.openimages.predictions.ensemble import Fusion, fuse
 
 
 @MODELS.register_module()
@@ -32,7 +32,7 @@ class LabelSetTTAModel(DetTTAModel):
 
             - ``nms=dict(type='nms' or 'soft_nms', iou_threshold=...)``: by mmcv, on the device of the model;
             - ``fusion=dict(method='wbf', 'nmw', 'nms' or 'soft_nms', ...)``: the settings of
-              :class:`mmoid.openimages.predictions.fusion.Fusion`, each view as one model; on the CPU.
+              :class:`mmoid.openimages.predictions.ensemble.Fusion`, each view as one model; on the CPU.
         module: The detector, or its config.
         data_preprocessor: As for ``BaseTTAModel``.
 

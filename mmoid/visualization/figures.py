@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter
 from scipy.ndimage import uniform_filter1d
 
-from mmoid.openimages.metric.comparison import Difference
+from mmoid.openimages.metric.mistakes import Difference
 from mmoid.openimages.sampling.coverage import SamplingPlan
 from mmoid.openimages.statistics.concurrent_rates import Concurrence
 from mmoid.openimages.statistics.confusion import Confusion

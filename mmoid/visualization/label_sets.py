@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 from mmoid.openimages.boxes import box_area, intersection_area
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.worst_images import Verdict, judge
+from mmoid.openimages.metric.matching import GroundTruth
+from mmoid.openimages.metric.mistakes import Verdict, judge
 from mmoid.openimages.predictions.prediction_store import Predictions
 from mmoid.openimages.statistics.objects import object_of_box
 from mmoid.openimages.store.annotation_store import AnnotationStore

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 import mmoid
-from mmoid.openimages.predictions.fusion import METHODS, Fusion, fuse
+from mmoid.openimages.predictions.ensemble import METHODS, Fusion, fuse
 
 SIZE = (60, 100)  # height, width
 CLASSES = 4

@@ -13,8 +13,8 @@ import mmoid.registry  # noqa: F401
 from mmoid.engine.schedule.stage_samples import MARK, MarkGroupOf, stage_items
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.predictions.alignment import align_predictions
 from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.prediction_store import align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization.label_sets import GREEN, GREY, RED, ImageReader, draw_mistakes, draw_training_items
 from tests.tool_runs import ROOT, SMALL_CONFIG, data_environment, tool

@@ -4,8 +4,7 @@ import numpy as np
 
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
-from mmoid.openimages.predictions.ensemble import match_sets, run_ensemble
-from mmoid.openimages.predictions.fusion import METHODS, Fusion
+from mmoid.openimages.predictions.ensemble import METHODS, Fusion, match_sets, run_ensemble
 from mmoid.openimages.predictions.prediction_store import Detections, PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.predictions.prediction_cases import write_for

@@ -19,9 +19,9 @@ from rich.table import Table
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
-from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
 from mmoid.openimages.metric.matching import Matches
+from mmoid.openimages.metric.mistakes import KINDS, bootstrap, error_kinds
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
@@ -33,12 +33,10 @@ from mmoid.visualization.figures import draw_comparison, save
 def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
     predictions = open_predictions(path, evaluator.annotations.classes, 'drop')
-    parts, left_out = annotated_detections(predictions, evaluator.annotations, 'drop')
-    for reason, count in left_out.items():
-        print(f'{path}: {count:,} left out: {reason}')
-    for reason, count in predictions.changed.items():
+    parts, summary = annotated_detections(predictions, evaluator.annotations, 'drop')
+    for reason, count in predictions.replace(summary=summary).counts().items():
         print(f'{path}: {count:,} {reason}')
-    return evaluator.with_ancestors(*(np.concatenate(column) for column in zip(*parts)))
+    return evaluator.with_ancestors(Detections(*map(np.concatenate, zip(*parts))))
 
 
 def official_map(evaluator: Evaluator, matches: Matches) -> float:
@@ -83,7 +81,7 @@ def compare(args: argparse.Namespace) -> None:
         for done, path in enumerate((args.first, args.second), start=1):
             progress('reading and matching', done - 1, 2)
             sides.append(read(path, challenge))
-            matched.append(challenge.match(*sides[-1]))
+            matched.append(challenge.match(sides[-1]))
             progress('reading and matching', done, 2)
     train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
     groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
@@ -104,9 +102,9 @@ def compare(args: argparse.Namespace) -> None:
     print_table(table)
 
     counts = []
-    for image, label, score, box in sides:
-        kinds = error_kinds(annotations, truth, image, label, score, box)
-        counts.append(np.bincount(kinds[(kinds >= 0) & (score >= args.score)], minlength=len(KINDS)))
+    for side in sides:
+        kinds = error_kinds(annotations, truth, side)
+        counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
     table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {args.score:g} and above')
     for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
         table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
@@ -122,7 +120,7 @@ def compare(args: argparse.Namespace) -> None:
             progress('COCO protocol', done + 1, 2)
     rows = {
         'challenge': [official_map(challenge, one) for one in matched],
-        'v2': [official_map(v2, v2.match(*side)) for side in sides],
+        'v2': [official_map(v2, v2.match(side)) for side in sides],
         'COCO, IoU 0.5 to 0.95': coco[:, 0],
         'COCO, IoU 0.5': coco[:, 1],
     }

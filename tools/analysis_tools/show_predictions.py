@@ -19,9 +19,9 @@ from rich.table import Table
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.evaluator import PROTOCOLS, Evaluator, Protocol
-from mmoid.openimages.metric.worst_images import count_mistakes
-from mmoid.openimages.predictions.alignment import align_predictions
+from mmoid.openimages.metric.mistakes import count_mistakes
 from mmoid.openimages.predictions.csv_files import open_predictions
+from mmoid.openimages.predictions.prediction_store import Detections, align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
@@ -60,7 +60,7 @@ def main() -> None:
             truth = evaluator.ground_truth
             image = image_of[predictions.image_of_detection()]
             progress('reading and matching', 1, 3)
-            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+            matches = evaluator.match(Detections(image, predictions.label, predictions.score, predictions.box))
             progress('reading and matching', 2, 3)
             ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
             mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)

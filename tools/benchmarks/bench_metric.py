@@ -21,8 +21,7 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import match_detections
+from mmoid.openimages.metric.matching import GroundTruth, match_detections
 
 PIXELS = 1024
 NUM_CLASSES = full_size.NUM_CLASSES

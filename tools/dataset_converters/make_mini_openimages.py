@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmoid.openimages.statistics.mini_split import box_deviation, image_deviation, split_images
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.subset import require_writable, subset_stores
+from mmoid.openimages.store.writing import require_writable, subset_stores
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 

@@ -15,8 +15,15 @@ from dataclasses import fields
 
 from mmoid.openimages.hierarchy import load_tree
 from mmoid.openimages.predictions.csv_files import open_predictions
-from mmoid.openimages.predictions.ensemble import match_sets, read_class_weights, run_ensemble
-from mmoid.openimages.predictions.fusion import CONFIDENCE_TYPES, METHODS, SOFT_NMS_DECAYS, Fusion
+from mmoid.openimages.predictions.ensemble import (
+    CONFIDENCE_TYPES,
+    METHODS,
+    SOFT_NMS_DECAYS,
+    Fusion,
+    match_sets,
+    read_class_weights,
+    run_ensemble,
+)
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable

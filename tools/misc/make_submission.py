@@ -14,8 +14,7 @@ from pathlib import Path
 
 from mmoid.openimages.hierarchy import load_tree
 from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors
-from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list
-from mmoid.openimages.predictions.submission import write_submission
+from mmoid.openimages.predictions.csv_files import open_predictions, read_image_list, write_submission
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser

@@ -106,7 +106,7 @@ class Readings:
 
     def figures(self, detections: Detections) -> dict:
         counts = np.bincount(detections[0], minlength=len(self.evaluator.annotations.image_ids))
-        matches = self.evaluator.match(*detections)
+        matches = self.evaluator.match(detections)
         evaluation = self.evaluator.evaluate(matches, counts[self.image], self.image)
         scalars = {name: round(float(value), 5) for name, value in evaluation.scalars().items()}
         return {**scalars, 'AP': [round(float(value), 4) for value in evaluation.ap]}

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.image_ids import number_images
-from mmoid.openimages.readers.csv_files import (
-    COORDINATES,
-    class_column,
-    count_labels_apart,
-    read_boxes,
-    read_classes,
-    read_image_labels,
-)
+from mmoid.openimages.readers.csv_files import read_classes
+from mmoid.openimages.readers.official_csv import read_rows
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.summary import Summary
 
@@ -102,27 +94,16 @@ def read_annotations(
         'and evaluate on that store (--store)'
     )
     summary = Summary() if summary is None else summary
-    box_table = read_boxes(boxes, summary)
-    label = class_column(boxes, box_table, names, summary, remedy)
-    ids = box_table['ImageID'].chunks
-    label_class, confidence = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-    if image_labels is not None:
-        label_table = read_image_labels(image_labels, summary)
-        label_class = class_column(image_labels, label_table, names, summary, remedy)
-        confidence = label_table['Confidence'].to_numpy()
-        ids = ids + label_table['ImageID'].chunks
-    # Images are numbered as in a store, so that equal scores have the same order and both give the same figure.
-    image_ids, image, _ = number_images(pa.chunked_array(ids, pa.string()), summary)
-    count_labels_apart(image_labels or '', summary, image[: len(label)], image[len(label) :])
+    image_ids, _, box_rows, label_rows = read_rows(boxes, image_labels, names, summary, remedy)
     return Annotations(
         image_ids=image_ids.to_pylist(),
         classes=names,
         hierarchy=graph,
-        image=image[: len(label)],
-        label=label,
-        box=np.stack([box_table[name].to_numpy() for name in COORDINATES], axis=1),
-        is_group_of=box_table['IsGroupOf'].to_numpy() == 1,
-        label_image=image[len(label) :],
-        label_class=label_class,
-        label_confidence=confidence,
+        image=box_rows.image,
+        label=box_rows.label,
+        box=box_rows.columns['box'],
+        is_group_of=box_rows.columns['IsGroupOf'] == 1,
+        label_image=label_rows.image,
+        label_class=label_rows.label,
+        label_confidence=label_rows.columns['confidence'],
     )

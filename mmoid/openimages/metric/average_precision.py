@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import Matches, require_rows
+from mmoid.openimages.metric.matching import GroundTruth, Matches, require_rows
 
 
 def count_positives(ground_truth: GroundTruth, group_of_weight: float = 1.0, images: Any = None) -> np.ndarray:

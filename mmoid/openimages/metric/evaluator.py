@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -14,13 +15,12 @@ from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.class_groups import class_columns, class_groups
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import Matches, match_detections
-from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
-from mmoid.openimages.metric.result import Evaluation
+from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
+from mmoid.openimages.metric.result import Evaluation, annotated_objects, multi_label_recall
 from mmoid.openimages.predictions.ancestors import with_ancestors
 from mmoid.openimages.predictions.prediction_store import Detections, Predictions
 from mmoid.openimages.ragged import runs_of_rows
+from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
 
 PROTOCOLS = ('challenge', 'v2')
@@ -123,28 +123,23 @@ class Evaluator:
     def _objects(self) -> np.ndarray:
         return annotated_objects(self.annotations)
 
-    def with_ancestors(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Detections:
+    def with_ancestors(self, found: Detections) -> Detections:
         """The detections of some images as they are evaluated: with their ancestors if the protocol says so."""
-        found, hierarchy = Detections(image, label, score, box), self.annotations.hierarchy
+        hierarchy = self.annotations.hierarchy
         if self.protocol.expand_detections and hierarchy is not None:
             return with_ancestors(hierarchy, found, self.protocol.ancestor_nms)
         return found
 
-    def match(self, image: np.ndarray, label: np.ndarray, score: np.ndarray, box: np.ndarray) -> Matches:
-        """Matches all detections of some images, ancestors included.
-
-        Arguments are those of :func:`mmoid.openimages.metric.matching.match_detections`.
-        """
-        rules = (self.protocol.iou_threshold, self.protocol.group_of_weight)
-        return match_detections(self.ground_truth, image, label, score, box, *rules)
+    def match(self, found: Detections) -> Matches:
+        """Matches all detections of some images, ancestors included."""
+        return match_detections(self.ground_truth, *found, self.protocol.iou_threshold, self.protocol.group_of_weight)
 
     def evaluate(
         self,
         matches: Matches,
         detections_of_image: np.ndarray,
         images: np.ndarray | None = None,
-        left_out: Mapping[str, int] | None = None,
-        changed: Mapping[str, int] | None = None,
+        summary: Summary | None = None,
     ) -> Evaluation:
         """Computes the figures.
 
@@ -152,11 +147,10 @@ class Evaluator:
             matches: Of all images evaluated, each once.
             detections_of_image: (I,) int detections of each image evaluated, ancestors included.
             images: (I,) int indices of these images, each once; None: all.
-            left_out: Number of detections that were not matched, by reason.
-            changed: Number of detections that were changed while they were read, by reason.
+            summary: Detections that were not matched, and those that were changed while they were read.
         """
         annotations, num_classes = self.annotations, len(self.annotations.classes)
-        left_out = {reason: count for reason, count in (left_out or {}).items() if count}
+        summary = summary or Summary()
         positives = count_positives(self.ground_truth, self.protocol.group_of_weight, images)
         num_images = len(detections_of_image)
         counts = f'{num_images} images, {(positives > 0).sum()} of {num_classes} classes'
@@ -170,9 +164,9 @@ class Evaluator:
             true_positives=np.bincount(matches.label, weights=matches.value, minlength=num_classes),
             num_images=num_images,
             num_images_without_detections=int((detections_of_image == 0).sum()),
-            num_detections=int(detections_of_image.sum()) + sum(left_out.values()),
-            left_out=left_out,
-            changed=dict(changed or {}),
+            num_detections=int(detections_of_image.sum()) + sum(summary.dropped.values()),
+            left_out=summary.by_reason('dropped'),
+            changed=summary.by_reason('changed'),
             groups=class_groups(annotations, self.train_images),
             multi_label=multi_label_recall(annotations, self._objects, self.ground_truth, matches.found, images),
             class_columns=class_columns(annotations, self.train_images),
@@ -203,14 +197,14 @@ def evaluate_predictions(
         ValueError: The protocol needs a hierarchy and there is none.
     """
     evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
-    parts, left_out = annotated_detections(predictions, annotations, other_classes, progress)
+    parts, summary = annotated_detections(predictions, annotations, other_classes, progress)
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
     matches = []
     for found in parts:
-        expanded = evaluator.with_ancestors(*found)
+        expanded = evaluator.with_ancestors(found)
         given += np.bincount(expanded.image, minlength=len(given))
-        matches.append(evaluator.match(*expanded))
-    return evaluator.evaluate(Matches.concatenate(matches), given, left_out=left_out, changed=predictions.changed)
+        matches.append(evaluator.match(expanded))
+    return evaluator.evaluate(Matches.concatenate(matches), given, summary=summary)
 
 
 def annotated_detections(
@@ -218,32 +212,32 @@ def annotated_detections(
     annotations: Annotations,
     other_classes: Literal['error', 'drop'] = 'error',
     progress: Progress = no_progress,
-) -> tuple[Iterator[Detections], dict[str, int]]:
+) -> tuple[Iterator[Detections], Summary]:
     """Detections on annotated images, of annotated classes, by the indices of the annotations.
 
     Arguments and errors are those of :func:`evaluate_predictions`. It is also an error if there is no such detection.
 
     Returns:
-        The detections of some images at a time, and the number of those that are left out, by reason.
+        The detections of some images at a time, and a summary of the others.
     """
     path, ids = str(predictions.path), annotations.image_ids
     image_of = match_images_once(predictions.ids, pa.array(ids, pa.string()), path)
     label_of = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
     counts = np.diff(predictions.detection_stop, prepend=0)
     on_image, of_class = np.repeat(image_of >= 0, counts), (label_of >= 0)[predictions.label]
-    left_out = dict(predictions.left_out)
+    summary = deepcopy(predictions.summary)
     if not of_class.all() and other_classes == 'error':
         name = predictions.label_names[predictions.label[of_class.argmin()]]
         raise annotations.classes.unknown(name, path, 'leave such detections out with --other-classes drop')
     others = np.flatnonzero(on_image & ~of_class)
     if len(others):
-        left_out[f'of other classes (first: {predictions.label_names[predictions.label[others[0]]]})'] = len(others)
+        summary.drop('of other classes', len(others), predictions.label_names[predictions.label[others[0]]])
     elsewhere = np.flatnonzero((image_of < 0) & (counts > 0))
     if len(elsewhere):
-        reason = f'on images that are not annotated (first: {predictions.ids[int(elsewhere[0])].as_py()})'
-        left_out[reason] = int(counts[elsewhere].sum())
+        first = predictions.ids[int(elsewhere[0])].as_py()
+        summary.drop('on images that are not annotated', counts[elsewhere].sum(), first)
     if not (on_image & of_class).any():
-        raise predictions.replace(left_out=left_out).without_detections(
+        raise predictions.replace(summary=summary).without_detections(
             f'has no detection to evaluate on the {len(ids)} annotated images, first {next(iter(ids), None)!r}'
         )
 
@@ -254,4 +248,4 @@ def annotated_detections(
             yield found.take(np.flatnonzero((found.image >= 0) & (found.label >= 0)))
             progress('matching detections', int(predictions.detection_stop[stop - 1]), len(predictions.label))
 
-    return parts(), left_out
+    return parts(), summary

@@ -1,6 +1,8 @@
-"""Matching: which detections are true positives, by the official Open Images rules.
+"""Ground truth of the official Open Images metric, and matching: which detections are true positives.
 
-All arithmetic is float64. Memory is bounded by the rows given, never by images x classes.
+Images and classes are indices. A *key*, ``image * num_classes + label``, names one image and class, the unit within
+which detections are matched to boxes. All arithmetic is float64. Memory is bounded by the rows
+given, never by images x classes.
 
 Equal scores, whose order the official code leaves open: within an image and class the detection that was given first
 comes first; across images the lower image index; the groups found in an image follow its detections.
@@ -10,19 +12,90 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmoid.openimages.boxes import box_area, box_iou, has_area, intersection_area
-from mmoid.openimages.metric.ground_truth import GroundTruth, KeyedBoxes
-from mmoid.openimages.ragged import row_and_position, runs_of_rows
-
-PAIRS_AT_ONCE = 1 << 16
-"""(detection, box) pairs compared at a time, so that their temporary arrays stay in the processor's cache."""
+from mmoid.openimages.boxes import has_area
+from mmoid.openimages.metric.annotations import Annotations
+from mmoid.openimages.ragged import runs_of_rows
+from mmoid.openimages.statistics.objects import first_of_each, overlapping_pairs
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 
 DETECTIONS_AT_ONCE = 1 << 18
 """Detections matched at a time. Bounds the working memory."""
+
+
+class KeyedBoxes(NamedTuple):
+    """Boxes ordered by key; boxes of one key keep their row order, which decides ties.
+
+    ``key`` (K,) int64, ``box`` (K, 4) float64, ``row`` (K,) int64 row of each box in the ground truth.
+    """
+
+    key: np.ndarray
+    box: np.ndarray
+    row: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Expanded boxes and verified classes. Make it with :meth:`build`."""
+
+    num_images: int  # images evaluated, those without boxes included
+    num_classes: int  # C
+    image: np.ndarray  # (G,) int64 image index of each box
+    label: np.ndarray  # (G,) int64 class index of each box
+    box: np.ndarray  # (G, 4) float64 xmin, ymin, xmax, ymax
+    is_group_of: np.ndarray  # (G,) bool
+    source: np.ndarray  # (G,) int64 row of the annotation that each box is a copy of
+    # (V,) int64 sorted unique keys of verified (image, class) pairs; others are ignored. None: all pairs count
+    verified: np.ndarray | None
+    # (K,) int64 sorted unique keys of the pairs in which some objects may have no box; unmatched detections are ignored
+    not_exhaustive: np.ndarray
+
+    @classmethod
+    def build(cls, annotations: Annotations, expand: bool = True, verified_only: bool = True) -> GroundTruth:
+        """Prepares annotations as the official code does. Nothing is deduplicated.
+
+        Args:
+            annotations: Of all images. Boxes without area are fine.
+            expand: Copy boxes and positive labels to ancestors, negative labels to descendants. Needs a hierarchy.
+            verified_only: Ignore detections of classes that are not verified in their image, and those that match no
+                box where some objects may have none.
+        """
+        num_images, num_classes = len(annotations.image_ids), len(annotations.classes)
+        label, source = annotations.label.astype(np.int64), np.arange(len(annotations.label))
+        label_class, rows = annotations.label_class.astype(np.int64), np.arange(len(annotations.label_class))
+        if expand:
+            hierarchy = annotations.hierarchy
+            assert hierarchy is not None
+            source, label = hierarchy.expand_up(label)
+            rows, label_class = hierarchy.expand_labels(label_class, annotations.label_confidence)
+        image = annotations.image[source].astype(np.int64)
+        verified, not_exhaustive = None, np.empty(0, dtype=np.int64)
+        if verified_only:
+            label_key = annotations.label_image[rows].astype(np.int64) * num_classes + label_class
+            verified = np.unique(np.concatenate([image * num_classes + label, label_key]))
+            not_exhaustive = np.unique(label_key[annotations.label_confidence[rows] == NOT_EXHAUSTIVE])
+        box, group = annotations.box[source], annotations.is_group_of[source]
+        return cls(num_images, num_classes, image, label, box, group, source, verified, not_exhaustive)
+
+    @cached_property
+    def single_boxes(self) -> KeyedBoxes:
+        """Boxes of single objects."""
+        return self._keyed(~self.is_group_of)
+
+    @cached_property
+    def group_boxes(self) -> KeyedBoxes:
+        """Group-of boxes."""
+        return self._keyed(self.is_group_of)
+
+    def _keyed(self, chosen: np.ndarray) -> KeyedBoxes:
+        rows = np.flatnonzero(chosen)
+        key = self.image[rows] * self.num_classes + self.label[rows]
+        order = np.argsort(key, kind='stable')
+        return KeyedBoxes(key[order], self.box[rows[order]], rows[order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +194,20 @@ def _match(
 ) -> Matches:
     """The matching of detections that count, ordered by key, then by descending score."""
     singles, groups = ground_truth.single_boxes, ground_truth.group_boxes
-    overlap, claimed = _best_overlap(key, box, singles, over_union=True)
-    claims = np.flatnonzero(overlap >= iou_threshold)
+    claimant, claimed = _best_boxes(key, box, singles, iou_threshold, over_union=True)
     # A detection claims one box only, so a box goes to the best-scored of its claimants.
-    single, first = np.unique(claimed[claims], return_index=True)
+    single, first = np.unique(claimed, return_index=True)
     value = np.zeros(len(key))
-    value[claims[first]] = 1.0
+    value[claimant[first]] = 1.0
 
     rest = np.flatnonzero(value == 0)
-    overlap, claimed = _best_overlap(key[rest], box[rest], groups, over_union=False)
-    absorbed = overlap >= iou_threshold
-    group, first = np.unique(claimed[absorbed], return_index=True)
-    group_score = score[rest[absorbed]][first]
+    absorbed, claimed = _best_boxes(key[rest], box[rest], groups, iou_threshold, over_union=False)
+    absorbed = rest[absorbed]
+    group, first = np.unique(claimed, return_index=True)
+    group_score = score[absorbed[first]]
     scored = (group_score > 0) & (group_of_weight > 0)
     kept = (value > 0) | ~_contains(ground_truth.not_exhaustive, key)
-    kept[rest[absorbed]] = False
+    kept[absorbed] = False
 
     key = np.concatenate([key[kept], groups.key[group[scored]]])
     score = np.concatenate([score[kept], group_score[scored]])
@@ -145,36 +217,24 @@ def _match(
     return Matches(image, label, score[order], value[order], singles.row[single])
 
 
-def _best_overlap(
-    key: np.ndarray, box: np.ndarray, truth: KeyedBoxes, over_union: bool
+def _best_boxes(
+    key: np.ndarray, box: np.ndarray, truth: KeyedBoxes, least: float, over_union: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greatest overlap of each detection with a box of its key, and the index of that box: the first on a tie.
+    """Of each (K,) detection that overlaps a box of its key by ``least``: its row, ascending, and that of the best box.
 
-    Returns:
-        (D,) float64 IoU, or intersection over detection area; 0 where the key has no box. (D,) int64 indices,
-        meaningless where the overlap is 0.
+    Of equal overlaps, the first box.
     """
     start = np.searchsorted(truth.key, key, side='left')
     count = np.searchsorted(truth.key, key, side='right') - start
-    best, index = np.zeros(len(key)), np.zeros(len(key), dtype=np.int64)
-    comparable = np.flatnonzero(count)
-    for first, last in runs_of_rows(count[comparable], PAIRS_AT_ONCE):
-        rows = comparable[first:last]
-        size = count[rows]
-        own, position = row_and_position(size)
-        detection, candidate = rows[own], start[rows][own] + position
-        one, other = box[detection], truth.box[candidate]
-        overlap = box_iou(one, other) if over_union else intersection_area(one, other) / box_area(one)
-        offset = np.cumsum(size) - size
-        best[rows] = np.maximum.reduceat(overlap, offset)
-        is_best = overlap == best[detection]
-        index[rows] = np.minimum.reduceat(np.where(is_best, candidate, len(truth.key)), offset)
-    return best, index
+    # The boxes of these images only: a set is matched batch by batch, too.
+    low, high = start.min(initial=len(truth.key)), (start + count).max(initial=0)
+    pairs = overlapping_pairs(box, truth.box[low:high], start - low, count, least, over_union=over_union)
+    detection, candidate, overlap = pairs
+    best = first_of_each(detection, candidate, -overlap)
+    return detection[best], candidate[best] + low
 
 
 def _contains(ordered: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """(K,) bool: which keys occur in a sorted array."""
-    if not len(ordered):
-        return np.zeros(len(key), dtype=bool)
-    place = np.minimum(np.searchsorted(ordered, key), len(ordered) - 1)
-    return ordered[place] == key
+    """(K,) bool: which keys occur in a sorted array. np.isin would read all of it, for each image."""
+    place = np.searchsorted(ordered, key)
+    return ordered.take(place, mode='clip') == key if len(ordered) else np.zeros(len(key), dtype=bool)

@@ -1,4 +1,4 @@
-"""Predictions of any detector in CSV files, in the two formats in use; submissions are written elsewhere.
+"""Predictions of any detector in CSV files, in the two formats in use.
 
 A row for each detection, as the official evaluator takes them::
 
@@ -23,11 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.image_ids import number_images
-from mmoid.openimages.predictions.checks import check_detections
-from mmoid.openimages.predictions.prediction_store import Predictions, PredictionStore
+from mmoid.openimages.hierarchy import ClassHierarchy
+from mmoid.openimages.image_ids import match_images_once, number_images, require_once
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections, Predictions, PredictionStore, check_detections
+from mmoid.openimages.ragged import row_lengths, runs_of_rows
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     TEXT,
@@ -47,6 +50,12 @@ _BLOCK_BYTES = 8 << 20
 
 _ROWS_AT_ONCE = 1 << 18
 """Written at a time, about 30 MB."""
+
+DETECTIONS_AT_ONCE = 1 << 17
+"""Detections of a submission formatted at a time, about 60 MB."""
+
+DECIMALS = 6
+"""Of a coordinate in a submission: a thousandth of a pixel in an image of 1,000 pixels."""
 
 _SCORE = ('Score', 'Conf', 'Confidence')
 
@@ -68,29 +77,23 @@ def open_predictions(
         return read_predictions(path, classes, other_classes)
     store = PredictionStore(path)
     number = number_images(pa.chunked_array([store.ids], pa.string()))[1]
-    repeated = number != np.arange(len(number))
-    if repeated.any():
-        again = int(np.argmax(repeated))
-        first = store.ids[int(number[again])].as_py()
-        raise AnnotationError(
-            f'{path}: {first!r} and {store.ids[again].as_py()!r} are the same image; expected it once'
-        )
+    require_once(store.ids, number, path)
 
     def place_of(k: int) -> str:
         image = _row_of_detection(store.detection_stop, k)
         return f'{path}: image {store.ids[image].as_py()!r}'
 
-    checked = check_detections(store.score, store.box, place_of, np.inf)
-    if not checked.left_out and not checked.changed:
+    summary = Summary()
+    score, kept = check_detections(store.score, store.box, place_of, summary, np.inf)
+    if not summary.lines():
         return store
-    image = store.image_of_detection()[checked.kept]
+    image = store.image_of_detection()[kept]
     return store.replace(
         detection_stop=np.cumsum(np.bincount(image, minlength=store.num_images)),
-        label=store.label[checked.kept],
-        score=checked.score[checked.kept],
-        box=store.box[checked.kept],
-        left_out=checked.left_out,
-        changed=checked.changed,
+        label=store.label[kept],
+        score=score[kept],
+        box=store.box[kept],
+        summary=summary,
     )
 
 
@@ -121,23 +124,21 @@ def read_predictions(
         place = f'{path}:{line_of_row(path, row)}'
         return f'{place}: detection {k - stop[row] + counts[row] + 1}' if is_submission else place
 
-    checked = check_detections(score, box, place_of)
+    summary = Summary()
+    score, kept = check_detections(score, box, place_of, summary)
     classes = classes or ClassNames(tuple(mids.dictionary.to_pylist()))
     label = classes.find(mids)
     known = label >= 0
-    left_out = checked.left_out
     if not known.all():
         k = int(np.argmin(known))
         if other_classes == 'error':
             leave_out = 'leave such detections out (evaluate_predictions.py --other-classes drop)'
             remedy = f'give the classes of these predictions, or {leave_out}'
             raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
-        left_out = {**left_out, f'of other classes (first: {mids[k].as_py()})': int((~known & checked.kept).sum())}
-    summary = Summary()
+        summary.drop('of other classes', (~known & kept).sum(), mids[k].as_py())
     distinct, image_of_row, _ = number_images(ids, summary)
-    changed = {f'{reason} (first: {summary.first[reason]})': count for reason, count in summary.changed.items()}
     image = np.repeat(image_of_row, counts)
-    rows = np.flatnonzero(known & checked.kept)
+    rows = np.flatnonzero(known & kept)
     rows = rows[np.argsort(image[rows], kind='stable')]
     return Predictions(
         path=Path(path),
@@ -146,10 +147,9 @@ def read_predictions(
         ids=distinct,
         detection_stop=np.cumsum(np.bincount(image[rows], minlength=len(distinct))),
         label=label[rows],
-        score=checked.score[rows],
+        score=score[rows],
         box=box[rows],
-        left_out=left_out,
-        changed=checked.changed | changed,
+        summary=summary,
         lists_images=is_submission,
     )
 
@@ -159,16 +159,8 @@ def write_rows(
 ) -> int:
     """Writes a row for each detection, atomically, with the columns above and the display name, ``ClassName``.
 
-    Scores read back as the same float32; coordinates have six decimals.
-
-    Args:
-        out: The file, ``.csv`` or ``.csv.gz``.
-        predictions: Detections.
-        min_score: Lower ones are left out.
-        progress: Progress in detections.
-
-    Returns:
-        The number of rows.
+    Scores read back as the same float32; coordinates have six decimals. ``out`` ends in ``.csv`` or ``.csv.gz``.
+    Scores below ``min_score`` are left out. Progress is in detections. Returns the number of rows.
     """
     x_min, y_min, x_max, y_max = range(4)
     sides = {'XMin': x_min, 'XMax': x_max, 'YMin': y_min, 'YMax': y_max}
@@ -312,3 +304,123 @@ def _is_number(text: str) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def write_submission(
+    out: str | Path,
+    predictions: Predictions,
+    image_ids: Sequence[str] | None = None,
+    *,
+    min_score: float = 0.0,
+    max_per_image: int | None = None,
+    hierarchy: ClassHierarchy | None = None,
+    ancestor_nms: float | None = 0.5,
+    missing: Literal['empty', 'error'] = 'empty',
+    progress: Progress = no_progress,
+) -> dict[str, int]:
+    """Writes a submission, atomically.
+
+    Scores read back as the same float32. Coordinates are clipped to [0, 1] and rounded to :data:`DECIMALS` decimals.
+    Boxes without area are left out, as the metric leaves them out.
+
+    Args:
+        out: The file, ``.csv`` or ``.csv.gz``.
+        predictions: Detections.
+        image_ids: Images of the file, in this order, those without detections included; None: those of the predictions.
+        min_score: Detections below it are left out.
+        max_per_image: Best-scored detections of an image that are kept, ancestors counted; None: all.
+        hierarchy: Over the classes of the predictions and then others (:func:`hierarchy_with_ancestors`): adds the
+            ancestors of every detection, since the official evaluator does not. None: detections as predicted.
+        ancestor_nms: IoU threshold of the NMS after that, as in :func:`with_ancestors`; None: no NMS.
+        missing: Images that the predictions lack: write them without detections, or raise.
+        progress: Progress in images.
+
+    Returns:
+        Counts of what was written and of what was left out, by description.
+
+    Raises:
+        AnnotationError: An image that occurs twice or is ``missing``, an image id or MID with a separator of the
+            format, no image or no detection to write.
+        ValueError: ``max_per_image`` below 1.
+    """
+    if max_per_image is not None and max_per_image < 1:
+        raise ValueError(f'max_per_image must be at least 1, got {max_per_image}')
+    label_names = predictions.label_names if hierarchy is None else hierarchy.label_names
+    ids = predictions.ids if image_ids is None else pa.array(image_ids, pa.string())
+    names = pa.array(label_names, pa.string())
+    require_plain('image id', ids)
+    require_plain('class', names)
+    if not len(ids) or not len(predictions.ids):
+        raise AnnotationError(f'{"the list of images" if len(predictions.ids) else predictions.path}: holds no image')
+    image = match_images_once(ids, predictions.ids, 'the list of images')
+    known = int((image >= 0).sum())
+    if not known:
+        raise AnnotationError(
+            f'{predictions.path}: has none of the {len(ids)} images of the list, first {ids[0].as_py()!r}; it has '
+            f'{predictions.num_images} others, first {predictions.ids[0].as_py()!r}'
+        )
+    if missing == 'error' and known < len(ids):
+        raise AnnotationError(
+            f'{predictions.path}: does not have {len(ids) - known} of the {len(ids)} images, first '
+            f'{ids[int(np.argmin(image))].as_py()!r}; run the model on all of them, or use --missing-images empty'
+        )
+    counts = Counter({'images': len(ids), 'images without predictions': len(ids) - known})
+    counts['images of the predictions that are not in the list'] = predictions.num_images - known
+    counts.update(predictions.counts())
+    with atomic_write(out) as temporary:
+        compression = 'gzip' if str(out).endswith('.gz') else None
+        with pa.output_stream(str(temporary), compression=compression) as stream:
+            stream.write(b'ImageId,PredictionString\n')
+            lengths = row_lengths(predictions.detection_stop, image)
+            for first, last in runs_of_rows(lengths, DETECTIONS_AT_ONCE):
+                found = _valid(predictions.detections(image[first:last]), min_score, counts, ids.slice(first))
+                if hierarchy is not None:
+                    own, found = found, with_ancestors(hierarchy, found, ancestor_nms)
+                    counts['added ancestors, less those that NMS removes'] += len(found.score) - len(own.score)
+                best = found.best_first(max_per_image)
+                if max_per_image is not None:
+                    counts['detections above the number per image'] += len(found.score) - len(best.score)
+                per_image = np.bincount(best.image, minlength=last - first)
+                counts['detections'] += len(best.score)
+                counts['images without detections'] += int((per_image == 0).sum())
+                stream.write(_format(ids.slice(first, last - first), names, per_image, best))
+                progress('writing images', last, len(ids))
+        if not counts['detections']:
+            raise predictions.without_detections('no detection is left to write', counts)
+    return dict(counts)
+
+
+def _valid(found: Detections, min_score: float, counts: Counter[str], ids: pa.Array) -> Detections:
+    """The detections that can be written, with rounded boxes inside the image. Counts the others, naming the first."""
+    score, inside = found.score.astype(np.float32), np.clip(found.box, 0, 1)
+    box = np.round(inside, DECIMALS) + 0.0  # -0.0 would be written with its sign
+    scored, solid = score >= np.float32(min_score), has_area(box)
+    clipped = (inside != found.box).any(axis=1)
+    counts['detections below the score'] += int((~scored).sum())
+    for reason, rows in (
+        ('boxes without area', scored & ~solid),
+        ('boxes partly outside the image, clipped', scored & solid & clipped),
+    ):
+        if rows.any():
+            place = f' (first: image {ids[int(found.image[np.argmax(rows)])].as_py()!r})'
+            key = next((key for key in counts if key.startswith(reason)), reason + place)
+            counts[key] += int(rows.sum())
+    return Detections(found.image, found.label, score, box).take(scored & solid)
+
+
+def _format(ids: pa.Array, names: pa.Array, per_image: np.ndarray, found: Detections) -> pa.Buffer:
+    """The lines as bytes. Every number is the shortest text that reads back as the same number."""
+    numbers = [pc.cast(pa.array(np.ascontiguousarray(column)), pa.string()) for column in (found.score, *found.box.T)]
+    detections = pc.binary_join_element_wise(names.take(pa.array(found.label)), *numbers, ' ')
+    offsets = pa.array(np.append(0, np.cumsum(per_image)).astype(np.int32))
+    texts = pc.binary_join(pa.ListArray.from_arrays(offsets, detections), ' ')
+    lines = pc.binary_join_element_wise(ids, texts, ',')
+    return pa.py_buffer(''.join(f'{line}\n' for line in lines.to_pylist()).encode())
+
+
+def require_plain(what: str, texts: pa.Array) -> None:
+    """Raises an AnnotationError for a text that the format cannot hold."""
+    unfit = pc.match_substring_regex(texts, r'[\s,"]|^$')
+    if pc.any(unfit).as_py():
+        text = texts.filter(unfit)[0].as_py()
+        raise AnnotationError(f'{what} {text!r}: must not be empty or contain a space, comma or quote')

@@ -1,4 +1,4 @@
-"""Predictions of several models -> one PredictionStore, image by image in a process pool.
+"""Predictions of several models -> one PredictionStore, image by image in a process pool, by ensemble-boxes.
 
 Examples:
     >>> sets = match_sets([open_predictions(path) for path in paths], weights=[2, 1, 1])
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -22,23 +23,147 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
-from mmoid.openimages.image_ids import number_images
+from mmoid.openimages.image_ids import number_images, require_once
 from mmoid.openimages.predictions.ancestors import hierarchy_with_ancestors, with_ancestors
-from mmoid.openimages.predictions.fusion import Fusion, fuse
 from mmoid.openimages.predictions.prediction_store import Detections, Predictions
 from mmoid.openimages.predictions.shards import Bound, open_shards
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.utils.processes import end_with_parent
 from mmoid.utils.progress import Progress, no_progress
 
+METHODS = ('nms', 'soft_nms', 'nmw', 'wbf')
+CONFIDENCE_TYPES = ('avg', 'max', 'box_and_model_avg', 'absent_model_aware_avg')
+SOFT_NMS_DECAYS = ('linear', 'gaussian')
+
 IMAGES_PER_SHARD = 128
 """Images that a worker fuses at a time, a few seconds' work. A killed run loses at most two shards of each worker."""
 
 DETECTIONS_AT_ONCE = 1 << 20
 """Detections that are counted at a time. Bounds the working memory."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Settings of :func:`fuse`. Defaults are those of ensemble-boxes.
+
+    Attributes:
+        method: ``nms``, ``soft_nms``, ``nmw`` (non-maximum weighted) or ``wbf`` (weighted boxes fusion).
+        iou_threshold: Boxes of a class that overlap more are one object.
+        skip_score: Detections below it are left out first.
+        confidence: ``conf_type`` of WBF, the score of a fused box. With ``avg`` and ``max``, overlapping detections of
+            one model count like those of several; with ``box_and_model_avg`` and ``absent_model_aware_avg`` not.
+        allows_overflow: For WBF with ``avg``: more boxes than models raise a score above 1.
+        sigma: Of the gaussian decay of soft-NMS.
+        decay: Of soft-NMS.
+        least_score: Soft-NMS drops detections that decay to this score or below.
+        max_per_image: Best-scored fused detections of an image that are kept; None: all.
+
+    Raises:
+        ValueError: A setting out of range.
+        ImportError: ensemble-boxes is not installed.
+    """
+
+    method: Literal['nms', 'soft_nms', 'nmw', 'wbf'] = 'wbf'
+    iou_threshold: float = 0.55
+    skip_score: float = 0.0
+    confidence: Literal['avg', 'max', 'box_and_model_avg', 'absent_model_aware_avg'] = 'avg'
+    allows_overflow: bool = False
+    sigma: float = 0.5
+    decay: Literal['linear', 'gaussian'] = 'gaussian'
+    least_score: float = 0.001
+    max_per_image: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (('method', METHODS), ('confidence', CONFIDENCE_TYPES), ('decay', SOFT_NMS_DECAYS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+        if not 0 < self.iou_threshold < 1:
+            raise ValueError(f'iou_threshold must be between 0 and 1, got {self.iou_threshold}')
+        if not self.sigma > 0:
+            raise ValueError(f'sigma must be above 0, got {self.sigma}')
+        if self.max_per_image is not None and self.max_per_image < 1:
+            raise ValueError(f'max_per_image must be at least 1, got {self.max_per_image}')
+        try:
+            import_module('ensemble_boxes')
+        except ImportError as error:
+            raise ImportError(f"fusing needs ensemble-boxes: pip install 'mmoid[ensemble]' ({error})") from error
+
+    def usable(self, score: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """(D,) bool: detections that take part: area in the image, a score above 0 and not below ``skip_score``."""
+        used: np.ndarray = has_area(np.clip(box, 0, 1)) & (score > 0) & (score >= score.dtype.type(self.skip_score))
+        return used
+
+
+def fuse(
+    fusion: Fusion,
+    boxes: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    weights: Sequence[float] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fuses the detections of M models on one image. Boxes of different classes are independent.
+
+    Args:
+        fusion: Settings; ``max_per_image`` is for the caller.
+        boxes: M arrays (n_m, 4) float64 in [0, 1], all of them usable (:meth:`Fusion.usable`).
+        scores: M arrays (n_m,).
+        labels: M arrays (n_m,) of class indices.
+        weights: M weights above 0. None: scores are not scaled. NMS and soft-NMS scale scores by weight / sum of
+            weights, NMW by weight / greatest weight.
+
+    Returns:
+        (n, 4) boxes, (n,) scores, both float64, and (n,) int64 class indices, in no particular order.
+    """
+    if not sum(map(len, scores)):
+        return np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64)
+    import ensemble_boxes  # half a second
+
+    scores = [score.astype(np.float64) for score in scores]
+    options: dict[str, Any] = dict(weights=weights, iou_thr=fusion.iou_threshold)
+    if fusion.method == 'soft_nms':
+        box, score, label = _soft_nms(fusion, boxes, scores, labels, weights)
+    elif fusion.method == 'nms':
+        box, score, label = ensemble_boxes.nms(boxes, scores, labels, **options)
+    else:
+        # These loop over single boxes: plain lists take half the time of arrays.
+        lists = [[part.tolist() for part in parts] for parts in (boxes, scores, labels)]
+        if fusion.method == 'nmw':
+            found = ensemble_boxes.non_maximum_weighted(*lists, **options)
+        else:
+            options |= dict(conf_type=fusion.confidence, allows_overflow=fusion.allows_overflow)
+            found = ensemble_boxes.weighted_boxes_fusion(*lists, **options)
+        box, score, label = (np.asarray(column, dtype=np.float64) for column in found)
+    # WBF gives more than 1 for overlapping boxes of a model with a high weight.
+    return box, score if fusion.allows_overflow else np.minimum(score, 1), label.astype(np.int64)
+
+
+def _soft_nms(
+    fusion: Fusion,
+    boxes: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    weights: Sequence[float] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Soft-NMS with decayed scores. ``ensemble_boxes.soft_nms`` returns the original ones, so duplicates rank high."""
+    from ensemble_boxes.ensemble_boxes_nms import cpu_soft_nms_float
+
+    if weights is not None:
+        scores = [score * weight / sum(weights) for score, weight in zip(scores, weights)]
+    box, score, label = np.concatenate(boxes), np.concatenate(scores), np.concatenate(labels)
+    method = 1 + SOFT_NMS_DECAYS.index(fusion.decay)
+    kept, decayed = [], []
+    for one in np.unique(label):
+        rows = np.flatnonzero(label == one)
+        values = score[rows]  # decayed in place
+        found = cpu_soft_nms_float(box[rows], values, fusion.iou_threshold, fusion.sigma, fusion.least_score, method)
+        kept.append(rows[found])
+        decayed.append(values[values > fusion.least_score])
+    row = np.concatenate(kept)
+    return box[row], np.concatenate(decayed), label[row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,33 +250,24 @@ def match_sets(
         row[own] = True
         if graph is not None and expand == 'before':
             row |= graph.ancestor_matrix[own].any(axis=0)
-    matrix = np.where(known, _weight_matrix(len(sets), classes, weights, class_weights), 0.0)
+    count = len(sets)
+    general = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    if general.shape != (count,) or not (np.isfinite(general) & (general > 0)).all():
+        raise ValueError(f'weights: expects {count} values above 0, one for each set, got {general.tolist()}')
+    matrix = np.where(known, general[:, None], 0.0)
+    for mid, values in (class_weights or {}).items():
+        column = np.asarray(values, dtype=np.float64)
+        if column.shape != (count,) or not (np.isfinite(column) & (column >= 0)).all() or not column.any():
+            expected = f'{count} values of at least 0, one for each set, not all 0'
+            raise ValueError(f'class_weights[{mid!r}]: expects {expected}, got {column.tolist()}')
+        own = classes.indices([mid], 'class_weights')[0]
+        matrix[:, own] = np.where(known[:, own], column, 0.0)
     unheard = known.any(axis=0) & ~matrix.any(axis=0)
     if unheard.any():
         mid = mids[int(np.argmax(unheard))]
         raise ValueError(f'class_weights[{mid!r}]: is above 0 only for sets that do not have this class')
     scales = weights is not None or class_weights is not None
     return MatchedSets(sets, classes, label, matrix, scales, graph, expand, *_match_images(sets, missing))
-
-
-def _weight_matrix(
-    count: int,
-    classes: ClassNames,
-    weights: Sequence[float] | None,
-    class_weights: Mapping[str, Sequence[float]] | None,
-) -> np.ndarray:
-    """(M, C) weights as given."""
-    general = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-    if general.shape != (count,) or not (np.isfinite(general) & (general > 0)).all():
-        raise ValueError(f'weights: expects {count} values above 0, one for each set, got {general.tolist()}')
-    matrix = np.repeat(general[:, None], len(classes), axis=1)
-    for mid, values in (class_weights or {}).items():
-        column = np.asarray(values, dtype=np.float64)
-        if column.shape != (count,) or not (np.isfinite(column) & (column >= 0)).all() or not column.any():
-            expected = f'{count} values of at least 0, one for each set, not all 0'
-            raise ValueError(f'class_weights[{mid!r}]: expects {expected}, got {column.tolist()}')
-        matrix[:, classes.indices([mid], 'class_weights')[0]] = column
-    return matrix
 
 
 def _match_images(sets: Sequence[Predictions], missing: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -161,9 +277,7 @@ def _match_images(sets: Sequence[Predictions], missing: str) -> tuple[tuple[str,
     stops = np.cumsum([one.num_images for one in sets])
     for row, one, own in zip(image, sets, np.split(number, stops[:-1])):
         row[own] = np.arange(len(own))
-        if len(np.unique(own)) < len(own):
-            k = int(np.argmax(np.bincount(own)))
-            raise AnnotationError(f'{one.path}: has image {ids[k].as_py()!r} more than once')
+        require_once(one.ids, own, one.path)
     found = image >= 0
     alone = found.any(axis=1) & ~(found & (found.sum(axis=0) > 1)).any(axis=1)
     if alone.any() and found.any(axis=1).sum() > 1:
@@ -202,17 +316,8 @@ def run_ensemble(
     A killed run resumes when it is started again with the same sets and settings (:func:`open_shards`). Neither that
     nor the number of workers changes a byte of the result.
 
-    Args:
-        sets: The matched sets.
-        fusion: Settings.
-        out: The new folder.
-        num_workers: Processes; None: the number of cores.
-        overwrite: Replace predictions that are there.
-        restart: Remove the shards of an earlier run first.
-        progress: Progress in images.
-
-    Returns:
-        Counts by description.
+    ``num_workers`` are processes; None: the number of cores. ``restart`` removes the shards of an earlier run first.
+    Progress is in images. Returns counts by description.
 
     Raises:
         FileExistsError: ``out`` exists.
@@ -268,8 +373,7 @@ def _count_left_out(sets: MatchedSets, fusion: Fusion) -> dict[str, int]:
             usable += int(used.sum())
             clipped += int((used & ((box < 0) | (box > 1)).any(axis=1)).sum())
         own = {
-            **{f'left out: {reason}': count for reason, count in one.left_out.items()},
-            **one.changed,
+            **one.counts(),
             'left out: score 0 or below --skip-score, or outside the image': len(one.score) - usable,
             'boxes partly outside the image, clipped': clipped,
             'left out: images that are not in all sets': one.num_images - int((image >= 0).sum()),

@@ -89,12 +89,7 @@ def image_store(
     Every image is decoded once; those that cannot be read are not in the store, but in :func:`skipped_images`.
     Processes that call this together wait for the one that makes the store.
 
-    Args:
-        path: The store.
-        images: The images.
-        key: :meth:`Images.key`.
-        classes: Gives the classes and their hierarchy.
-        progress: Callback.
+    ``key`` is that of :meth:`Images.key`; ``classes`` gives the classes and their hierarchy.
 
     Raises:
         AnnotationError: No image can be read.

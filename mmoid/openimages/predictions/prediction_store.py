@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mmoid.openimages.boxes import has_area
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.ragged import gather_rows, row_and_position
+from mmoid.openimages.readers.csv_files import COORDINATES
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder, write_tables
+from mmoid.openimages.store.summary import Summary
 
 SCHEMAS = {
     'images': pa.schema({'image_id': pa.string(), 'detection_stop': pa.int64()}),
@@ -29,6 +34,8 @@ SCHEMAS = {
 }
 FORMAT = 'mmoid-predictions'
 VERSION = 1
+ROUNDING = 1e-3
+"""Scores this much outside [0, 1] are taken for 0 or 1."""
 
 
 class Detections(NamedTuple):
@@ -63,8 +70,7 @@ class Predictions:
     label: np.ndarray  # (D,) int32 class indices
     score: np.ndarray  # (D,) float32 or float64
     box: np.ndarray  # (D, 4) float64 xmin, ymin, xmax, ymax as fractions of the image size
-    left_out: Mapping[str, int] = field(default_factory=dict)  # detections that were left out while reading, by reason
-    changed: Mapping[str, int] = field(default_factory=dict)  # detections that were changed while reading, by reason
+    summary: Summary = field(default_factory=Summary)  # detections that were dropped or changed while reading
     lists_images: bool = True  # false: a CSV with a row for each detection, so none for images without detections
 
     @property
@@ -81,10 +87,14 @@ class Predictions:
         return self.ids.to_pylist()
 
     def without_detections(self, fault: str, counts: Mapping[str, int] | None = None) -> AnnotationError:
-        """The error for predictions of which nothing is left, with the counts and what reading left out."""
-        reasons = {**(counts or {}), **{f'left out: {reason}': count for reason, count in self.left_out.items()}}
-        listed = '; '.join(f'{count} {reason}' for reason, count in reasons.items() if count)
+        """The error for predictions of which nothing is left, with the counts, or with those of the summary."""
+        listed = '; '.join(f'{count} {reason}' for reason, count in (counts or self.counts()).items() if count)
         return AnnotationError(f'{self.path}: {fault}' + (f' ({listed})' if listed else ''))
+
+    def counts(self) -> dict[str, int]:
+        """Detections that were left out or changed while reading, by description."""
+        left_out = {f'left out: {reason}': count for reason, count in self.summary.by_reason('dropped').items()}
+        return left_out | self.summary.by_reason('changed')
 
     def image_of_detection(self) -> np.ndarray:
         """(D,) int64 image index of every detection; computed, not mapped."""
@@ -115,7 +125,7 @@ class PredictionStore(Predictions):
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
-        tables = map_tables(path, tuple(SCHEMAS), SCHEMAS)
+        tables = map_tables(path, SCHEMAS)
         names: list[Any] = [metadata.get(key) for key in ('label_names', 'class_names')]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):
             raise AnnotationError(f'{path / METADATA}: has no label_names or class_names; make {path} again')
@@ -165,29 +175,118 @@ def write_predictions(
         class_names: Display names by class index.
         overwrite: Replace predictions that are there.
     """
+    flat_box = pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1))
     columns = {
-        'label': pa.array(np.asarray(label, dtype=np.int32)),
-        'score': pa.array(np.asarray(score, dtype=np.float32)),
-        'box': pa.array(np.ascontiguousarray(box, dtype=np.float64).reshape(-1)),
+        'label': np.asarray(label, dtype=np.int32),
+        'score': np.asarray(score, dtype=np.float32),
+        'box': pa.FixedSizeListArray.from_arrays(flat_box, 4),
     }
-    with write_folder(path, overwrite) as folder:
-        write_prediction_tables(folder, image_ids, detections_per_image, columns, label_names, class_names)
-
-
-def write_prediction_tables(
-    folder: Path,
-    image_ids: Sequence[str],
-    detections_per_image: np.ndarray,
-    columns: Mapping[str, pa.Array],
-    label_names: Sequence[str],
-    class_names: Sequence[str],
-) -> None:
-    """Writes the files of a store into ``folder``; ``columns``: label (D,), score (D,), box (4 D,)."""
     stop = np.cumsum(detections_per_image, dtype=np.int64)
-    boxes = pa.FixedSizeListArray.from_arrays(columns['box'], 4)
-    tables = {
-        'images': pa.table({'image_id': pa.array(image_ids, pa.string()), 'detection_stop': stop}),
-        'detections': pa.table({**columns, 'box': boxes}),
-    }
+    images = {'image_id': pa.array(image_ids, pa.string()), 'detection_stop': stop}
     metadata = {'label_names': list(label_names), 'class_names': list(class_names)}
-    write_tables(folder, tables, FORMAT, VERSION, metadata)
+    with write_folder(path, overwrite) as folder:
+        write_tables(folder, {'images': pa.table(images), 'detections': pa.table(columns)}, FORMAT, VERSION, metadata)
+
+
+def check_detections(
+    score: np.ndarray,
+    box: np.ndarray,
+    place: str | Callable[[int], str],
+    summary: Summary,
+    max_score: float = 1.0,
+    farthest: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clips scores to [0, 1]; finds boxes without area or with swapped corners.
+
+    Boxes that are partly outside the image stay as they are: the official metric does not clip them.
+
+    Args:
+        score: (D,).
+        box: (D, 4) xmin, ymin, xmax, ymax as fractions of the image size.
+        place: For messages: file or image, or a function from the index of a detection to its file and line.
+        summary: Counts both, as dropped and changed.
+        max_score: inf: scores above 1 are fine.
+        farthest: How far outside the image a coordinate may be. Models put corners a little outside; anything farther
+            in a file is pixels.
+
+    Returns:
+        (D,) scores, and (D,) bool: boxes with area.
+
+    Raises:
+        AnnotationError: A score or coordinate that is not finite, a score outside [0, 1] by more than rounding, a
+            coordinate too far outside the image.
+    """
+
+    def place_of(row: np.intp) -> str:
+        return place if isinstance(place, str) else place(int(row))
+
+    def require(holds: np.ndarray, name: str, values: np.ndarray, complaint: str) -> None:
+        if not holds.all():
+            row = np.argmin(holds)
+            raise AnnotationError(f'{place_of(row)}: {name} = {values[row]:.9g} {complaint}')
+
+    require(np.isfinite(score), 'Score', score, 'must be a finite number')
+    require((score >= -ROUNDING) & (score <= max_score + ROUNDING), 'Score', score, 'is outside [0, 1]')
+    for name, values in zip(COORDINATES, box.T):
+        near = (values >= -farthest) & (values <= 1 + farthest)
+        require(near, name, values, 'is far outside [0, 1]; coordinates are fractions of the image size')
+    rounded, kept = np.clip(score, 0, max_score), has_area(box)
+    for add, reason, rows in (
+        (summary.drop, 'without area or with swapped corners', ~kept),
+        (summary.change, 'scores outside [0, 1] by rounding, clipped', rounded != score),
+    ):
+        if rows.any():
+            add(reason, rows.sum(), place_of(np.argmax(rows)))
+    return rounded, kept
+
+
+def align_predictions(
+    predictions: Predictions, store: AnnotationStore, summary: Summary | None = None
+) -> tuple[Predictions, np.ndarray]:
+    """Predictions with the image ids and class indices of a store.
+
+    Args:
+        predictions: Of the same classes, on all or some of the store's images.
+        store: The annotations.
+        summary: Counts the images that the store does not have, which are left out, and what reading left out.
+
+    Returns:
+        The predictions, and (N,) the store's index of each of their images.
+
+    Raises:
+        AnnotationError: Predictions of other classes, of none of the store's images, or without a detection on them.
+    """
+    path, summary = predictions.path, summary or Summary()
+    label_of = store.classes.indices(predictions.label_names, str(path))
+    missing = np.setdiff1d(np.arange(store.num_classes), label_of)
+    if len(missing):
+        raise AnnotationError(f'{path}: class {store.label_names[missing[0]]!r} of {store.path} is missing')
+    image_of = match_images_once(predictions.ids, pa.array(store.image_ids(), pa.string()), str(path))
+    counts = np.diff(predictions.detection_stop, prepend=0)
+    kept = image_of >= 0
+    if not counts[kept].any():
+        raise predictions.without_detections(
+            f'has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} images; give '
+            'the store of the split that was predicted'
+        )
+    for reason, count in predictions.summary.by_reason('dropped').items():
+        summary.drop(f'detections {reason}', count)
+    for reason, count in predictions.summary.by_reason('changed').items():
+        summary.change(reason, count)
+    if not kept.all():
+        first = predictions.ids[int(np.argmin(kept))].as_py()
+        summary.drop(f'images of {path} that are not in {store.path}', (~kept).sum(), first)
+    rows = np.repeat(kept, counts) if not kept.all() else slice(None)  # a copy only where rows are left out
+    label = predictions.label[rows]
+    image_of = image_of[kept]
+    aligned = predictions.replace(
+        label_names=store.label_names,
+        class_names=store.class_names,
+        ids=pa.array(store.image_ids(), pa.string()).take(pa.array(image_of)),
+        detection_stop=np.cumsum(counts[kept]),
+        label=label if predictions.label_names == store.label_names else label_of[label],
+        score=predictions.score[rows],
+        box=predictions.box[rows],
+        summary=Summary(),
+    )
+    return aligned, image_of

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.predictions.prediction_store import PredictionStore, write_prediction_tables, write_predictions
-from mmoid.openimages.store.arrow_folder import require_replaceable, write_folder
-from mmoid.utils.atomic import atomic_write
+from mmoid.openimages.predictions.prediction_store import PredictionStore, write_predictions
+from mmoid.openimages.store.arrow_folder import require_replaceable
+from mmoid.utils.atomic import atomic_write, naming_path
 
 PLAN = 'plan.json'
 
@@ -63,23 +63,27 @@ class PredictionShards:
             AnnotationError: A shard is missing.
             FileExistsError: ``out`` exists and may not be replaced.
         """
-        with write_folder(self.out, overwrite) as folder:
-            kinds = {'label': pa.int32(), 'score': pa.float32(), 'box': pa.float64()}
-            files = {name: folder / name for name in kinds}
-            for file in files.values():
-                file.touch()
-            ids: list[str] = []
-            counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+        kinds = {'label': np.int32, 'score': np.float32, 'box': np.float64}
+        files = {name: self.folder / f'.writing-{name}' for name in kinds}
+        ids: list[str] = []
+        counts: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+        with naming_path(self.folder), ExitStack() as stack:
+            streams = {name: stack.enter_context(file.open('wb')) for name, file in files.items()}
             for shard in map(self.read, self.bounds):
-                for name, file in files.items():
-                    with file.open('ab') as stream:
-                        stream.write(getattr(shard, name).data)
+                for name, stream in streams.items():
+                    stream.write(getattr(shard, name).data)
                 ids += shard.image_ids()
                 counts.append(np.diff(shard.detection_stop, prepend=0))
-            columns = {name: _map_values(files[name], kind) for name, kind in kinds.items()}
-            write_prediction_tables(folder, ids, np.concatenate(counts), columns, label_names, class_names)
-            for file in files.values():
-                file.unlink()
+        columns = {name: _map_values(files[name], kind) for name, kind in kinds.items()}
+        write_predictions(
+            self.out,
+            image_ids=ids,
+            detections_per_image=np.concatenate(counts),
+            **columns,
+            label_names=label_names,
+            class_names=class_names,
+            overwrite=overwrite,
+        )
         _remove(self.folder)
         return len(columns['label'])
 
@@ -155,8 +159,5 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _map_values(file: Path, kind: pa.DataType) -> pa.Array:
-    """All values of a file without a header."""
-    size = file.stat().st_size
-    buffer = pa.memory_map(str(file)).read_buffer() if size else pa.py_buffer(b'')
-    return pa.Array.from_buffers(kind, size * 8 // kind.bit_width, [None, buffer])
+def _map_values(file: Path, dtype: type) -> np.ndarray:
+    return np.memmap(file, dtype, 'r') if file.stat().st_size else np.empty(0, dtype)

@@ -23,14 +23,13 @@ from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import pixel_rows, with_cut_boxes, write_converted
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import pixel_rows, with_cut_boxes
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import Content, MissingImages, Rows, write_converted
+from mmoid.openimages.store.writing import Content, MissingImages, Rows
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
@@ -177,8 +176,7 @@ def import_coco(
         content = _with_files_below(content, images, missing_images)
         content = with_sizes_of_files(content, images, missing_images, progress)
     content = with_cut_boxes(content, lambda i: f'{path}: annotations[{i}]', ROUNDING)
-    content = with_annotated_classes(content, annotated_classes)
-    return write_converted(out, content, (annotations, hierarchy, annotated_classes), images, overwrite, progress)
+    return write_converted(out, content, (annotations, hierarchy), images, annotated_classes, overwrite, progress)
 
 
 def _decode(path: Path, form: type[_Form]) -> _Form:

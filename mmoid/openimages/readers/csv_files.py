@@ -61,7 +61,7 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     for name in ('Score', 'Conf'):
         if find_column(read_header(path), name):
             raise AnnotationError(f'{path}:1: has a column {name}, {remedy}')
-    table = read_columns(path, columns, optional, may_be_empty=tuple(optional))
+    table = read_columns(path, columns, optional)
     if 'Confidence' in table.column_names:  # 1 in the official files
         confidence = table['Confidence'].to_numpy()
         require_rows(path, table, ~((confidence > 0) & (confidence < 1)), f'Confidence = {{Confidence!r}}, {remedy}')
@@ -95,7 +95,7 @@ def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Ta
         AnnotationError: A row that does not parse, a file of machine-generated labels.
     """
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()}
-    table = read_columns(path, columns, optional={'Source': TEXT}, may_be_empty=('Source',))
+    table = read_columns(path, columns, optional={'Source': TEXT})
     confidence = table['Confidence'].to_numpy()
     valid = (confidence >= 0) & (confidence <= 1)
     require_rows(path, table, valid, 'Confidence = {Confidence!r} is outside [0, 1]')
@@ -157,12 +157,9 @@ def read_image_sizes(path: str | Path) -> pa.Table:
 
 
 def read_columns(
-    path: str | Path,
-    required: dict[str, pa.DataType],
-    optional: dict[str, pa.DataType] | None = None,
-    may_be_empty: Sequence[str] = FLAGS,
+    path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
 ) -> pa.Table:
-    """Reads some columns of a CSV file, with their types; ``optional`` ones if they are there.
+    """Reads some columns of a CSV file, with their types; ``optional`` ones if they are there. These may have gaps.
 
     A column is found whatever its case and underscores: ``image_id`` is ``ImageID``.
 
@@ -189,7 +186,7 @@ def read_columns(
         if types_here[name] == TEXT:
             table = table.set_column(position, name, _trimmed(table[name]))
     for name in table.column_names:
-        if table[name].null_count and name not in may_be_empty:
+        if table[name].null_count and name in required:
             row = pc.index(pc.is_null(table[name]), True).as_py()
             raise AnnotationError(f'{path}:{line_of_row(path, row)}: {name} is empty')
     return table.unify_dictionaries()
@@ -217,13 +214,6 @@ def class_column(
         row = int(np.argmax(label < 0))
         raise classes.unknown(table['LabelName'][row].as_py(), f'{path}:{_line(path, table, row)}', remedy)
     return label
-
-
-def count_labels_apart(path: str | Path, summary: Summary, box_image: np.ndarray, label_image: np.ndarray) -> None:
-    """Counts the rows of a label file if none is of an image with boxes: it may be of another split."""
-    if len(box_image) and not np.isin(label_image, box_image).any():
-        reason = 'image-level labels, none of them of an image with boxes; check that both files are of one split'
-        summary.change(reason, len(label_image), Path(path).name)
 
 
 def read_header(path: str | Path) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -83,7 +82,13 @@ def with_found_files(content: Content, folder: str | Path, missing_images: Missi
     """Sets the paths of images to those of :func:`find_images`. Images without a file are an error, or dropped."""
     found = find_images(folder, content.images['file_name'].combine_chunks(), content.summary)
     exists = found.is_valid().to_numpy(zero_copy_only=False)
-    return content.with_columns(file_name=found).with_files(exists, folder, missing_images)
+    if missing_images == 'error' and not exists.all():
+        first = content.images['image_id'][int(np.argmin(exists))].as_py()
+        raise AnnotationError(
+            f'{folder}: has no file of {(~exists).sum()} of the {len(exists)} images, first {first!r}; '
+            "complete the folder, or drop these images with missing_images='drop' (--missing-images drop)"
+        )
+    return content.with_columns(file_name=found).without_images(~exists, 'without a file')
 
 
 def read_sizes(
@@ -112,12 +117,7 @@ def read_sizes(
     with ExitStack() as stack:
         size_of = partial(_size, decode=decode, upright=upright)
         results: Iterable[tuple[int, int] | str] = map(size_of, paths)
-        if decode:  # Pillow decodes without the interpreter's lock
-            Image.init()  # not in several threads at once
-            threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-            chunks = (paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK))
-            results = chain.from_iterable(threads.map(size_of, chunk) for chunk in chunks)
-        elif len(paths) > _CHUNK:
+        if len(paths) > _CHUNK:
             # Not fork: Arrow's threads do not survive it.
             pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context('spawn')))
             results = pool.map(size_of, paths, chunksize=_CHUNK)

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import tree_over
 from mmoid.openimages.image_ids import EXTENSIONS, match_images_once, number_images
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import write_converted
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
     FLAGS,
     class_column,
-    count_labels_apart,
     line_of_row,
     read_boxes,
     read_classes,
@@ -28,7 +28,7 @@ from mmoid.openimages.readers.csv_files import (
 from mmoid.openimages.readers.image_files import images_below, read_sizes, with_found_files, with_sizes_of_files
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, Rows, write_converted
+from mmoid.openimages.store.writing import NO_BOXES, NO_LABELS, Content, MissingImages, Rows
 from mmoid.utils.progress import Progress, no_progress
 
 IMAGES_CHECKED = 16
@@ -64,7 +64,7 @@ def convert(
         other_classes: Rows of other classes, and images with no other row: raise, or drop them. The complete
             image-level label files of V4-V7 name 20,000 classes.
         annotated_classes: CSV of the classes that were drawn in all images, or in some; see
-            :func:`~mmoid.openimages.readers.annotated_classes.with_annotated_classes`.
+            :func:`~mmoid.openimages.readers.conversion.with_annotated_classes`.
         overwrite: Replace a store that is there.
         progress: Callback.
 
@@ -79,43 +79,63 @@ def convert(
     summary = Summary()
     names = read_classes(classes, summary)
     tree = tree_over(names, hierarchy)
-    sizes = None if image_sizes is None else read_image_sizes(image_sizes)
+    sizes: pa.Table = None if image_sizes is None else read_image_sizes(image_sizes)
     remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
     remedy = remedy if other_classes == 'error' else ''
-    box_rows, label_rows = NO_BOXES, NO_LABELS
-    ids: list[pa.Array] = []  # images come in the order of their first row in the box file, then in the label file
     progress('reading boxes', 0, 1)
-    if boxes is not None:
-        table = read_boxes(boxes, summary)
-        box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
-        columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
-        box_rows = Rows(np.empty(0), class_column(boxes, table, names, summary, remedy), columns)
-        ids += table['ImageID'].chunks
-    if image_labels is not None:
-        table = read_image_labels(image_labels, summary)
-        columns = {'confidence': table['Confidence'].to_numpy()}
-        label_rows = Rows(np.empty(0), class_column(image_labels, table, names, summary, remedy), columns)
-        ids += table['ImageID'].chunks
     if boxes is None and image_labels is None:
-        ids = sizes['image_id'].chunks if images is None and sizes is not None else [images_below(images or '')]
-    found, image = _images(pa.chunked_array(ids, pa.string()), summary)
-    box_rows = replace(box_rows, image=image[: len(box_rows)])
-    label_rows = replace(label_rows, image=image[len(image) - len(label_rows) :])
-    count_labels_apart(image_labels or '', summary, box_rows.image, label_rows.image)
+        ids = sizes['image_id'] if images is None else pa.chunked_array([images_below(images)])
+        image_ids, _, given = number_images(ids, summary)
+        box_rows, label_rows = NO_BOXES, NO_LABELS
+    else:
+        image_ids, given, box_rows, label_rows = read_rows(boxes, image_labels, names, summary, remedy)
+    found = pa.table({'image_id': image_ids, 'file_name': _file_names(given)})
     content = _without_other_classes(Content(found, box_rows, label_rows, names, tree, summary))
     progress('reading boxes', 1, 1)
     if images is not None:
         content = with_found_files(content, images, missing_images)
-    if image_sizes is not None and sizes is not None:
+    if image_sizes is not None:
         content = content.with_sizes(_sizes_of(image_sizes, sizes, content.images['image_id'].combine_chunks()))
         if images is not None:
             _require_sizes_of_files(image_sizes, content, images)
     else:
         assert images is not None
         content = with_sizes_of_files(content, images, missing_images, progress)
-    sources = (boxes, classes, hierarchy, image_labels, image_sizes, annotated_classes)
-    content = with_annotated_classes(content, annotated_classes)
-    return write_converted(out, content, sources, images, overwrite, progress)
+    sources = (boxes, classes, hierarchy, image_labels, image_sizes)
+    return write_converted(out, content, sources, images, annotated_classes, overwrite, progress)
+
+
+def read_rows(
+    boxes: str | Path | None, image_labels: str | Path | None, classes: ClassNames, summary: Summary, remedy: str = ''
+) -> tuple[pa.Array, pa.Array, Rows, Rows]:
+    """Reads a box CSV, a CSV of image-level labels, or both. Images come in the order of their first row.
+
+    Equal scores of an evaluation have the order of the images, so files and their store give the same figures.
+
+    Returns:
+        (N,) image ids, their longest spellings, and the rows. Without a ``remedy``, those of other classes have class
+        -1; else they are an AnnotationError.
+    """
+    box_rows, label_rows = NO_BOXES, NO_LABELS
+    ids: list[pa.Array] = []
+    if boxes is not None:
+        table = read_boxes(boxes, summary)
+        box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
+        columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
+        box_rows = Rows(np.empty(0), class_column(boxes, table, classes, summary, remedy), columns)
+        ids += table['ImageID'].chunks
+    if image_labels is not None:
+        table = read_image_labels(image_labels, summary)
+        columns = {'confidence': table['Confidence'].to_numpy()}
+        label_rows = Rows(np.empty(0), class_column(image_labels, table, classes, summary, remedy), columns)
+        ids += table['ImageID'].chunks
+    image_ids, image, given = number_images(pa.chunked_array(ids, pa.string()), summary)
+    box_rows = replace(box_rows, image=image[: len(box_rows)])
+    label_rows = replace(label_rows, image=image[len(box_rows) :])
+    if len(box_rows) and not np.isin(label_rows.image, box_rows.image).any():
+        reason = 'image-level labels, none of them of an image with boxes; check that both files are of one split'
+        summary.change(reason, len(label_rows), Path(image_labels or '').name)
+    return image_ids, given, box_rows, label_rows
 
 
 def _require_sizes_of_files(path: str | Path, content: Content, images: str | Path) -> None:
@@ -131,14 +151,12 @@ def _require_sizes_of_files(path: str | Path, content: Content, images: str | Pa
             )
 
 
-def _images(ids: pa.ChunkedArray, summary: Summary) -> tuple[pa.Table, np.ndarray]:
-    """The images of (R,) ids, without sizes, and the (R,) image index of each row."""
-    image_ids, image, names = number_images(ids, summary)
-    short = pc.replace_substring_regex(names, r'^(?:\w[\w+.-]*:|[/\\]).*[/\\]', '')  # of an address or absolute path
-    names = short if len(pc.unique(short)) == len(names) else names
+def _file_names(given: pa.Array) -> pa.Array:
+    """Paths below the image folder, from (N,) distinct ids in their longest spelling."""
+    short = pc.replace_substring_regex(given, r'^(?:\w[\w+.-]*:|[/\\]).*[/\\]', '')  # of an address or absolute path
+    names = short if len(pc.unique(short)) == len(given) else given
     has_extension = pc.match_substring_regex(names, rf'(?i)({"|".join(EXTENSIONS)})$'.replace('.', r'\.'))
-    file_names = pc.if_else(has_extension, names, pc.binary_join_element_wise(names, '.jpg', ''))
-    return pa.table({'image_id': image_ids, 'file_name': file_names}), image
+    return pc.if_else(has_extension, names, pc.binary_join_element_wise(names, '.jpg', ''))
 
 
 def _without_other_classes(content: Content) -> Content:

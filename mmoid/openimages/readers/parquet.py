@@ -16,14 +16,12 @@ from PIL import Image
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import pixel_content, pixel_rows, with_cut_boxes, write_converted
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.openimages.readers.image_files import with_found_files, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
+from mmoid.openimages.store.writing import MissingImages
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.progress import Progress, no_progress
 
@@ -85,13 +83,11 @@ def import_parquet(
 
     found, label = _classes(given, class_names, str(files[0]), place)
     corners = np.hstack([box[:, :2], box[:, :2] + box[:, 2:]]) if box_format == 'xywh' else box
-    table, boxes = image_table(names, files[0]), pixel_rows(image, label, corners, {})
-    summary = Summary(box_rows=len(boxes))
-    content = Content(table, boxes, NO_LABELS, found, tree_over(found, hierarchy), summary, upright=True)
+    content = pixel_content(files[0], names, pixel_rows(image, label, corners), found, hierarchy, Summary())
     content = with_found_files(content, images, missing_images)
     content = with_sizes_of_files(content, images, missing_images, progress)
-    content = with_annotated_classes(with_cut_boxes(content, place), annotated_classes)
-    return write_converted(out, content, (*files, hierarchy, annotated_classes), images, overwrite, progress)
+    content = with_cut_boxes(content, place)
+    return write_converted(out, content, (*files, hierarchy), images, annotated_classes, overwrite, progress)
 
 
 def _lines(path: str | Path) -> list[str]:

@@ -10,14 +10,12 @@ import pyarrow as pa
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import pixel_content, pixel_rows, with_cut_boxes, write_converted
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
 from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
+from mmoid.openimages.store.writing import MissingImages
 from mmoid.utils.progress import Progress, no_progress
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
@@ -82,21 +80,18 @@ def import_voc(
     if not names:
         raise AnnotationError(f'{annotations}: no XML file is a Pascal VOC annotation; {"; ".join(summary.lines())}')
     classes = ClassNames(tuple(sorted({row[1] for row in rows})), (), str(annotations))
-    tree = tree_over(classes, hierarchy)
     image_of_row = np.array([row[0] for row in rows], dtype=np.int32)
     box = np.array([row[2] for row in rows]).reshape(-1, 4)
     mark = np.array([row[3] for row in rows], dtype=np.int8).reshape(-1, len(_TAGS))
     flags = {'IsOccluded': mark[:, 0], 'IsTruncated': mark[:, 1]}
     label = classes.find(pa.array([row[1] for row in rows], pa.string()))
-    boxes, table = pixel_rows(image_of_row, label, box, flags), image_table(names, annotations)
-    summary.box_rows = len(boxes)
-    content = Content(table, boxes, NO_LABELS, classes, tree, summary, upright=True).with_sizes(np.array(sizes))
+    boxes = pixel_rows(image_of_row, label, box, flags)
+    content = pixel_content(annotations, names, boxes, classes, hierarchy, summary).with_sizes(np.array(sizes))
     if images is not None:
         content = with_found_files(content, images, missing_images)
         content = with_sizes_of_files(content, images, missing_images, progress)
     content = with_cut_boxes(content, lambda k: rows[k][4])
-    content = with_annotated_classes(content, annotated_classes)
-    return write_converted(out, content, (hierarchy, annotated_classes), images, overwrite, progress)
+    return write_converted(out, content, (hierarchy,), images, annotated_classes, overwrite, progress)
 
 
 def _text(place: object, element: ElementTree.Element, tag: str) -> str:

@@ -14,13 +14,12 @@ import numpy as np
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
-from mmoid.openimages.hierarchy import tree_over
-from mmoid.openimages.readers.annotated_classes import with_annotated_classes
+from mmoid.openimages.readers.conversion import pixel_content, pixel_rows, with_cut_boxes, write_converted
+from mmoid.openimages.readers.csv_files import open_text
 from mmoid.openimages.readers.image_files import files_below, images_below, with_sizes_of_files
-from mmoid.openimages.readers.pixel_boxes import image_table, pixel_rows, with_cut_boxes
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
-from mmoid.openimages.store.writing import NO_LABELS, Content, MissingImages, write_converted
+from mmoid.openimages.store.writing import MissingImages
 from mmoid.utils.progress import Progress, no_progress
 
 
@@ -68,7 +67,6 @@ def import_yolo(
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
     classes = ClassNames(tuple(name_of_number.values()), (), str(path))
-    tree = tree_over(classes, hierarchy)
     root = path.parent / (described.path or '')
     if not root.is_dir():  # ``path`` of another machine
         root = path.parent
@@ -79,7 +77,6 @@ def import_yolo(
     files: list[str] = []
     for folder in [folders] if isinstance(folders, str) else folders:
         files += _images(root, folder, summary)
-    images = image_table(files, f'{path}: {split}')
     label_files = [root / _label_file(name) for name in files]
     num_keypoint_values = math.prod(described.kpt_shape or (0,))
     rows: list[tuple[int, int, list[float], str]] = []
@@ -103,15 +100,13 @@ def import_yolo(
     first = str(unlabelled[0]) if unlabelled else ''
     summary.change('images without a label file, taken as without boxes', len(unlabelled), first)
     image, label = (np.array([row[k] for row in rows], dtype=np.int32) for k in (0, 1))
-    boxes = pixel_rows(image, label, np.array([row[2] for row in rows]).reshape(-1, 4), {})
-    summary.box_rows = len(boxes)
-    content = Content(images, boxes, NO_LABELS, classes, tree, summary, upright=True)
+    boxes = pixel_rows(image, label, np.array([row[2] for row in rows]).reshape(-1, 4))
+    content = pixel_content(f'{path}: {split}', files, boxes, classes, hierarchy, summary)
     content = with_sizes_of_files(content, root, missing_images, progress)
     pixels = content.boxes.columns['box'] * np.tile(content.sizes[content.boxes.image], 2)
     content = replace(content, boxes=replace(content.boxes, columns={**content.boxes.columns, 'box': pixels}))
     content = with_cut_boxes(content, lambda k: rows[k][3])
-    content = with_annotated_classes(content, annotated_classes)
-    return write_converted(out, content, (data, hierarchy, annotated_classes), root, overwrite, progress)
+    return write_converted(out, content, (data, hierarchy), root, annotated_classes, overwrite, progress)
 
 
 def _images(root: Path, folder: str, summary: Summary) -> list[str]:
@@ -149,10 +144,8 @@ def _label_file(image: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f'{path}: cannot be read ({error})') from error
+    with open_text(path) as stream:
+        return stream.read().splitlines()
 
 
 def _rows(

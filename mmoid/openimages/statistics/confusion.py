@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from mmoid.openimages.predictions.alignment import align_predictions
-from mmoid.openimages.predictions.prediction_store import Predictions
+from mmoid.openimages.predictions.prediction_store import Predictions, align_predictions
 from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs
-from mmoid.openimages.statistics.objects import labels_of_objects, object_of_box, overlapping_pairs
+from mmoid.openimages.statistics.objects import first_of_each, labels_of_objects, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
@@ -93,9 +92,9 @@ def count_confusion(
     kept = single[box]
     detection, box, iou = detection[kept], box[kept], iou[kept]
     said = object_index[box] * num_classes + predictions.label[detection]
-    best = _first_of_each(detection, -iou, ~np.isin(said, supported))
+    best = first_of_each(detection, -iou, ~np.isin(said, supported))
     said, score = said[best], predictions.score[detection[best]].astype(np.float64)
-    highest = _first_of_each(said, -score)
+    highest = first_of_each(said, -score)
     said, score = said[highest], score[highest]
 
     def over_objects(values: np.ndarray) -> np.ndarray:
@@ -110,9 +109,3 @@ def count_confusion(
         confused=over_objects(above * ~np.isin(said, supported)),
         mean_scores=over_objects(score) / np.maximum(objects, 1)[:, None],
     )
-
-
-def _first_of_each(group: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """Row of each group that comes first by the keys, the last key being the most important."""
-    order = np.lexsort([*keys, group])
-    return order[np.unique(group[order], return_index=True)[1]]

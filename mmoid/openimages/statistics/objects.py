@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from mmoid.openimages.boxes import box_area, box_iou
+from mmoid.openimages.boxes import box_area, box_iou, intersection_area
 from mmoid.openimages.ragged import row_and_position, runs_of_rows
 from mmoid.utils.progress import Progress, no_progress
 
@@ -79,11 +79,13 @@ def overlapping_pairs(
     count: np.ndarray,
     iou_threshold: float,
     progress: Progress = no_progress,
+    over_union: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compares each of (A, 4) boxes ``a`` with ``count`` (A,) rows of (B, 4) boxes ``b`` from row ``start`` (A,) on.
 
     Returns (P,) int64 rows of ``a``, ascending, (P,) int64 rows of ``b``, and their (P,) float64 IoU: all pairs of at
-    least ``iou_threshold``. A threshold out of (0, 1] is a ValueError. Progress is in boxes ``a``.
+    least ``iou_threshold``. If not ``over_union``, intersection over the area of ``a`` takes the place of the IoU. A
+    threshold out of (0, 1] is a ValueError. Progress is in boxes ``a``.
     """
     require_threshold(iou_threshold)
     area_a = box_area(a)
@@ -94,13 +96,22 @@ def overlapping_pairs(
         first, position = row_and_position(count[low:high])
         first += low
         second = start[first] + position
-        # IoU <= smaller area / larger area: two numbers per pair exclude most pairs before all eight are read.
-        smaller, larger = np.minimum(area_a[first], area_b[second]), np.maximum(area_a[first], area_b[second])
-        similar = smaller >= (iou_threshold - SLACK) * larger
-        first, second = first[similar], second[similar]
-        iou = box_iou(a[first], b[second])
+        if over_union:
+            # IoU <= smaller area / larger area: two numbers per pair exclude most pairs before all eight are read.
+            smaller, larger = np.minimum(area_a[first], area_b[second]), np.maximum(area_a[first], area_b[second])
+            similar = smaller >= (iou_threshold - SLACK) * larger
+            first, second = first[similar], second[similar]
+            iou = box_iou(a[first], b[second])
+        else:
+            iou = intersection_area(a[first], b[second]) / area_a[first]
         same = iou >= iou_threshold
         found.append((first[same], second[same], iou[same]))
         progress('comparing boxes', high, len(a))
     rows_a, rows_b, iou = (np.concatenate(column) for column in zip(*found))
     return rows_a, rows_b, iou
+
+
+def first_of_each(group: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """Row of each group that comes first by the keys, the last key being the most important."""
+    order = np.lexsort([*keys, group])
+    return order[np.unique(group[order], return_index=True)[1]]

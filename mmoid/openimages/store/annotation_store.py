@@ -95,7 +95,7 @@ class AnnotationStore:
         self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
         if missing := sorted({'hierarchy', 'sources', 'image_folder', 'summary'} - set(self.metadata)):
             raise AnnotationError(f'{self.path / METADATA}: has no {missing[0]!r}; make {self.path} again')
-        self._tables = map_tables(self.path, tuple(SCHEMAS), SCHEMAS)
+        self._tables = map_tables(self.path, SCHEMAS)
         classes, images, boxes, labels = (self._tables[name] for name in ('classes', 'images', 'boxes', 'labels'))
         self.num_classes, self.num_images, self.num_boxes = len(classes), len(images), len(boxes)
         mids, names = (classes[name].to_pylist() for name in ('label_name', 'class_name'))

@@ -9,7 +9,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,17 @@ def read_metadata(path: Path, format_name: str, version: int, made_by: str) -> d
     return metadata
 
 
-def map_tables(path: Path, names: Sequence[str], schemas: Mapping[str, pa.Schema] | None = None) -> dict[str, pa.Table]:
+def map_tables(path: Path, schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
     """Maps the tables of a folder. Only texts are read, to be sure that they are whole."""
     tables = {}
-    for name in names:
+    for name, schema in schemas.items():
         file = path / f'{name}.arrow'
         try:
             table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
             table.validate(full=True)
             if table.num_rows and any(column.num_chunks != 1 or column.null_count for column in table.columns):
                 raise ValueError('it has several record batches, or null values')
-            if schemas is not None and table.schema != schemas[name]:
+            if table.schema != schema:
                 raise ValueError(f'it has the columns {", ".join(table.column_names)}')
         except (OSError, ValueError, NotImplementedError) as error:  # pa.ArrowInvalid is a ValueError
             raise AnnotationError(f'{file}: is missing or damaged ({error}); make {path} again') from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
@@ -42,6 +43,12 @@ class Summary:
             for kind, counts in kinds.items()
             for reason, count in counts.items()
         ]
+
+    def by_reason(self, kind: Literal['dropped', 'changed']) -> dict[str, int]:
+        """Counts by reason, with the first case in brackets."""
+        counts: dict[str, int] = getattr(self, kind)
+        places = {reason: f'{reason} (first: {self.first[reason]})' for reason in self.first}
+        return {places.get(reason, reason): count for reason, count in counts.items()}
 
     def _add(self, counts: dict[str, int], reason: str, count: int, first: str) -> None:
         if count:

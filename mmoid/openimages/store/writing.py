@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,10 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.readers.csv_files import FLAGS
-from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, VERSION, AnnotationStore
-from mmoid.openimages.store.arrow_folder import write_folder, write_tables
+from mmoid.openimages.store.annotation_store import FORMAT, OUTSIDE, SCHEMAS, VERSION, AnnotationStore
+from mmoid.openimages.store.arrow_folder import map_tables, require_replaceable, write_folder, write_tables
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.progress import Progress
+from mmoid.utils.progress import Progress, no_progress
 
 MissingImages = Literal['error', 'drop']
 
@@ -74,16 +75,6 @@ class Content:
             boxes=replace(boxes, image=new_index[boxes.image]),
             labels=replace(labels, image=new_index[labels.image]),
         )
-
-    def with_files(self, exists: np.ndarray, folder: str | Path, missing_images: MissingImages) -> Content:
-        """The images with ``exists`` (N,) bool. If one has no file in ``folder``: raises, or drops and counts it."""
-        if missing_images == 'error' and not exists.all():
-            first = self.images['image_id'][int(np.argmin(exists))].as_py()
-            raise AnnotationError(
-                f'{folder}: has no file of {int((~exists).sum())} of the {len(exists)} images, first {first!r}; '
-                "complete the folder, or drop these images with missing_images='drop' (--missing-images drop)"
-            )
-        return self.without_images(~exists, 'without a file')
 
     def with_columns(self, **columns: pa.Array | np.ndarray) -> Content:
         """The same with (N,) columns of the images added or replaced."""
@@ -168,42 +159,6 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
     write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata})
 
 
-def write_converted(
-    path: str | Path,
-    content: Content,
-    sources: Iterable[str | Path | None],
-    images: str | Path | None,
-    overwrite: bool,
-    progress: Progress,
-) -> Summary:
-    """Writes the store of converted files, with the fingerprints of these (None is passed over), and opens it once.
-
-    Raises:
-        AnnotationError: No image or class is left, or of all boxes none.
-    """
-    given = [source for source in sources if source is not None]
-    source, summary = (given or [content.classes.source])[0], content.summary
-    if not len(content.classes):
-        raise AnnotationError(f'{source}: has no classes')
-    for what, rows, left in (('image', 0, len(content.images)), ('box', summary.box_rows, len(content.boxes))):
-        if not left and (rows or what == 'image'):
-            dropped = ''.join(f'; {line}' for line in summary.lines())
-            raise AnnotationError(
-                f'{source}: no {what} is left to make a store of{dropped or "; the file has no rows"}'
-            )
-    progress('writing', 0, 1)
-    path = Path(path)
-    metadata = {
-        'sources': [fingerprint(source) for source in given],
-        'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
-    }
-    with write_folder(path, overwrite) as folder:
-        write_store(folder, content, metadata)
-    AnnotationStore(path)  # fail now, not at first use
-    progress('writing', 1, 1)
-    return content.summary
-
-
 def image_folder_entry(images: Path, store: Path, root: Path) -> str:
     """Path of the image folder for ``metadata.json``: relative if both are below ``root``, since they move together."""
     images, store = images.resolve(), store.resolve()
@@ -254,3 +209,54 @@ def expand_image_lists(
 
 def _stops(index: np.ndarray, size: int) -> np.ndarray:
     return np.cumsum(np.bincount(index, minlength=size))
+
+
+def subset_stores(
+    parent: AnnotationStore,
+    parts: Mapping[Path, np.ndarray],
+    made_by: Mapping[str, Any],
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> list[Summary]:
+    """Writes a store for each part, and returns their summaries. All classes are kept. If one fails, none is made.
+
+    A part is the folder of a new store with its images: (n,) indices, each once. They keep the order of the parent.
+    ``made_by`` has JSON values that say how they were chosen, for ``subset`` in ``metadata.json``. Progress is
+    in stores.
+
+    Raises:
+        ValueError: A path inside or above the parent.
+        OSError: A folder that may not be replaced.
+    """
+    require_writable(parent, list(parts), overwrite)
+    contents = [_content(parent, images) for images in parts.values()]
+    origin = {'parent': parent.path.resolve().name, 'parent_images': parent.num_images, **made_by}
+    if 'subset' in parent.metadata:
+        origin['parent_subset'] = parent.metadata['subset']
+    with ExitStack() as stack:
+        for done, (path, content) in enumerate(zip(parts, contents), 1):
+            images, root = parent.image_folder, parent.path.resolve().parent
+            entry = None if images is None else image_folder_entry(images, path, root)
+            metadata = {'sources': parent.metadata['sources'], 'subset': origin, 'image_folder': entry}
+            write_store(stack.enter_context(write_folder(path, overwrite)), content, metadata)
+            progress('writing stores', done, len(parts))
+    return [content.summary for content in contents]
+
+
+def require_writable(parent: AnnotationStore, paths: Sequence[Path], overwrite: bool) -> None:
+    """Raises unless every path may take a subset of ``parent``. Call it before long work."""
+    home = parent.path.resolve()
+    for path in paths:
+        if (new := Path(path).resolve()).is_relative_to(home) or home.is_relative_to(new):
+            raise ValueError(f'{path}: overlaps the store {parent.path}, which is read; give another --out')
+        require_replaceable(path, overwrite)
+
+
+def _content(parent: AnnotationStore, images: np.ndarray) -> Content:
+    columns = {'box': parent.box, **{name: parent.flag(name) for name in FLAGS}}
+    boxes = Rows(parent.image_of_box(), parent.box_label, columns)
+    labels = Rows(parent.image_of_label(), parent.image_label, {'confidence': parent.image_label_confidence})
+    summary = Summary(box_rows=len(boxes), label_rows=len(labels))
+    table = map_tables(parent.path, {'images': SCHEMAS['images']})['images']
+    content = Content(table, boxes, labels, parent.classes, parent.metadata['hierarchy'], summary, parent.upright)
+    return content.without_images(~np.isin(np.arange(len(table)), images), 'of other subsets or none')

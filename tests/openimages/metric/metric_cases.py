@@ -10,8 +10,7 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import match_detections
+from mmoid.openimages.metric.matching import GroundTruth, match_detections
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.openimages.metric.metric_oracle import Case

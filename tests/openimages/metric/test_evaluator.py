@@ -13,8 +13,7 @@ from mmoid.openimages.metric import evaluator as evaluation
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Protocol, evaluate_predictions
 from mmoid.openimages.metric.result import read_ap
-from mmoid.openimages.predictions.csv_files import read_predictions
-from mmoid.openimages.predictions.submission import write_submission
+from mmoid.openimages.predictions.csv_files import read_predictions, write_submission
 from tests.official_files import write_files
 from tests.openimages.metric.metric_cases import store_of_case
 from tests.openimages.predictions.prediction_cases import Row, make_store

@@ -9,8 +9,8 @@ import pytest
 
 from mmoid.openimages.metric import matching
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
-from mmoid.openimages.metric.ground_truth import GroundTruth
-from mmoid.openimages.metric.matching import Matches, match_detections
+from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
+from mmoid.openimages.statistics import objects
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.openimages.metric.metric_cases import (
     FAR,
@@ -134,7 +134,7 @@ def test_neither_chunk_sizes_nor_the_order_of_rows_change_the_result(crowd, monk
     image, label, _, box = detections_of(crowd)
     score = np.random.default_rng(0).permutation(len(image)) / len(image)
     whole = match_detections(ground_truth, image, label, score, box)
-    monkeypatch.setattr(matching, 'PAIRS_AT_ONCE', size)
+    monkeypatch.setattr(objects, 'PAIRS_AT_ONCE', size)
     monkeypatch.setattr(matching, 'DETECTIONS_AT_ONCE', size)
     mixed = np.random.default_rng(1).permutation(len(image))
     assert_same(match_detections(ground_truth, image[mixed], label[mixed], score[mixed], box[mixed]), whole)

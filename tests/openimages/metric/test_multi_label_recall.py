@@ -10,7 +10,8 @@ import pytest
 
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
-from mmoid.openimages.metric.multi_label_recall import annotated_objects, multi_label_recall
+from mmoid.openimages.metric.result import annotated_objects, multi_label_recall
+from mmoid.openimages.predictions.prediction_store import Detections
 from tests.box_stores import APPLE, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best
@@ -57,7 +58,7 @@ def recall_of(folder, rows, detections, protocol='challenge', images=None):
     evaluator = Evaluator(annotations, Protocol(protocol))
     index = np.array([annotations.image_ids.index(name) for name in IDS])
     image, *columns = (np.array(column) for column in zip(*detections))
-    found = evaluator.match(index[image], *columns).found
+    found = evaluator.match(Detections(index[image], *columns)).found
     chosen = None if images is None else index[images]
     return multi_label_recall(annotations, annotated_objects(annotations), evaluator.ground_truth, found, chosen)
 

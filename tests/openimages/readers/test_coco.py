@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
-from mmoid.openimages.metric.ground_truth import GroundTruth
+from mmoid.openimages.metric.matching import GroundTruth
 from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import assert_same, coco_document, write_coco

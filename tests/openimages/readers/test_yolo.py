@@ -111,7 +111,7 @@ def test_an_error_names_the_file_and_the_line(data, row, message):
         ('names: [a]\ntrain: nowhere\n', r'nowhere: no such folder'),
         ('names: [a, a]\ntrain: images/train\n', r"data\.yaml: class 'a' occurs twice"),
         ('names: [a]\ntrain: /tmp\n', r'/tmp: lies outside .*; set path in data\.yaml'),
-        ('names: [a]\ntrain: images\ntest: [images, images]\n', r"test: holds 6 images of 3 names; .*'(.*)' and '\1'$"),
+        ('names: [a, b, c]\ntrain: images\ntest: [images, images]\n', r"test: '(.*)' and '\1' are the same image"),
     ],
 )
 def test_a_bad_description_is_an_error(data, text, message):

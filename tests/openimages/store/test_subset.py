@@ -5,9 +5,9 @@ import pytest
 
 from mmoid.openimages.readers.csv_files import FLAGS
 from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.store import subset
+from mmoid.openimages.store import writing
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.subset import subset_stores
+from mmoid.openimages.store.writing import subset_stores
 from tests.coco_documents import random_store
 from tests.official_files import write_files
 
@@ -79,14 +79,14 @@ def test_the_parent_is_never_replaced(tmp_path, parent, out):
 
 def test_no_subset_is_written_if_one_fails(tmp_path, monkeypatch, parent):
     out = tmp_path / 'mini'
-    write_store = subset.write_store
+    write_store = writing.write_store
 
     def fail_at_the_second(folder, content, metadata):
         if 'validation' in folder.name:
             raise OSError('No space left on device')
         write_store(folder, content, metadata)
 
-    monkeypatch.setattr(subset, 'write_store', fail_at_the_second)
+    monkeypatch.setattr(writing, 'write_store', fail_at_the_second)
     with pytest.raises(OSError, match='No space'):
         subset_stores(parent, {out / 'train': np.arange(30), out / 'validation': np.arange(30, 40)}, {})
     assert not list(out.iterdir())
