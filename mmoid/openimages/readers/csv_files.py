@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,7 @@ from pyarrow import csv as pa_csv
 from mmoid.openimages.classes import ClassNames, require_unique
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.store.summary import Summary
+from mmoid.utils.progress import Progress, no_progress
 
 COORDINATES = ('XMin', 'YMin', 'XMax', 'YMax')
 FLAGS = ('IsOccluded', 'IsTruncated', 'IsGroupOf', 'IsDepiction', 'IsInside')
@@ -42,11 +45,11 @@ GZIP = b'\x1f\x8b'  # the first bytes of a compressed file
 _BLOCK_BYTES = 4 << 20  # a quarter faster than Arrow's default of 1 MiB on files of a gigabyte
 
 
-def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
+def read_boxes(path: str | Path, summary: Summary | None = None, progress: Progress = no_progress) -> pa.Table:
     """Reads box rows: V4-V7 (13 columns), V3 without flags, challenge with or without ``IsGroupOf``.
 
     Coordinates that leave [0, 1] by rounding are clipped, boxes with swapped corners are dropped, and flags may be
-    empty, ``0.0`` or ``True``. The summary counts what is dropped and changed.
+    empty, ``0.0`` or ``True``. The summary counts what is dropped and changed; progress is in MB.
 
     Returns:
         Columns ``ImageID`` (string), ``LabelName`` (dictionary), ``XMin, YMin, XMax, YMax`` (float64 in [0, 1]) and
@@ -61,7 +64,7 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     for name in ('Score', 'Conf'):
         if find_column(read_header(path), name):
             raise AnnotationError(f'{path}:1: has a column {name}, {remedy}')
-    table = read_columns(path, columns, optional)
+    table = read_columns(path, columns, optional, progress)
     if 'Confidence' in table.column_names:  # 1 in the official files
         confidence = table['Confidence'].to_numpy()
         require_rows(path, table, ~((confidence > 0) & (confidence < 1)), f'Confidence = {{Confidence!r}}, {remedy}')
@@ -85,7 +88,7 @@ def read_boxes(path: str | Path, summary: Summary | None = None) -> pa.Table:
     return _without_rows(path, table, swapped, 'boxes with swapped corners', summary)
 
 
-def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Table:
+def read_image_labels(path: str | Path, summary: Summary | None = None, progress: Progress = no_progress) -> pa.Table:
     """Reads human-verified image-level labels: ``ImageID``, ``LabelName``, ``Confidence`` (float32: 1 or 0).
 
     Machine-generated labels verify nothing. They are dropped: ``Source`` begins with ``machine``, or the confidence is
@@ -95,7 +98,7 @@ def read_image_labels(path: str | Path, summary: Summary | None = None) -> pa.Ta
         AnnotationError: A row that does not parse, a file of machine-generated labels.
     """
     columns = {'ImageID': pa.string(), 'LabelName': TEXT, 'Confidence': pa.float32()}
-    table = read_columns(path, columns, optional={'Source': TEXT})
+    table = read_columns(path, columns, {'Source': TEXT}, progress)
     confidence = table['Confidence'].to_numpy()
     valid = (confidence >= 0) & (confidence <= 1)
     require_rows(path, table, valid, 'Confidence = {Confidence!r} is outside [0, 1]')
@@ -157,7 +160,10 @@ def read_image_sizes(path: str | Path) -> pa.Table:
 
 
 def read_columns(
-    path: str | Path, required: dict[str, pa.DataType], optional: dict[str, pa.DataType] | None = None
+    path: str | Path,
+    required: dict[str, pa.DataType],
+    optional: dict[str, pa.DataType] | None = None,
+    progress: Progress = no_progress,
 ) -> pa.Table:
     """Reads some columns of a CSV file, with their types; ``optional`` ones if they are there. These may have gaps.
 
@@ -178,7 +184,7 @@ def read_columns(
             raise AnnotationError(f'{path}:1: has {fault} {name!r}; it has {", ".join(header)}')
     types = {column: types_here[name] for column, name in names.items()}
     try:
-        table = _read_table(path, types)
+        table = _read_table(path, types, progress)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(path, types, error) from error
     table = table.rename_columns([names[column] for column in table.column_names])
@@ -267,7 +273,7 @@ def line_of_row(path: str | Path, row: int) -> int:
 def unreadable(path: str | Path, types: dict[str, pa.DataType], error: Exception) -> AnnotationError:
     """The error for a file that Arrow refuses, with the line. Reads the file again: Arrow counts rows in one thread."""
     try:
-        _read_table(path, types, use_threads=False)
+        _read_table(path, types, no_progress, use_threads=False)
     except (OSError, pa.ArrowInvalid) as again:
         found = re.fullmatch(r'(?:CSV parse error|In CSV column #(\d+)): Row #(\d+): (.*)', str(again), re.DOTALL)
         if found:
@@ -283,12 +289,31 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_trim_whitespace(column.cast(pa.string())).dictionary_encode() if any(spaced) else column
 
 
-def _read_table(path: str | Path, types: dict[str, pa.DataType], use_threads: bool = True) -> pa.Table:
+class _CountedFile(io.FileIO):
+    """A file that reports how much of it has been read."""
+
+    def __init__(self, path: str | Path, progress: Progress) -> None:
+        super().__init__(path)
+        self.progress, self.size = progress, os.path.getsize(path)
+
+    def read(self, size: int | None = -1) -> bytes:
+        block = super().read(size)
+        self.progress(f'reading {Path(str(self.name)).name}, MB', 1 + (self.tell() >> 20), 1 + (self.size >> 20))
+        return block
+
+
+def _read_table(
+    path: str | Path, types: dict[str, pa.DataType], progress: Progress, use_threads: bool = True
+) -> pa.Table:
     read_options = pa_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=use_threads)
     convert_options = pa_csv.ConvertOptions(
         column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
     )
-    return pa_csv.read_csv(path, read_options, convert_options=convert_options)
+    with ExitStack() as stack:
+        stream = stack.enter_context(_CountedFile(path, progress))
+        if str(path).endswith('.gz'):
+            stream = stack.enter_context(pa.CompressedInputStream(stream, 'gzip'))
+        return pa_csv.read_csv(stream, read_options, convert_options=convert_options)
 
 
 def _is_header(rows: Sequence[tuple[list[str], int]]) -> bool:

@@ -82,16 +82,14 @@ def convert(
     sizes: pa.Table = None if image_sizes is None else read_image_sizes(image_sizes)
     remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
     remedy = remedy if other_classes == 'error' else ''
-    progress('reading boxes', 0, 1)
     if boxes is None and image_labels is None:
         ids = sizes['image_id'] if images is None else pa.chunked_array([images_below(images)])
         image_ids, _, given = number_images(ids, summary)
         box_rows, label_rows = NO_BOXES, NO_LABELS
     else:
-        image_ids, given, box_rows, label_rows = read_rows(boxes, image_labels, names, summary, remedy)
+        image_ids, given, box_rows, label_rows = read_rows(boxes, image_labels, names, summary, remedy, progress)
     found = pa.table({'image_id': image_ids, 'file_name': _file_names(given)})
     content = _without_other_classes(Content(found, box_rows, label_rows, names, tree, summary))
-    progress('reading boxes', 1, 1)
     if images is not None:
         content = with_found_files(content, images, missing_images)
     if image_sizes is not None:
@@ -106,7 +104,12 @@ def convert(
 
 
 def read_rows(
-    boxes: str | Path | None, image_labels: str | Path | None, classes: ClassNames, summary: Summary, remedy: str = ''
+    boxes: str | Path | None,
+    image_labels: str | Path | None,
+    classes: ClassNames,
+    summary: Summary,
+    remedy: str = '',
+    progress: Progress = no_progress,
 ) -> tuple[pa.Array, pa.Array, Rows, Rows]:
     """Reads a box CSV, a CSV of image-level labels, or both. Images come in the order of their first row.
 
@@ -119,13 +122,13 @@ def read_rows(
     box_rows, label_rows = NO_BOXES, NO_LABELS
     ids: list[pa.Array] = []
     if boxes is not None:
-        table = read_boxes(boxes, summary)
+        table = read_boxes(boxes, summary, progress)
         box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
         columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
         box_rows = Rows(np.empty(0), class_column(boxes, table, classes, summary, remedy), columns)
         ids += table['ImageID'].chunks
     if image_labels is not None:
-        table = read_image_labels(image_labels, summary)
+        table = read_image_labels(image_labels, summary, progress)
         columns = {'confidence': table['Confidence'].to_numpy()}
         label_rows = Rows(np.empty(0), class_column(image_labels, table, classes, summary, remedy), columns)
         ids += table['ImageID'].chunks
