@@ -9,10 +9,10 @@ from mmoid.openimages.metric.average_precision import average_precision, count_p
 from mmoid.openimages.metric.comparison import KINDS, bootstrap, error_kinds
 from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.metric.matching import Matches
+from tests.official_files import tree
 from tests.openimages.metric.metric_cases import make_annotations
 
-FRUITS = {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'apple'}, {'LabelName': 'pear'}]}
-TREE = {'LabelName': 'root', 'Subcategory': [FRUITS, {'LabelName': 'car'}]}
+TREE = tree({'fruit': {'apple': {}, 'pear': {}}, 'car': {}})
 NAMES = ('apple', 'pear', 'fruit', 'car')
 APPLE, PEAR, FRUIT, CAR = range(4)
 

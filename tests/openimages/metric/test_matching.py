@@ -1,6 +1,4 @@
-"""Matching rule by rule, and that chunks of images do not change it."""
-
-from __future__ import annotations
+"""Matching in chunks, of subsets and in little memory; test_average_precision.py compares it with the rules."""
 
 import tracemalloc
 
@@ -13,73 +11,15 @@ from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.metric.matching import Matches, match_detections
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE
 from tests.openimages.metric.metric_cases import (
-    FAR,
-    LEFT,
-    RIGHT,
     detections_of,
     ground_truth_of,
     make_annotations,
     match,
-    one_image,
     random_case,
 )
 from tests.openimages.metric.metric_oracle import Case, evaluate
 
-BETWEEN, NEARER_LEFT = (1, 0, 11, 10), (0.5, 0, 10.5, 10)  # NEARER_LEFT has IoU 0.90 with LEFT, 0.74 with RIGHT
-
-
-@pytest.mark.parametrize(
-    ('case', 'expected'),
-    [
-        # A second detection of a taken box is false, even if it overlaps a free box.
-        (one_image((0.9, LEFT), (0.8, NEARER_LEFT), singles=[LEFT, RIGHT]), [(0.9, 1), (0.8, 0)]),
-        # Of equal overlaps the first row of the ground truth is taken.
-        (one_image((0.9, BETWEEN), (0.8, RIGHT), singles=[LEFT, RIGHT]), [(0.9, 1), (0.8, 1)]),
-        (one_image((0.9, BETWEEN), (0.8, RIGHT), singles=[RIGHT, LEFT]), [(0.9, 1), (0.8, 0)]),
-        # An overlap equal to the threshold counts: IoU with a single box, share of the detection in a group.
-        (one_image((0.9, (0, 0, 10, 5)), singles=[LEFT]), [(0.9, 1)]),
-        (one_image((0.9, (0, 0, 5, 20)), groups=[LEFT]), [(0.9, 1)]),
-        # A group absorbs detections and counts once, with the best score.
-        (
-            one_image((0.7, (0, 0, 2, 2)), (0.8, (4, 4, 6, 6)), (0.6, FAR), groups=[LEFT], group_of_weight=0.5),
-            [(0.8, 0.5), (0.6, 0)],
-        ),
-        # It does not absorb true positives, and one found with score 0 only absorbs.
-        (one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT]), [(0.9, 1), (0.8, 1)]),
-        (one_image((0.9, LEFT), (0.8, LEFT), singles=[LEFT], groups=[LEFT], group_of_weight=0), [(0.9, 1)]),
-        (one_image((0.0, LEFT), groups=[LEFT]), []),
-        # Detections without area are dropped.
-        (one_image((0.9, (3, 3, 3, 9)), (0.8, (9, 0, 1, 10)), (0.7, (0, np.nan, 1, 1)), singles=[LEFT]), []),
-        # The best detections of each image and class are kept.
-        (
-            one_image((0.1, LEFT), (0.3, FAR), (0.2, FAR), singles=[LEFT], max_detections=2),
-            [(0.3, 0), (0.2, 0)],
-        ),
-    ],
-)
-def test_true_and_false_positives_by_the_official_rules(case, expected):
-    assert match(case) == expected
-
-
-@pytest.mark.parametrize(
-    ('label', 'confidence', 'detected', 'counts'),
-    [
-        (1, 0, 1, True),  # said to be absent
-        (1, 0.7, 1, True),  # said to be present, without a box
-        (2, 1, 1, True),  # a present class has its ancestors present
-        (1, 1, 2, False),  # but not its descendants
-        (1, 0, 2, True),  # an absent class has its descendants absent
-        (2, 0, 1, False),  # but not its ancestors
-        (1, 1, 0, True),  # the class of a box
-        (2, 1, 3, False),  # nothing said
-    ],
-)
-def test_detections_of_classes_that_are_not_verified_are_ignored(label, confidence, detected, counts):
-    case = Case(2, 4, [(0, 0, LEFT, False)], [(0, label, confidence)], parents={2: [1]})
-    case.detections = [(0, detected, 0.9, FAR), (1, detected, 0.8, FAR)]
-    assert match(case) == [(0.9, 0)] * counts
-    case.verified_only = False
-    assert match(case) == [(0.9, 0), (0.8, 0)]
+LEFT, FAR = (0, 0, 10, 10), (50, 50, 60, 60)
 
 
 def test_a_detection_without_a_box_is_ignored_where_some_objects_have_none():
@@ -103,7 +43,7 @@ def test_a_detection_without_a_box_is_ignored_where_some_objects_have_none():
 )
 def test_bad_arguments_are_errors(change, message):
     given = dict(image=[0], label=[0], score=[0.5], box=[LEFT])
-    ground_truth = ground_truth_of(one_image(singles=[LEFT]))
+    ground_truth = ground_truth_of(Case(1, 3, [(0, 0, LEFT, False)]))
     assert match_detections(ground_truth, **given).value.tolist() == [1]
     with pytest.raises(ValueError, match=message):
         match_detections(ground_truth, **{**given, **change})
