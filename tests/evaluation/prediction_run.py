@@ -4,8 +4,6 @@ Its detections depend on the pixels of the whole batch, as those of a padded bat
 tests to ``<work_dir>/seen.txt``, and stops to wait when there are ``SEE_NO_MORE_THAN``.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -80,15 +80,13 @@ def test_an_image_that_two_ranks_tested_counts_once(case):
     assert evaluate(store, [*samples, *samples[:5]]) == evaluate(store, samples)
 
 
-def perfect_samples(store, expand=True):
-    """Detections equal to the ground truth, expanded or as annotated."""
+def perfect_samples(store):
+    """Detections equal to the ground truth, expanded."""
     samples = []
     for i, image_id in enumerate(store.image_ids()):
         box, labels = (column[store.boxes_of_image(i)] for column in (store.box, store.box_label))
-        if expand:
-            rows, labels = store.hierarchy.expand_up(labels)
-            box = box[rows]
-        samples.append(sample(image_id, torch.from_numpy(box * 100), labels, torch.rand(len(labels))))
+        rows, labels = store.hierarchy.expand_up(labels)
+        samples.append(sample(image_id, torch.from_numpy(box[rows] * 100), labels, torch.rand(len(labels))))
     return samples
 
 
@@ -96,13 +94,6 @@ def test_perfect_detections_score_1_on_all_images_and_on_half_of_them(tiny_data)
     store = AnnotationStore(tiny_data / 'validation')
     assert evaluate(store, perfect_samples(store))['openimages/mAP'] == 1.0
     assert evaluate(store, perfect_samples(store)[::2])['openimages/mAP'] == 1.0
-
-
-def test_detections_are_expanded_only_on_request(tiny_data):
-    store = AnnotationStore(tiny_data / 'validation')
-    samples = perfect_samples(store, expand=False)
-    assert evaluate(store, samples)['openimages/mAP'] < 1
-    assert evaluate(store, samples, expand_detections=True)['openimages/mAP'] > 0.99
 
 
 def test_a_model_with_fewer_classes_is_evaluated_on_these(tiny_data):

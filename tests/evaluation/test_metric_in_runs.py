@@ -1,21 +1,35 @@
 """The metric in real runs: one process and two, logs, best checkpoint, nothing to evaluate."""
 
-from __future__ import annotations
-
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.runner import Runner
 
 from mmoid.openimages.readers.official_csv import convert
-from tests.evaluation.metric_run import config
+from tests.engine.machines import launches, on_one_machine
+from tests.evaluation import prediction_run
 from tests.official_files import write_files
-from tests.tool_runs import ROOT, logged_scalars, run
+from tests.tool_runs import logged_scalars
 
-SCRIPT = Path(__file__).with_name('metric_run.py')
+
+def config(data_root, work_dir, **options):
+    """One iteration of training of the detector of prediction_run, then validation; ``options`` override it."""
+    cfg = prediction_run.config(data_root, work_dir)
+    loader, (metric,), _ = (cfg.pop(name) for name in ('test_dataloader', 'test_evaluator', 'test_cfg'))
+    validation = f'{data_root}/validation'
+    cfg.model.ann_file = validation
+    cfg.train_dataloader = dict(loader, dataset=dict(loader.dataset, test_mode=False, indices=2))
+    # One image a batch, so that what is found does not depend on the rank; with two ranks, one of 11 is tested twice.
+    cfg.val_dataloader = dict(loader, batch_size=1, dataset=dict(loader.dataset, ann_file=validation, indices=11))
+    files = dict(train_ann_file=f'{data_root}/train', outfile_prefix=f'{work_dir}/val')
+    cfg.val_evaluator = dict(metric, ann_file=validation, **files)
+    cfg.train_cfg, cfg.val_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1), dict(type='ValLoop')
+    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='auto'))
+    cfg.merge_from_dict(dict(experiment_name='metric', launcher='none') | options)
+    return cfg
 
 
 def scalars_of(work_dir: Path) -> dict:
@@ -26,7 +40,7 @@ def scalars_of(work_dir: Path) -> dict:
 @pytest.fixture(scope='module')
 def one_process(tiny_data, tmp_path_factory) -> Path:
     work_dir = tmp_path_factory.mktemp('one')
-    Runner.from_cfg(config(tiny_data, work_dir)).train()
+    Runner.from_cfg(config(tiny_data, work_dir, custom_imports=None)).train()
     return work_dir
 
 
@@ -49,8 +63,9 @@ def test_a_run_logs_the_map_of_groups_and_writes_tables(one_process, tiny_data):
 
 
 def test_two_processes_log_the_same_as_one(one_process, tiny_data, tmp_path):
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', SCRIPT]
-    run(*launch, tiny_data, tmp_path, 'pytorch', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+    config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
+    with launches(on_one_machine(tmp_path / 'run.py')) as (run,):
+        assert run.finish() == 0, run.text()
     assert scalars_of(tmp_path) == scalars_of(one_process)
     assert (tmp_path / 'val.json').read_text() == (one_process / 'val.json').read_text()
 
@@ -66,6 +81,7 @@ def test_a_set_without_boxes_logs_nan_and_saves_no_best_checkpoint(tiny_data, tm
         'val_evaluator.ann_file': empty,
         'val_evaluator.train_ann_file': None,
         'experiment_name': 'nothing to evaluate',
+        'custom_imports': None,
     }
     Runner.from_cfg(config(tiny_data, tmp_path / 'run', **options)).train()
     scalars = scalars_of(tmp_path / 'run')

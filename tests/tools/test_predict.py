@@ -1,13 +1,8 @@
 """The tool predict, as you run it: images without annotations, and no data of the config."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -18,15 +13,13 @@ from mmoid.engine.launch import load_config
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.engine.machines import Launch, launches
 from tests.evaluation import prediction_run
+from tests.openimages.predictions.prediction_cases import contents
 from tests.tool_runs import ROOT, data_environment, run, tool, tool_path
 from tests.tool_runs import SMALL_CONFIG as CONFIG
 
 ALL_SCORES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.max_per_img=20')
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope='module')
@@ -112,43 +105,31 @@ def test_two_processes_write_a_submission_with_every_id_of_the_list_in_its_order
     assert 'skipped 2 of 5 images' in done.stdout and f'nowhere: no file below {photos}' in done.stdout
 
 
-@pytest.fixture
-def launch(tiny_data, tmp_path):
-    """Starts the tool on the 48 images of the tiny data, with a detector that counts what it sees."""
+def test_a_killed_run_resumes_with_other_processes_and_ends_like_an_uninterrupted_one(tiny_data, tmp_path):
+    """On the 48 images of the tiny data, with a detector that counts what it sees."""
     prediction_run.config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
-    weights = save_checkpoint(
-        tmp_path / 'model.pth', AnnotationStore(tiny_data / 'train'), dict(weight=torch.tensor(3.0))
-    )
-    images = tiny_data / 'images' / 'train'
-
-    def start(out, processes=1, most=10**9):
-        arguments = [tmp_path / 'run.py', weights, *([processes] if processes > 1 else []), images, '--out', out]
-        program = ['bash', 'tools/dist_predict.sh'] if processes > 1 else [sys.executable, tool_path('predict')]
-        search = f'{ROOT}:{ROOT / "tests" / "evaluation"}'
-        path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-        env = {**os.environ, 'PATH': path, 'PYTHONPATH': search, 'SEE_NO_MORE_THAN': str(most)}
-        output = open(tmp_path / f'{time.time():.2f}.txt', 'w')
-        command = [str(word) for word in [*program, *arguments]]
-        return psutil.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
-
-    return start
-
-
-def test_a_killed_run_resumes_with_other_processes_and_ends_like_an_uninterrupted_one(launch, tiny_data, tmp_path):
-    assert launch(tmp_path / 'whole').wait(timeout=300) == 0
+    store = AnnotationStore(tiny_data / 'train')
+    weights = save_checkpoint(tmp_path / 'model.pth', store, dict(weight=torch.tensor(3.0)))
     seen = tmp_path / 'seen.txt'
+
+    def launch(out, *processes, most=10**9):
+        program = ['bash', 'tools/dist_predict.sh'] if processes else [sys.executable, tool_path('predict')]
+        command = [*program, tmp_path / 'run.py', weights, *processes, tiny_data / 'images' / 'train', '--out', out]
+        return launches(Launch(command, out.with_suffix(f'.{len(processes)}.txt'), SEE_NO_MORE_THAN=most))
+
+    with launch(tmp_path / 'whole') as (run,):
+        assert run.finish() == 0, run.text()
     seen.unlink()
-    killed = launch(tmp_path / 'out', most=20)
-    while len(prediction_run.seen(seen)) < 20:
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait(timeout=60)
+    with launch(tmp_path / 'out', most=20) as (run,):
+        while len(prediction_run.seen(seen)) < 20:
+            assert run.poll() is None, run.text()
+            time.sleep(0.01)
     assert not (tmp_path / 'out').exists() and len(list((tmp_path / 'out.parts').glob('images-*'))) == 3
-    assert launch(tmp_path / 'out', processes=2).wait(timeout=300) == 0
+    with launch(tmp_path / 'out', 2) as (run,):
+        assert run.finish() == 0, run.text()
     assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
     assert not (tmp_path / 'out.parts').exists()
-    ids = AnnotationStore(tiny_data / 'train').image_ids()
+    ids = store.image_ids()
     assert sorted(PredictionStore(tmp_path / 'out').image_ids()) == sorted(ids)
     assert len(prediction_run.seen(seen)) == 20 + len(ids) - 18  # a shard of six was not finished
 
