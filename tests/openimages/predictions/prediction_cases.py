@@ -1,7 +1,5 @@
 """Predictions made of random rows, for tests that count them by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

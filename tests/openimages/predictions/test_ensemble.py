@@ -170,13 +170,16 @@ def test_a_model_without_an_image_or_a_class_has_no_vote_there(tmp_path):
     assert [row.image for row in rows_of(out)] == ['b'], 'nobody votes on image a'
 
 
-def test_bad_boxes_are_clipped_or_left_out_without_a_warning(tmp_path, capfd, recwarn):
-    boxes = [(-0.2, 0, 0.5, 1.5), (0.6, 0, 0.6, 1), (0.9, 0, 0.6, 1), (0.5, 0, 0.6, 1)]
-    rows = [Row('a', 0, score, box) for score, box in zip((0.9, 0.8, 0.7, 0.0), boxes)]
+def test_bad_boxes_are_clipped_or_left_out_and_counted_without_a_warning(tmp_path, capfd, recwarn):
+    boxes = [(-0.2, 0, 0.5, 1.5), (0.6, 0, 0.6, 1), (0.9, 0, 0.6, 1), (0.5, 0, 0.6, 1), (1.2, 0, 1.5, 1)]
+    rows = [Row('a', 0, score, box) for score, box in zip((0.9, 0.8, 0.7, 0.0, 0.5), boxes)]
     store = make_store(tmp_path / 'store', rows, ['a', 'b'])
     for method in METHODS:
-        (row,) = rows_of(fused(tmp_path / method, match_sets([store]), Fusion(method=method)))
+        counts = run_ensemble(match_sets([store]), Fusion(method=method), tmp_path / method, num_workers=1)
+        (row,) = rows_of(PredictionStore(tmp_path / method))
         assert (row.box, row.score) == ((0, 0, 0.5, 1), np.float32(0.9))
+        assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 4
+        assert counts['store: boxes partly outside the image, clipped'] == 1
     assert capfd.readouterr() == ('', '') and not recwarn.list
 
 
@@ -328,18 +331,6 @@ def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tm
         assert counts.get('rows.csv: images without a row, taken as without detections') == without_row
     assert results[0] == results[1]
     assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
-
-
-def test_boxes_outside_the_image_are_clipped_or_left_out_and_counted(tmp_path):
-    boxes = [(-0.5, 0, 0.5, 1), (1.2, 0, 1.5, 1), (0, 0, 1, 1)]
-    store = make_store(tmp_path / 'store', [Row('a', label, 0.5, box) for label, box in enumerate(boxes)], ['a'])
-    counts = run_ensemble(match_sets([store]), Fusion(), tmp_path / 'out', num_workers=1)
-    assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 1
-    assert counts['store: boxes partly outside the image, clipped'] == 1
-    assert {(row.label, row.box) for row in rows_of(PredictionStore(tmp_path / 'out'))} == {
-        (0, (0, 0, 0.5, 1)),
-        (2, boxes[2]),
-    }
 
 
 @pytest.mark.parametrize('when', ['before', 'after'])

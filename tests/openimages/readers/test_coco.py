@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
@@ -12,7 +11,7 @@ from mmoid.openimages.metric.ground_truth import GroundTruth
 from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import assert_same, coco_document, write_coco
-from tests.official_files import TREE
+from tests.official_files import TREE, save_image, tree
 
 
 def imported(folder, document, **options):
@@ -82,8 +81,7 @@ def test_the_image_id_is_as_much_of_the_file_name_as_is_unique(tmp_path, second,
 
 
 def test_a_hierarchy_is_taken_from_its_file_and_never_guessed(tmp_path):
-    tree = {'LabelName': 'all', 'Subcategory': [{'LabelName': 'car', 'Subcategory': [{'LabelName': 'dog'}]}]}
-    (tmp_path / 'hierarchy.json').write_text(json.dumps(tree))
+    (tmp_path / 'hierarchy.json').write_text(json.dumps(tree({'car': {'dog': {}}})))
     store, _ = imported(tmp_path, coco_document(), hierarchy=tmp_path / 'hierarchy.json')
     assert store.hierarchy.ancestors(0).tolist() == [1]
     assert [source['name'] for source in store.metadata['sources']] == ['instances.json', 'hierarchy.json']
@@ -179,15 +177,12 @@ def test_images_of_objects365_are_found_as_they_are_unpacked(tmp_path):
         {'id': id, 'file_name': name, 'width': 200, 'height': 100} for id, name in zip((30, 10), files)
     ]
     document['categories'] = [{'id': 18, 'name': 'Wine Glass'}, {'id': 3, 'name': 'Wine glass'}]
-    for name in files:
-        path = tmp_path / 'train' / name.split('/', 2)[2]
-        path.parent.mkdir(parents=True)
-        Image.new('RGB', (8, 8)).save(path)
+    path, _ = (save_image(tmp_path / 'train' / name.split('/', 2)[2], (8, 8)) for name in files)
     store, _ = imported(tmp_path, document, images=tmp_path / 'train')
     assert store.file_name(0) == 'patch8/objects365_v1_00420917.jpg' and store.image_id(1) == 'objects365_v2_00908726'
     assert store.class_names == ('Wine Glass', 'Wine glass')
     path.unlink()
-    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v2_00908726'"):
+    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v1_00420917'"):
         imported(tmp_path, document, images=tmp_path / 'train')
 
 
@@ -246,8 +241,7 @@ def test_images_are_found_by_name_and_their_sizes_compared(tmp_path):
     for name, image in zip(('/far/b.jpg', 'http://host/c', 'train\\d.JPG'), document['images']):
         image['file_name'] = name
     for name, size in (('x/b.jpg', (200, 100)), ('c.jpg', (30, 20)), ('d.png', (10, 10))):
-        (images / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', size).save(images / name)
+        save_image(images / name, size)
     store, summary = imported(tmp_path, document, images=images)
     assert [store.file_name(i) for i in range(3)] == ['x/b.jpg', 'c.jpg', 'd.png']
     assert np.array([store.width, store.height]).T.tolist() == [[200, 100], [30, 20], [100, 50]]
@@ -282,12 +276,7 @@ def test_flags_of_any_spelling_are_read(tmp_path):
         ('annotations', 1, {'category_id': 99}, r'annotations\[1\]\.category_id: 99 is not the id of a category'),
         ('annotations', 2, {'image_id': '31'}, r"annotations\[2\]\.image_id: '31' is not the id of an image"),
         ('annotations', 2, {'bbox': [1, 'x', 2, 3]}, r'annotations\[2\]\.bbox\[1\]: Expected `float`, got `str`'),
-        (
-            'annotations',
-            2,
-            {'bbox': [1, 2, float('nan'), 3]},
-            r'annotations\[2\]: box \[.* nan, .* must be four numbers',
-        ),
+        ('annotations', 2, {'bbox': [1, 2, np.nan, 3]}, r'annotations\[2\]: box \[.* nan, .* must be four numbers'),
         ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `float` <= 1'),
         ('annotations', 2, {'iscrowd': 'many'}, r"annotations\[2\]\.iscrowd: 'many' must be 1, 0 or -1"),
         ('images', 1, {'width': 0}, r'images\[1\]\.width: Expected `float` >= 1'),

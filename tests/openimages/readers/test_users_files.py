@@ -12,7 +12,7 @@ from mmoid.openimages.metric.annotations import read_annotations
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
 from mmoid.openimages.store.summary import Summary
 from tests.coco_documents import assert_same
-from tests.official_files import BOXES, LABELS, TREE, converted, write_files
+from tests.official_files import BOXES, LABELS, converted, write_files
 
 
 @pytest.mark.parametrize(
@@ -166,12 +166,6 @@ def test_labels_of_another_split_are_counted(tmp_path):
     assert summary.changed == {reason: 3}
 
 
-def test_a_file_in_another_encoding_is_an_error_with_a_remedy(tmp_path):
-    (tmp_path / 'boxes.csv').write_text(BOXES, encoding='utf-16')
-    with pytest.raises(AnnotationError, match=r'boxes\.csv: cannot be read .*; expected a text in UTF-8'):
-        read_boxes(tmp_path / 'boxes.csv')
-
-
 @pytest.mark.parametrize(
     ('text', 'mids'),
     [
@@ -242,12 +236,6 @@ def test_an_error_names_a_file_that_is_not_a_hierarchy(tmp_path, text, message):
     (tmp_path / 'tree.json').write_text(text)
     with pytest.raises(AnnotationError, match=rf'tree\.json: {message}'):
         ClassHierarchy.from_json(tmp_path / 'tree.json', ())
-
-
-def test_a_root_that_is_a_class_is_named_as_the_root():
-    """Case 14."""
-    with pytest.raises(AnnotationError, match=r"'/m/root' is the root of the hierarchy, and the root is never a class"):
-        ClassHierarchy(TREE, ['/m/apple', '/m/root'])
 
 
 def test_copies_in_class_folders_are_one_image_and_files_nobody_needs_are_ignored(tmp_path):
