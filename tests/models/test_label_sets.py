@@ -55,9 +55,6 @@ def names(row):
 def test_the_labels_of_boxes_on_one_object_are_united_with_their_ancestors():
     sets = sampler().label_sets(torch.cat([BOXES, torch.full((1, 4), 5.0)]), torch.cat([LABELS, LABELS[-1:]]))
     assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}, {3}], 'an empty box keeps its own label'
-
-
-def test_label_sets_are_as_annotated_by_default():
     assert names(sampler(ancestors=False).label_sets(BOXES, LABELS)[0]) == {0, 1}
 
 
@@ -66,11 +63,6 @@ def test_every_positive_gets_the_set_of_the_box_it_is_assigned_to():
     expected = sampler().label_sets(BOXES, LABELS)[result.pos_assigned_gt_inds]
     assert torch.equal(result.pos_gt_label_sets, expected)
     assert torch.equal(result.pos_gt_labels, LABELS[result.pos_assigned_gt_inds])
-
-
-def test_an_image_without_ground_truth():
-    result = sample(BOXES[:0], LABELS[:0])
-    assert result.pos_gt_label_sets.shape == (0, 4)
 
 
 def run(box_head, results):
@@ -132,8 +124,8 @@ def test_decoded_boxes_can_be_regressed():
 
 def test_only_background_gives_a_zero_that_can_be_differentiated():
     results = [sample(BOXES[:0], LABELS[:0])]
-    box_head = head()
-    *_, out = run(box_head, results)
+    assert results[0].pos_gt_label_sets.shape == (0, 4)
+    *_, out = run(head(), results)
     assert out['loss_bbox']['loss_bbox'] == 0
     sum(value for key, value in out['loss_bbox'].items() if 'loss' in key).backward()
 
