@@ -25,6 +25,13 @@ def test_every_public_name_resolves_with_its_prefix_alone():
         mmoid.NoSuchThing  # noqa: B018
 
 
-def test_import_is_light():
-    code = 'import sys, mmoid; assert not {"torch", "mmdet", "numpy"} & set(sys.modules)'
-    run(sys.executable, '-c', code)
+@pytest.mark.parametrize(
+    ('modules', 'absent'),
+    [
+        ('mmoid', {'torch', 'mmdet', 'numpy'}),
+        ('mmoid.openimages.readers.coco, mmoid.openimages.metric.evaluator', {'torch', 'mmengine'}),
+        ('mmoid.openimages.predictions.ensemble', {'torch', 'mmengine', 'numba'}),
+    ],
+)
+def test_imports_are_light(modules, absent):
+    run(sys.executable, '-c', f'import sys, {modules}; assert not {absent} & set(sys.modules)')

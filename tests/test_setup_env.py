@@ -4,8 +4,6 @@ The stand-in answers what the script asks Python and notes what it would have do
 what a second run leaves out and what a failed or killed one leaves behind can be seen in a fraction of a second.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
