@@ -1,12 +1,12 @@
-"""Stores of the real Open Images sample that may lie beside a checkout; tests that need one skip where it is not."""
+"""Real data that may lie beside a checkout, and stores of it; tests that need it skip where it is not."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pyarrow import csv as arrow_csv
 
 from mmoid.openimages.readers.official_csv import convert
-from tests.shared_data import open_images
 
 
 def sample(folder: Path, split: str = 'train') -> Path:
@@ -30,3 +30,24 @@ def sample(folder: Path, split: str = 'train') -> Path:
         image_sizes=folder / 'sizes.csv',
     )
     return folder / 'store'
+
+
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+METRIC_CASES = sorted(path.name for path in (SHARED / 'metric-cases').glob('case_*')) or ['absent']
+
+
+def metric_case(name: str) -> Path:
+    """Folder of an official case; skips the test where it is not there."""
+    return _required(SHARED / 'metric-cases' / name)
+
+
+def open_images(path: str) -> Path:
+    """A file or folder of the Open Images sample; skips the test where it is not there."""
+    return _required(SHARED / 'openimages' / path)
+
+
+def _required(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f'needs {path}')
+    return path

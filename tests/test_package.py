@@ -1,4 +1,4 @@
-"""The package as users install it: an sdist, the wheel built from it, and what the wheel holds."""
+"""The package as users install it: an sdist, its wheel, what the wheel holds, and the names that resolve."""
 
 import ast
 import shutil
@@ -95,3 +95,33 @@ def test_the_command_of_the_wheel_runs_its_tools(installed):
     done = command('prepar', check=False)
     assert done.returncode == 1 and done.stderr == "error: unknown command 'prepar'; mmoid --help lists the commands\n"
     assert 'entry_points.txt' in [path.name for path in installed.glob('mmoid-*.dist-info/*')]
+
+
+EVERYTHING = """
+import mmoid
+from mmengine.registry import Registry, init_default_scope
+from mmdet import registry
+init_default_scope('mmdet')
+registries = [value for value in vars(registry).values() if isinstance(value, Registry)]
+registry.HOOKS.build(dict(type='mmoid.HybridSchedule', stages=[dict(name='all', epochs=1)]))
+for name in mmoid.__all__:
+    assert getattr(mmoid, name) in [registry.module_dict.get(name) for registry in registries], name
+"""
+
+
+def test_every_public_name_resolves_with_its_prefix_alone():
+    run(sys.executable, '-W', 'ignore', '-c', EVERYTHING)
+    with pytest.raises(AttributeError, match='no attribute'):
+        mmoid.NoSuchThing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ('modules', 'absent'),
+    [
+        ('mmoid', {'torch', 'mmdet', 'numpy'}),
+        ('mmoid.openimages.readers.coco, mmoid.openimages.metric.evaluator', {'torch', 'mmengine'}),
+        ('mmoid.openimages.predictions.ensemble', {'torch', 'mmengine', 'numba'}),
+    ],
+)
+def test_imports_are_light(modules, absent):
+    run(sys.executable, '-c', f'import sys, {modules}; assert not {absent} & set(sys.modules)')

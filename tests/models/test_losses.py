@@ -258,13 +258,22 @@ def test_bad_batches_are_refused(shape, labels, message):
         loss()(torch.zeros(shape), labels)
 
 
-def test_weights_head_and_label_sets_must_fit():
-    with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'):
-        loss().get_cls_channels(80)
-    with pytest.raises(ValueError, match=r'weight has shape \(2, 1\), expected \(2,\)'):
-        loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1))
-    with pytest.raises(ValueError, match=r'SoftmaxLoss takes \(N,\) class indices, got label sets \(6, 3\)'):
-        mmoid.SoftmaxLoss(3)(torch.zeros(6, 4), torch.ones(6, 3))
+PAIR = (torch.tensor([0, 3]), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ('use', 'message'),
+    [
+        (lambda: loss().get_cls_channels(80), r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'),
+        (lambda: loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1)), r'weight has shape \(2, 1\), expe'),
+        (lambda: mmoid.SoftmaxLoss(3)(torch.zeros(6, 4), torch.ones(6, 3)), r'takes \(N,\) class indices, got label'),
+        (lambda: mmoid.ConcurrentQualityFocalLoss(3)(torch.zeros(2, 4), PAIR[0]), 'takes labels with qualities, and'),
+        (lambda: mmoid.ConcurrentFocalLoss(3)(torch.zeros(2, 4), PAIR), 'takes labels, and this head gives pairs of'),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(use, message):
+    with pytest.raises(ValueError, match=message):
+        use()
 
 
 def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path):
@@ -349,18 +358,6 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
     with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
         modules[0].load_state_dict(modules[1].state_dict())
-
-
-def test_a_loss_in_a_head_with_other_targets_says_so():
-    logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
-    with pytest.raises(
-        ValueError, match='ConcurrentQualityFocalLoss takes labels with qualities, and this head gives no'
-    ):
-        mmoid.ConcurrentQualityFocalLoss(3)(logits, labels)
-    with pytest.raises(
-        ValueError, match='ConcurrentFocalLoss takes labels, and this head gives pairs of labels and qua'
-    ):
-        mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
 
 
 def test_an_averaged_model_has_the_rates_too():

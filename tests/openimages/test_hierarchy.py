@@ -7,7 +7,7 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, tree_of_ancestors
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes
 from tests.official_files import tree
-from tests.shared_data import open_images
+from tests.real_stores import open_images
 
 DIAMOND = tree({'/m/toy': {'/m/teddy': {}}, '/m/animal': {'/m/bear': {'/m/teddy': {}}}})
 DIAMOND['Subcategory'][1]['Part'] = [{'LabelName': '/m/paw'}]

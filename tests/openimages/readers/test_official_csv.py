@@ -13,7 +13,7 @@ from mmoid.openimages.readers.csv_files import read_boxes, read_image_labels, re
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import BOXES, LABEL_NAMES, SIZES, converted, save_image, write_files
-from tests.shared_data import open_images
+from tests.real_stores import open_images
 
 
 @pytest.fixture()

@@ -15,7 +15,7 @@ from mmoid.openimages.readers.official_files import CONVERTED_KINDS, KINDS, SPLI
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.readers.file_server import serving
-from tests.shared_data import open_images
+from tests.real_stores import open_images
 from tests.tool_runs import tool
 from tools.misc.download_openimages import require_space
 

@@ -16,8 +16,7 @@ from mmoid.openimages.sampling.coverage import (
 )
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.real_stores import sample
-from tests.shared_data import open_images
+from tests.real_stores import open_images, sample
 
 
 def lists(classes, boxes):
