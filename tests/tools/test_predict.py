@@ -1,8 +1,5 @@
 """The tool predict, as you run it: images without annotations, and no data of the config."""
 
-import sys
-import time
-
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -13,10 +10,7 @@ from mmoid.engine.launch import load_config
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.engine.machines import Launch, launches
-from tests.evaluation import prediction_run
-from tests.openimages.predictions.prediction_cases import contents
-from tests.tool_runs import ROOT, data_environment, run, tool, tool_path
+from tests.tool_runs import ROOT, data_environment, run, tool
 from tests.tool_runs import SMALL_CONFIG as CONFIG
 
 ALL_SCORES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.max_per_img=20')
@@ -103,35 +97,6 @@ def test_two_processes_write_a_submission_with_every_id_of_the_list_in_its_order
     submission = read_predictions(tmp_path / 'submission.csv')
     assert submission.image_ids() == ids
     assert 'skipped 2 of 5 images' in done.stdout and f'nowhere: no file below {photos}' in done.stdout
-
-
-def test_a_killed_run_resumes_with_other_processes_and_ends_like_an_uninterrupted_one(tiny_data, tmp_path):
-    """On the 48 images of the tiny data, with a detector that counts what it sees."""
-    prediction_run.config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
-    store = AnnotationStore(tiny_data / 'train')
-    weights = save_checkpoint(tmp_path / 'model.pth', store, dict(weight=torch.tensor(3.0)))
-    seen = tmp_path / 'seen.txt'
-
-    def launch(out, *processes, most=10**9):
-        program = ['bash', 'tools/dist_predict.sh'] if processes else [sys.executable, tool_path('predict')]
-        command = [*program, tmp_path / 'run.py', weights, *processes, tiny_data / 'images' / 'train', '--out', out]
-        return launches(Launch(command, out.with_suffix(f'.{len(processes)}.txt'), SEE_NO_MORE_THAN=most))
-
-    with launch(tmp_path / 'whole') as (run,):
-        assert run.finish() == 0, run.text()
-    seen.unlink()
-    with launch(tmp_path / 'out', most=20) as (run,):
-        while len(prediction_run.seen(seen)) < 20:
-            assert run.poll() is None, run.text()
-            time.sleep(0.01)
-    assert not (tmp_path / 'out').exists() and len(list((tmp_path / 'out.parts').glob('images-*'))) == 3
-    with launch(tmp_path / 'out', 2) as (run,):
-        assert run.finish() == 0, run.text()
-    assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
-    assert not (tmp_path / 'out.parts').exists()
-    ids = store.image_ids()
-    assert sorted(PredictionStore(tmp_path / 'out').image_ids()) == sorted(ids)
-    assert len(prediction_run.seen(seen)) == 20 + len(ids) - 18  # a shard of six was not finished
 
 
 def test_shards_of_other_images_are_an_error_of_one_line(checkpoint, without_data, photos, tmp_path):

@@ -30,13 +30,6 @@ def test_verdicts_do_not_depend_on_the_order_of_detections():
         assert found.tolist() == [0]
 
 
-def test_detections_of_unverified_classes_are_not_counted():
-    for verified, expected in ((True, Verdict.NOT_COUNTED), (False, Verdict.FALSE)):
-        ground = truth([0], [1], [LEFT], verified=verified)
-        verdict, found = judge(ground, 0, 2, np.array([0.5]), np.array([LEFT]))
-        assert verdict.tolist() == [expected] and not len(found)
-
-
 def test_mistakes_are_missed_objects_and_scores_of_false_positives():
     ground = truth([0, 0, 1], [1, 1, 1], [LEFT, RIGHT, LEFT])
     matches = match_detections(ground, [0, 0, 1], [1, 1, 1], [0.9, 0.25, 0.8], [LEFT, BELOW, LEFT])
