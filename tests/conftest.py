@@ -1,5 +1,3 @@
-"""Fixtures that several test files share."""
-
 import os
 import subprocess
 

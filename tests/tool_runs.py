@@ -1,5 +1,3 @@
-"""Runs the command-line tools."""
-
 import io
 import json
 import os

@@ -1,5 +1,3 @@
-"""Configs are read quickly."""
-
 import functools
 
 import mmengine.config.utils

@@ -1,5 +1,3 @@
-"""ClassHierarchy."""
-
 import numpy as np
 import pytest
 

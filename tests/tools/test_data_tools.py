@@ -1,5 +1,3 @@
-"""concurrent_rates, report_openimages, plan_sampling, plan_training and make_mini_openimages as commands."""
-
 import csv
 
 import numpy as np

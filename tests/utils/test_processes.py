@@ -1,5 +1,3 @@
-"""Workers of a pool end with their parent."""
-
 import subprocess
 import sys
 

@@ -1,5 +1,3 @@
-"""Comparing two sets of predictions."""
-
 import numpy as np
 import pytest
 

@@ -14,7 +14,6 @@ from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.metric.metric_oracle import first_best, iou
 
 ANCESTORS = {APPLE: [FRUIT], ORANGE: [FRUIT]}
-BOX = (0.2, 0.2, 0.6, 0.6)
 
 
 def pairs_of(rows):

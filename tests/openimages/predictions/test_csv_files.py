@@ -1,5 +1,3 @@
-"""Prediction CSVs of both formats."""
-
 import gzip
 
 import numpy as np

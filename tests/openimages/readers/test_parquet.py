@@ -1,5 +1,3 @@
-"""Parquet files of detection data sets -> AnnotationStore."""
-
 import io
 import json
 

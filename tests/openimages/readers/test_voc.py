@@ -1,5 +1,3 @@
-"""Pascal VOC XML files -> AnnotationStore."""
-
 import numpy as np
 import pytest
 

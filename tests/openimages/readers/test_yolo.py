@@ -1,5 +1,3 @@
-"""YOLO data sets -> AnnotationStore."""
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,3 @@
-"""Objects and concurrent rates."""
-
 from itertools import combinations
 
 import numpy as np
