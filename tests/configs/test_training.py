@@ -152,22 +152,3 @@ def test_every_network_trains_two_steps_and_validates_at_full_width(path, tmp_pa
     cfg = read(path)
     cfg.model.backbone.init_cfg = None  # a test downloads nothing
     require_two_steps_and_a_validation(shortened(cfg, tmp_path))
-
-
-@pytest.mark.slow
-def test_two_processes_train_a_config_with_shared_batch_statistics(tmp_path):
-    """Without CUDA there are none to share (mmoid/engine/launch.py), and the config trains as it is."""
-    path = 'configs/openimages/faster-rcnn_r50_fpn_syncbn_8xb4-1x_openimages-mini.py'
-    options = {
-        'model.backbone.init_cfg': 'None',
-        'train_cfg.max_epochs': '1',
-        'train_dataloader.dataset.indices': '16',
-        'val_dataloader.dataset.indices': '2',
-        'train_dataloader.dataset.pipeline.2.scale': '(133,80)',
-        'val_dataloader.dataset.pipeline.1.scale': '(133,80)',
-        'default_hooks.logger.interval': '1',
-    }
-    given = [f'{key}={value}' for key, value in options.items()]
-    command = ('bash', 'tools/dist_train.sh', path, 2, '--work-dir', tmp_path, '--cfg-options', *given)
-    done = run(*command)
-    assert 'Epoch(train) [1][2/2]' in done.stdout and 'openimages/mAP' in done.stdout

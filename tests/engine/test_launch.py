@@ -79,7 +79,7 @@ def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, mon
     monkeypatch.setattr('mmoid.engine.launch.ctypes.CDLL', MagicMock())
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        options = {'model.norm': 'SyncBN', 'launcher': 'pytorch', 'find_unused_parameters': True}
+        options = {'model.norm': 'SyncBN', 'sync_bn': 'torch', 'launcher': 'pytorch', 'find_unused_parameters': True}
         run = build_runner(small_run.config(tiny_data, tmp_path, **options))
         assert type(run.model.module.features[1]).__name__ == '_BatchNormXd'
         assert run.model.find_unused_parameters
