@@ -48,16 +48,11 @@ def store(tmp_path):
 
 
 def log_sigmoid(x):
-    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
-
-
-def log_softmax(z):
-    largest = max(z)
-    return [value - largest - math.log(sum(math.exp(other - largest) for other in z)) for value in z]
+    return -np.logaddexp(0, -x)
 
 
 def dist_ce_loss(z, labels, rates, weight):
-    return -sum(weight[i] * log_softmax(z)[i] for i in labels) / len(labels)
+    return -sum(weight[i] * (z[i] - np.logaddexp.reduce(z)) for i in labels) / len(labels)
 
 
 def sigmoid_loss(z, labels, rates, weight, alpha=None, concurrent=False):
