@@ -21,12 +21,6 @@ def store(tiny_data):
     return AnnotationStore(tiny_data / 'validation')
 
 
-def save_checkpoint(path, store, state_dict):
-    meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
-    torch.save(dict(state_dict=state_dict, meta=meta), path)
-    return path
-
-
 @pytest.fixture(scope='module')
 def checkpoint(tiny_data, store, tmp_path_factory):
     """A detector that has not been trained, with rates, ancestors and class names."""
@@ -37,7 +31,10 @@ def checkpoint(tiny_data, store, tmp_path_factory):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model)
-    return save_checkpoint(tmp_path_factory.mktemp('model') / 'random.pth', store, model.state_dict())
+    path = tmp_path_factory.mktemp('model') / 'random.pth'
+    meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return path
 
 
 @pytest.fixture

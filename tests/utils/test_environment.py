@@ -1,6 +1,5 @@
 """Broken environments: laid out in folders with real metadata, seen by a Python without site-packages."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from mmoid.utils import environment
+from tests.tool_runs import ROOT, run
 
-ROOT = Path(__file__).parents[2]
 ONEDL = {'onedl-mmdetection': '3.5.1', 'onedl-mmcv': '2.3.6', 'onedl-mmengine': '0.10.12'}
 GPU = 'class cuda: is_available = staticmethod(lambda: True)'
 NO_CUDA = 'def get_compiling_cuda_version(): return "not available"'
@@ -30,9 +29,8 @@ def install(folder: Path, distributions: dict[str, str], packages: dict[str, str
         (folder / name / '__init__.py').write_text(text)
 
 
-def check_env_in(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-S', str(ROOT / 'tools/misc/check_env.py')]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(folder)})
+def check_env_in(folder: Path) -> subprocess.CompletedProcess:
+    return run(sys.executable, '-S', ROOT / 'tools/misc/check_env.py', check=False, PYTHONPATH=str(folder))
 
 
 def problems_of(versions: dict[str, str]) -> list[str]:

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,29 +14,21 @@ from mmoid.openimages.store.arrow_folder import write_folder
 from tests.coco_documents import random_store
 from tests.disks import fill, make_read_only, repair
 from tests.official_files import write_files
-from tests.tool_runs import ROOT, tool_path
+from tests.tool_runs import tool
 
 
 @pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left'), (make_read_only, 'not a writable directory')])
 def test_a_disk_that_is_full_or_read_only_is_one_line_and_takes_the_store_later(fault, reason, small_disk, tmp_path):
     files = write_files(tmp_path / 'official')
     fault(small_disk)
+    options = [word for key, path in files.items() for word in (f'--{key.removeprefix("image_")}', path)]
     try:
-        done = prepare(files, small_disk / 'store')
-        output = done.communicate(timeout=300)[0]
-        assert done.returncode == 1 and re.fullmatch(rf'error: .*{small_disk}.*{reason}.*\n', output), output
+        done = tool('prepare_openimages', *options, '--out', small_disk / 'store', check=False)
+        assert done.returncode == 1 and re.fullmatch(rf'error: .*{small_disk}.*{reason}.*\n', done.stderr), done.stderr
     finally:
         repair(small_disk)
     assert not list(small_disk.iterdir())
     convert(small_disk / 'store', **files)
-
-
-def prepare(files, out):
-    """Starts tools/dataset_converters/prepare_openimages.py."""
-    options = {key.removeprefix('image_'): path for key, path in files.items()}
-    words = [str(word) for key, path in options.items() for word in (f'--{key}', path)]
-    command = [sys.executable, tool_path('prepare_openimages'), *words, '--out', str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
 def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_first(tmp_path):
