@@ -184,8 +184,7 @@ def test_what_is_evaluated_with_ancestors_is_written_with_ancestors(tiny_data, c
     cfg = make_config(tiny_data, tmp_path)
     cfg.test_evaluator[0].expand_detections = True
     enable_out(cfg, str(tmp_path / 'predictions'))
-    cfg.load_from, cfg.custom_imports = str(checkpoint), None
-    figures = Runner.from_cfg(cfg).test()
+    figures = in_process(cfg, checkpoint)
     annotations = annotations_of_store(AnnotationStore(tiny_data / 'train'))
     written = evaluate_predictions(annotations, PredictionStore(tmp_path / 'predictions'))
     assert written.scalars()['mAP'] == pytest.approx(figures['openimages/mAP'], abs=1e-4)  # float32 boxes
