@@ -46,17 +46,17 @@ def make_root(root, num_classes):
         for kind, lines in (('bbox', boxes), ('human-imagelabels', dict.fromkeys(labels))):
             (annotations / f'{split}-detection-{kind}.csv').write_text('\n'.join(lines) + '\n')
     write_stores(root)
-    return str(root)
 
 
 @pytest.fixture(scope='module', autouse=True)
 def data(tmp_path_factory):
-    """Data of as many classes as the configs have, where they look for it."""
+    """Data of as many classes as the configs have, where they look for it from the working directory."""
     folder = tmp_path_factory.mktemp('data')
+    for name, num_classes in (('openimages', 500), ('openimages-v7', 601), ('synthetic', 37)):
+        make_root(folder / 'data' / name, num_classes)
+    (folder / 'data' / 'openimages-mini').symlink_to('openimages')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('MMOID_V7_ROOT', make_root(folder / 'v7', 601))
-        patch.setenv('MMOID_DATA_ROOT', make_root(folder / 'challenge', 500))
-        patch.setenv('MMOID_MINI_ROOT', str(folder / 'challenge'))
+        patch.chdir(folder)
         yield
 
 
