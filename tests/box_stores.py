@@ -5,6 +5,7 @@ import numpy as np
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, SIZES, write_files
+from tests.openimages.metric.metric_oracle import iou
 
 APPLE, ORANGE, FRUIT, BENCH, OTHER_BENCH = range(len(LABEL_NAMES))
 IDS = tuple(SIZES)
@@ -44,13 +45,6 @@ def random_rows(rng, boxes_per_image=12):
 def near(rng, box):
     """A box a little beside another."""
     return tuple(np.clip(np.array(box) + rng.uniform(-0.02, 0.02, 4), 0, 1).tolist())
-
-
-def iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    inter = max(width, 0) * max(height, 0)
-    return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
 
 
 def objects_of(rows, same_object_iou):

@@ -1,7 +1,3 @@
-"""Fixtures that several test files share."""
-
-from __future__ import annotations
-
 import os
 import subprocess
 

@@ -12,14 +12,14 @@ from mmoid.openimages.store.summary import Summary
 
 CLASSES = ['/m/apple,Apple', '/m/orange,Orange', '/m/fruit,Fruit', '/m/bench1,Bench', '/m/bench2,Bench']
 LABEL_NAMES = [line.split(',')[0] for line in CLASSES]
-TREE = {
-    'LabelName': '/m/root',
-    'Subcategory': [
-        {'LabelName': '/m/fruit', 'Subcategory': [{'LabelName': '/m/apple'}, {'LabelName': '/m/orange'}]},
-        {'LabelName': '/m/bench1'},
-        {'LabelName': '/m/bench2'},
-    ],
-}
+
+
+def tree(children, root='/m/root'):
+    """A hierarchy as the official JSON has it, from nested dictionaries of names."""
+    return {'LabelName': root, 'Subcategory': [tree(below, name) for name, below in children.items()]}
+
+
+TREE = tree({'/m/fruit': {'/m/apple': {}, '/m/orange': {}}, '/m/bench1': {}, '/m/bench2': {}})
 BOXES = """ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf
 b1,/m/apple,0.1,0.5,0.2,0.6,0
 b1,/m/orange,0.1,0.5,0.2,0.6,0
@@ -49,6 +49,15 @@ def write_files(folder: Path, boxes: str = BOXES, labels: str = LABELS, images: 
             Image.fromarray(pixels).save(folder / 'images' / f'{image_id}.jpg')
     names = dict(boxes='boxes.csv', image_labels='labels.csv', classes='classes.csv', hierarchy='hierarchy.json')
     return {key: str(folder / name) for key, name in {**names, 'images': 'images'}.items()}
+
+
+def save_image(path: Path, size: tuple[int, int], turned: bool = False) -> Path:
+    """A black image, ``turned`` by its EXIF orientation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    Image.new('RGB', size).save(path, exif=exif)
+    return path
 
 
 def converted(folder: Path, files: dict[str, object], **options: object) -> tuple[AnnotationStore, Summary]:

@@ -1,22 +1,16 @@
-"""Stores of the real Open Images sample that may lie beside a checkout; tests that need one skip where it is not."""
+"""Real data that may lie beside a checkout, and stores of it; tests that need it skip where it is not."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pyarrow import csv as arrow_csv
 
 from mmoid.openimages.readers.official_csv import convert
-from tests.shared_data import open_images
 
 
-def train_sample(folder: Path) -> Path:
-    """3,102 training images and 323 classes in their natural distribution."""
-    return sample(folder, 'train')
-
-
-def sample(folder: Path, split: str) -> Path:
-    """A store of the sample of a split; sizes are invented, files empty."""
+def sample(folder: Path, split: str = 'train') -> Path:
+    """A store of the sample of a split, 3,102 images of 323 classes for training; sizes are invented, files empty."""
     boxes = open_images(f'annotations/{split}-sample-challenge-bbox.csv')
     image_ids = arrow_csv.read_csv(str(boxes))['ImageID'].unique().to_pylist()
     kinds = np.random.default_rng(0).integers(0, 3, len(image_ids))
@@ -38,18 +32,22 @@ def sample(folder: Path, split: str) -> Path:
     return folder / 'store'
 
 
-def fruit(folder: Path, split: str = 'train') -> Path:
-    """196 photographs of apples and oranges, upright and lying."""
-    folder.mkdir(parents=True)
-    with open(open_images('classes/class-descriptions-boxable.csv')) as stream:
-        rows = [row for row in csv.reader(stream) if row[1] in ('Apple', 'Orange', 'Fruit', 'Food')]
-    with open(folder / 'classes.csv', 'w', newline='') as stream:
-        csv.writer(stream).writerows(rows)
-    convert(
-        folder / 'store',
-        boxes=open_images(f'fruit/{split}-annotations-bbox.csv'),
-        classes=folder / 'classes.csv',
-        hierarchy=open_images('hierarchy/bbox_labels_600_hierarchy.json'),
-        images=open_images(f'fruit/{split}'),
-    )
-    return folder / 'store'
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+METRIC_CASES = sorted(path.name for path in (SHARED / 'metric-cases').glob('case_*')) or ['absent']
+
+
+def metric_case(name: str) -> Path:
+    """Folder of an official case; skips the test where it is not there."""
+    return _required(SHARED / 'metric-cases' / name)
+
+
+def open_images(path: str) -> Path:
+    """A file or folder of the Open Images sample; skips the test where it is not there."""
+    return _required(SHARED / 'openimages' / path)
+
+
+def _required(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f'needs {path}')
+    return path

@@ -1,8 +1,6 @@
 """The configs of docs/foreign_configs.md, as they are there, on small data."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +13,9 @@ from mmoid.engine.resume.checkpoints import try_load
 from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.narrow import narrow
-from tests.tool_runs import logged_scalars
+from tests.tool_runs import ROOT, logged_scalars, run
 
-GUIDE = (Path(__file__).parents[1] / 'docs' / 'foreign_configs.md').read_text()
+GUIDE = (ROOT / 'docs' / 'foreign_configs.md').read_text()
 FASTER, CASCADE, LIBRA, DATA, _ = re.findall(r'```python\n(.*?)```', GUIDE, re.DOTALL)
 OPTIONS = re.search(r'HEAD=.*?(?=```)', GUIDE, re.DOTALL)[0]
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
@@ -146,11 +144,7 @@ assert alone(image, no_save_vis=True, no_save_pred=True)['predictions'][0]['scor
 
 def run_elsewhere(folder, *command):
     """Runs Python in another folder, with nothing but mmoid installed."""
-    command = [sys.executable, '-W', 'ignore', *map(str, command)]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return run(sys.executable, '-W', 'ignore', *command, folder=folder, OMP_NUM_THREADS='1').stdout
 
 
 def test_mmdets_own_tools_train_and_test_it_and_its_apis_infer(tiny_data, tmp_path):

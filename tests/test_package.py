@@ -1,11 +1,7 @@
-"""The package as users install it: an sdist, the wheel built from it, and what the wheel holds."""
-
-from __future__ import annotations
+"""The package as users install it: an sdist, its wheel, what the wheel holds, and the names that resolve."""
 
 import ast
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -15,8 +11,8 @@ import yaml
 
 import mmoid
 from mmoid.__main__ import COMMANDS, TOOLS, usage
+from tests.tool_runs import ROOT, run
 
-ROOT = Path(__file__).parents[1]
 USE = """
 import mmoid.registry
 from mmdet.registry import MODELS
@@ -46,6 +42,7 @@ def test_every_recipe_is_in_the_index_and_every_tool_is_a_command():
     tools = [f'{folder}/{path.name}' for folder in folders for path in (ROOT / 'tools' / folder).glob('*.py')]
     assert sorted(COMMANDS.values()) == sorted([*tools, 'train.py', 'test.py', 'predict.py'])
     assert all(f'  {name} ' in usage() for name in COMMANDS)
+    assert (TOOLS / 'train.py').samefile(ROOT / 'tools/train.py'), 'the checkout serves them too'
 
 
 @pytest.mark.parametrize('script', COMMANDS.values())
@@ -53,12 +50,6 @@ def test_the_help_of_a_tool_has_an_example_after_its_first_line(script):
     lines = ast.get_docstring(ast.parse((TOOLS / script).read_text())).splitlines()
     assert not lines[1] and lines[2].startswith(f'    python tools/{script}')
     assert all(len(line) <= 120 for line in lines), 'a backslash at the end of a line needs a raw string'
-
-
-def run(*command: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        list(map(str, command)), cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.fixture(scope='module')
@@ -76,14 +67,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(sys.executable, '-c', build.format('wheel', str(folder)), folder=source)
     wheel = folder / done.stdout.splitlines()[-1]
     assert wheel.name.startswith(f'mmoid-{mmoid.__version__}-')
-    done = run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', folder / 'site', wheel, folder=folder)
-    assert done.returncode == 0, done.stderr
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', folder / 'site', wheel, folder=folder)
     return folder / 'site'
 
 
 def test_the_wheel_holds_recipes_that_other_configs_inherit_from(installed):
     done = run(sys.executable, '-c', USE, folder=installed.parent, PYTHONPATH=str(installed))
-    assert done.returncode == 0, done.stderr
     where, head = done.stdout.splitlines()[-2:]
     assert where == str(installed / 'mmoid/__init__.py')
     assert head == 'mmoid.models.roi_heads.label_set_bbox_head 32'
@@ -91,8 +80,9 @@ def test_the_wheel_holds_recipes_that_other_configs_inherit_from(installed):
 
 
 def test_the_command_of_the_wheel_runs_its_tools(installed):
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(sys.executable, '-m', 'mmoid', *arguments, folder=installed.parent, PYTHONPATH=str(installed))
+    def command(*arguments, **options):
+        program = (sys.executable, '-m', 'mmoid')
+        return run(*program, *arguments, folder=installed.parent, PYTHONPATH=str(installed), **options)
 
     tools = installed / 'mmoid/.mim/tools'
     scripts = {str(path.relative_to(tools)) for path in tools.rglob('*.py')}
@@ -101,11 +91,37 @@ def test_the_command_of_the_wheel_runs_its_tools(installed):
     assert 'usage: prepare_openimages.py' in command('prepare', '--help').stdout
     recipe = 'mmoid::openimages/faster-rcnn_r18-small_fpn_2xb4-hybrid-3e-2e_openimages.py'
     done = command('plan-training', recipe, '--images', '1000')
-    assert done.returncode == 0 and 'SoftBalanceClassAwareSampler' in done.stdout, done.stderr
-    done = command('prepar')
+    assert 'SoftBalanceClassAwareSampler' in done.stdout
+    done = command('prepar', check=False)
     assert done.returncode == 1 and done.stderr == "error: unknown command 'prepar'; mmoid --help lists the commands\n"
     assert 'entry_points.txt' in [path.name for path in installed.glob('mmoid-*.dist-info/*')]
 
 
-def test_the_checkout_serves_its_tools_and_recipes_too():
-    assert (TOOLS / 'train.py').samefile(ROOT / 'tools/train.py')
+EVERYTHING = """
+import mmoid
+from mmengine.registry import Registry, init_default_scope
+from mmdet import registry
+init_default_scope('mmdet')
+registries = [value for value in vars(registry).values() if isinstance(value, Registry)]
+registry.HOOKS.build(dict(type='mmoid.HybridSchedule', stages=[dict(name='all', epochs=1)]))
+for name in mmoid.__all__:
+    assert getattr(mmoid, name) in [registry.module_dict.get(name) for registry in registries], name
+"""
+
+
+def test_every_public_name_resolves_with_its_prefix_alone():
+    run(sys.executable, '-W', 'ignore', '-c', EVERYTHING)
+    with pytest.raises(AttributeError, match='no attribute'):
+        mmoid.NoSuchThing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ('modules', 'absent'),
+    [
+        ('mmoid', {'torch', 'mmdet', 'numpy'}),
+        ('mmoid.openimages.readers.coco, mmoid.openimages.metric.evaluator', {'torch', 'mmengine'}),
+        ('mmoid.openimages.predictions.ensemble', {'torch', 'mmengine', 'numba'}),
+    ],
+)
+def test_imports_are_light(modules, absent):
+    run(sys.executable, '-c', f'import sys, {modules}; assert not {absent} & set(sys.modules)')

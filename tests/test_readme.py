@@ -1,7 +1,8 @@
-"""The Python code in the README works as printed, and the commands in it and in docs name what there is."""
+"""The code in the README and in docs/tour.ipynb works as printed, and commands in docs name what there is."""
 
+import json
 import re
-from pathlib import Path
+import sys
 
 import pytest
 from mmdet.registry import HOOKS, MODELS
@@ -10,8 +11,8 @@ from mmengine.registry import DefaultScope
 
 from mmoid.__main__ import COMMANDS
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.tool_runs import ROOT, run
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 SHARED_OPTIONS = (
@@ -59,3 +60,12 @@ def test_tools_and_options_in_commands_exist_and_a_test_runs_each_tool(page):
         parsers = [ROOT / 'tools' / SCRIPTS.get(tool, tool), *(ROOT / path for path in SHARED_OPTIONS)]
         source = ''.join(path.read_text() for path in parsers)
         assert not {option for option in options if option not in source}, tool
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    cells = json.loads((ROOT / 'docs' / 'tour.ipynb').read_text())['cells']
+    code = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+    assert len(code) > 5 and all(not cell.get('outputs') for cell in cells)
+    code[-1] += '\nprint("mAP", figures["openimages/mAP"])'
+    done = run(sys.executable, '-c', '\n'.join(code), folder=tmp_path, timeout=600)
+    assert done.stdout.splitlines()[-1].startswith('mAP 0.')

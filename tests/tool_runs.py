@@ -1,7 +1,3 @@
-"""Runs the command-line tools."""
-
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -38,12 +34,14 @@ def tool_path(name: str) -> Path:
     return path
 
 
-def run(*command: object, check: bool = True, timeout: float = 400, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a command in the root of the project; with ``check``, it must succeed."""
+def run(
+    *command: object, check: bool = True, timeout: float = 400, folder: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs a command, by default in the root of the project; with ``check``, it must succeed."""
     search_path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     env = {**os.environ, 'PATH': search_path, **environment}
     parts = [str(part) for part in command]
-    done = subprocess.run(parts, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(parts, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout)
     assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 

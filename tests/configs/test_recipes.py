@@ -2,15 +2,20 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmoid.engine.schedule.stages import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
-from tests.configs.recipes import PAPER_RECIPES, RECIPES, ROOT, batch_of, read, stem
 
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/[!_]*/*.py'))
+# Those with the paper's protocol; the small ones are for a laptop, those of label sets have other detectors.
+PAPER_RECIPES = [path for path in RECIPES if '-small_' not in path and 'label_sets/' not in path]
 # Sec. 5.2 for 7 epochs; the longer trainings lower the learning rate at the same fractions of their length.
 STEPS = {7: (4, 6), 11: (6, 9), 14: (8, 12), 16: (9, 14), 20: (11, 17)}
 LR_OF_AN_IMAGE = 0.00125
@@ -20,6 +25,20 @@ IMAGES = 64_000  # of the whole set: enough to see every epoch
 # Read by other code than the arguments of Runner; the last four are names of mmdet's own configs.
 READ = {*inspect.signature(Runner.__init__).parameters, 'sync_bn', 'custom_imports', 'tta_model', 'tta_pipeline'}
 READ |= {'data_root', 'backend_args', 'train_pipeline', 'test_pipeline', 'vis_backends'}
+
+
+def read(path):
+    return Config.fromfile(ROOT / path, import_custom_modules=False)
+
+
+def stem(path):
+    return Path(path).stem
+
+
+def batch_of(path):
+    """GPUs and images per GPU that the name tells."""
+    gpus, images = re.search(r'_(\d+)xb(\d+)-', path).groups()
+    return int(gpus), int(images)
 
 
 def epochs_of(path):

@@ -1,26 +1,93 @@
 """Every config trains: two optimiser steps and a validation, with all its classes, on noise."""
 
+import json
 import math
+import re
 
 import mmengine.runner.runner
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmoid.engine.schedule.stages import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
-from tests.configs.recipes import (
-    RECIPES,
-    classes_of,
-    one_of_each_network,
-    read,
-    shortened,
-    stem,
-    without_weights,
-)
+from mmoid.synthetic.folder import write_stores
+from tests.configs.test_recipes import RECIPES, read, stem
 from tests.narrow import narrow
+from tests.official_files import tree
 from tests.tool_runs import run
+
+
+def make_root(root, num_classes):
+    """A data root: noise in the images, labels by lot; the last class of every eleven is the parent of ten."""
+    names = [f'/m/{i:04}' for i in range(num_classes)]
+    families = [names[i : i + 11] for i in range(0, num_classes, 11)]
+    hierarchy = tree({family[-1]: dict.fromkeys(family[:-1], {}) for family in families})
+    annotations = root / 'annotations'
+    annotations.mkdir(parents=True)
+    (annotations / 'classes-description.csv').write_text(''.join(f'{name},Class {name[3:]}\n' for name in names))
+    (annotations / 'label-hierarchy.json').write_text(json.dumps(hierarchy))
+    rng = np.random.default_rng(0)
+    for split, num_images in (('train', 16), ('validation', 4)):
+        folder = root / 'images' / split
+        folder.mkdir(parents=True)
+        boxes, labels = ['ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf'], ['ImageID,LabelName,Confidence']
+        for name in (f'{split}{image:02}' for image in range(num_images)):
+            Image.fromarray(rng.integers(0, 255, (120, 160, 3), dtype=np.uint8)).save(folder / f'{name}.jpg')
+            for _ in range(6):
+                x, y = rng.uniform(0, 0.5, 2)
+                width, height = rng.uniform(0.3, 0.5, 2)
+                for label in rng.choice(names, rng.integers(1, 3), replace=False):  # one or two labels on the object
+                    boxes.append(f'{name},{label},{x},{x + width},{y},{y + height},0')
+                    labels.append(f'{name},{label},1')
+        for kind, lines in (('bbox', boxes), ('human-imagelabels', dict.fromkeys(labels))):
+            (annotations / f'{split}-detection-{kind}.csv').write_text('\n'.join(lines) + '\n')
+    write_stores(root)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data(tmp_path_factory):
+    """Data of as many classes as the configs have, where they look for it from the working directory."""
+    folder = tmp_path_factory.mktemp('data')
+    for name, num_classes in (('openimages', 500), ('openimages-v7', 601), ('synthetic', 37)):
+        make_root(folder / 'data' / name, num_classes)
+    (folder / 'data' / 'openimages-mini').symlink_to('openimages')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+def shortened(cfg, work_dir):
+    """Two iterations, one for each of two stages, and a validation of two images, at a tenth of the size."""
+    cfg.work_dir = str(work_dir)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        for transform in loader.dataset.pipeline:
+            for key in {'scale', 'scales', 'crop_size', 'size'} & transform.keys():
+                transform[key] = _tenth(transform[key])
+    stages = len(stages_of_config(cfg))
+    for stage in range(stages):
+        cfg.custom_hooks[0].stages[stage].epochs = 1
+    cfg.train_cfg.max_epochs = max(1, stages)
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs
+    cfg.train_dataloader.dataset.indices = cfg.train_dataloader.batch_size * (1 if stages else 2)
+    cfg.val_dataloader.dataset.indices = 2
+    cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere
+    if 'roi_head' not in cfg.model:
+        cfg.model.test_cfg.max_per_img = 20  # each is a detection of up to all classes
+        return cfg
+    cfg.model.train_cfg.rcnn.sampler.num = 64
+    cfg.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=200)
+    cfg.model.test_cfg.rpn.update(nms_pre=200, max_per_img=20)
+    return cfg
+
+
+def _tenth(size):
+    """Of one size, or of each in a list."""
+    return [_tenth(one) for one in size] if isinstance(size, list) else tuple(max(64, side // 10) for side in size)
 
 
 @pytest.fixture(autouse=True)
@@ -64,33 +131,24 @@ def require_two_steps_and_a_validation(cfg):
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=stem)
-def test_every_config_trains_two_steps_and_validates(path, root_of, tmp_path):
+def test_every_config_trains_two_steps_and_validates(path, tmp_path):
     cfg = read(path)
     narrow(cfg.model)
-    require_two_steps_and_a_validation(shortened(cfg, root_of(classes_of(cfg)), tmp_path))
+    require_two_steps_and_a_validation(shortened(cfg, tmp_path))
+
+
+def one_of_each_network():
+    """A config of each backbone, from weights or from scratch, and data set, as the names tell them."""
+    chosen = {}
+    for path in RECIPES:
+        backbone, dataset = re.search(r'^(?:faster-rcnn_)?(.+?)_.*_([\w-]+)$', stem(path)).groups()
+        chosen.setdefault((backbone, '-scratch_' in path, dataset), path)
+    return list(chosen.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', one_of_each_network(), ids=stem)
-def test_every_network_trains_two_steps_and_validates_at_full_width(path, root_of, tmp_path):
+def test_every_network_trains_two_steps_and_validates_at_full_width(path, tmp_path):
     cfg = read(path)
-    require_two_steps_and_a_validation(shortened(without_weights(cfg), root_of(classes_of(cfg)), tmp_path))
-
-
-@pytest.mark.slow
-def test_two_processes_train_a_config_with_shared_batch_statistics(root_of, tmp_path):
-    """Without CUDA there are none to share (mmoid/engine/launch.py), and the config trains as it is."""
-    path = 'configs/openimages/faster-rcnn_r50_fpn_syncbn_8xb4-1x_openimages-mini.py'
-    options = {
-        'model.backbone.init_cfg': 'None',
-        'train_cfg.max_epochs': '1',
-        'train_dataloader.dataset.indices': '16',
-        'val_dataloader.dataset.indices': '2',
-        'train_dataloader.dataset.pipeline.2.scale': '(133,80)',
-        'val_dataloader.dataset.pipeline.1.scale': '(133,80)',
-        'default_hooks.logger.interval': '1',
-    }
-    given = [f'{key}={value}' for key, value in options.items()]
-    command = ('bash', 'tools/dist_train.sh', path, 2, '--work-dir', tmp_path, '--cfg-options', *given)
-    done = run(*command, MMOID_MINI_ROOT=str(root_of(500)))
-    assert 'Epoch(train) [1][2/2]' in done.stdout and 'openimages/mAP' in done.stdout
+    cfg.model.backbone.init_cfg = None  # a test downloads nothing
+    require_two_steps_and_a_validation(shortened(cfg, tmp_path))

@@ -5,12 +5,12 @@ import pickle
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
-from PIL import Image
 
 import mmoid
 from mmoid.openimages.errors import AnnotationError
@@ -19,7 +19,7 @@ from mmoid.openimages.readers.coco import import_coco
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import coco_document, write_coco
-from tests.official_files import BOXES, write_files
+from tests.official_files import BOXES, save_image, tree, write_files
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),
@@ -43,12 +43,8 @@ def test_an_item_is_what_mmdet_expects(store):
     item = dataset(store).get_data_info(0)
     assert item['img_id'] == 'b1' and os.path.exists(item['img_path'])
     assert (item['width'], item['height'], item['sample_idx']) == (200, 100, 0)
-    assert item['instances'][0] == {
-        'bbox': [20.0, 20.0, 100.0, 60.0],
-        'bbox_label': 0,
-        'ignore_flag': 0,
-        'is_group_of': 0,
-    }
+    box = dict(bbox=[20.0, 20.0, 100.0, 60.0], bbox_label=0)
+    assert item['instances'][0] == dict(box, ignore_flag=0, is_group_of=0)
     assert [instance['is_group_of'] for instance in item['instances']] == [0, 0, -1]
     assert item['image_level_labels'].tolist() == [0, 4]
     assert item['confidences'].tolist() == [1, 0]
@@ -61,24 +57,18 @@ def test_a_class_with_objects_without_a_box_is_no_negative(tmp_path):
     document = coco_document()
     document['images'][0]['not_exhaustive_category_ids'] = [18]  # dog; the image has a dog and a car
     for image in document['images']:
-        (tmp_path / image['file_name']).parent.mkdir(exist_ok=True)
-        Image.new('RGB', (8, 8)).save(tmp_path / image['file_name'])
+        save_image(tmp_path / image['file_name'], (8, 8))
     import_coco(tmp_path / 'store', annotations=write_coco(tmp_path, document), images=tmp_path)
     records = dataset(str(tmp_path / 'store')).data_list
     assert [records.verified_classes(i).tolist() for i in range(3)] == [[1], [0, 1], [0, 1]]
-    tree = {'LabelName': 'all', 'Subcategory': [{'LabelName': 'car', 'Subcategory': [{'LabelName': 'dog'}]}]}
-    hierarchy = ClassHierarchy(tree, ('dog', 'car'))
+    hierarchy = ClassHierarchy(tree({'car': {'dog': {}}}), ('dog', 'car'))
     assert replace(records, hierarchy=hierarchy).verified_classes(0).tolist() == [], 'nor are its ancestors'
 
 
 def test_images_are_loaded_as_their_boxes_fit_whatever_the_pipeline_says(store, tmp_path):
     """Case 17: those of the official files as stored, others as their EXIF orientation turns them."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.new('RGB', (200, 100))
-    image.save(dataset(store)[0]['img_path'], exif=exif)
-    (tmp_path / 'train').mkdir()
-    image.save(tmp_path / 'train/b.jpg', exif=exif)
+    for path in (Path(dataset(store)[0]['img_path']), tmp_path / 'train/b.jpg'):
+        save_image(path, (200, 100), turned=True)
     document = coco_document()
     document['images'] = [dict(document['images'][0], width=100, height=200)]
     document['annotations'] = document['annotations'][:1]
@@ -104,11 +94,6 @@ def test_some_of_the_classes_in_any_order(store, classes):
     assert part.get_data_info(0)['image_level_labels'].tolist() == [1]
 
 
-def test_an_unknown_class_is_named(store):
-    with pytest.raises(AnnotationError, match=r"metainfo\.classes: 'Pear' is not a class of"):
-        dataset(store, metainfo=dict(classes=['Pear']))
-
-
 @pytest.mark.parametrize(('group_of', 'flags'), [('keep', [0]), ('ignore', [1]), ('drop', [])])
 def test_group_of_boxes(store, group_of, flags):
     data = dataset(store, group_of=group_of)
@@ -116,8 +101,6 @@ def test_group_of_boxes(store, group_of, flags):
     assert data.class_image_counts()[3] == (1 if group_of == 'keep' else 0)
     filtered = dataset(store, group_of=group_of, filter_cfg=dict(filter_empty_gt=True))
     assert len(filtered) == (3 if group_of == 'keep' else 2)
-    with pytest.raises(ValueError, match=r"dataset\.group_of must be one of keep, ignore, drop, got 'x'"):
-        dataset(store, group_of='x')
 
 
 def test_filters_hold_in_training_only(store):
@@ -167,11 +150,6 @@ def test_spawned_loader_workers_give_images_and_boxes(tiny_data):
     assert sorted(seen) == sorted(AnnotationStore(tiny_data / 'train').image_ids())
 
 
-def test_pickled_proposals_are_refused(tiny_data):
-    with pytest.raises(ValueError, match=r'dataset\.proposal_file = .*proposals\.pkl: pickled proposals are not read'):
-        dataset(str(tiny_data / 'train'), proposal_file='proposals.pkl')
-
-
 def test_the_data_set_pickles_without_its_annotations(tiny_data):
     data = dataset(str(tiny_data / 'train'), group_of='drop')
     assert len(data.class_images()[1])
@@ -207,12 +185,6 @@ def test_images_are_looked_for_through_the_file_backend_of_their_prefix(store):
     assert asked == [f'bucket://train/{name}.jpg' for name in ('b1', 'a0', 'c2', 'd3')]
     with pytest.raises(AnnotationError, match=r'bucket://x/b1\.jpg: no such image .*; 4 of 4 looked for are missing'):
         dataset(store, data_prefix=dict(img='bucket://x'))
-
-
-def test_a_filter_that_leaves_no_image_is_reported_at_the_start(store):
-    message = r'dataset: none of the 4 images of .*store is left; check dataset\.filter_cfg'
-    with pytest.raises(ValueError, match=message):
-        dataset(store, filter_cfg=dict(min_size=1000))
 
 
 def test_a_worker_does_not_open_a_store_that_was_replaced(tmp_path, store):
@@ -263,6 +235,20 @@ def test_an_official_csv_is_converted_once(tmp_path):
         assert open_csv().class_image_counts().tolist() == [1, 2, 3, 1, 0]
     with pytest.raises(ValueError, match=r'dataset\.label_file: is needed to read .*train\.csv'):
         open_csv(label_file=None)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(metainfo=dict(classes=['Pear'])), r"metainfo\.classes: 'Pear' is not a class of"),
+        (dict(group_of='x'), r"dataset\.group_of must be one of keep, ignore, drop, got 'x'"),
+        (dict(filter_cfg=dict(min_size=1000)), r'none of the 4 images of .*store is left; check dataset\.filter_cfg'),
+        (dict(proposal_file='a.pkl'), r'dataset\.proposal_file = .*a\.pkl: pickled proposals are not read'),
+    ],
+)
+def test_bad_options_are_errors(store, options, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(store, **options)
 
 
 def test_the_caller_may_change_an_item(store):

@@ -14,7 +14,7 @@ import mmoid
 from mmoid.datasets import samplers
 from mmoid.datasets.samplers import class_image_lists
 from tests.box_stores import make_store
-from tests.real_stores import fruit
+from tests.real_stores import sample
 
 
 def dataset(store):
@@ -100,7 +100,7 @@ def test_lambda_1_draws_classes_as_mmdets_class_aware_sampler_does():
 
 @pytest.mark.parametrize('world_size', [1, 3])
 def test_batches_of_one_orientation(tmp_path, monkeypatch, world_size):
-    photographs = dataset(fruit(tmp_path / 'fruit'))
+    photographs = dataset(sample(tmp_path))
     batch_size, handed_out = 4, []
     for rank in range(world_size):
         drawn = sampler(photographs, rank, world_size, monkeypatch)

@@ -70,7 +70,7 @@ class Launch:
         environment = {
             **os.environ,
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            'PYTHONPATH': f'{ROOT}:{ROOT}/tests/engine',
+            'PYTHONPATH': f'{ROOT}:{ROOT}/tests/engine:{ROOT}/tests/evaluation',
             'PYTHONFAULTHANDLER': '1',
             'TORCH_ELASTIC_SHUTDOWN_TIMEOUT': '600',  # a disk may need more than torchrun's 30 s for a checkpoint
             **{name: str(value) for name, value in env.items()},

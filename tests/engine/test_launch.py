@@ -1,5 +1,3 @@
-"""Launching: what the tools add to a Runner."""
-
 import argparse
 import json
 from pathlib import Path
@@ -81,7 +79,7 @@ def test_sync_bn_becomes_bn_without_cuda_with_a_message(tiny_data, tmp_path, mon
     monkeypatch.setattr('mmoid.engine.launch.ctypes.CDLL', MagicMock())
     torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
-        options = {'model.norm': 'SyncBN', 'launcher': 'pytorch', 'find_unused_parameters': True}
+        options = {'model.norm': 'SyncBN', 'sync_bn': 'torch', 'launcher': 'pytorch', 'find_unused_parameters': True}
         run = build_runner(small_run.config(tiny_data, tmp_path, **options))
         assert type(run.model.module.features[1]).__name__ == '_BatchNormXd'
         assert run.model.find_unused_parameters
@@ -114,6 +112,10 @@ optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1))
 """
 
 
+def names_of(steps):
+    return [type_name(step.type) for step in steps]
+
+
 def test_options_of_the_tools_work_with_classes_as_types(tmp_path):
     (tmp_path / 'new.py').write_text(NEW_STYLE)
     cfg = load_config(tmp_path / 'new.py')
@@ -125,19 +127,11 @@ def test_options_of_the_tools_work_with_classes_as_types(tmp_path):
     assert cfg.test_cfg.type == 'mmoid.ResumableTestLoop'
     load, augment = cfg.test_dataloader.dataset.pipeline
     (flips, (pack,)) = augment.transforms
-    assert [type_name(step.type) for step in (load, *flips, pack)] == [
-        'LoadImageFromFile',
-        'RandomFlip',
-        'RandomFlip',
-        'PackDetInputs',
-    ]
+    assert names_of([load, *flips, pack]) == ['LoadImageFromFile', 'RandomFlip', 'RandomFlip', 'PackDetInputs']
     assert cfg.model.tta_cfg.max_per_img == 50 and type_name(cfg.model.module.type) == 'FasterRCNN'
     cfg = load_config(tmp_path / 'new.py')
     predict_on(cfg, 'store')
-    assert [type_name(step.type) for step in cfg.test_dataloader.dataset.pipeline] == [
-        'LoadImageFromFile',
-        'PackDetInputs',
-    ]
+    assert names_of(cfg.test_dataloader.dataset.pipeline) == ['LoadImageFromFile', 'PackDetInputs']
 
 
 def test_an_option_that_is_no_pair_is_an_error_of_one_line(capsys):

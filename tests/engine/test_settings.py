@@ -11,7 +11,12 @@ from tests.engine.run_checks import history
 
 BY_ITERATIONS = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=5)
 EVERY_EPOCH = dict(_delete_=True, type='CheckpointHook', interval=1)
+OF_ITERATIONS = {'train_cfg': BY_ITERATIONS, 'custom_hooks': [], 'default_hooks.checkpoint': EVERY_EPOCH}
+BEST = dict(EVERY_EPOCH, save_best='coco/bbox_mAP', rule='greater')
+STOP = dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')
+SAVE_BEST = 'default_hooks.checkpoint.save_best'
 STAGES = [dict(name='all', epochs=1)]
+SHORT_STAGE = [dict(epochs=1), dict(epochs=1, sampler=dict(small_run.BALANCED, samples_per_epoch=8))]
 
 
 def run(data_root, work_dir, **options):
@@ -23,44 +28,26 @@ def run(data_root, work_dir, **options):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        ({SAVE_BEST: ['mean/score', 'coco/bbox_mAP']}, r"save_best of ResumableC.* is 'coco/bbox_mAP', but no metric"),
         (
-            {'default_hooks.checkpoint.save_best': ['mean/score', 'coco/bbox_mAP']},
-            r"save_best of ResumableCheckpointHook is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
+            dict(OF_ITERATIONS),
+            r'\(CheckpointHook\) saves by epochs, but train_cfg.* IterBased.*by_epoch=False',
         ),
-        (
-            {'train_cfg': dict(BY_ITERATIONS), 'custom_hooks': [], 'default_hooks.checkpoint': EVERY_EPOCH},
-            r'checkpoint \(CheckpointHook\) saves by epochs, but train_cfg\.type is IterBased.*by_epoch=False',
-        ),
-        (
-            {'train_dataloader.sampler.type': 'InfiniteSampler'},
-            r'train_dataloader\.sampler is InfiniteSampler, which never ends, but train_cfg\.type is ResumableEpoch',
-        ),
+        ({'train_dataloader.sampler.type': 'InfiniteSampler'}, r'sampler is InfiniteSampler, which never ends, but'),
         (
             {'train_dataloader.dataset.indices': 0},
-            r'train_dataloader\.dataset \(OpenImagesHierarchyDataset\) has no images; check ann_file, filter_cfg',
+            r'dataset \(OpenImagesH.*\) has no images; check ann_file, filter',
         ),
-        (
-            {'default_hooks.checkpoint': dict(EVERY_EPOCH, save_best='coco/bbox_mAP', rule='greater')},
-            r"save_best of CheckpointHook is 'coco/bbox_mAP', but no metric .*: MeanScore gives mean/\.\.\.",
-        ),
-        (
-            {'hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')]},
-            r"monitor of EarlyStoppingHook is 'coco/bbox_mAP', but no metric",
-        ),
+        ({'default_hooks.checkpoint': BEST}, r"CheckpointHook is 'coco/bbox_mAP', but .*: MeanScore gives mean/\.\.\."),
+        ({'hooks': [STOP]}, r"monitor of EarlyStoppingHook is 'coco/bbox_mAP', but no metric"),
         ({'randomness.seed': None}, r'randomness\.seed is None: a resumed run would see other images'),
         ({'randomness.diff_rank_seed': True}, r'randomness\.diff_rank_seed is True'),
         ({'train_dataloader.batch_sampler.drop_last': True}, r'batch_sampler\.drop_last is True: AspectRatioBatch'),
-        (
-            {'train_cfg.type': 'EpochBasedTrainLoop'},
-            r"iter_interval is 2, but train_cfg\.type is EpochBasedTrainLoop, .* set train_cfg\.type='Resumable",
-        ),
+        ({'train_cfg.type': 'EpochBasedTrainLoop'}, r"iter_interval is 2, .* set train_cfg\.type='Resumable"),
         ({'train_cfg.max_epochs': 6}, r'stages have 2 \+ 2 = 4 epochs, train_cfg\.max_epochs is 6'),
         ({'param_scheduler': [small_run.STEP]}, r'param_scheduler is set beside those of HybridSchedule\.stages'),
         ({'train_cfg': dict(BY_ITERATIONS), 'default_hooks.checkpoint': None}, 'needs a train loop by epochs'),
-        (
-            {'stages': [dict(epochs=1), dict(epochs=1, sampler=dict(small_run.BALANCED, samples_per_epoch=8))]},
-            r'stages\[1\]\.sampler gives 8 samples an epoch on this rank, train_dataloader\.sampler gives \d+',
-        ),
+        ({'stages': SHORT_STAGE}, r'stages\[1\]\.sampler gives 8 .* on this rank, train_dataloader\.sampler gives \d+'),
         ({'default_hooks.sampler_seed': None}, r'sampler_seed is None: each epoch would have the images in the same'),
         ({'default_hooks.param_scheduler': None}, r'param_scheduler is None: the learning rate would not change'),
         ({'default_hooks.runtime_info': None}, r'runtime_info is None: the log has no learning rate'),
@@ -85,7 +72,7 @@ def test_a_score_that_a_metric_does_not_have_is_an_error_with_one_that_it_has(sc
 
 def test_a_score_that_a_validation_does_not_give_is_an_error_with_those_that_it_gives(tiny_data, tmp_path):
     with pytest.raises(ValueError, match=r"save_best is 'mean/typo', but the validation gave 'mean/score'"):
-        run(tiny_data, tmp_path, stages=STAGES, **{'default_hooks.checkpoint.save_best': 'mean/typo'})
+        run(tiny_data, tmp_path, stages=STAGES, **{SAVE_BEST: 'mean/typo'})
     assert (tmp_path / 'epoch_1.pth').exists(), 'nothing is lost'
 
 

@@ -83,10 +83,3 @@ def test_a_slurm_job_of_two_nodes_draws_what_one_machine_does(slurm_on_path, who
     assert asked.pop('command')[1:] == [*program, '--launcher', 'slurm', '--cfg-options', 'log_level=ERROR']
     given = dict(p='a-partition', job_name='a job', gres='none', exclude='node9')
     assert asked == dict(given, ntasks=2, ntasks_per_node=1, cpus_per_task=5, kill_on_bad_exit=1)
-
-
-@pytest.mark.parametrize('name', ['slurm_train', 'slurm_test'])
-def test_the_slurm_tools_print_their_usage(name, tmp_path):
-    with launches(Launch(['bash', f'tools/{name}.sh', 'a-partition'], tmp_path / 'output.txt')) as (run,):
-        assert run.finish() == 2
-        assert f'bash tools/{name}.sh PARTITION JOB_NAME CONFIG' in run.text()

@@ -4,8 +4,6 @@ Its detections depend on the pixels of the whole batch, as those of a padded bat
 tests to ``<work_dir>/seen.txt``, and stops to wait when there are ``SEE_NO_MORE_THAN``.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -72,25 +70,20 @@ def seen(file: str | Path) -> list[str]:
 
 def config(data_root: Path, work_dir: Path, **model) -> Config:
     """Tests the 48 training images of the tiny data in batches of two."""
-    annotations = str(data_root / 'train')
+    ann_file = str(data_root / 'train')
     return Config(
         dict(
             default_scope='mmdet',
             custom_imports=dict(imports=['mmoid.registry', 'prediction_run']),
             work_dir=str(work_dir),
-            model=dict(type='PixelDetector', ann_file=annotations, seen=str(work_dir / 'seen.txt'), **model),
+            model=dict(type='PixelDetector', ann_file=ann_file, seen=str(work_dir / 'seen.txt'), **model),
             test_dataloader=dict(
                 batch_size=2,
                 num_workers=0,
                 sampler=dict(type='DefaultSampler', shuffle=False),
-                dataset=dict(
-                    type='OpenImagesHierarchyDataset',
-                    ann_file=annotations,
-                    test_mode=True,
-                    pipeline=PIPELINE,
-                ),
+                dataset=dict(type='OpenImagesHierarchyDataset', ann_file=ann_file, test_mode=True, pipeline=PIPELINE),
             ),
-            test_evaluator=[dict(type='OpenImagesChallengeMetric', ann_file=annotations)],
+            test_evaluator=[dict(type='OpenImagesChallengeMetric', ann_file=ann_file)],
             test_cfg=dict(type='TestLoop'),
             default_hooks=dict(logger=dict(type='LoggerHook', interval=5)),
             randomness=dict(seed=0),

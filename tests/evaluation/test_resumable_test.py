@@ -11,14 +11,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.launch import one_line_error
 from mmoid.engine.testing import enable_out
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.disks import fill, make_read_only, repair
 from tests.engine.machines import Launch
 from tests.evaluation import prediction_run
 from tests.openimages.predictions.prediction_cases import contents
@@ -68,9 +66,8 @@ def launch(work_dir, checkpoint, processes, images=IMAGES):
     command = [sys.executable, 'tools/test.py', work_dir / 'run.py', checkpoint]
     if processes > 1:
         command = ['bash', 'tools/dist_test.sh', work_dir / 'run.py', checkpoint, processes]
-    path = f'{ROOT}:{ROOT}/tests/evaluation'
-    limits = dict(PYTHONPATH=path, SEE_NO_MORE_THAN=len(seen(work_dir)) + images)
-    return Launch([*command, '--out', work_dir / 'predictions'], work_dir / f'output{time.time():.2f}.txt', **limits)
+    output, most = work_dir / f'output{time.time():.2f}.txt', len(seen(work_dir)) + images
+    return Launch([*command, '--out', work_dir / 'predictions'], output, SEE_NO_MORE_THAN=most)
 
 
 def kill_after(images, work_dir, checkpoint, processes, one_rank):
@@ -183,34 +180,11 @@ def test_a_run_killed_after_its_last_image_only_joins_shards(stopped, checkpoint
     assert len(seen(tmp_path)) == before
 
 
-@pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left'), (make_read_only, 'not a writable directory')])
-def test_a_disk_fault_is_one_line_and_the_test_resumes(
-    fault, reason, small_disk, tiny_data, checkpoint, whole, tmp_path, monkeypatch
-):
-    cfg, out, find = make_config(tiny_data, tmp_path), small_disk / 'predictions', prediction_run.PixelDetector.forward
-
-    def forward(*args, **kwargs):
-        if len(seen(tmp_path)) == 20:
-            fault(small_disk)
-        return find(*args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as error, one_line_error():
-        patch.setattr(prediction_run.PixelDetector, 'forward', forward)
-        in_process(cfg, checkpoint, out)
-    assert re.match(rf'error: .*{small_disk}.*{reason}', str(error.value))
-    repair(small_disk)
-    before = len(seen(tmp_path))
-    figures = in_process(cfg, checkpoint, out)
-    assert (contents(out), figures) == (whole[0], pytest.approx(whole[1], abs=0, nan_ok=True))
-    assert len(seen(tmp_path)) < before + IMAGES, 'finished shards are kept'
-
-
 def test_what_is_evaluated_with_ancestors_is_written_with_ancestors(tiny_data, checkpoint, whole, tmp_path):
     cfg = make_config(tiny_data, tmp_path)
     cfg.test_evaluator[0].expand_detections = True
     enable_out(cfg, str(tmp_path / 'predictions'))
-    cfg.load_from, cfg.custom_imports = str(checkpoint), None
-    figures = Runner.from_cfg(cfg).test()
+    figures = in_process(cfg, checkpoint)
     annotations = annotations_of_store(AnnotationStore(tiny_data / 'train'))
     written = evaluate_predictions(annotations, PredictionStore(tmp_path / 'predictions'))
     assert written.scalars()['mAP'] == pytest.approx(figures['openimages/mAP'], abs=1e-4)  # float32 boxes

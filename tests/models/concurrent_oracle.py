@@ -1,23 +1,17 @@
 """Eq. 3-5 of the paper in float64 with plain loops, for a reader to compare with it.
 
-e^{z_j} / e^{z_i} is taken as e^{z_j - z_i}, and sums of exponentials are shifted by their largest term: the same
-numbers without overflow.
+e^{z_j} / e^{z_i} is taken as e^{z_j - z_i}, and sums of exponentials by their logarithms: the same numbers without
+overflow.
 """
 
 import math
 
+import numpy as np
+
 
 def log_sum(terms):
     """log Σ w e^x of (w, x) pairs; -inf without a positive weight."""
-    terms = [(weight, value) for weight, value in terms if weight > 0]
-    if not terms:
-        return -math.inf
-    largest = max(value for _, value in terms)
-    return largest + math.log(math.fsum(weight * math.exp(value - largest) for weight, value in terms))
-
-
-def log_one_plus_exp(x):
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+    return np.logaddexp.reduce([math.log(weight) + value for weight, value in terms if weight > 0], initial=-np.inf)
 
 
 def suppressing(z, y, r, i):
@@ -28,7 +22,7 @@ def suppressing(z, y, r, i):
 def eq_3(z, y, r, weight=None):
     """L(b), the sum over labels i of -log σ_i = log(1 + Σ (1 - y_j) (1 - r_ij) e^{z_j} / e^{z_i})."""
     labels = [i for i in range(len(z)) if y[i]]
-    return sum((weight[i] if weight else 1) * log_one_plus_exp(log_sum(suppressing(z, y, r, i))) for i in labels)
+    return sum((weight[i] if weight else 1) * np.logaddexp(0, log_sum(suppressing(z, y, r, i))) for i in labels)
 
 
 def eq_4(z, y, r, weight=None):
@@ -40,7 +34,7 @@ def eq_4(z, y, r, weight=None):
         factor = weight[i] if weight else 1
         terms = suppressing(z, y, r, i)
         others = log_sum(terms)
-        denominator = log_one_plus_exp(others)
+        denominator = np.logaddexp(0, others)
         for j, (share, gap) in enumerate(terms):
             gradient[j] += factor * share * math.exp(gap - denominator) if share > 0 else 0.0
         gradient[i] -= factor * math.exp(others - denominator)
@@ -49,4 +43,4 @@ def eq_4(z, y, r, weight=None):
 
 def eq_5(z, r):
     nothing = [0] * len(z)
-    return [math.exp(-log_one_plus_exp(log_sum(suppressing(z, nothing, r, i)))) for i in range(len(z))]
+    return [math.exp(-np.logaddexp(0, log_sum(suppressing(z, nothing, r, i)))) for i in range(len(z))]

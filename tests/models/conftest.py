@@ -1,5 +1,3 @@
-"""Fixtures of all tests of models."""
-
 import pytest
 from mmengine.registry import DefaultScope
 

@@ -1,7 +1,5 @@
 """A converted detector gives every known class the scores that it had."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,12 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.official_files import tree
 from tests.tool_runs import tool
 
 SOURCE = ClassNames(('/m/a', '/m/b', '/m/c'), ('Apple', 'Banana', 'Cat'), 'source')
 TARGET = ClassNames(('/m/c', '/m/fruit', '/m/x', '/m/a', '/m/b'), ('Cat', 'Fruit', 'New', 'Apple', 'Banana'), 'target')
-TREE = {
-    'LabelName': '/m/root',
-    'Subcategory': [
-        {'LabelName': '/m/fruit', 'Subcategory': [{'LabelName': '/m/a'}, {'LabelName': '/m/b'}]},
-        {'LabelName': '/m/c'},
-        {'LabelName': '/m/x'},
-    ],
-}
+TREE = tree({'/m/fruit': {'/m/a': {}, '/m/b': {}}, '/m/c': {}, '/m/x': {}})
 KNOWN = {0: 2, 3: 0, 4: 1}  # target class: source class
 
 

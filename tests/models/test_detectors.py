@@ -16,19 +16,14 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.predictions.ancestors import add_ancestors
 from tests.narrow import narrow
+from tests.official_files import tree
 
 CLASSES = 4
 # 0 girl, 1 woman, both below 2 person; 3 chair
 ANCESTORS = np.zeros((CLASSES, CLASSES), dtype=bool)
 ANCESTORS[0, 2] = ANCESTORS[1, 2] = True
 MIDS = ('girl', 'woman', 'person', 'chair')
-TREE = {
-    'LabelName': 'root',
-    'Subcategory': [
-        {'LabelName': 'person', 'Subcategory': [{'LabelName': 'girl'}, {'LabelName': 'woman'}]},
-        {'LabelName': 'chair'},
-    ],
-}
+TREE = tree({'person': {'girl': {}, 'woman': {}}, 'chair': {}})
 LOSSES = ('SoftmaxLoss', 'LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss', 'DistCELoss', 'ConcurrentSoftmaxLoss')
 
 
@@ -109,32 +104,6 @@ def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(nam
         for box, score in zip(own.bboxes[own.labels == child], own.scores[own.labels == child]):
             overlap = box_iou(np.tile(box, (len(found[True]), 1)), found[True].bboxes)
             assert found[True].scores[(overlap > 0.5) & (found[True].labels == 2)].max() >= score
-
-
-def objects(model):
-    """Sampling result, RoIs and features of the box head for one object, Girl, and a proposal beside it."""
-    truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 50, 50]]), labels=torch.tensor([0]))
-    priors = InstanceData(priors=truth.bboxes + torch.tensor([[-3.0, 4, 5, -6]]))
-    assigned = model.roi_head.bbox_assigner.assign(priors, truth, None)
-    result = model.roi_head.bbox_sampler.sample(assigned, priors, truth)
-    rois = torch.cat([torch.zeros(len(result.priors), 1), result.priors], dim=1)
-    return result, rois, torch.randn(len(rois), 32, 7, 7)
-
-
-@pytest.mark.parametrize('loss', LOSSES)
-def test_autocast_leaves_the_loss_in_float32(loss):
-    # The head alone: mmcv has no RoI align in bfloat16 for the CPU.
-    torch.manual_seed(1)
-    model = MODELS.build(rcnn(loss=loss))
-    result, rois, features = objects(model)
-    head = model.roi_head.bbox_head
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        cls_score, bbox_pred = head(features)
-        assert cls_score.dtype == torch.bfloat16
-        losses = head.loss_and_target(cls_score, bbox_pred, rois, [result], model.train_cfg.rcnn)['loss_bbox']
-    assert losses['loss_cls'].dtype == torch.float32
-    (losses['loss_cls'] + losses['loss_bbox']).backward()
-    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine has --amp for accelerators only')

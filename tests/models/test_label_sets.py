@@ -1,4 +1,4 @@
-"""Label sets from ground truth to the loss, in real mmdet heads."""
+"""Label sets from ground truth to the loss, in real mmdet heads, and which classes a model has."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,12 @@ from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
+import mmoid
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import save_rates
+from mmoid.openimages.statistics.objects import object_of_box
 from tests.models.test_detectors import ANCESTORS
+from tests.official_files import LABEL_NAMES, write_files
 
 BOXES = torch.tensor([[0.0, 0, 100, 100], [1, 0, 100, 100], [0, 0, 100, 50], [200, 200, 240, 260]])
 LABELS = torch.tensor([0, 1, 3, 3])
@@ -55,9 +60,6 @@ def names(row):
 def test_the_labels_of_boxes_on_one_object_are_united_with_their_ancestors():
     sets = sampler().label_sets(torch.cat([BOXES, torch.full((1, 4), 5.0)]), torch.cat([LABELS, LABELS[-1:]]))
     assert [names(row) for row in sets] == [{0, 1, 2}, {0, 1, 2}, {3}, {3}, {3}], 'an empty box keeps its own label'
-
-
-def test_label_sets_are_as_annotated_by_default():
     assert names(sampler(ancestors=False).label_sets(BOXES, LABELS)[0]) == {0, 1}
 
 
@@ -66,11 +68,6 @@ def test_every_positive_gets_the_set_of_the_box_it_is_assigned_to():
     expected = sampler().label_sets(BOXES, LABELS)[result.pos_assigned_gt_inds]
     assert torch.equal(result.pos_gt_label_sets, expected)
     assert torch.equal(result.pos_gt_labels, LABELS[result.pos_assigned_gt_inds])
-
-
-def test_an_image_without_ground_truth():
-    result = sample(BOXES[:0], LABELS[:0])
-    assert result.pos_gt_label_sets.shape == (0, 4)
 
 
 def run(box_head, results):
@@ -132,8 +129,8 @@ def test_decoded_boxes_can_be_regressed():
 
 def test_only_background_gives_a_zero_that_can_be_differentiated():
     results = [sample(BOXES[:0], LABELS[:0])]
-    box_head = head()
-    *_, out = run(box_head, results)
+    assert results[0].pos_gt_label_sets.shape == (0, 4)
+    *_, out = run(head(), results)
     assert out['loss_bbox']['loss_bbox'] == 0
     sum(value for key, value in out['loss_bbox'].items() if 'loss' in key).backward()
 
@@ -208,3 +205,63 @@ def test_a_stock_sampler_is_told_to_be_wrapped():
     del result.pos_gt_label_sets
     with pytest.raises(ValueError, match=r'ConcurrentSoftmaxLoss needs label sets: set train_cfg\.rcnn\.sampler'):
         run(head(), [result])
+
+
+PART = ('Fruit', 'Orange')
+
+
+@pytest.fixture
+def store(tmp_path):
+    convert(tmp_path / 'store', **write_files(tmp_path / 'official'))
+    save_rates(tmp_path / 'rates.npz', np.arange(25).reshape(5, 5) / 25, tuple(LABEL_NAMES))
+    return tmp_path / 'store'
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_label_sets_are_those_of_connected_boxes_and_their_ancestors(seed):
+    rng = np.random.default_rng(seed)
+    classes, count, iou = int(rng.integers(1, 9)), int(rng.integers(1, 12)), float(rng.choice([0.5, 0.9]))
+    ancestors = np.triu(rng.random((classes, classes)) < 0.4, 1)
+    for middle in range(classes):  # a closure has the ancestors of ancestors
+        ancestors |= ancestors[:, middle : middle + 1] & ancestors[middle]
+    low = rng.integers(0, 9, (count, 2))
+    boxes = np.concatenate([low, low + rng.integers(8, 12, (count, 2))], axis=1).astype(np.float32)
+    labels = rng.integers(0, classes, count)
+    group = object_of_box(boxes, np.array([count]), np.zeros(count), iou)
+    expected = []
+    for box in range(count):
+        found = set(labels[group == group[box]].tolist())
+        expected.append(found | {j for i in found for j in np.flatnonzero(ancestors[i]).tolist()})
+    ours = sampler(num_classes=classes, hierarchy=ancestors, same_object_iou=iou)
+    sets = ours.label_sets(torch.from_numpy(boxes), torch.from_numpy(labels))
+    assert [set(row.nonzero().flatten().tolist()) for row in sets] == expected
+
+
+def test_sampler_and_loss_have_the_same_part_of_the_classes_in_the_same_order(store):
+    ours = sampler(num_classes=2, hierarchy=str(store), classes=PART)
+    sets = ours.label_sets(torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]]), torch.tensor([0, 1]))
+    assert sets.tolist() == [[True, False], [True, True]]  # an Orange, class 1, is a Fruit, class 0
+    rates = str(store.parent / 'rates.npz')
+    loss = mmoid.ConcurrentSoftmaxLoss(2, rates, hierarchy=str(store), hierarchy_rate=0.5, classes=PART)
+    assert loss.label_names == ('/m/fruit', '/m/orange')
+    assert loss.rates.tolist() == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
+
+
+def test_a_part_of_the_classes_by_mid_needs_no_store(store):
+    loss = mmoid.ConcurrentSoftmaxLoss(2, str(store.parent / 'rates.npz'), classes=['/m/bench1', '/m/apple'])
+    assert loss.rates[0, 1].item() == pytest.approx(15 / 25) and loss.rates[1, 0].item() == pytest.approx(3 / 25)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'hierarchy', 'message'),
+    [
+        ('Fruit', True, r"loss_cls\.classes: expects a list of names or MIDs, got 'Fruit'"),
+        (['Fruit', '/m/fruit'], True, r"loss_cls\.classes: class '/m/fruit' occurs twice"),
+        (['Fruit', 'Pear'], True, r"loss_cls\.classes: 'Pear' is not a class of "),
+        (['Pear'], False, r"loss_cls\.classes: 'Pear' is not a MID; a display name needs a store"),
+        (None, True, r'loss_cls\.hierarchy: is for 5 classes, num_classes is 1; .* classes = '),
+    ],
+)
+def test_bad_class_lists_are_refused(store, classes, hierarchy, message):
+    with pytest.raises(ValueError, match=message):
+        mmoid.ConcurrentSoftmaxLoss(len(classes or 'x'), hierarchy=str(store) if hierarchy else None, classes=classes)

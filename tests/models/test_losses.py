@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,48 +48,32 @@ def store(tmp_path):
 
 
 def log_sigmoid(x):
-    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
-
-
-def log_softmax(z):
-    largest = max(z)
-    return [value - largest - math.log(sum(math.exp(other - largest) for other in z)) for value in z]
+    return -np.logaddexp(0, -x)
 
 
 def dist_ce_loss(z, labels, rates, weight):
-    return -sum(weight[i] * log_softmax(z)[i] for i in labels) / len(labels)
+    return -sum(weight[i] * (z[i] - np.logaddexp.reduce(z)) for i in labels) / len(labels)
 
 
-def bce_loss(z, labels, rates, weight, excused=()):
+def sigmoid_loss(z, labels, rates, weight, alpha=None, concurrent=False):
+    """Binary cross-entropy, or focal loss with γ = 2; a ``concurrent`` class of a label has no negative term."""
     loss = 0.0
     for j in range(CLASSES):
-        if j in labels:
-            loss -= weight[j] * log_sigmoid(z[j])
-        elif j not in excused:
-            loss -= weight[j] * log_sigmoid(-z[j])
-    return loss
-
-
-def co_bce_loss(z, labels, rates, weight):
-    return bce_loss(z, labels, rates, weight, [j for j in range(CLASSES) if any(rates[i][j] > 0 for i in labels)])
-
-
-def focal_loss(z, labels, rates, weight, alpha=0.25, gamma=2.0):
-    loss = 0.0
-    for j in range(CLASSES):
-        p = math.exp(log_sigmoid(z[j]))
-        if j in labels:
-            loss -= weight[j] * alpha * (1 - p) ** gamma * log_sigmoid(z[j])
-        else:
-            loss -= weight[j] * (1 - alpha) * p**gamma * log_sigmoid(-z[j])
+        sign = 1 if j in labels else -1
+        if concurrent and sign < 0 and any(rates[i][j] > 0 for i in labels):
+            continue
+        term = -weight[j] * log_sigmoid(sign * z[j])
+        if alpha is not None:
+            term *= (alpha if sign > 0 else 1 - alpha) * math.exp(log_sigmoid(-sign * z[j])) ** 2
+        loss += term
     return loss
 
 
 FORMULAS = {  # that of ConcurrentSoftmaxLoss is in test_concurrent_softmax.py
     'SoftmaxLoss': dist_ce_loss,
-    'LabelSetFocalLoss': focal_loss,
-    'LabelSetBCELoss': bce_loss,
-    'CoBCELoss': co_bce_loss,
+    'LabelSetFocalLoss': partial(sigmoid_loss, alpha=0.25),
+    'LabelSetBCELoss': sigmoid_loss,
+    'CoBCELoss': partial(sigmoid_loss, concurrent=True),
     'DistCELoss': dist_ce_loss,
 }
 
@@ -186,18 +171,12 @@ def test_every_loss_fits_the_head_and_takes_no_boxes(name):
     assert module.get_accuracy(logits[:0], torch.zeros(0, dtype=torch.long))['acc'].item() == 0
 
 
-def test_sigmoid_losses_leave_the_background_channel_alone():
-    logits = torch.randn(4, 4, requires_grad=True)
+def test_scores_of_background_and_accuracy_of_label_sets():
     module = mmoid.LabelSetBCELoss(3)
-    module(logits, torch.tensor([0, 1, 3, 3])).backward()
-    assert (logits.grad[:, 3] == 0).all() and (logits.grad[:, :3] != 0).all()
     scores = module.get_activation(torch.tensor([[2.0, -1.0, 0.0, 99.0]]))
-    assert scores[0, 3].item() == pytest.approx(1 - scores[0, 0].item())
+    assert scores[0, 3].item() == pytest.approx(1 - scores[0, 0].item()), 'a sigmoid loss has no background channel'
     logits = torch.tensor([[2.0, -1, 0, 9], [-3, -4, -5, -9]])
     assert module.get_accuracy(logits, torch.tensor([[1, 0, 0], [0, 0, 0]]))['acc'] == 100
-
-
-def test_accuracy_counts_any_label_of_the_set():
     labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]])
     assert loss().get_accuracy(torch.eye(4), labels)['acc'].item() == 75.0
 
@@ -274,13 +253,22 @@ def test_bad_batches_are_refused(shape, labels, message):
         loss()(torch.zeros(shape), labels)
 
 
-def test_weights_head_and_label_sets_must_fit():
-    with pytest.raises(ValueError, match=r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'):
-        loss().get_cls_channels(80)
-    with pytest.raises(ValueError, match=r'weight has shape \(2, 1\), expected \(2,\)'):
-        loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1))
-    with pytest.raises(ValueError, match=r'SoftmaxLoss takes \(N,\) class indices, got label sets \(6, 3\)'):
-        mmoid.SoftmaxLoss(3)(torch.zeros(6, 4), torch.ones(6, 3))
+PAIR = (torch.tensor([0, 3]), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ('use', 'message'),
+    [
+        (lambda: loss().get_cls_channels(80), r'bbox_head\.num_classes is 80, loss_cls\.num_classes is 3'),
+        (lambda: loss()(torch.zeros(2, 4), torch.zeros(2, 3), torch.ones(2, 1)), r'weight has shape \(2, 1\), expe'),
+        (lambda: mmoid.SoftmaxLoss(3)(torch.zeros(6, 4), torch.ones(6, 3)), r'takes \(N,\) class indices, got label'),
+        (lambda: mmoid.ConcurrentQualityFocalLoss(3)(torch.zeros(2, 4), PAIR[0]), 'takes labels with qualities, and'),
+        (lambda: mmoid.ConcurrentFocalLoss(3)(torch.zeros(2, 4), PAIR), 'takes labels, and this head gives pairs of'),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(use, message):
+    with pytest.raises(ValueError, match=message):
+        use()
 
 
 def test_training_needs_the_data_files_and_testing_only_the_checkpoint(tmp_path):
@@ -365,23 +353,6 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
     with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
         modules[0].load_state_dict(modules[1].state_dict())
-
-
-def test_a_loss_in_a_head_with_other_targets_says_so():
-    logits, labels = torch.zeros(2, 4), torch.tensor([0, 3])
-    with pytest.raises(
-        ValueError, match='ConcurrentQualityFocalLoss takes labels with qualities, and this head gives no'
-    ):
-        mmoid.ConcurrentQualityFocalLoss(3)(logits, labels)
-    with pytest.raises(
-        ValueError, match='ConcurrentFocalLoss takes labels, and this head gives pairs of labels and qua'
-    ):
-        mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
-
-
-def test_wrong_rates_from_is_refused():
-    with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
-        loss(rates_from='here')
 
 
 def test_an_averaged_model_has_the_rates_too():

@@ -1,5 +1,3 @@
-"""ClassNames."""
-
 import pyarrow as pa
 import pytest
 

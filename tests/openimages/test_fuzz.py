@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
@@ -24,7 +23,7 @@ from mmoid.openimages.readers.yolo import import_yolo
 from mmoid.openimages.statistics.concurrent_rates import load_rates, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.coco_documents import coco_document
-from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, write_files
+from tests.official_files import BOXES, CLASSES, LABEL_NAMES, LABELS, TREE, save_image, write_files
 from tests.openimages.predictions.prediction_cases import image_names, make_store, random_rows
 from tests.openimages.readers.test_voc import XML
 
@@ -84,13 +83,6 @@ def write_parquet(folder: Path) -> Path:
     return folder / 'a.parquet'
 
 
-def write_photo(folder: Path) -> Path:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new('RGB', (40, 30)).save(folder / 'images' / 'photo.jpg', exif=exif)
-    return folder / 'images' / 'photo.jpg'
-
-
 def convert_annotated(folder: Path) -> Callable[[Path], object]:
     files = write_files(folder / 'official')
     return lambda path: convert(folder / 'annotated', **files, annotated_classes=path, overwrite=True)
@@ -125,7 +117,7 @@ def readers(folder: Path) -> dict[str, tuple]:
     found['rates'] = (folder / 'rates.npz', load_rates)
     options = dict(images=folder / 'images', missing_images='drop', overwrite=True)
     found['parquet'] = (write_parquet(folder), lambda path: import_parquet(folder / 'p', files=[path], **options))
-    found['photo'] = (write_photo(folder), read_photo)
+    found['photo'] = (save_image(folder / 'images' / 'photo.jpg', (40, 30), turned=True), read_photo)
     for path in (folder / 'store').iterdir():
         found[f'store/{path.name}'] = (path, open_store)
     make_store(folder / 'predictions', random_rows(np.random.default_rng(0)), image_names())

@@ -1,24 +1,14 @@
-"""ClassHierarchy."""
-
 import numpy as np
 import pytest
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, tree_of_ancestors
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes
-from tests.shared_data import open_images
+from tests.official_files import tree
+from tests.real_stores import open_images
 
-DIAMOND = {
-    'LabelName': '/m/root',
-    'Subcategory': [
-        {'LabelName': '/m/toy', 'Subcategory': [{'LabelName': '/m/teddy'}]},
-        {
-            'LabelName': '/m/animal',
-            'Subcategory': [{'LabelName': '/m/bear', 'Subcategory': [{'LabelName': '/m/teddy'}]}],
-            'Part': [{'LabelName': '/m/paw'}],
-        },
-    ],
-}
+DIAMOND = tree({'/m/toy': {'/m/teddy': {}}, '/m/animal': {'/m/bear': {'/m/teddy': {}}}})
+DIAMOND['Subcategory'][1]['Part'] = [{'LabelName': '/m/paw'}]
 NAMES = ('/m/teddy', '/m/bear', '/m/animal', '/m/toy', '/m/paw')
 
 
@@ -47,19 +37,19 @@ def test_expansion_puts_copies_right_after_the_original_row():
     assert len(rows) == len(labels) == 0
 
 
-def test_a_class_outside_the_tree_is_an_error():
-    with pytest.raises(AnnotationError, match=r'tree\.json: lacks 1 of the 2 classes, first ./m/cat.'):
-        ClassHierarchy(DIAMOND, ('/m/bear', '/m/cat'), source='tree.json')
-
-    with pytest.raises(AnnotationError, match='/m/bear.*twice'):
-        ClassHierarchy(DIAMOND, ('/m/bear', '/m/bear'))
-
-
-def test_a_cycle_is_an_error():
-    branch = {'LabelName': 'a', 'Subcategory': [{'LabelName': 'b', 'Subcategory': [{'LabelName': 'a'}]}]}
-    tree = {'LabelName': 'r', 'Subcategory': [branch]}
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (('/m/bear', '/m/cat'), r'tree\.json: lacks 1 of the 2 classes, first ./m/cat.'),
+        (('/m/bear', '/m/bear'), '/m/bear.*twice'),
+        (('/m/bear', '/m/root'), "'/m/root' is the root of the hierarchy, and the root is never a class"),  # case 14
+    ],
+)
+def test_classes_that_the_tree_cannot_hold_are_errors(names, message):
+    with pytest.raises(AnnotationError, match=message):
+        ClassHierarchy(DIAMOND, names, source='tree.json')
     with pytest.raises(AnnotationError, match='own ancestor'):
-        ClassHierarchy(tree, ('a', 'b'))
+        ClassHierarchy(tree({'a': {'b': {'a': {}}}}), ('a', 'b'))
 
 
 def test_random_graphs_agree_with_walking_every_path():
@@ -73,20 +63,20 @@ def test_random_graphs_agree_with_walking_every_path():
             expected[i, above] = True
             return {'LabelName': f'/m/{i}', 'Subcategory': [node(j, [*above, i]) for j in children[i]]}
 
-        tree = {'LabelName': '/m/root', 'Subcategory': [node(i) for i in range(count)]}
-        assert (ClassHierarchy(tree, [f'/m/{i}' for i in range(count)]).ancestor_matrix == expected).all()
+        whole = {'LabelName': '/m/root', 'Subcategory': [node(i) for i in range(count)]}
+        assert (ClassHierarchy(whole, [f'/m/{i}' for i in range(count)]).ancestor_matrix == expected).all()
 
 
 @pytest.mark.parametrize(
-    ('tree', 'classes', 'count'),
+    ('name', 'classes', 'count'),
     [
         ('bbox_labels_500_hierarchy.json', 'challenge-class-descriptions-500.csv', 500),
         ('bbox_labels_600_hierarchy.json', 'class-descriptions-boxable.csv', 601),
     ],
 )
-def test_the_official_hierarchies_load(tree, classes, count):
+def test_the_official_hierarchies_load(name, classes, count):
     names = read_classes(open_images(f'classes/{classes}')).label_names
-    hierarchy = ClassHierarchy.from_json(open_images(f'hierarchy/{tree}'), names)
+    hierarchy = ClassHierarchy.from_json(open_images(f'hierarchy/{name}'), names)
     assert hierarchy.num_classes == count
     assert hierarchy.depth.max() == 5 and hierarchy.is_leaf.any()
 

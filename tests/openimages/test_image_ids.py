@@ -1,5 +1,3 @@
-"""Spellings of ImageIDs."""
-
 import pyarrow as pa
 import pytest
 

@@ -1,7 +1,5 @@
 """The synthetic data set on disk: official formats, reproducible bytes, all or nothing."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

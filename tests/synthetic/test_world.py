@@ -1,7 +1,5 @@
 """Images and annotations of the synthetic data set follow its options."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 

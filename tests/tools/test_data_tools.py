@@ -1,5 +1,3 @@
-"""concurrent_rates, report_openimages, plan_sampling, plan_training and make_mini_openimages as commands."""
-
 import csv
 
 import numpy as np
@@ -15,7 +13,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.progress import print_table
 from tests.box_stores import make_store
 from tests.openimages.predictions.prediction_cases import write_for
-from tests.real_stores import train_sample
+from tests.real_stores import sample
 from tests.tool_runs import tool
 
 CONFIG = (
@@ -104,7 +102,7 @@ def test_a_plan_is_printed_and_written_for_every_class(tiny_data, tmp_path):
 
 
 def test_a_mini_set_is_written_as_two_stores_and_its_deviations_printed(tmp_path):
-    real_store = train_sample(tmp_path / 'sample')
+    real_store = sample(tmp_path / 'sample')
     make = ('make_mini_openimages', real_store, '--out', tmp_path / 'mini')
     done = tool(*make, '--train', 1000, '--validation', 300, COLUMNS='140')
     train, validation = (AnnotationStore(tmp_path / 'mini' / name) for name in ('train', 'validation'))

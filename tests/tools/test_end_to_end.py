@@ -14,7 +14,6 @@ from mmoid.openimages.metric.evaluator import evaluate_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.statistics.concurrent_rates import load_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.real_stores import fruit
 from tests.tool_runs import ROOT, data_environment, logged_scalars, run, tool
 from tests.tool_runs import SMALL_CONFIG as CONFIG
 
@@ -34,16 +33,13 @@ def result_of(work_dir):
     return json.loads(file.read_text())
 
 
-def train(data, work_dir, *options):
-    options = ('--work-dir', work_dir, '--cfg-options', *SHORT, *options)
-    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, **data_environment(data))
-    return work_dir
-
-
 @pytest.fixture(scope='module')
 def trained(tiny_data, tmp_path_factory):
     """Work folder of two short stages on two processes."""
-    return train(tiny_data, tmp_path_factory.mktemp('trained'))
+    work_dir = tmp_path_factory.mktemp('trained')
+    options = ('--work-dir', work_dir, '--cfg-options', *SHORT)
+    run('bash', 'tools/dist_train.sh', CONFIG, 2, *options, **data_environment(tiny_data))
+    return work_dir
 
 
 def test_two_processes_train_two_stages_and_validate(trained):
@@ -112,26 +108,6 @@ def test_a_checkpoint_of_either_loss_predicts_with_either_activation(
     others = logits.softmax(1) if activation != 'SoftmaxLoss' else concurrent_softmax(logits, rates)
     assert len(scores) and torch.cdist(scores[:, None], given[:, :-1].reshape(-1, 1)).amin(1).max() < 1e-6
     assert torch.cdist(scores[:, None], others[:, :-1].reshape(-1, 1)).amin(1).max() > 1e-6
-
-
-def test_launchers_without_arguments_print_their_usage():
-    for name in ('dist_train', 'dist_test', 'dist_predict'):
-        done = run('bash', f'tools/{name}.sh', check=False)
-        assert done.returncode == 2
-        assert f'bash tools/{name}.sh CONFIG' in done.stderr
-
-
-def test_real_photographs_train_the_baseline_which_is_tested_with_concurrent_softmax(tmp_path):
-    for split in ('train', 'validation'):
-        fruit(tmp_path / 'fruit' / split, split).rename(tmp_path / split)
-    assert AnnotationStore(tmp_path / 'train').num_boxes == 1001
-    tool('concurrent_rates', tmp_path / 'train', '--out', tmp_path / 'concurrent_rates.npz')
-    work_dir = train(tmp_path, tmp_path / 'work', 'val_dataloader.dataset.indices=4', f'{LOSS}.type=SoftmaxLoss')
-    assert [line['stage'] for line in logged_scalars(work_dir) if 'loss' in line] == [1, 1, 2, 2]
-    assert f'{LOSS}.rates'.removeprefix('model.') not in try_load(work_dir / 'epoch_2.pth')['state_dict']
-    options = ('--work-dir', tmp_path / 'test', '--cfg-options', f'{LOSS}.type=ConcurrentSoftmaxLoss')
-    tool('test', CONFIG, work_dir / 'epoch_2.pth', *options, **data_environment(tmp_path))
-    assert 0 <= result_of(tmp_path / 'test')['openimages/mAP'] <= 1
 
 
 @pytest.mark.slow

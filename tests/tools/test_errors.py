@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tool_runs import SMALL_CONFIG, data_environment, tool
+from tests.tool_runs import SMALL_CONFIG, data_environment, run, tool
 
 RATES = 'model.roi_head.bbox_head.loss_cls.concurrent_rates=nowhere.npz'
 NO_FOLDER = 'error: nowhere: no such folder'
@@ -36,3 +36,10 @@ def test_errors_are_one_line(name, arguments, message, tiny_data, tmp_path):
     done = tool(name, *arguments, *work_dir, check=False, **data_environment(tiny_data))
     assert done.returncode in (1, 2) and message in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr and 'Epoch(' not in done.stdout
+
+
+@pytest.mark.parametrize('name', ['dist_train', 'dist_test', 'dist_predict', 'slurm_train', 'slurm_test'])
+def test_launchers_without_arguments_print_their_usage(name):
+    done = run('bash', f'tools/{name}.sh', check=False)
+    usage = 'PARTITION JOB_NAME CONFIG' if 'slurm' in name else 'CONFIG'
+    assert done.returncode == 2 and f'bash tools/{name}.sh {usage}' in done.stderr

@@ -1,13 +1,5 @@
 """The tool predict, as you run it: images without annotations, and no data of the config."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
-import psutil
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -18,26 +10,15 @@ from mmoid.engine.launch import load_config
 from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.evaluation import prediction_run
-from tests.tool_runs import ROOT, data_environment, run, tool, tool_path
+from tests.tool_runs import ROOT, data_environment, run, tool
 from tests.tool_runs import SMALL_CONFIG as CONFIG
 
 ALL_SCORES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', 'model.test_cfg.rcnn.max_per_img=20')
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture(scope='module')
 def store(tiny_data):
     return AnnotationStore(tiny_data / 'validation')
-
-
-def save_checkpoint(path, store, state_dict):
-    meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
-    torch.save(dict(state_dict=state_dict, meta=meta), path)
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +31,10 @@ def checkpoint(tiny_data, store, tmp_path_factory):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg.model)
-    return save_checkpoint(tmp_path_factory.mktemp('model') / 'random.pth', store, model.state_dict())
+    path = tmp_path_factory.mktemp('model') / 'random.pth'
+    meta = dict(dataset_meta=dict(classes=store.class_names, label_names=store.label_names))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return path
 
 
 @pytest.fixture
@@ -110,47 +94,6 @@ def test_two_processes_write_a_submission_with_every_id_of_the_list_in_its_order
     submission = read_predictions(tmp_path / 'submission.csv')
     assert submission.image_ids() == ids
     assert 'skipped 2 of 5 images' in done.stdout and f'nowhere: no file below {photos}' in done.stdout
-
-
-@pytest.fixture
-def launch(tiny_data, tmp_path):
-    """Starts the tool on the 48 images of the tiny data, with a detector that counts what it sees."""
-    prediction_run.config(tiny_data, tmp_path).dump(str(tmp_path / 'run.py'))
-    weights = save_checkpoint(
-        tmp_path / 'model.pth', AnnotationStore(tiny_data / 'train'), dict(weight=torch.tensor(3.0))
-    )
-    images = tiny_data / 'images' / 'train'
-
-    def start(out, processes=1, most=10**9):
-        arguments = [tmp_path / 'run.py', weights, *([processes] if processes > 1 else []), images, '--out', out]
-        program = ['bash', 'tools/dist_predict.sh'] if processes > 1 else [sys.executable, tool_path('predict')]
-        search = f'{ROOT}:{ROOT / "tests" / "evaluation"}'
-        path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-        env = {**os.environ, 'PATH': path, 'PYTHONPATH': search, 'SEE_NO_MORE_THAN': str(most)}
-        output = open(tmp_path / f'{time.time():.2f}.txt', 'w')
-        command = [str(word) for word in [*program, *arguments]]
-        return psutil.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
-
-    return start
-
-
-def test_a_killed_run_resumes_with_other_processes_and_ends_like_an_uninterrupted_one(launch, tiny_data, tmp_path):
-    assert launch(tmp_path / 'whole').wait(timeout=300) == 0
-    seen = tmp_path / 'seen.txt'
-    seen.unlink()
-    killed = launch(tmp_path / 'out', most=20)
-    while len(prediction_run.seen(seen)) < 20:
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait(timeout=60)
-    assert not (tmp_path / 'out').exists() and len(list((tmp_path / 'out.parts').glob('images-*'))) == 3
-    assert launch(tmp_path / 'out', processes=2).wait(timeout=300) == 0
-    assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
-    assert not (tmp_path / 'out.parts').exists()
-    ids = AnnotationStore(tiny_data / 'train').image_ids()
-    assert sorted(PredictionStore(tmp_path / 'out').image_ids()) == sorted(ids)
-    assert len(prediction_run.seen(seen)) == 20 + len(ids) - 18  # a shard of six was not finished
 
 
 def test_shards_of_other_images_are_an_error_of_one_line(checkpoint, without_data, photos, tmp_path):

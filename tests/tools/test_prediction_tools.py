@@ -1,5 +1,3 @@
-"""The command-line tools for predictions: evaluate, submit, fuse, plot."""
-
 import csv
 import json
 

@@ -46,14 +46,12 @@ def drop_the_optimizer(path):
     torch.save(content, path)
 
 
-@pytest.mark.parametrize(
-    ('damage', 'reason'),
-    [
-        (truncate, 'it cannot be read, BadZipFile'),
-        (flip_a_weight, 'the checksum of'),
-        (drop_the_optimizer, "it has no 'optimizer'"),
-    ],
-)
+TRUNCATED = (truncate, 'it cannot be read, BadZipFile')
+WITHOUT_OPTIMIZER = (drop_the_optimizer, "it has no 'optimizer'")  # as a best checkpoint
+REMOVED = (Path.unlink, 'it cannot be read, FileNotFoundError')
+
+
+@pytest.mark.parametrize(('damage', 'reason'), [TRUNCATED, WITHOUT_OPTIMIZER, (flip_a_weight, 'the checksum of')])
 def test_a_damaged_newest_checkpoint_is_skipped_and_logged(whole, ended, tiny_data, damage, reason):
     damage(ended / 'iter_16.pth')
     run = train(tiny_data, ended, resume=True)
@@ -62,14 +60,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_logged(whole, ended, tiny_da
     assert_same(ended, whole)
 
 
-@pytest.mark.parametrize(
-    ('damage', 'reason'),
-    [
-        (truncate, 'it cannot be read, BadZipFile'),
-        (drop_the_optimizer, "it has no 'optimizer'"),  # as a best checkpoint
-        (Path.unlink, 'it cannot be read, FileNotFoundError'),
-    ],
-)
+@pytest.mark.parametrize(('damage', 'reason'), [TRUNCATED, WITHOUT_OPTIMIZER, REMOVED])
 def test_a_checkpoint_given_by_path_must_be_intact(ended, tiny_data, damage, reason):
     damage(ended / 'iter_16.pth')
     with pytest.raises(ValueError, match=rf'cannot resume exactly from .*iter_16\.pth: {reason}.*Give the path of'):

@@ -2,10 +2,7 @@
 
 import os
 import sys
-import threading
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mmdet
@@ -17,6 +14,7 @@ from mmengine.logging import MessageHub
 from mmoid.engine.launch import build_runner
 from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, try_load
 from tests.engine import small_run
+from tests.openimages.readers.file_server import serving
 from tests.tool_runs import run
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
@@ -70,14 +68,10 @@ def test_a_checkpoint_of_a_url_is_not_unpickled(tmp_path, monkeypatch):
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
     torch.save(dict(state_dict=dict(weight=torch.ones(2))), tmp_path / 'good.pth')
     torch.save(dict(state_dict=Attack(os.mkdir, str(tmp_path / 'attacked'))), tmp_path / 'foreign.pth')
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        assert try_load(f'{address}/good.pth')['state_dict']['weight'].sum() == 2
+    with serving(files={f'/{path.name}': path.read_bytes() for path in tmp_path.glob('*.pth')}) as server:
+        assert try_load(f'{server.url}/good.pth')['state_dict']['weight'].sum() == 2
         with pytest.raises(ValueError, match='foreign.pth: cannot be read as a checkpoint'):
-            try_load(f'{address}/foreign.pth')
-        server.shutdown()
+            try_load(f'{server.url}/foreign.pth')
     assert not (tmp_path / 'attacked').exists()
 
 

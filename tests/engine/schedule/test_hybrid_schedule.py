@@ -98,11 +98,6 @@ def test_a_stage_is_found_from_the_epoch_alone():
     assert [stage_index(stages, epoch) for epoch in range(9)] == [0, 0, 1, 2, 2, 2, 2, 2, 2]
 
 
-def test_stages_without_schedulers_leave_the_runs_own_alone(tiny_data, tmp_path):
-    train(tiny_data, tmp_path, stages=[dict(epochs=1)] * 2, param_scheduler=[dict(STEP, gamma=0.5)])
-    assert lr_by_epoch(tmp_path) == {0: [0.05] * 6, 1: [0.025] * 6}
-
-
 def test_each_stage_has_a_schedule_of_its_own():
     stages = [
         dict(epochs=1, param_scheduler=WARM_UP),
@@ -139,8 +134,10 @@ def test_early_stopping_before_the_last_stage_is_logged(tiny_data, tmp_path):
     assert 'The run ended before its last stage, "stage 2": EarlyStoppingHook ends the run, not the stage' in log(run)
 
 
-def test_validation_keeps_its_own_interval(tiny_data, tmp_path):
-    train(tiny_data, tmp_path, stages=[dict(epochs=3), dict(epochs=2)], **{'train_cfg.val_interval': 2})
+def test_stages_leave_the_schedulers_of_the_run_and_the_interval_of_validations_alone(tiny_data, tmp_path):
+    options = {'param_scheduler': [dict(STEP, gamma=0.5)], 'train_cfg.val_interval': 2}
+    train(tiny_data, tmp_path, stages=[dict(epochs=3), dict(epochs=2)], **options)
+    assert lr_by_epoch(tmp_path) == {0: [0.05] * 6} | {epoch: [0.025] * 6 for epoch in (1, 2, 3, 4)}
     text = (tmp_path / 'rank0.jsonl').read_text()
     assert [epoch for epoch in range(1, 6) if f'"validation": {epoch}}}' in text] == [2, 4, 5]
 

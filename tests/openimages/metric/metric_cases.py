@@ -1,7 +1,5 @@
 """Cases for the tests of the metric, as rows, and their conversion to the arrays that the metric takes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from mmoid.openimages.metric.average_precision import average_precision, count_p
 from mmoid.openimages.metric.matching import GroundTruth, match_detections
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.official_files import tree
 from tests.openimages.metric.metric_oracle import Case
 
 
@@ -30,14 +29,6 @@ def store_of_case(case: Path, folder: Path, width: int = 1024, height: int = 512
         image_sizes=folder / 'sizes.csv',
     )
     return AnnotationStore(folder / 'store')
-
-
-LEFT, RIGHT, FAR = (0, 0, 10, 10), (2, 0, 12, 10), (50, 50, 60, 60)
-
-
-def one_image(*detections: tuple[float, tuple], singles=(), groups=(), **options) -> Case:
-    boxes = [(0, 0, box, False) for box in singles] + [(0, 0, box, True) for box in groups]
-    return Case(1, 3, boxes, detections=[(0, 0, score, box) for score, box in detections], **options)
 
 
 def random_case(seed: int) -> Case:
@@ -60,6 +51,8 @@ def random_case(seed: int) -> Case:
         if boxes and rng.random() < 0.6:
             image, label, near, _ = boxes[rng.integers(len(boxes))]
             box = tuple((np.array(near) + rng.choice([0, 0, 0, 1, -1], size=4)).tolist())
+        if rng.random() < 0.02:
+            box = (*box[:3], np.nan)
         score = rng.choice([-0.5, 0, 0.25, 0.5, 0.75, 1]) if seed % 2 else rng.random()
         detections.append((image, label, float(score), box))
     parents = {i: [j for j in range(i) if rng.random() < 0.4] for i in range(classes)} if rng.random() < 0.7 else None
@@ -80,14 +73,14 @@ def random_case(seed: int) -> Case:
 def annotations_of(case: Case) -> Annotations:
     names = [str(label) for label in range(case.num_classes)]
 
-    def node(label: int) -> dict:
+    def below(label: int) -> dict:
         children = [child for child in range(case.num_classes) if label in case.parents.get(child, ())]
-        return {'LabelName': str(label), 'Subcategory': [node(child) for child in children]}
+        return {str(child): below(child) for child in children}
 
     hierarchy = None
     if case.parents is not None:
-        top = [node(label) for label in range(case.num_classes) if not case.parents.get(label)]
-        hierarchy = ClassHierarchy({'LabelName': 'root', 'Subcategory': top}, names)
+        top = {str(label): below(label) for label in range(case.num_classes) if not case.parents.get(label)}
+        hierarchy = ClassHierarchy(tree(top), names)
     image, label, box, group = zip(*case.boxes) if case.boxes else ([], [], [], [])
     labels = zip(*case.labels) if case.labels else ([], [], [])
     return make_annotations(case.num_images, names, hierarchy, image, label, box, group, *labels)

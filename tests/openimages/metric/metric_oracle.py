@@ -3,8 +3,6 @@
 Order of equal scores, which the official code leaves open: as ``mmoid.openimages.metric.matching`` documents it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, field
 from math import nan

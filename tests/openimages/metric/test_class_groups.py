@@ -1,7 +1,5 @@
 """Groups of classes, and the numbers of training images that they are made from."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

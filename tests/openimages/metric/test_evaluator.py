@@ -17,7 +17,7 @@ from mmoid.openimages.predictions.csv_files import read_predictions, write_submi
 from tests.official_files import write_files
 from tests.openimages.metric.metric_cases import store_of_case
 from tests.openimages.predictions.prediction_cases import Row, make_store
-from tests.shared_data import METRIC_CASES, metric_case
+from tests.real_stores import METRIC_CASES, metric_case
 
 
 @pytest.fixture(params=METRIC_CASES)

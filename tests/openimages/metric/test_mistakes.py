@@ -10,6 +10,7 @@ from mmoid.openimages.metric.evaluator import Evaluator
 from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
 from mmoid.openimages.metric.mistakes import KINDS, Verdict, bootstrap, count_mistakes, error_kinds, judge
 from mmoid.openimages.predictions.prediction_store import Detections
+from tests.official_files import tree
 from tests.openimages.metric.metric_cases import make_annotations
 
 LEFT, RIGHT, BELOW = [0, 0, 0.4, 0.4], [0.5, 0, 0.9, 0.4], [0, 0.5, 0.4, 0.9]
@@ -32,13 +33,6 @@ def test_verdicts_do_not_depend_on_the_order_of_detections():
         first, second = sorted((order.index(1), order.index(2)))
         assert (verdict[first], verdict[second]) == (Verdict.TRUE, Verdict.FALSE), 'of equals the one given first'
         assert found.tolist() == [0]
-
-
-def test_detections_of_unverified_classes_are_not_counted():
-    for verified, expected in ((True, Verdict.NOT_COUNTED), (False, Verdict.FALSE)):
-        ground = truth([0], [1], [LEFT], verified=verified)
-        verdict, found = judge(ground, 0, 2, np.array([0.5]), np.array([LEFT]))
-        assert verdict.tolist() == [expected] and not len(found)
 
 
 def test_mistakes_are_missed_objects_and_scores_of_false_positives():
@@ -75,8 +69,7 @@ def test_mistakes_agree_with_the_matching_on_random_boxes():
     assert columns[2][verdict == Verdict.FALSE].sum() == pytest.approx(mistakes.false.sum())
 
 
-FRUITS = {'LabelName': 'fruit', 'Subcategory': [{'LabelName': 'apple'}, {'LabelName': 'pear'}]}
-TREE = {'LabelName': 'root', 'Subcategory': [FRUITS, {'LabelName': 'car'}]}
+TREE = tree({'fruit': {'apple': {}, 'pear': {}}, 'car': {}})
 NAMES = ('apple', 'pear', 'fruit', 'car')
 APPLE, PEAR, FRUIT, CAR = range(4)
 

@@ -1,7 +1,5 @@
 """Recall of objects with several labels, against going through images, objects and detections one by one."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 
@@ -12,12 +10,11 @@ from mmoid.openimages.metric.annotations import annotations_of_store, read_annot
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.result import annotated_objects, multi_label_recall
 from mmoid.openimages.predictions.prediction_store import Detections
-from tests.box_stores import APPLE, FRUIT, IDS, ORANGE, boxes_csv, iou, make_store, near, objects_of, random_rows
+from tests.box_stores import APPLE, FRUIT, IDS, ORANGE, boxes_csv, make_store, near, objects_of, random_rows
 from tests.official_files import LABEL_NAMES, write_files
-from tests.openimages.metric.metric_oracle import first_best
+from tests.openimages.metric.metric_oracle import first_best, iou
 
 ANCESTORS = {APPLE: [FRUIT], ORANGE: [FRUIT]}
-BOX = (0.2, 0.2, 0.6, 0.6)
 
 
 def pairs_of(rows):

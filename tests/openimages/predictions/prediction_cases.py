@@ -1,7 +1,5 @@
 """Predictions made of random rows, for tests that count them by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,12 +63,8 @@ def make_store(folder: Path, rows: list[Row], image_ids: list[str], label_names=
 
 def write_for(annotations: AnnotationStore, folder: Path, found: Detections) -> PredictionStore:
     """Detections on the images of a store, with its classes."""
-    counts = np.bincount(found.image, minlength=annotations.num_images)
-    names = dict(label_names=annotations.label_names, class_names=annotations.class_names)
-    columns = dict(image_ids=annotations.image_ids(), detections_per_image=counts, **found._asdict(), **names)
-    del columns['image']
-    write_predictions(folder, **columns)
-    return PredictionStore(folder)
+    ids = annotations.image_ids()
+    return make_store(folder, [Row(ids[image], *row) for image, *row in zip(*found)], ids, annotations.label_names)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

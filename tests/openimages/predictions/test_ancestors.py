@@ -8,18 +8,9 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, names_with_ancestors
 from mmoid.openimages.predictions import ancestors
 from mmoid.openimages.predictions.ancestors import add_ancestors, hierarchy_with_ancestors
+from tests.official_files import tree
 
-TREE = {
-    'LabelName': 'root',
-    'Subcategory': [
-        {
-            'LabelName': 'a',
-            'Subcategory': [{'LabelName': 'b', 'Subcategory': [{'LabelName': 'c'}]}, {'LabelName': 'd'}],
-        },
-        {'LabelName': 'e', 'Subcategory': [{'LabelName': 'c'}]},
-        {'LabelName': 'f'},
-    ],
-}
+TREE = tree({'a': {'b': {'c': {}}, 'd': {}}, 'e': {'c': {}}, 'f': {}})
 HIERARCHY = ClassHierarchy(TREE, list('abcdef'))
 
 
@@ -56,13 +47,6 @@ def test_added_ancestors_and_nms_agree_with_a_loop(seed, rows_at_once, monkeypat
     found = sorted(zip(image[rows], labels, score[rows], map(tuple, box[rows])))
     assert found == expand_plainly(image, label, score, box, nms_iou)
     assert (np.diff(rows) >= 0).all()
-
-
-def test_without_nms_every_copy_stays():
-    rows, labels = add_ancestors(
-        HIERARCHY, *(np.array(column) for column in ([0, 0], [2, 5], [0.5, 0.5], [[0] * 4] * 2))
-    )
-    assert rows.tolist() == [0, 0, 0, 0, 1] and labels.tolist() == [2, 0, 1, 4, 5]
 
 
 def test_ancestors_that_are_not_among_the_classes_are_added_to_them():

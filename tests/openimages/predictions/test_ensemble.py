@@ -1,12 +1,7 @@
 """Ensembles against direct calls of ensemble-boxes; in processes, killed and resumed, the same bytes come out."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import ensemble_boxes
 import numpy as np
@@ -41,7 +36,6 @@ from tests.openimages.predictions.prediction_cases import (
     rows_of,
     submission_csv,
 )
-from tests.tool_runs import run
 
 HIERARCHY = ClassHierarchy(TREE, LABEL_NAMES)
 CALLS = {
@@ -179,13 +173,16 @@ def test_a_model_without_an_image_or_a_class_has_no_vote_there(tmp_path):
     assert [row.image for row in rows_of(out)] == ['b'], 'nobody votes on image a'
 
 
-def test_bad_boxes_are_clipped_or_left_out_without_a_warning(tmp_path, capfd, recwarn):
-    boxes = [(-0.2, 0, 0.5, 1.5), (0.6, 0, 0.6, 1), (0.9, 0, 0.6, 1), (0.5, 0, 0.6, 1)]
-    rows = [Row('a', 0, score, box) for score, box in zip((0.9, 0.8, 0.7, 0.0), boxes)]
+def test_bad_boxes_are_clipped_or_left_out_and_counted_without_a_warning(tmp_path, capfd, recwarn):
+    boxes = [(-0.2, 0, 0.5, 1.5), (0.6, 0, 0.6, 1), (0.9, 0, 0.6, 1), (0.5, 0, 0.6, 1), (1.2, 0, 1.5, 1)]
+    rows = [Row('a', 0, score, box) for score, box in zip((0.9, 0.8, 0.7, 0.0, 0.5), boxes)]
     store = make_store(tmp_path / 'store', rows, ['a', 'b'])
     for method in METHODS:
-        (row,) = rows_of(fused(tmp_path / method, match_sets([store]), Fusion(method=method)))
+        counts = run_ensemble(match_sets([store]), Fusion(method=method), tmp_path / method, num_workers=1)
+        (row,) = rows_of(PredictionStore(tmp_path / method))
         assert (row.box, row.score) == ((0, 0, 0.5, 1), np.float32(0.9))
+        assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 4
+        assert counts['store: boxes partly outside the image, clipped'] == 1
     assert capfd.readouterr() == ('', '') and not recwarn.list
 
 
@@ -224,69 +221,12 @@ def test_class_weights_are_read_from_csv_and_json(tmp_path):
             read_class_weights(tmp_path / name)
 
 
-IMAGES = 300
-DRIVER = """
-import sys
-from mmoid.openimages.predictions import ensemble
-from mmoid.openimages.predictions.ensemble import Fusion
-from mmoid.openimages.predictions.prediction_store import PredictionStore
-
-if __name__ == '__main__':
-    *paths, out = sys.argv[1:]
-    ensemble.IMAGES_PER_SHARD = 2
-    ensemble.run_ensemble(ensemble.match_sets([PredictionStore(path) for path in paths]), Fusion(), out, num_workers=2)
-"""
-
-
-@pytest.fixture(scope='module')
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('sets')
-    rng = np.random.default_rng(0)
-    return [make_store(folder / f'{m}', random_rows(rng, IMAGES, 60), image_names(IMAGES)) for m in range(2)]
-
-
-@pytest.fixture(scope='module')
-def whole(stores, tmp_path_factory):
-    """What an uninterrupted run in one process writes."""
-    return contents(fused(tmp_path_factory.mktemp('whole') / 'out', match_sets(stores)).path)
-
-
-def test_a_killed_run_resumes(stores, whole, tmp_path):
-    (tmp_path / 'driver.py').write_text(DRIVER)
-    out, parts = tmp_path / 'out', tmp_path / 'out.parts'
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / 'driver.py'), *(str(store.path) for store in stores), str(out)],
-        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[3])},
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while len(list(parts.glob('images-*'))) < 5:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert psutil.wait_procs(workers, timeout=20)[1] == [], 'workers end with their parent'
-    done = len(list(parts.glob('images-*')))
-    assert 5 <= done < IMAGES / 2 and not out.exists()
-
-    sets = match_sets(stores)
-    for other, fusion, what in (
-        (sets, Fusion(iou_threshold=0.6), 'fusion'),
-        (match_sets(stores[:1] * 2), Fusion(), 'sets'),
-    ):
-        with pytest.raises(AnnotationError, match=rf'out\.parts: has shards of .* different {what}; .*--restart'):
-            run_ensemble(other, fusion, out)
-    calls = []
-    counts = run_ensemble(sets, Fusion(), out, num_workers=1, progress=lambda *call: calls.append(call))
-    assert counts['images done by an earlier run'] == calls[0][1] == 2 * done
-    assert contents(out) == whole
-    assert not parts.exists()
-
-
-def test_workers_do_not_change_the_bytes_and_a_killed_one_is_reported(stores, whole, tmp_path, monkeypatch):
+def test_workers_do_not_change_the_bytes_and_a_run_with_a_killed_one_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, 'IMAGES_PER_SHARD', 10)
+    rng, ids = np.random.default_rng(0), image_names(300)
+    stores = [make_store(tmp_path / f'sets/{m}', random_rows(rng, 300, 60), ids) for m in range(2)]
     sets, out = match_sets(stores), tmp_path / 'out'
+    whole = contents(fused(tmp_path / 'sets/whole', sets).path)
 
     def kill_one(what, done, total):
         if done == 20:
@@ -296,11 +236,17 @@ def test_workers_do_not_change_the_bytes_and_a_killed_one_is_reported(stores, wh
     with pytest.raises(ChildProcessError, match=r'out\.parts: a worker was killed.* the same command resumes'):
         run_ensemble(sets, Fusion(), out, num_workers=2, progress=kill_one)
     assert not out.exists()
+    for other, fusion, what in (
+        (sets, Fusion(iou_threshold=0.6), 'fusion'),
+        (match_sets(stores[:1] * 2), Fusion(), 'sets'),
+    ):
+        with pytest.raises(AnnotationError, match=rf'out\.parts: has shards of .* different {what}; .*--restart'):
+            run_ensemble(other, fusion, out)
     calls = []
     counts = run_ensemble(sets, Fusion(), out, num_workers=2, progress=lambda *call: calls.append(call))
     done = counts['images done by an earlier run']
-    assert done >= 20 and calls == [('fusing images', images, IMAGES) for images in range(done, IMAGES + 1, 10)]
-    assert contents(out) == whole and [path.name for path in tmp_path.iterdir()] == ['out']
+    assert done >= 20 and calls == [('fusing images', images, 300) for images in range(done, 301, 10)]
+    assert contents(out) == whole and sorted(path.name for path in tmp_path.iterdir()) == ['out', 'sets']
 
 
 def test_nothing_to_fuse_is_an_error(tmp_path):
@@ -337,18 +283,6 @@ def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tm
         assert counts.get('rows.csv: images without a row, taken as without detections') == without_row
     assert results[0] == results[1]
     assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
-
-
-def test_boxes_outside_the_image_are_clipped_or_left_out_and_counted(tmp_path):
-    boxes = [(-0.5, 0, 0.5, 1), (1.2, 0, 1.5, 1), (0, 0, 1, 1)]
-    store = make_store(tmp_path / 'store', [Row('a', label, 0.5, box) for label, box in enumerate(boxes)], ['a'])
-    counts = run_ensemble(match_sets([store]), Fusion(), tmp_path / 'out', num_workers=1)
-    assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 1
-    assert counts['store: boxes partly outside the image, clipped'] == 1
-    assert {(row.label, row.box) for row in rows_of(PredictionStore(tmp_path / 'out'))} == {
-        (0, (0, 0, 0.5, 1)),
-        (2, boxes[2]),
-    }
 
 
 @pytest.mark.parametrize('when', ['before', 'after'])
@@ -417,9 +351,7 @@ def test_settings_out_of_range_are_errors():
             Fusion(**options)
 
 
-def test_ensemble_boxes_is_imported_only_to_fuse(monkeypatch):
-    code = 'import sys, mmoid.openimages.predictions.ensemble as e; assert not {"numba", "torch"} & set(sys.modules)'
-    run(sys.executable, '-c', code)
+def test_without_ensemble_boxes_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ensemble_boxes', None)
     with pytest.raises(ImportError, match=r"pip install 'mmoid\[ensemble\]'"):
         Fusion()

@@ -1,10 +1,7 @@
 """Shards of a long run: joined on disk in bounded memory; a killed run resumes."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from mmoid.openimages.predictions import shards as prediction_shards
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.predictions.shards import PredictionShards, join_run, open_shards
 from tests.openimages.predictions.prediction_cases import NAMES, columns, contents, image_names, make_store, random_rows
+from tests.tool_runs import run
 
 IDS = image_names(7)
 
@@ -81,13 +79,7 @@ def test_joining_needs_little_memory(tmp_path):
             label_names=['/m/a'],
             class_names=['A'],
         )
-    done = subprocess.run(
-        [sys.executable, '-c', JOIN, str(tmp_path / 'joined')],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'ARROW_DEFAULT_MEMORY_POOL': 'system', 'PYTHONPATH': str(Path(__file__).parents[3])},
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(sys.executable, '-c', JOIN, tmp_path / 'joined', ARROW_DEFAULT_MEMORY_POOL='system')
     assert int(done.stdout) == len(PredictionStore(tmp_path / 'joined').label) == 2_000_000
 
 

@@ -1,7 +1,5 @@
 """An HTTP server on 127.0.0.1 that serves ranges, as Google's does, and can cut connections."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -5,16 +5,12 @@ import pytest
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import Evaluator
-from mmoid.openimages.readers.official_csv import convert
-from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.official_files import LABEL_NAMES, write_files
+from tests.official_files import LABEL_NAMES, converted, write_files
 
 
-def converted(tmp_path, text):
+def convert_with(tmp_path, text):
     (tmp_path / 'drawn.csv').write_text(text)
-    files = write_files(tmp_path / 'official')
-    summary = convert(tmp_path / 'store', **files, annotated_classes=tmp_path / 'drawn.csv', overwrite=True)
-    return AnnotationStore(tmp_path / 'store'), summary
+    return converted(tmp_path, write_files(tmp_path / 'official'), annotated_classes=tmp_path / 'drawn.csv')
 
 
 def labels_of(store):
@@ -26,7 +22,7 @@ GIVEN = {('b1', '/m/apple'): 1, ('d3', '/m/orange'): 0, ('b1', '/m/bench2'): 0}
 
 
 def test_a_class_is_present_where_it_or_a_class_below_has_a_box_and_absent_elsewhere(tmp_path):
-    store, summary = converted(tmp_path, 'LabelName\n/m/fruit\n/m/orange\n')
+    store, summary = convert_with(tmp_path, 'LabelName\n/m/fruit\n/m/orange\n')
     added = {('b1', '/m/fruit'): 1, ('a0', '/m/fruit'): 0, ('c2', '/m/fruit'): 1, ('d3', '/m/fruit'): 0}
     added |= {('b1', '/m/orange'): 1, ('a0', '/m/orange'): 0, ('c2', '/m/orange'): 0}
     assert labels_of(store) == GIVEN | added
@@ -37,14 +33,10 @@ def test_a_class_is_present_where_it_or_a_class_below_has_a_box_and_absent_elsew
     assert verified == {'/m/bench1', '/m/fruit', '/m/orange', '/m/apple'}, 'no fruit is no apple'
 
 
-def test_the_list_may_name_images_in_any_spelling(tmp_path):
-    store, _ = converted(tmp_path, 'LabelName,ImageID\n/m/bench1,train/a0.jpg\n/m/bench1,c2\n')
+def test_the_list_may_name_images_in_any_spelling_and_those_of_other_sets_are_counted(tmp_path):
+    text = 'LabelName,ImageID\n/m/bench1,train/a0.jpg\n/m/bench1,c2\n/m/bench1,x9\n'
+    store, summary = convert_with(tmp_path, text)
     assert labels_of(store) == GIVEN | {('a0', '/m/bench1'): 1, ('c2', '/m/bench1'): 0}
-
-
-def test_rows_of_other_images_are_counted(tmp_path):
-    store, summary = converted(tmp_path, 'LabelName,ImageID\n/m/bench1,a0\n/m/bench1,x9\n')
-    assert labels_of(store) == GIVEN | {('a0', '/m/bench1'): 1}
     reason = 'rows of annotated classes of images that are not in the data set'
     assert summary.dropped[reason] == 1 and summary.first[reason] == 'x9'
 
@@ -60,4 +52,4 @@ def test_rows_of_other_images_are_counted(tmp_path):
 )
 def test_an_unknown_class_or_image_is_an_error(tmp_path, text, message):
     with pytest.raises(AnnotationError, match=message):
-        converted(tmp_path, text)
+        convert_with(tmp_path, text)

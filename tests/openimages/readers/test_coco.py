@@ -1,18 +1,20 @@
-"""COCO JSON files -> AnnotationStore, and the errors for bad files."""
+"""COCO JSON files -> AnnotationStore, the errors for bad files, and back to files that others read."""
 
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from mmdet.datasets import CocoDataset
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.matching import GroundTruth
-from mmoid.openimages.readers.coco import import_coco
-from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.coco_documents import assert_same, coco_document, write_coco
-from tests.official_files import TREE
+from mmoid.openimages.readers import coco
+from mmoid.openimages.readers.coco import export_coco, import_coco
+from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
+from tests.coco_documents import assert_same, coco_document, random_store, write_coco
+from tests.official_files import TREE, converted, save_image, tree, write_files
+from tests.tool_runs import tool
 
 
 def imported(folder, document, **options):
@@ -82,8 +84,7 @@ def test_the_image_id_is_as_much_of_the_file_name_as_is_unique(tmp_path, second,
 
 
 def test_a_hierarchy_is_taken_from_its_file_and_never_guessed(tmp_path):
-    tree = {'LabelName': 'all', 'Subcategory': [{'LabelName': 'car', 'Subcategory': [{'LabelName': 'dog'}]}]}
-    (tmp_path / 'hierarchy.json').write_text(json.dumps(tree))
+    (tmp_path / 'hierarchy.json').write_text(json.dumps(tree({'car': {'dog': {}}})))
     store, _ = imported(tmp_path, coco_document(), hierarchy=tmp_path / 'hierarchy.json')
     assert store.hierarchy.ancestors(0).tolist() == [1]
     assert [source['name'] for source in store.metadata['sources']] == ['instances.json', 'hierarchy.json']
@@ -179,15 +180,12 @@ def test_images_of_objects365_are_found_as_they_are_unpacked(tmp_path):
         {'id': id, 'file_name': name, 'width': 200, 'height': 100} for id, name in zip((30, 10), files)
     ]
     document['categories'] = [{'id': 18, 'name': 'Wine Glass'}, {'id': 3, 'name': 'Wine glass'}]
-    for name in files:
-        path = tmp_path / 'train' / name.split('/', 2)[2]
-        path.parent.mkdir(parents=True)
-        Image.new('RGB', (8, 8)).save(path)
+    path, _ = (save_image(tmp_path / 'train' / name.split('/', 2)[2], (8, 8)) for name in files)
     store, _ = imported(tmp_path, document, images=tmp_path / 'train')
     assert store.file_name(0) == 'patch8/objects365_v1_00420917.jpg' and store.image_id(1) == 'objects365_v2_00908726'
     assert store.class_names == ('Wine Glass', 'Wine glass')
     path.unlink()
-    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v2_00908726'"):
+    with pytest.raises(AnnotationError, match=r"has no file of 1 of the 2 images, first 'objects365_v1_00420917'"):
         imported(tmp_path, document, images=tmp_path / 'train')
 
 
@@ -246,8 +244,7 @@ def test_images_are_found_by_name_and_their_sizes_compared(tmp_path):
     for name, image in zip(('/far/b.jpg', 'http://host/c', 'train\\d.JPG'), document['images']):
         image['file_name'] = name
     for name, size in (('x/b.jpg', (200, 100)), ('c.jpg', (30, 20)), ('d.png', (10, 10))):
-        (images / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', size).save(images / name)
+        save_image(images / name, size)
     store, summary = imported(tmp_path, document, images=images)
     assert [store.file_name(i) for i in range(3)] == ['x/b.jpg', 'c.jpg', 'd.png']
     assert np.array([store.width, store.height]).T.tolist() == [[200, 100], [30, 20], [100, 50]]
@@ -282,12 +279,7 @@ def test_flags_of_any_spelling_are_read(tmp_path):
         ('annotations', 1, {'category_id': 99}, r'annotations\[1\]\.category_id: 99 is not the id of a category'),
         ('annotations', 2, {'image_id': '31'}, r"annotations\[2\]\.image_id: '31' is not the id of an image"),
         ('annotations', 2, {'bbox': [1, 'x', 2, 3]}, r'annotations\[2\]\.bbox\[1\]: Expected `float`, got `str`'),
-        (
-            'annotations',
-            2,
-            {'bbox': [1, 2, float('nan'), 3]},
-            r'annotations\[2\]: box \[.* nan, .* must be four numbers',
-        ),
+        ('annotations', 2, {'bbox': [1, 2, np.nan, 3]}, r'annotations\[2\]: box \[.* nan, .* must be four numbers'),
         ('annotations', 2, {'iscrowd': 2}, r'annotations\[2\]\.iscrowd: Expected `float` <= 1'),
         ('annotations', 2, {'iscrowd': 'many'}, r"annotations\[2\]\.iscrowd: 'many' must be 1, 0 or -1"),
         ('images', 1, {'width': 0}, r'images\[1\]\.width: Expected `float` >= 1'),
@@ -308,3 +300,73 @@ def test_an_error_names_the_file_and_the_element(tmp_path, array, row, changes, 
     with pytest.raises(AnnotationError, match=rf'instances\.json: {message}'):
         imported(tmp_path, document)
     assert not (tmp_path / 'store').exists()
+
+
+@pytest.fixture()
+def store(tmp_path):
+    return random_store(tmp_path / 'store', np.random.default_rng(1), confidences=(0, 1, NOT_EXHAUSTIVE))
+
+
+@pytest.mark.parametrize('chunk', [1, 7, 1 << 16])
+def test_a_store_comes_back_from_its_export(tmp_path, monkeypatch, store, chunk):
+    monkeypatch.setattr(coco, 'EXPORT_CHUNK', chunk)
+    export_coco(store, tmp_path / 'export.json')
+    summary = import_coco(tmp_path / 'again', annotations=tmp_path / 'export.json')
+    assert summary.dropped == {}
+    assert_same(store, AnnotationStore(tmp_path / 'again'))
+
+
+def test_mmdet_reads_the_same_items_from_the_export(tmp_path, store):
+    export_coco(store, tmp_path / 'export.json')
+    metainfo = {'classes': store.class_names}
+    data = CocoDataset(str(tmp_path / 'export.json'), metainfo=metainfo, data_prefix={'img': 'images'}, pipeline=[])
+    assert len(data) == store.num_images
+    box = store.box * np.tile(np.stack([store.width, store.height], 1)[store.image_of_box()], 2)
+    areas = [row['area'] for row in json.loads((tmp_path / 'export.json').read_text())['annotations']]
+    np.testing.assert_allclose(areas, (box[:, 2:] - box[:, :2]).prod(axis=1), rtol=1e-13)
+    for i in range(store.num_images):
+        item, rows = data.get_data_info(i), store.boxes_of_image(i)
+        assert item['img_path'] == f'images/{store.file_name(i)}'
+        assert (item['width'], item['height']) == (store.width[i], store.height[i])
+        instances = item['instances']
+        assert [instance['bbox_label'] for instance in instances] == store.box_label[rows].tolist()
+        assert [instance['ignore_flag'] for instance in instances] == (store.is_group_of[rows] == 1).tolist()
+        found = np.reshape([instance['bbox'] for instance in instances], (-1, 4))
+        np.testing.assert_allclose(found, box[rows], rtol=1e-13)
+
+
+def test_a_label_that_is_neither_present_nor_absent_is_not_exported(tmp_path):
+    store = random_store(tmp_path / 'store', np.random.default_rng(0), confidences=(0, 1, 0.5))
+    with pytest.raises(AnnotationError, match=r'store: an image-level label has confidence 0\.5; COCO files hold 0,'):
+        export_coco(store, tmp_path / 'export.json')
+    assert not list(tmp_path.glob('*export*'))
+
+
+def test_an_export_is_whole_or_not_there_and_replaces_nothing_unasked(tmp_path, store):
+    def stop(what, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_coco(store, tmp_path / 'export.json', progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ['store']
+    (tmp_path / 'export.json').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'export\.json: exists already; give --overwrite to replace it'):
+        export_coco(store, tmp_path / 'export.json')
+    assert (tmp_path / 'export.json').read_text() == 'mine'
+    export_coco(store, tmp_path / 'export.json', overwrite=True)
+    with pytest.raises(FileExistsError, match=r'exists already'):
+        export_coco(store, tmp_path / 'store', overwrite=True)
+
+
+def test_the_tools_go_there_and_back(tmp_path):
+    store, _ = converted(tmp_path, write_files(tmp_path / 'official'))
+    done = tool('export_coco', store.path, '--out', tmp_path / 'export.json')
+    assert '4 images, 5 boxes, 5 classes' in done.stdout
+    command = ('import_coco', '--annotations', tmp_path / 'export.json', '--out', tmp_path / 'again')
+    tool(*command, '--images', store.image_folder)
+    again = AnnotationStore(tmp_path / 'again')
+    assert_same(store, again)
+    assert again.image_folder.samefile(store.image_folder)
+    done = tool(*command, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith('exists already; give --overwrite to replace it')

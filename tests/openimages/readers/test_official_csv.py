@@ -2,21 +2,18 @@
 
 import gzip
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.csv_files import read_boxes, read_image_labels, read_image_sizes
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.official_files import BOXES, LABEL_NAMES, SIZES, converted, write_files
-from tests.shared_data import open_images
+from tests.official_files import BOXES, LABEL_NAMES, SIZES, converted, save_image, write_files
+from tests.real_stores import open_images
 
 
 @pytest.fixture()
@@ -47,9 +44,7 @@ def test_images_may_be_in_sub_folders_or_rotated_and_the_data_root_may_move(tmp_
     files = write_files(tmp_path / 'data')
     (tmp_path / 'data/images/train_0').mkdir()
     (tmp_path / 'data/images/b1.jpg').rename(tmp_path / 'data/images/train_0/b1.jpg')
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new('RGB', (30, 20)).save(tmp_path / 'data/images/c2.jpg', exif=exif)
+    save_image(tmp_path / 'data/images/c2.jpg', (30, 20), turned=True)
     converted(tmp_path / 'data', files)
     (tmp_path / 'data').rename(tmp_path / 'moved')
     store = AnnotationStore(tmp_path / 'moved' / 'store')
@@ -226,34 +221,22 @@ def test_files_of_two_stores_in_one_folder_are_an_error(tmp_path, store):
         AnnotationStore(store.path)
 
 
-def test_a_store_pickles_as_its_path(store):
+def test_a_store_pickles_as_its_path_and_any_arrow_tool_reads_its_mapped_columns(store):
     data = pickle.dumps(store)
     assert len(data) < 500
     assert (pickle.loads(data).box == store.box).all()
-
-
-def test_columns_are_views_of_the_mapped_file_that_any_arrow_tool_reads(store):
     with pytest.raises(ValueError, match='read-only'):
         store.box[0] = 0
     table = pa.ipc.open_file(str(store.path / 'boxes.arrow')).read_all()
     assert np.array(table['box'].to_pylist()).tolist() == store.box.tolist()
 
 
-def test_the_core_does_not_import_torch():
-    modules = 'readers.official_csv, mmoid.openimages.readers.coco, mmoid.openimages.metric.evaluator'
-    code = f'import sys, mmoid.openimages.{modules}; assert "torch" not in sys.modules'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parents[3])
-
-
 @pytest.mark.parametrize('split', ['train', 'validation', 'test'])
-def test_real_files_of_version_3_are_read(split):
+def test_real_files_of_version_3_and_sizes_are_read(split):
+    assert len(read_image_sizes(open_images('classes/validation-image-sizes.csv'))) == 41620
     boxes = read_boxes(open_images(f'human-labels/v3-{split}-annotations-human-bbox.csv'))
     assert len(boxes) == 1000
     flags = set(boxes['IsGroupOf'].to_pylist())
     assert flags == {-1} if split == 'train' else {0, 1} <= flags
     labels = read_image_labels(open_images(f'human-labels/v3-{split}-annotations-human.csv'))
     assert set(labels['Confidence'].to_pylist()) == {0, 1}
-
-
-def test_the_real_sizes_are_read():
-    assert len(read_image_sizes(open_images('classes/validation-image-sizes.csv'))) == 41620

@@ -11,21 +11,11 @@ import numpy as np
 import pytest
 
 from mmoid.openimages.readers import official_files
-from mmoid.openimages.readers.official_files import (
-    CONVERTED_KINDS,
-    KINDS,
-    OFFICIAL_FILES,
-    RELEASES,
-    SPLITS,
-    download,
-    part_path,
-    select_files,
-    splits_of,
-)
+from mmoid.openimages.readers.official_files import CONVERTED_KINDS, KINDS, SPLITS, download, part_path, select_files
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.readers.file_server import serving
-from tests.shared_data import open_images
+from tests.real_stores import open_images
 from tests.tool_runs import tool
 from tools.misc.download_openimages import require_space
 
@@ -46,16 +36,19 @@ def run_tool(out, *options, check=True):
 
 
 def test_the_table_is_well_formed_and_every_release_has_the_files_of_a_store():
-    path_of = {file.name: file.path for file in OFFICIAL_FILES}
-    for file in OFFICIAL_FILES:
+    path_of = {file.name: file.path for file in official_files.OFFICIAL_FILES}
+    for file in official_files.OFFICIAL_FILES:
         assert re.fullmatch(r'[\w./-]+\.(csv|json)', file.path) and path_of[file.name] == file.path
         assert file.kind in KINDS and (file.split is None or (file.split in SPLITS and file.split in file.name))
         assert file.sha256 is None or (re.fullmatch('[0-9a-f]{64}', file.sha256) and file.num_bytes)
-    known = [file for file in OFFICIAL_FILES if file.release == 'challenge-2019' and file.kind != 'images']
+    known = select_files('challenge-2019', ['train', 'validation'], CONVERTED_KINDS)
     assert len(known) == 6 and all(file.sha256 for file in known)
-    assert OFFICIAL_FILES[0].url() == 'https://storage.googleapis.com/openimages/v5/class-descriptions-boxable.csv'
-    for release in RELEASES:
-        for split in splits_of(release):
+    assert (
+        official_files.OFFICIAL_FILES[0].url()
+        == 'https://storage.googleapis.com/openimages/v5/class-descriptions-boxable.csv'
+    )
+    for release in official_files.RELEASES:
+        for split in official_files.splits_of(release):
             files = select_files(release, [split], CONVERTED_KINDS)
             assert [file.kind for file in files] == list(CONVERTED_KINDS)
             assert [file.split for file in files] == [None, None, split, split]

@@ -1,5 +1,3 @@
-"""Parquet files of detection data sets -> AnnotationStore."""
-
 import io
 import json
 
@@ -92,11 +90,7 @@ def test_images_may_lie_in_the_folder_and_names_in_a_file(tmp_path):
     [
         (dict(category=[0, 3]), {}, r'a\.parquet: row 1: label 3 is not one of the 3 classes'),
         (dict(category=[0]), {}, r'a\.parquet: row 1: has 2 boxes and 1 labels'),
-        (
-            dict(bbox=[[1, 2, 3], [1, 2, 3, 4]]),
-            {},
-            r'a\.parquet: row 1: bbox \[1\.0, 2\.0, 3\.0\] must be four numbers',
-        ),
+        (dict(bbox=[[1, 2, 3], [1, 2, 3, 4]]), {}, r'row 1: bbox \[1\.0, 2\.0, 3\.0\] must be four numbers'),
         (dict(bbox=[[1, 2, 3, 4], [1, 2, 3, float('nan')]]), {}, r'a\.parquet: row 1: box .* must be four numbers'),
         (dict(), dict(names=None), r'a\.parquet: labels are numbers without names; give the names with --classes'),
         (dict(), dict(label='kind'), r'objects needs bbox and one of category, .*; it has bbox, kind'),

@@ -1,12 +1,10 @@
-"""Pascal VOC XML files -> AnnotationStore."""
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.readers.voc import import_voc
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests.official_files import save_image
 
 # As labelImg and the official files write it.
 XML = """<annotation>
@@ -36,9 +34,8 @@ def folder(tmp_path):
     (tmp_path / 'Annotations' / 'notes.txt').write_text('not XML')
     (tmp_path / 'Annotations' / 'settings.xml').write_text('<settings/>')
     (tmp_path / 'Annotations' / '._000005.xml').write_text('a file of macOS')
-    (tmp_path / 'images').mkdir()
-    for name, size in (('000005', (500, 375)), ('empty', (8, 9))):
-        Image.new('RGB', size).save(tmp_path / 'images' / f'{name}.jpg')
+    save_image(tmp_path / 'images' / '000005.jpg', (375, 500), turned=True)
+    save_image(tmp_path / 'images' / 'empty.jpg', (8, 9))
     return tmp_path
 
 
@@ -51,7 +48,7 @@ def imported(folder, **options):
 def test_a_folder_of_xml_files_becomes_a_store(folder):
     store, summary = imported(folder)
     assert store.image_ids() == ['000005', 'empty'] and store.file_name(1) == 'empty.jpg'
-    assert np.array([store.width, store.height]).T.tolist() == [[500, 375], [8, 9]]
+    assert np.array([store.width, store.height]).T.tolist() == [[500, 375], [8, 9]] and store.upright
     assert store.class_names == ('bottle', 'chair')
     assert store.box_label.tolist() == [1, 0] and store.box_stop.tolist() == [2, 2]
     np.testing.assert_allclose(store.box, [[262 / 500, 210 / 375, 324 / 500, 339 / 375], [0, 0, 1, 1]], atol=1e-12)
@@ -110,15 +107,6 @@ def test_sizes_are_compared_with_the_image_files(folder):
         found = {reason: count for reason, count in summary.changed.items() if reason.startswith('images')}
         assert list(found.values()) == list(counted.values()), found
         assert all(part in reason for part, reason in zip(counted, found))
-
-
-def test_a_size_with_the_orientation_of_the_camera_is_no_other_size(folder):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new('RGB', (375, 500)).save(folder / 'images' / '000005.jpg', exif=exif)
-    store, summary = imported(folder)
-    assert store.upright and store.width[0] == 500
-    assert not any('size' in reason or 'swapped' in reason for reason in summary.changed)
 
 
 def test_all_unreadable_xml_files_are_listed_or_dropped(folder):

@@ -16,8 +16,7 @@ from mmoid.openimages.sampling.coverage import (
 )
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from tests.real_stores import train_sample
-from tests.shared_data import open_images
+from tests.real_stores import open_images, sample
 
 
 def lists(classes, boxes):
@@ -28,7 +27,7 @@ def lists(classes, boxes):
 
 @pytest.fixture(scope='module')
 def real_lists(tmp_path_factory):
-    return ImageLists.of_store(AnnotationStore(train_sample(tmp_path_factory.mktemp('real') / 'sample')))
+    return ImageLists.of_store(AnnotationStore(sample(tmp_path_factory.mktemp('real'))))
 
 
 def every_outcome(classes, draws, num_images):

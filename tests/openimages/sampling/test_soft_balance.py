@@ -1,5 +1,3 @@
-"""Eq. 6-8 and the draws."""
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,3 @@
-"""Objects and concurrent rates."""
-
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +6,7 @@ import pytest
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics import objects
 from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, count_concurrence, load_rates, save_rates
-from mmoid.openimages.statistics.objects import object_of_box, object_pairs
+from mmoid.openimages.statistics.objects import object_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.box_stores import iou, label_sets_of, make_store, random_rows
 from tests.real_stores import sample
@@ -37,12 +35,6 @@ def test_pairs_are_those_of_a_double_loop(monkeypatch, pairs_at_once):
                     expected.append((i, j))
         first, second, _ = object_pairs(box, stop, group, 0.8)
         assert list(zip(first.tolist(), second.tolist())) == expected
-
-
-def test_objects_are_connected_components_of_one_image_without_group_of_boxes():
-    box = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8.1], [0, 0, 10, 10], [0, 0, 10, 10]])
-    found = object_of_box(box, np.array([4, 5]), np.array([0, -1, 0, 1, 0]), 0.9)
-    assert found[0] == found[1] == found[2] != found[4] and found[3] == -1
 
 
 def test_rates_are_read_as_they_were_written(tmp_path):

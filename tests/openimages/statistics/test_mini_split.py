@@ -1,5 +1,3 @@
-"""Subsets that keep the class ratios."""
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix

@@ -2,11 +2,7 @@
 
 import json
 import re
-import resource
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,59 +14,21 @@ from mmoid.openimages.store.arrow_folder import write_folder
 from tests.coco_documents import random_store
 from tests.disks import fill, make_read_only, repair
 from tests.official_files import write_files
-from tests.tool_runs import ROOT, tool_path
-
-
-@contextmanager
-def full_disk(size):
-    """Files of this process may not grow beyond ``size`` bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.mark.parametrize('size', [10, 500])
-def test_a_full_disk_names_the_store_and_leaves_nothing(tmp_path, size):
-    files = write_files(tmp_path / 'official')
-    with pytest.raises(OSError, match=r'store: File too large; free space, or write elsewhere'), full_disk(size):
-        convert(tmp_path / 'store', **files)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['official']
+from tests.tool_runs import tool
 
 
 @pytest.mark.parametrize(('fault', 'reason'), [(fill, 'No space left'), (make_read_only, 'not a writable directory')])
 def test_a_disk_that_is_full_or_read_only_is_one_line_and_takes_the_store_later(fault, reason, small_disk, tmp_path):
     files = write_files(tmp_path / 'official')
     fault(small_disk)
+    options = [word for key, path in files.items() for word in (f'--{key.removeprefix("image_")}', path)]
     try:
-        done = prepare(files, small_disk / 'store')
-        output = done.communicate(timeout=300)[0]
-        assert done.returncode == 1 and re.fullmatch(rf'error: .*{small_disk}.*{reason}.*\n', output), output
+        done = tool('prepare_openimages', *options, '--out', small_disk / 'store', check=False)
+        assert done.returncode == 1 and re.fullmatch(rf'error: .*{small_disk}.*{reason}.*\n', done.stderr), done.stderr
     finally:
         repair(small_disk)
     assert not list(small_disk.iterdir())
     convert(small_disk / 'store', **files)
-
-
-def test_of_two_processes_that_prepare_one_folder_one_succeeds(tmp_path):
-    files = write_files(tmp_path / 'official')
-    both = [prepare(files, tmp_path / 'store') for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 1], outputs
-    (refused,) = (output for process, output in zip(both, outputs) if process.returncode)
-    assert refused == f'error: {tmp_path}/store: exists already; give --overwrite to replace it\n'
-    assert AnnotationStore(tmp_path / 'store').image_ids() == ['b1', 'a0', 'c2', 'd3']
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['official', 'store']
-
-
-def prepare(files, out):
-    """Starts tools/dataset_converters/prepare_openimages.py."""
-    options = {key.removeprefix('image_'): path for key, path in files.items()}
-    words = [str(word) for key, path in options.items() for word in (f'--{key}', path)]
-    command = [sys.executable, tool_path('prepare_openimages'), *words, '--out', str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
 def test_the_second_of_two_conversions_into_one_folder_does_not_replace_the_first(tmp_path):

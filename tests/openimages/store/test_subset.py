@@ -55,6 +55,9 @@ def test_the_metadata_name_the_parent_and_its_parent(tmp_path, parent):
     made = {'parent': 'store', 'parent_images': 60, 'seed': 3, 'sizes': {'half': 30}}
     assert half.metadata['subset'] == made
     less, _ = write_subset(half, np.arange(10), tmp_path / 'less', {'seed': 4})
+    assert not less.upright
+    parent.metadata['upright'] = True
+    assert write_subset(parent, [0], tmp_path / 'turned')[0].upright
     assert less.metadata['subset'] == {'parent': 'half', 'parent_images': 30, 'seed': 4, 'parent_subset': made}
 
 
@@ -90,9 +93,3 @@ def test_no_subset_is_written_if_one_fails(tmp_path, monkeypatch, parent):
     with pytest.raises(OSError, match='No space'):
         subset_stores(parent, {out / 'train': np.arange(30), out / 'validation': np.arange(30, 40)}, {})
     assert not list(out.iterdir())
-
-
-def test_a_part_knows_how_its_boxes_fit_the_images(tmp_path, parent):
-    assert not write_subset(parent, [0], tmp_path / 'stored')[0].upright
-    parent.metadata['upright'] = True
-    assert write_subset(parent, [0], tmp_path / 'turned')[0].upright
