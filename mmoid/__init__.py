@@ -14,9 +14,7 @@ __version__ = '0.2.0'
 _PUBLIC = {
     'datasets.openimages': ('OpenImagesHierarchyDataset',),
     'datasets.samplers': ('SoftBalanceClassAwareSampler',),
-    'engine.hooks.class_order_check': ('ClassOrderCheckHook',),
-    'engine.hooks.invalid_loss': ('InvalidLossHook',),
-    'engine.hooks.log_history': ('LogHistoryHook',),
+    'engine.hooks': ('ClassOrderCheckHook', 'InvalidLossHook', 'LogHistoryHook'),
     'engine.resume.checkpoint_hook': ('ResumableCheckpointHook',),
     'engine.resume.train_loop': ('ResumableEpochTrainLoop',),
     'engine.schedule.hybrid_schedule': ('HybridSchedule',),

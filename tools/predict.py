@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine.hooks.sigterm import STATUS_FILE
+from mmoid.engine.hooks import STATUS_FILE
 from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
 from mmoid.engine.resume.checkpoints import try_load
 from mmoid.engine.testing import enable_out, enable_tta, predict_on

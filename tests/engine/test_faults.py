@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mmengine.hooks import Hook
 
-from mmoid.engine.hooks.sigterm import SigtermHook, Terminated
+from mmoid.engine.hooks import SigtermHook, Terminated
 from mmoid.engine.launch import build_runner, one_line_error
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.checkpoints import why_unusable
