@@ -17,8 +17,7 @@ _PUBLIC = {
     'engine.hooks': ('ClassOrderCheckHook', 'InvalidLossHook', 'LogHistoryHook'),
     'engine.resume.checkpoint_hook': ('ResumableCheckpointHook',),
     'engine.resume.train_loop': ('ResumableEpochTrainLoop',),
-    'engine.schedule.hybrid_schedule': ('HybridSchedule',),
-    'engine.schedule.stages': ('StageRestartLR', 'StageRestartMomentum'),
+    'engine.schedule.hybrid_schedule': ('HybridSchedule', 'StageRestartLR', 'StageRestartMomentum'),
     'evaluation.challenge_metric': ('OpenImagesChallengeMetric',),
     'evaluation.resumable_test': ('PredictionDump', 'ResumableTestLoop'),
     'models.dense_heads.assigners': (

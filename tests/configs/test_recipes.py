@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.runner import Runner
 
-from mmoid.engine.schedule.stages import stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import PAPER_RECIPES, RECIPES, ROOT, batch_of, read, stem
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.engine.schedule.stages import stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 from tests.configs.recipes import (
     RECIPES,
