@@ -20,22 +20,20 @@ _PUBLIC = {
     'engine.schedule.hybrid_schedule': ('HybridSchedule', 'StageRestartLR', 'StageRestartMomentum'),
     'evaluation.challenge_metric': ('OpenImagesChallengeMetric',),
     'evaluation.resumable_test': ('PredictionDump', 'ResumableTestLoop'),
-    'models.dense_heads.assigners': (
-        'LabelSetCost',
-        'LabelSetDynamicSoftLabelAssigner',
-        'LabelSetTaskAlignedAssigner',
-    ),
-    'models.dense_heads.label_set_head': (
+    'models.dense_heads': (
         'LabelSetATSSHead',
+        'LabelSetCost',
         'LabelSetDINOHead',
         'LabelSetDeformableDETRHead',
+        'LabelSetDynamicSoftLabelAssigner',
         'LabelSetFCOSHead',
         'LabelSetGFLHead',
         'LabelSetRTMDetSepBNHead',
         'LabelSetRetinaHead',
         'LabelSetTOODHead',
+        'LabelSetTaskAlignedAssigner',
     ),
-    'models.losses.concurrent_softmax': ('ConcurrentSoftmaxLoss',),
+    'models.losses.concurrent_softmax': ('ConcurrentSoftmaxLoss', 'DistCELoss', 'SoftmaxLoss'),
     'models.losses.sigmoid': (
         'CoBCELoss',
         'ConcurrentFocalLoss',
@@ -43,9 +41,7 @@ _PUBLIC = {
         'LabelSetBCELoss',
         'LabelSetFocalLoss',
     ),
-    'models.losses.softmax': ('DistCELoss', 'SoftmaxLoss'),
-    'models.roi_heads.label_set_bbox_head': ('LabelSetBBoxHead',),
-    'models.roi_heads.label_set_sampler': ('LabelSetSampler',),
+    'models.roi_heads': ('LabelSetBBoxHead', 'LabelSetSampler'),
     'models.test_time_augmentation': ('LabelSetTTAModel',),
 }
 _MODULE_OF = {name: f'mmoid.{module}' for module, names in _PUBLIC.items() for name in names}

@@ -26,7 +26,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner, ValLoop
 from torch.utils.data import DataLoader
 
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.engine.resume.checkpoint_hook import allow_checkpoint_globals
 from mmoid.engine.settings import remove_default_hooks, require_scores_of_hooks, require_trainable, type_name
 from mmoid.openimages.errors import AnnotationError
 

@@ -19,7 +19,7 @@ from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
-from mmoid.engine.resume.checkpoints import require_unchanged
+from mmoid.engine.resume.checkpoint_hook import require_unchanged
 from mmoid.engine.settings import type_name
 
 KEYS = ('name', 'epochs', 'sampler', 'param_scheduler')
