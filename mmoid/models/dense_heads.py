@@ -252,14 +252,10 @@ class LabelSetHead(AncestorBuffer):
     def label_sets(self, boxes: Sequence[InstanceData], image_of_row: Tensor | None) -> Iterator[None]:
         """While it lasts, labels are the indices that :meth:`indexed` gave."""
         sets = torch.cat([instances.label_sets for instances in boxes])
-        num_boxes = len(sets)
-        sets = F.pad(sets.to(torch.int8), (0, 0, 0, len(boxes)))
-        judged = self.verified.judged(boxes, sets.device)
-        if judged is not None:
-            counts = torch.tensor([len(instances) for instances in boxes], device=sets.device)
-            of_box = judged.repeat_interleave(counts, dim=0, output_size=num_boxes)
-            sets = sets.masked_fill((sets == 0) & ~torch.cat([of_box, judged]), -1)
-        table = LabelSetTable(sets, num_boxes, image_of_row)
+        num_boxes, num_images = len(sets), len(boxes)
+        counts = [*map(len, boxes), *[1] * num_images]  # after the ground truths, the background of each image
+        sets = self.verified.mark(F.pad(sets, (0, 0, 0, num_images)), [*boxes, *boxes], counts)
+        table = LabelSetTable(sets.to(torch.int8), num_boxes, image_of_row)
         num_classes, self.num_classes = self.num_classes, num_boxes  # the stock code's label of background
         self.boxes = boxes
         try:

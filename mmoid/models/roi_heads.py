@@ -78,21 +78,15 @@ class LabelSetSampler:
             message = "LabelSetSampler: sampling at random; name any other RoI sampler, as in sampler='OHEMSampler'"
             print_log(message, 'current', logging.WARNING)
         if not isinstance(sampler, dict):
-            sampler = dict(
-                type=sampler or 'mmdet.RandomSampler',
-                num=num,
-                pos_fraction=pos_fraction,
-                neg_pos_ub=neg_pos_ub,
-                add_gt_as_proposals=add_gt_as_proposals,
-            )
+            sampler = dict(type=sampler or 'mmdet.RandomSampler', num=num, pos_fraction=pos_fraction)
+            sampler |= dict(neg_pos_ub=neg_pos_ub, add_gt_as_proposals=add_gt_as_proposals)
         self.sampler = TASK_UTILS.build(sampler, default_args=dict(context=context))
         head: Any = getattr(context, 'bbox_head', None)
         if isinstance(head, nn.ModuleList):  # Cascade R-CNN has a head and a sampler for each stage
             head = head[context.current_stage]
-        classes_of_head: Any = getattr(head, 'num_classes', None)
-        self.num_classes: int = num_classes or classes_of_head
-        if self.num_classes is None:
+        if num_classes is None and head is None:
             raise ValueError('rcnn.sampler.num_classes is needed without a box head')
+        self.num_classes: int = num_classes or head.num_classes
         self.ancestors = ancestors
         self.hierarchy = getattr(head, 'hierarchy', None) if hierarchy is None else hierarchy
         if ancestors and self.hierarchy is None:
@@ -206,17 +200,9 @@ class LabelSetBBoxHead(AncestorBuffer, ConvFCBBoxHead):
         if score is not None:
             nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(score))
 
-    def predict_by_feat(
-        self,
-        rois: tuple[Tensor],
-        cls_scores: tuple[Tensor],
-        bbox_preds: tuple[Tensor],
-        batch_img_metas: list[dict],
-        rcnn_test_cfg: Any = None,
-        rescale: bool = False,
-    ) -> list[InstanceData]:
+    def predict_by_feat(self, *args: Any, rcnn_test_cfg: Any = None, **kwargs: Any) -> list[InstanceData]:
         """As in mmdet, with ancestors added; without ``rcnn_test_cfg`` there is no NMS, and none are added."""
-        results = super().predict_by_feat(rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_cfg, rescale)
+        results = super().predict_by_feat(*args, rcnn_test_cfg=rcnn_test_cfg, **kwargs)
         return results if rcnn_test_cfg is None else self.with_ancestors(results, rcnn_test_cfg.nms)
 
     def loss_and_target(
@@ -231,31 +217,23 @@ class LabelSetBBoxHead(AncestorBuffer, ConvFCBBoxHead):
     ) -> dict:
         """As in mmdet; ``sampling_results`` must come from :class:`LabelSetSampler` if the loss uses label sets."""
         uses_sets = getattr(self.loss_cls, 'uses_label_sets', False)
-        if not uses_sets and self.verified.all_are_negative:
+        if not uses_sets and self.verified.unverified == 'negative':
             return super().loss_and_target(
                 cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat, reduction_override
             )
         targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=True)
-        labels, label_weights, bbox_targets, bbox_weights = targets
-        boxes = bbox_targets, bbox_weights, reduction_override
+        labels, label_weights, *boxes = targets
         sets = self.label_sets(sampling_results)
         if not uses_sets:
             sets = F.one_hot(labels, self.num_classes + 1)[:, :-1].bool()
-        losses = self.loss(cls_score, None, rois, self._with_unverified(sets, sampling_results), label_weights, *boxes)
+        counts = [len(result.priors) for result in sampling_results]
+        judged = self.verified.mark(sets, [result.gt_instances for result in sampling_results], counts)
+        losses = self.loss(cls_score, None, rois, judged, label_weights, *boxes, reduction_override)
         if bbox_pred is not None and uses_sets:
-            losses['loss_bbox'] = self.loss_of_boxes(bbox_pred, rois, sets, *boxes)
+            losses['loss_bbox'] = self._loss_of_boxes(bbox_pred, rois, sets, *boxes, reduction_override)
         elif bbox_pred is not None:
-            losses |= self.loss(None, bbox_pred, rois, labels, label_weights, *boxes)
+            losses |= self.loss(None, bbox_pred, rois, labels, label_weights, *boxes, reduction_override)
         return dict(loss_bbox=losses, bbox_targets=targets)
-
-    def _with_unverified(self, sets: Tensor, sampling_results: Sequence[SamplingResult]) -> Tensor:
-        """(N, C) bool label sets; as int8 with -1 for classes that are no negatives, if there are such."""
-        judged = self.verified.judged([result.gt_instances for result in sampling_results], sets.device)
-        if judged is None:
-            return sets
-        counts = torch.tensor([len(result.priors) for result in sampling_results], device=sets.device)
-        judged = judged.repeat_interleave(counts, dim=0, output_size=len(sets))
-        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
     def _get_targets_single(
         self, pos_priors: Tensor, neg_priors: Tensor, pos_gt_bboxes: Tensor, pos_gt_labels: Tensor, cfg: Any
@@ -281,36 +259,16 @@ class LabelSetBBoxHead(AncestorBuffer, ConvFCBBoxHead):
             sets += [positives, positives.new_zeros(len(result.neg_priors), self.num_classes)]
         return torch.cat(sets)
 
-    def loss_of_boxes(
-        self,
-        bbox_pred: Tensor,
-        rois: Tensor,
-        label_sets: Tensor,
-        bbox_targets: Tensor,
-        bbox_weights: Tensor,
-        reduction_override: str | None = None,
+    def _loss_of_boxes(
+        self, bbox_pred: Tensor, rois: Tensor, sets: Tensor, targets: Tensor, weights: Tensor, reduction: str | None
     ) -> Tensor:
-        """Regression loss of positives: once for each label of the set, or once for all if class-agnostic.
-
-        Args:
-            bbox_pred: (N, 4) if class-agnostic, else (N, 4 C).
-            rois: (N, 5) image index and box.
-            label_sets: (N, C) bool.
-            bbox_targets: (N, 4).
-            bbox_weights: (N, 4).
-            reduction_override: As in mmdet.
-        """
-        learned = label_sets.any(dim=1, keepdim=True) if self.reg_class_agnostic else label_sets
+        """Regression loss of positives: once for each label of (N, C) sets, or once for all if class-agnostic."""
+        learned = sets.any(dim=1, keepdim=True) if self.reg_class_agnostic else sets
         rows, channel = learned.nonzero(as_tuple=True)
         if not len(rows):
             return bbox_pred.sum() * 0
         if self.reg_decoded_bbox:
             bbox_pred = get_box_tensor(self.bbox_coder.decode(rois[:, 1:], bbox_pred))
-        predicted = bbox_pred.reshape(len(bbox_pred), -1, bbox_targets.shape[1])[rows, channel]
-        return self.loss_bbox(
-            predicted,
-            bbox_targets[rows],
-            bbox_weights[rows],
-            avg_factor=len(bbox_targets),
-            reduction_override=reduction_override,
-        )
+        predicted = bbox_pred.reshape(len(bbox_pred), -1, targets.shape[1])[rows, channel]
+        options = dict(avg_factor=len(targets), reduction_override=reduction)
+        return self.loss_bbox(predicted, targets[rows], weights[rows], **options)

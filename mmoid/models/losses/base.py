@@ -187,15 +187,13 @@ class LabelSetLoss(nn.Module, ABC):
                 "bbox_head.type='mmoid.LabelSetBBoxHead' in a StandardRoIHead or CascadeRoIHead; or a loss of single "
                 "labels, such as loss_cls.type='mmoid.SoftmaxLoss'"
             )
-        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + self.has_background:
-            plus = ' + 1' if self.has_background else ''
-            raise ValueError(
-                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes{plus})'
-            )
-        if len(labels) != len(cls_score):
-            raise ValueError(f'cls_score has {len(cls_score)} rows, labels have shape {tuple(labels.shape)}')
-        if weight is not None and weight.shape != cls_score.shape[:1]:  # (N, 1) would broadcast to (N, N)
-            raise ValueError(f'weight has shape {tuple(weight.shape)}, expected ({len(cls_score)},), one for each row')
+        rows, channels = len(labels), self.num_classes + self.has_background
+        for name, tensor, shape in (('cls_score', cls_score, (rows, channels)), ('weight', weight, (rows,))):
+            if tensor is not None and tensor.shape != shape:  # a weight of (N, 1) would broadcast to (N, N)
+                raise ValueError(
+                    f'{name} has shape {tuple(tensor.shape)}, expected {shape} for {rows} labels and '
+                    f'{self.num_classes} classes'
+                )
         losses = self.row_losses(cls_score, *self.targets(labels))
         reduction = reduction_override or self.reduction
         if reduction == 'mean' and not len(losses):
