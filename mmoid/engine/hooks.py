@@ -178,9 +178,7 @@ class LogHistoryHook(Hook):
                 self._global.add(custom['data_src'])
         self.max_length = max(window for window in windows if isinstance(window, int))
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         # Every time, because a scalar may be new or restored from a checkpoint.
         for name, history in runner.message_hub.log_scalars.items():
             if name.split('/', 1)[-1] not in self._global:
@@ -212,9 +210,7 @@ class SigtermHook(Hook):
             if loop is not None:  # schedulers signal all processes, and the loss of a worker would end the iteration
                 loop.dataloader.worker_init_fn = partial(_keep_loading, loop.dataloader.worker_init_fn)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         requested = torch.tensor(int(self.requested))
         if runner.world_size > 1:
             all_reduce(requested, 'max')
@@ -223,7 +219,7 @@ class SigtermHook(Hook):
             barrier()  # the launcher ends all ranks with the first
             self._leave(runner, f'wrote {self.checkpoints.last_ckpt}')
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if self.requested:
             self._leave(runner, 'a resumed run repeats this validation')
 

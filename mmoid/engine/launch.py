@@ -37,9 +37,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 class Overrides(DictAction):
     """mmengine's ``DictAction``; what is no ``key=value`` is an error of one line."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *others: Any
-    ) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *others: Any) -> None:
         try:
             super().__call__(parser, namespace, values, *others)
         except (ValueError, AssertionError) as error:

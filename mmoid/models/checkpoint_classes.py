@@ -62,10 +62,7 @@ def tree_of_checkpoint(checkpoint: Mapping[str, Any], classes: ClassNames) -> di
 
 
 def convert_classes(
-    state_dict: Mapping[str, Tensor],
-    source: ClassNames,
-    target: ClassNames,
-    hierarchy: ClassHierarchy | None = None,
+    state_dict: Mapping[str, Tensor], source: ClassNames, target: ClassNames, hierarchy: ClassHierarchy | None = None
 ) -> Conversion:
     """Reorders the class channels of a detector's last layers.
 

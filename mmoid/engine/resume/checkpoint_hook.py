@@ -117,9 +117,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
             runner.save_checkpoint = save_atomically
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self._iter_due |= self.iter_interval is not None and self.every_n_train_iters(runner, self.iter_interval)
         if self._iter_due and not gradients_pending(runner):
             self._iter_due = False
@@ -236,12 +234,10 @@ def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: b
     Raises:
         ValueError: A fact differs that must not.
     """
+    other_ways = dict.fromkeys(INSIDE_EPOCH, 'resume from a checkpoint at the end of an epoch (epoch_*.pth), ')
     for fact, name in RUN_FACTS.items():
-        if fact not in INSIDE_EPOCH:
-            require_unchanged(name, own[fact], saved[fact])
-        elif inside_epoch:
-            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), '
-            require_unchanged(name, own[fact], saved[fact], other_way)
+        if inside_epoch or fact not in INSIDE_EPOCH:
+            require_unchanged(name, own[fact], saved[fact], other_ways.get(fact, ''))
 
 
 def gradients_pending(runner: Runner) -> bool:

@@ -30,9 +30,7 @@ Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
 class LabelSetTable:
     """Label sets that integer labels stand for, while a dense or DETR-type head computes its losses."""
 
-    sets: (
-        Tensor  # (S + B, C) int8, see LabelSetLoss.forward: of S ground truths, then the background of each of B images
-    )
+    sets: Tensor  # (S + B, C) int8, see LabelSetLoss.forward: S ground truths, then the background of each of B images
     num_ground_truths: int  # S; labels from S on are background
     image_of_row: Tensor | None = None  # (N,); None if all images have as many rows, one image after the other
 
@@ -181,7 +179,8 @@ class LabelSetLoss(nn.Module, ABC):
             )
         if self.table is not None:
             labels = self.table.of(labels)
-        if self.uses_label_sets and not self._gets_label_sets(labels):
+        is_training = self.trains_in_model and torch.is_grad_enabled()  # RoI samplers such as OHEM's use no gradient
+        if self.uses_label_sets and labels.dim() == 1 and is_training:
             raise ValueError(
                 f'{type(self).__name__} needs label sets, and this head gives single labels: use '
                 "bbox_head.type='mmoid.LabelSetBBoxHead' in a StandardRoIHead or CascadeRoIHead; or a loss of single "
@@ -199,10 +198,6 @@ class LabelSetLoss(nn.Module, ABC):
         if reduction == 'mean' and not len(losses):
             reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
         return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
-
-    def _gets_label_sets(self, labels: Tensor) -> bool:
-        """False for single labels in the training of a detector. RoI samplers such as OHEM's use no gradient."""
-        return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
     def targets(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """(N, C+1) bool label sets with background last, and which classes are judged (see :meth:`row_losses`).

@@ -103,11 +103,7 @@ def log_suppression(rates: Tensor, labels: Tensor) -> Tensor:
 
 
 def _loss_of_rows(
-    logits: Tensor,
-    targets: Tensor,
-    rates: Tensor,
-    class_weight: Tensor | None = None,
-    judged: Tensor | None = None,
+    logits: Tensor, targets: Tensor, rates: Tensor, class_weight: Tensor | None = None, judged: Tensor | None = None
 ) -> Tensor:
     """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) rates.
 
@@ -123,13 +119,9 @@ def _loss_of_rows(
 
 
 def _log_odds(logits: Tensor, rows: Tensor, labels: Tensor, suppression: Tensor) -> Tensor:
-    """z_i - log Σ_j e^{z_j + log(1 - r_ij)} of P (row, label) pairs, so that σ_i is its sigmoid.
+    """z_i - log Σ_j e^{z_j + log(1 - r_ij)} of P pairs of a row of (N, M) logits and its label i; σ_i is its sigmoid.
 
-    Args:
-        logits: (N, M).
-        rows: (P,) row of each pair.
-        labels: (P,) class i of each pair.
-        suppression: (P, M) log(1 - r_ij) of the classes j that compete with i; LOG_ZERO for the others.
+    (P, M) ``suppression`` is log(1 - r_ij) of the classes j that compete with i, and LOG_ZERO for the others.
     """
     values = logits[rows]
     # Without the largest competitor as a common shift, log(1 - r_ij) would be rounded to the digits of large logits.
