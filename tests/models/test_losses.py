@@ -383,11 +383,6 @@ def test_a_loss_in_a_head_with_other_targets_says_so():
         mmoid.ConcurrentFocalLoss(3)(logits, (labels, torch.ones(2)))
 
 
-def test_wrong_rates_from_is_refused():
-    with pytest.raises(ValueError, match="rates_from must be 'checkpoint' or 'config', got 'here'"):
-        loss(rates_from='here')
-
-
 def test_an_averaged_model_has_the_rates_too():
     module = loss()
     averaged = ExponentialMovingAverage(module)

@@ -20,7 +20,7 @@ import torch
 from mmdet.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 
 def seed_generators(*place: object, devices: bool = True) -> None:
@@ -111,27 +111,6 @@ class ResumableBatchSampler(Sampler):
         self.batch_sampler.sampler = sampler
 
 
-def make_resumable(loader: DataLoader, seed: int, rank: int) -> ResumableBatchSampler:
-    """Puts a :class:`ResumableBatchSampler` and :func:`load_seeded` into a loader; a ValueError if it cannot resume."""
-    batch_sampler = loader.batch_sampler
-    if batch_sampler is None:
-        raise ValueError(
-            'ResumableEpochTrainLoop needs a train_dataloader with batches of indices; here batch_size is None or the '
-            'data set is iterable'
-        )
-    if getattr(batch_sampler, 'drop_last', False) and type(batch_sampler) is not BatchSampler:
-        raise ValueError(
-            f'train_dataloader.batch_sampler.drop_last is True: {type(batch_sampler).__name__} may then give fewer '
-            'batches than its length, and a different number on each rank; set drop_last=False'
-        )
-    batches = ResumableBatchSampler(batch_sampler, seed, rank)
-    # DataLoader forbids this because an existing iterator would not notice. There is none yet.
-    object.__setattr__(loader, 'batch_sampler', batches)
-    # torch calls a data set's method of this name to load a whole batch, in whatever process.
-    loader.dataset.__getitems__ = partial(load_seeded, loader.dataset)  # type: ignore[attr-defined]
-    return batches
-
-
 @LOOPS.register_module()
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """mmengine's epoch loop, with exact resume inside an epoch as well as at its end.
@@ -158,7 +137,22 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
             if runner._randomness_cfg.get(key) == wrong:
                 raise ValueError(f'randomness.{key} is {wrong}: a resumed run would see other images; {remedy}')
         super().__init__(runner, dataloader, max_epochs, **kwargs)
-        self.batches = make_resumable(self.dataloader, runner.seed, runner.rank)
+        loader, inner = self.dataloader, self.dataloader.batch_sampler
+        if inner is None:
+            raise ValueError(
+                'ResumableEpochTrainLoop needs a train_dataloader with batches of indices; here batch_size is None or '
+                'the data set is iterable'
+            )
+        if getattr(inner, 'drop_last', False) and type(inner) is not BatchSampler:
+            raise ValueError(
+                f'train_dataloader.batch_sampler.drop_last is True: {type(inner).__name__} may then give fewer batches '
+                'than its length, and a different number on each rank; set drop_last=False'
+            )
+        self.batches = ResumableBatchSampler(inner, runner.seed, runner.rank)
+        # DataLoader forbids this because an existing iterator would not notice. There is none yet.
+        object.__setattr__(loader, 'batch_sampler', self.batches)
+        # torch calls a data set's method of this name to load a whole batch, in whatever process.
+        loader.dataset.__getitems__ = partial(load_seeded, loader.dataset)
 
     def run(self) -> nn.Module:
         self.runner.call_hook('before_train')
