@@ -222,17 +222,18 @@ class LabelSetBBoxHead(AncestorBuffer, ConvFCBBoxHead):
                 cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat, reduction_override
             )
         targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=True)
-        labels, label_weights, *boxes = targets
+        labels, label_weights, bbox_targets, bbox_weights = targets
+        boxes = bbox_targets, bbox_weights, reduction_override
         sets = self.label_sets(sampling_results)
         if not uses_sets:
             sets = F.one_hot(labels, self.num_classes + 1)[:, :-1].bool()
         counts = [len(result.priors) for result in sampling_results]
         judged = self.verified.mark(sets, [result.gt_instances for result in sampling_results], counts)
-        losses = self.loss(cls_score, None, rois, judged, label_weights, *boxes, reduction_override)
+        losses = self.loss(cls_score, None, rois, judged, label_weights, *boxes)
         if bbox_pred is not None and uses_sets:
-            losses['loss_bbox'] = self._loss_of_boxes(bbox_pred, rois, sets, *boxes, reduction_override)
+            losses['loss_bbox'] = self._loss_of_boxes(bbox_pred, rois, sets, *boxes)
         elif bbox_pred is not None:
-            losses |= self.loss(None, bbox_pred, rois, labels, label_weights, *boxes, reduction_override)
+            losses |= self.loss(None, bbox_pred, rois, labels, label_weights, *boxes)
         return dict(loss_bbox=losses, bbox_targets=targets)
 
     def _get_targets_single(
