@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.launch import one_line_error
-from mmoid.engine.testing import enable_out
+from mmoid.engine.settings import enable_out
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions
