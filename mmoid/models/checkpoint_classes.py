@@ -87,7 +87,7 @@ def convert_classes(
         raise AnnotationError(f'{source.source} and {target.source} have no class in common')
     shares = torch.zeros(len(target), len(target))  # of each known class in each new one
     if hierarchy is not None:
-        shares = torch.from_numpy(hierarchy.ancestor_matrix.T) * torch.outer(~known, known).float()
+        shares[~known] = torch.from_numpy(hierarchy.ancestor_matrix.T)[~known].float() * known
         shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
     filled = shares.any(dim=1)
     generator = torch.Generator().manual_seed(0)
