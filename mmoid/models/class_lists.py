@@ -51,7 +51,7 @@ def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, k
     label_names = tuple(classes)
     names = [name for name in classes if not name.startswith('/')]
     if store:
-        label_names = store.classes.subset(store.classes.indices(classes, f'{key}.classes')).label_names
+        label_names = tuple(store.label_names[i] for i in store.classes.indices(classes, f'{key}.classes'))
     elif names and path and not path.exists():
         return None
     elif names:
