@@ -161,7 +161,9 @@ def _class_by_item(dataset: Any, expand_hierarchy: bool) -> csr_matrix:
 def _require_same_classes(parts: Sequence[Any]) -> None:
     first, *others = map(_classes, parts)
     for k, classes in enumerate(others, start=1):
-        for i, (own, other) in enumerate(zip_longest(first, classes)) if first and classes else ():
+        if first is None or classes is None:
+            continue
+        for i, (own, other) in enumerate(zip_longest(first, classes)):
             if own != other:
                 raise ValueError(
                     f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 (class {i} is '
