@@ -18,7 +18,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
 import mmoid
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.engine.resume.checkpoint_hook import allow_checkpoint_globals
 
 for _module in mmoid._MODULE_OF.values():
     import_module(_module)

@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.engine.resume.checkpoints import try_load
+from mmoid.engine.resume.checkpoint_hook import try_load
 from mmoid.openimages.readers.coco import export_coco
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.narrow import narrow

@@ -20,10 +20,10 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine.hooks.sigterm import STATUS_FILE
+from mmoid.engine.hooks import STATUS_FILE
 from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
-from mmoid.engine.resume.checkpoints import try_load
-from mmoid.engine.testing import enable_out, enable_tta, predict_on
+from mmoid.engine.resume.checkpoint_hook import try_load
+from mmoid.engine.settings import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError

@@ -14,7 +14,7 @@ from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
-from mmoid.engine.testing import enable_out, enable_tta
+from mmoid.engine.settings import enable_out, enable_tta
 from mmoid.utils.command_line import tool_parser
 
 

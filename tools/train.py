@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
+from mmoid.engine.hooks import RESUMABLE, SigtermHook, Terminated
 from mmoid.engine.launch import (
     build_runner,
     enable_amp,

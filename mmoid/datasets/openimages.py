@@ -324,10 +324,11 @@ class StoreRecords(Sequence):
         rows = store.labels_of_image(image)
         label = self.new_label[store.image_label[rows]]
         confidence = store.image_label_confidence[rows]
+        label, confidence = label[label >= 0], confidence[label >= 0]
         box_label = self.new_label[store.box_label[store.boxes_of_image(image)]]
-        present = np.concatenate([box_label[box_label >= 0], label[(label >= 0) & (confidence > 0)]])
-        verified = self.hierarchy.verified_classes(present, label[(label >= 0) & (confidence == 0)])
-        not_exhaustive = label[(label >= 0) & (confidence == NOT_EXHAUSTIVE)]
+        present = np.concatenate([box_label[box_label >= 0], label[confidence > 0]])
+        verified = self.hierarchy.verified_classes(present, label[confidence == 0])
+        not_exhaustive = label[confidence == NOT_EXHAUSTIVE]
         if not len(not_exhaustive):
             return verified
         return np.setdiff1d(verified, self.hierarchy.verified_classes(not_exhaustive, label[:0]))
@@ -359,9 +360,8 @@ class StoreRecords(Sequence):
             for box, label, ignore, group in zip(*(column.tolist() for column in columns))
         ]
         image_labels = self.new_label[store.image_label[label_rows]]
-        path = self.path(image)
         return {
-            'img_path': path,
+            'img_path': self.path(image),
             'img_id': store.image_id(image),
             'width': width,
             'height': height,

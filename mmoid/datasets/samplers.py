@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -160,13 +161,14 @@ def _class_by_item(dataset: Any, expand_hierarchy: bool) -> csr_matrix:
 def _require_same_classes(parts: Sequence[Any]) -> None:
     first, *others = map(_classes, parts)
     for k, classes in enumerate(others, start=1):
-        if first is None or classes is None or classes == first:
+        if first is None or classes is None:
             continue
-        differing = (f'class {i} is {b!r}, not {a!r}' for i, (a, b) in enumerate(zip(first, classes)) if a != b)
-        raise ValueError(
-            f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 '
-            f'({next(differing, f"{len(classes)}, not {len(first)}")}); give all parts the same metainfo.classes'
-        )
+        for i, (own, other) in enumerate(zip_longest(first, classes)):
+            if own != other:
+                raise ValueError(
+                    f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 (class {i} is '
+                    f'{other!r}, not {own!r}); give all parts the same metainfo.classes'
+                )
 
 
 def _classes(dataset: Any) -> tuple[str, ...] | None:

@@ -26,7 +26,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner, ValLoop
 from torch.utils.data import DataLoader
 
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals
+from mmoid.engine.resume.checkpoint_hook import allow_checkpoint_globals
 from mmoid.engine.settings import remove_default_hooks, require_scores_of_hooks, require_trainable, type_name
 from mmoid.openimages.errors import AnnotationError
 
@@ -37,9 +37,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 class Overrides(DictAction):
     """mmengine's ``DictAction``; what is no ``key=value`` is an error of one line."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *others: Any
-    ) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *others: Any) -> None:
         try:
             super().__call__(parser, namespace, values, *others)
         except (ValueError, AssertionError) as error:

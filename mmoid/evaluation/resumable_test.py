@@ -122,12 +122,9 @@ class PredictionDump(BaseMetric):
         for bound in self._done:
             store = self.shards.read(bound)
             samples = []
-            for image_id, start, stop in zip(store.image_ids(), [0, *store.detection_stop], store.detection_stop):
-                instances = dict(
-                    bboxes=torch.from_numpy(store.box[start:stop].copy()),
-                    scores=torch.from_numpy(store.score[start:stop].copy()),
-                    labels=torch.from_numpy(store.label[start:stop].astype(np.int64)),
-                )
+            for image, image_id in enumerate(store.image_ids()):
+                _, label, score, box = map(torch.from_numpy, store.detections(np.array([image])))
+                instances = dict(bboxes=box, scores=score, labels=label.long())
                 samples.append(dict(img_id=image_id, ori_shape=(1, 1), pred_instances=instances))
             yield bound[0], samples
 
@@ -191,11 +188,7 @@ class ResumableTestLoop(TestLoop):
     gives the same bytes and the same mAP as an uninterrupted one, with any number of processes. Each image is tested
     once; no process repeats images to even out their number.
 
-    Args:
-        runner: The runner.
-        dataloader: As for ``TestLoop``. Images in order, without a batch sampler of its own.
-        evaluator: As for ``TestLoop``.
-        fp16: As for ``TestLoop``.
+    The arguments are those of ``TestLoop``; ``dataloader`` gives images in order, without a batch sampler of its own.
 
     Raises:
         ValueError: A loader of another kind; on resuming, a metric that needs more than predictions.

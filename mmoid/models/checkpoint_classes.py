@@ -62,11 +62,7 @@ def tree_of_checkpoint(checkpoint: Mapping[str, Any], classes: ClassNames) -> di
 
 
 def convert_classes(
-    state_dict: Mapping[str, Tensor],
-    source: ClassNames,
-    target: ClassNames,
-    hierarchy: ClassHierarchy | None = None,
-    seed: int = 0,
+    state_dict: Mapping[str, Tensor], source: ClassNames, target: ClassNames, hierarchy: ClassHierarchy | None = None
 ) -> Conversion:
     """Reorders the class channels of a detector's last layers.
 
@@ -78,7 +74,6 @@ def convert_classes(
         source: Its S classes.
         target: The T classes wanted.
         hierarchy: Over ``target``: a new class with known descendants starts as their mean instead.
-        seed: Of the new weights.
 
     Raises:
         AnnotationError: No class in common, or no layer with channels for ``source``.
@@ -95,7 +90,7 @@ def convert_classes(
         shares[~known] = torch.from_numpy(hierarchy.ancestor_matrix.T)[~known].float() * known
         shares /= shares.sum(dim=1, keepdim=True).clamp(min=1)
     filled = shares.any(dim=1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     # A config gives the rates and ancestors of the new classes.
     of_config = re.compile(r'(^|\.)(rates|ancestors)(_indices)?$|(^|\.)class_names$')
     converted, layers = {name: value for name, value in state_dict.items() if not of_config.search(name)}, []
@@ -125,8 +120,8 @@ def convert_classes(
     return Conversion(
         state_dict=converted,
         layers=tuple(layers),
-        new=tuple(names[i] for i in torch.nonzero(~known)[:, 0]),
-        filled=tuple(names[i] for i in torch.nonzero(filled)[:, 0]),
+        new=tuple(name for name, is_known in zip(names, known) if not is_known),
+        filled=tuple(name for name, is_filled in zip(names, filled) if is_filled),
         unused=tuple(source.display_names[i] for i in np.setdiff1d(np.arange(len(source)), origin)),
     )
 

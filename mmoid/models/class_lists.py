@@ -48,16 +48,14 @@ def label_names_of(hierarchy: Hierarchy | None, classes: Sequence[str] | None, k
         return store.label_names if store else None
     if isinstance(classes, str):
         raise ValueError(f'{key}.classes: expects a list of names or MIDs, got {classes!r}')
+    label_names = tuple(classes)
+    names = [name for name in classes if not name.startswith('/')]
     if store:
-        indices = store.classes.indices(classes, f'{key}.classes')
-        label_names = tuple(store.label_names[i] for i in indices)
-    else:
-        label_names = tuple(classes)
-        names = [name for name in classes if not name.startswith('/')]
-        if names and path and not path.exists():
-            return None
-        if names:
-            raise ValueError(f'{key}.classes: {names[0]!r} is not a MID; a display name needs a store as hierarchy')
+        label_names = tuple(store.label_names[i] for i in store.classes.indices(classes, f'{key}.classes'))
+    elif names and path and not path.exists():
+        return None
+    elif names:
+        raise ValueError(f'{key}.classes: {names[0]!r} is not a MID; a display name needs a store as hierarchy')
     require_unique(label_names, f'{key}.classes')
     return label_names
 
@@ -195,8 +193,8 @@ class ClassBuffer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         key, indices = prefix + self.buffer_name, f'{prefix}{self.buffer_name}_indices'
-        own = {key: getattr(self, self.buffer_name), indices: getattr(self, f'{self.buffer_name}_indices')}
-        own = {name: buffer for name, buffer in own.items() if buffer is not None}
+        buffers = {name: getattr(self, name.removeprefix(prefix)) for name in (key, indices)}
+        own = {name: buffer for name, buffer in buffers.items() if buffer is not None}
         given = {name: state_dict[name] for name in own if name in state_dict}
         names = state_dict.pop(f'{prefix}class_names', None)
         if self.class_names is not None:
@@ -216,11 +214,11 @@ class ClassBuffer(nn.Module):
                 if buffer.shape != own[name].shape:  # another number of non-zero values
                     self.register_buffer(name.removeprefix(prefix), torch.empty_like(buffer, device=own[name].device))
         if given and is_reported and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
+            used = "the config's" if from_config else "the checkpoint's (loss_cls.rates_from='config' changes that)"
             message = (
                 f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
             )
-            message += "the config's" if from_config else "the checkpoint's (loss_cls.rates_from='config' changes that)"
-            print_log(message, 'current', logging.INFO if from_config else logging.WARNING)
+            print_log(message + used, 'current', logging.INFO if from_config else logging.WARNING)
         if from_config:
             state_dict.pop(indices, None)
             state_dict.update(own)

@@ -96,16 +96,12 @@ class VerifiedClasses:
                 raise ValueError("bbox_head.unverified='sample' needs all classes of loss_cls.hierarchy")
             self.weight = torch.from_numpy(np.sqrt(np.maximum(counts, 1)))
 
-    @property
-    def all_are_negative(self) -> bool:
-        return self.unverified == 'negative'
-
     def judged(self, ground_truths: Sequence[InstanceData], device: torch.device) -> Tensor | None:
         """(B, C) bool: verified or drawn, of B images; None if all classes are.
 
         ``ground_truths`` have ``verified_classes``, which :class:`mmoid.OpenImagesHierarchyDataset` gives them.
         """
-        if self.all_are_negative:
+        if self.unverified == 'negative':
             return None
         judged = np.zeros((len(ground_truths), self.num_classes), dtype=bool)
         for row, instances in zip(judged, ground_truths):
@@ -118,6 +114,18 @@ class VerifiedClasses:
         if self.weight is not None:
             judged[:, torch.multinomial(self.weight, self.num_sampled).numpy()] = True
         return torch.from_numpy(judged).to(device, non_blocking=True)
+
+    def mark(self, sets: Tensor, ground_truths: Sequence[InstanceData], counts: Sequence[int]) -> Tensor:
+        """(N, C) bool label sets, as int8 with -1 for classes that are not judged, if there are such.
+
+        ``counts`` are the rows of each image.
+        """
+        judged = self.judged(ground_truths, sets.device)
+        if judged is None:
+            return sets
+        rows = torch.tensor(counts, device=sets.device)
+        judged = judged.repeat_interleave(rows, dim=0, output_size=len(sets))
+        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
 
 class AncestorBuffer(ClassBuffer):

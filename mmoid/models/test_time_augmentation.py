@@ -42,10 +42,7 @@ class LabelSetTTAModel(DetTTAModel):
     """
 
     def __init__(
-        self,
-        tta_cfg: Mapping[str, Any],
-        module: dict | nn.Module,
-        data_preprocessor: dict | nn.Module | None = None,
+        self, tta_cfg: Mapping[str, Any], module: dict | nn.Module, data_preprocessor: dict | nn.Module | None = None
     ) -> None:
         rules = [name for name in ('nms', 'fusion') if tta_cfg.get(name) is not None]
         if len(rules) != 1:

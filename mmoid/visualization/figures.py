@@ -32,6 +32,7 @@ BY_FREQUENCY = 'class, most frequent first'
 LONGEST_NAME = 27  # characters of a class name in an axis label: the length of the longest official name
 MAX_ROWS = 30  # bars of a figure
 MAX_NAMES = 60  # class names that fit below a figure
+NAMED = 6  # classes with the largest gain, and with the largest loss, that are named if not all are
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
@@ -146,13 +147,12 @@ def draw_class_ap(
     second: np.ndarray,
     class_names: Sequence[str],
     names: tuple[str, str] = ('first', 'second'),
-    top: int = 6,
 ) -> Figure:
     """AP by class of two evaluations, from frequent to rare classes (Fig. 5 of the paper).
 
     ``images`` are the (C,) training images of each class, ``first`` and ``second`` their (C,) AP; classes where one is
-    NaN are left out. ``names`` are those of the evaluations. If the names of all classes do not fit, ``top`` (>= 1)
-    classes are named for the largest gain, and for the largest loss, and lines show the running mean over a twentieth.
+    NaN are left out. ``names`` are those of the evaluations. If the names of all classes do not fit, six classes are
+    named for the largest gain, and six for the largest loss, and lines show the running mean over a twentieth.
 
     Raises:
         ValueError: No class has an AP in both.
@@ -187,7 +187,7 @@ def draw_class_ap(
     lower.set_xlabel(BY_FREQUENCY)
     lower.margins(y=0.8)  # room for the names
     by_gain = np.argsort(gain, kind='stable')
-    for k in {*by_gain[:top], *by_gain[-top:]}:
+    for k in {*by_gain[:NAMED], *by_gain[-NAMED:]}:
         side = 'bottom' if gain[k] > 0 else 'top'
         lower.text(k, gain[k], f' {labels[k]} {gain[k]:+.3f} ', rotation=90, ha='center', va=side, fontsize=7)
     return figure

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from mmoid.openimages.boxes import box_area, intersection_area
 from mmoid.openimages.metric.matching import GroundTruth
 from mmoid.openimages.metric.mistakes import Verdict, judge
-from mmoid.openimages.predictions.prediction_store import Predictions
+from mmoid.openimages.predictions.prediction_store import Detections, Predictions
 from mmoid.openimages.statistics.objects import object_of_box
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
@@ -112,8 +112,8 @@ def draw_predictions(
     """
     read, panels = ImageReader(store), []
     for image in images:
-        rows = detections(predictions, store.image_id(image), score_threshold)
-        panels.append((store.image_id(image), read(image), detected_boxes(store, predictions, rows)))
+        found = detections(predictions, store.image_id(image), score_threshold)
+        panels.append((store.image_id(image), read(image), detected_boxes(store, found)))
     return draw_sheet(f'Predictions with a score of at least {score_threshold:g}   —   ↑ ancestors', panels)
 
 
@@ -149,14 +149,14 @@ def draw_mistakes(
     store, truth, panels = read.store, ground_truth, []
     for image in images:
         detected = detections(predictions, store.image_id(image), score_threshold)
-        is_ours = predictions.label[detected] == label
-        box, score = predictions.box[detected[is_ours]], predictions.score[detected[is_ours]]
+        is_ours = detected.label == label
+        box, score = detected.box[is_ours], detected.score[is_ours]
         verdict, found = judge(truth, image, label, score, box, iou_threshold)
         right = []
         for corners, kind, value in zip(box, verdict, score):
             colour, note = VERDICTS[Verdict(kind)]
             right.append(LabelledBox(corners, [f'{value:.2f}{note}'], colour))
-        right += detected_boxes(store, predictions, detected[~is_ours], GREY)[:MAX_OTHERS]
+        right += detected_boxes(store, detected.take(~is_ours), GREY)[:MAX_OTHERS]
 
         rows = np.flatnonzero((truth.image == image) & (truth.label == label))
         # A group-of box is found if it holds at least half of a detection that does not count.
@@ -180,32 +180,27 @@ def draw_mistakes(
     return draw_sheet(title, panels)
 
 
-def detections(predictions: Predictions, image_id: str, score_threshold: float) -> np.ndarray:
-    """Rows of the detections on an image, best score first; none if it was not predicted."""
-    image = predictions.ids.index(image_id).as_py()
-    stops = np.r_[0, predictions.detection_stop, 0]  # image -1, if it was not predicted, has no rows
-    rows = np.arange(stops[image], stops[image + 1])
-    rows = rows[predictions.score[rows] >= score_threshold]
-    return rows[np.argsort(-predictions.score[rows], kind='stable')]
+def detections(predictions: Predictions, image_id: str, score_threshold: float) -> Detections:
+    """Those on an image, best score first; none if it was not predicted."""
+    found = predictions.detections(np.array([predictions.ids.index(image_id).as_py()])).best_first()
+    return found.take(found.score >= score_threshold)
 
 
-def detected_boxes(
-    store: AnnotationStore, predictions: Predictions, rows: np.ndarray, colour: str | None = None
-) -> list[LabelledBox]:
-    """One box for each object on (R,) rows of detections, best score first, with lines such as ``Apple 0.92``.
+def detected_boxes(store: AnnotationStore, found: Detections, colour: str | None = None) -> list[LabelledBox]:
+    """One box for each object on the detections of an image, best score first, with lines such as ``Apple 0.92``.
 
     Each class is named once, with its best score. Ancestors of other classes come in one line: ``↑ Fruit, Food``.
     """
     boxes, names = [], store.class_names
-    for members in objects_of(predictions.box[rows], SAME_PREDICTION):
-        best = members[np.sort(np.unique(predictions.label[rows[members]], return_index=True)[1])]
-        label, score = predictions.label[rows[best]], predictions.score[rows[best]]
+    for members in objects_of(found.box, SAME_PREDICTION):
+        best = members[np.sort(np.unique(found.label[members], return_index=True)[1])]
+        label, score = found.label[best], found.score[best]
         above = store.hierarchy.ancestor_matrix[label][:, label].any(axis=0)
         lines = [f'{names[k]} {value:.2f}' for k, value in zip(label[~above], score[~above])]
         if above.any():
             lines.append(f'↑ {", ".join(names[k] for k in label[above])}')
         of_object = colour or COLOURS[label[~above][0] % len(COLOURS)]
-        boxes.append(LabelledBox(predictions.box[rows[members[0]]], lines, of_object))
+        boxes.append(LabelledBox(found.box[members[0]], lines, of_object))
     return boxes
 
 

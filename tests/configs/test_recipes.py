@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmoid.engine.schedule.stages import stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 
 ROOT = Path(__file__).parents[2]

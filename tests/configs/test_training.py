@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmoid.engine.schedule.stages import stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import stages_of_config
 from mmoid.engine.schedule.training_plan import plan_training
 from mmoid.synthetic.folder import write_stores
 from tests.configs.test_recipes import RECIPES, read, stem

@@ -201,7 +201,7 @@ def test_parts_with_other_classes_are_refused(data):
     names = data.metainfo['classes']
     for classes, difference in (
         ([names[1], names[0], *names[2:]], f"class 0 is '{names[1]}', not '{names[0]}'"),
-        (names[:4], f'4, not {len(names)}'),
+        (names[:4], f"class 4 is None, not '{names[4]}'"),
     ):
         part = mmoid.OpenImagesHierarchyDataset(str(data.store.path), metainfo=dict(classes=classes))
         with pytest.raises(ValueError) as error:

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch.utils._pytree import tree_flatten
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.resume.checkpoints import try_load
+from mmoid.engine.resume.checkpoint_hook import try_load
 from tests.engine.small_run import Interrupted, config
 
 STATE = ('state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict', 'early_stopping')

@@ -10,10 +10,9 @@ import psutil
 import pytest
 from mmengine.hooks import Hook
 
-from mmoid.engine.hooks.sigterm import SigtermHook, Terminated
+from mmoid.engine.hooks import SigtermHook, Terminated
 from mmoid.engine.launch import build_runner, one_line_error
-from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
-from mmoid.engine.resume.checkpoints import why_unusable
+from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook, why_unusable
 from tests.disks import fill, make_read_only
 from tests.engine import small_run
 from tests.engine.run_checks import history

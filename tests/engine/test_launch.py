@@ -10,8 +10,7 @@ from mmengine.config import Config
 
 import mmoid.registry  # noqa: F401
 from mmoid.engine.launch import add_cfg_options, build_runner, enable_amp, end_launch, load_config, prepare_launch
-from mmoid.engine.settings import type_name
-from mmoid.engine.testing import enable_out, enable_tta, predict_on
+from mmoid.engine.settings import enable_out, enable_tta, predict_on, type_name
 from tests.engine import small_run
 from tests.engine.run_checks import log
 from tests.evaluation import prediction_run

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mmoid.engine.hooks.sigterm import RESUMABLE
+from mmoid.engine.hooks import RESUMABLE
 from tests.engine.fake_slurm import write_commands
 from tests.engine.machines import ROOT, Launch, launches, on_two_machines, two_machines, write_config
 from tests.engine.run_checks import history

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmoid.registry  # noqa: F401
-from mmoid.engine.testing import enable_out
+from mmoid.engine.settings import enable_out
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions

@@ -161,7 +161,7 @@ def test_the_type_alone_swaps_the_loss_and_the_sampler_reads_the_hierarchy_from_
 
 def test_the_type_of_the_wrapped_sampler_gets_the_other_keys_and_none_is_a_warning(monkeypatch):
     messages = []
-    monkeypatch.setattr('mmoid.models.roi_heads.label_set_sampler.print_log', lambda text, *_: messages.append(text))
+    monkeypatch.setattr('mmoid.models.roi_heads.print_log', lambda text, *_: messages.append(text))
     arguments = dict(num=16, pos_fraction=0.5, num_classes=4)
     for wrapped in ('mmdet.RandomSampler', RandomSampler, None):
         plain = TASK_UTILS.build(dict(type='mmoid.LabelSetSampler', sampler=wrapped, **arguments))

@@ -240,9 +240,13 @@ def test_bad_arguments_name_their_key(kwargs, message):
 @pytest.mark.parametrize(
     ('shape', 'labels', 'message'),
     [
-        ((2, 3), torch.zeros(2, dtype=torch.long), r'cls_score has shape \(2, 3\), expected \(N, 3 classes \+ 1\)'),
+        (
+            (2, 3),
+            torch.zeros(2, dtype=torch.long),
+            r'cls_score has shape \(2, 3\), expected \(2, 4\) for 2 labels and 3 classes',
+        ),
         ((2, 4), torch.zeros(2, 5), r'labels have shape \(2, 5\), expected .* \(2, 3\) label sets'),
-        ((2, 4), torch.zeros(3, 3), r'cls_score has 2 rows, labels have shape \(3, 3\)'),
+        ((2, 4), torch.zeros(3, 3), r'cls_score has shape \(2, 4\), expected \(3, 4\) for 3 labels'),
         ((2, 4), torch.zeros(2), r'labels of shape \(2,\) must be class indices, got torch\.float32'),
         ((2, 4), torch.full((2, 3), 0.5), 'label sets must hold only 0 and 1'),
         ((2, 4), torch.full((2, 3), 2), 'label sets must hold only 0 and 1'),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 
-from mmoid.engine.resume.checkpoints import try_load
+from mmoid.engine.resume.checkpoint_hook import try_load
 from mmoid.models.losses import concurrent_softmax
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.evaluator import evaluate_predictions

@@ -82,11 +82,11 @@ def test_with_many_classes_means_are_drawn_and_the_largest_changes_named():
     images = rng.permutation(np.arange(1, 501))
     first = rng.uniform(0.2, 0.7, 500)
     second = first + rng.normal(0.02, 0.05, 500)
-    _, upper, lower = figures.draw_class_ap(images, first, second, [f'class {k}' for k in range(500)], top=4).axes
+    _, upper, lower = figures.draw_class_ap(images, first, second, [f'class {k}' for k in range(500)]).axes
     order = np.argsort(-images)
     assert curves(upper)[1][250] == pytest.approx(first[order][250 - 12 : 250 + 13].mean())
     by_gain = np.argsort(second - first)
-    assert {text.rsplit(' ', 1)[0] for text in texts(lower)} == {f'class {k}' for k in [*by_gain[:4], *by_gain[-4:]]}
+    assert {text.rsplit(' ', 1)[0] for text in texts(lower)} == {f'class {k}' for k in [*by_gain[:6], *by_gain[-6:]]}
 
 
 def test_each_sampling_plan_has_its_curves(tiny_data):

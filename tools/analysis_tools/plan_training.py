@@ -26,14 +26,12 @@ def print_plan(plan: TrainingPlan, default_sampler: dict) -> None:
         sampler.pop('_scope_', None)  # mmengine's, in configs that inherit from 'mmoid::...'
         name = type_name(sampler.pop('type')) + ''.join(f', {key} {value}' for key, value in sampler.items())
         print(f'{stage.name}: {stage.epochs} epochs of {name}')
-        offset = stage.start * plan.epoch_length
-        for i, span in enumerate(lr_spans(plan.stage_lr(stage))):
-            start, stop = offset + span.start, offset + span.stop
+        for i, (start, stop, first, last) in enumerate(lr_spans(plan, stage)):
             table.add_row(
                 '' if i else stage.name,
                 f'{start / plan.epoch_length:.4g} - {stop / plan.epoch_length:.4g}',
                 f'{start:,} - {stop:,}',
-                f'{span.first:g}' if span.first == span.last else f'{span.first:g} to {span.last:g}',
+                f'{first:g}' if first == last else f'{first:g} to {last:g}',
             )
     print_table(table)
     print(f'{plan.epoch_length:,} iterations of {plan.batch_size} images an epoch, {len(plan.lr):,} in all.')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mmoid.engine.resume.checkpoints import try_load
+from mmoid.engine.resume.checkpoint_hook import try_load
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, convert_classes
 from mmoid.openimages.readers.csv_files import read_classes
 from mmoid.openimages.store.annotation_store import AnnotationStore

@@ -1,22 +1,33 @@
-"""ResumableCheckpointHook: intact checkpoints inside epochs, and the choice of the one to resume from."""
+"""ResumableCheckpointHook: intact checkpoints inside epochs, and the choice of the one to resume from.
+
+Also how checkpoints are read: in full, and without unpickling.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmdet.registry import HOOKS
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner, find_latest_checkpoint
 
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, newest_first, require_unchanged, why_unusable
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.utils.atomic import atomic_write, remove_abandoned
 
+PARTS = ('meta', 'state_dict', 'message_hub', 'optimizer')
+STATISTICS = ('mean', 'max', 'min', 'current')
 ITER_NAME = 'iter_{}.pth'
 ITER_KEPT = 2  # one of them may be damaged
 
@@ -106,9 +117,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
             runner.save_checkpoint = save_atomically
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self._iter_due |= self.iter_interval is not None and self.every_n_train_iters(runner, self.iter_interval)
         if self._iter_due and not gradients_pending(runner):
             self._iter_due = False
@@ -225,12 +234,10 @@ def require_same_run(saved: dict[str, Any], own: dict[str, Any], inside_epoch: b
     Raises:
         ValueError: A fact differs that must not.
     """
+    other_ways = dict.fromkeys(INSIDE_EPOCH, 'resume from a checkpoint at the end of an epoch (epoch_*.pth), ')
     for fact, name in RUN_FACTS.items():
-        if fact not in INSIDE_EPOCH:
-            require_unchanged(name, own[fact], saved[fact])
-        elif inside_epoch:
-            other_way = 'resume from a checkpoint at the end of an epoch (epoch_*.pth), '
-            require_unchanged(name, own[fact], saved[fact], other_way)
+        if inside_epoch or fact not in INSIDE_EPOCH:
+            require_unchanged(name, own[fact], saved[fact], other_ways.get(fact, ''))
 
 
 def gradients_pending(runner: Runner) -> bool:
@@ -242,3 +249,100 @@ def gradients_pending(runner: Runner) -> bool:
 
 def _early_stopping_hooks(runner: Runner) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def newest_first(work_dir: Path, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Lists checkpoints to resume from, best candidate first.
+
+    First comes the one named in ``work_dir/last_checkpoint``, then those in ``folder`` by modification time, not by
+    number: a run that was set back to an older checkpoint writes lower numbers later. ``names`` have ``{}`` for the
+    number.
+    """
+    pattern = '|'.join(re.escape(name).replace(r'\{\}', '[0-9]+') for name in names)
+    files = [path for path in folder.glob('*') if re.fullmatch(pattern, path.name)]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    last = find_latest_checkpoint(str(work_dir))
+    if last is not None and Path(last).is_file():
+        files = [Path(last), *(path for path in files if path.resolve() != Path(last).resolve())]
+    return files
+
+
+def why_unusable(path: Path, exact: bool = True) -> str:
+    """Why a run cannot resume from a checkpoint, of which every byte is read with ``weights_only=True``; '' if it can.
+
+    ``exact`` also refuses one that was written between two updates of accumulated gradients.
+    """
+    allow_checkpoint_globals()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare the checksums
+        if damaged is not None:
+            return f'the checksum of {damaged} is wrong'
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # a damaged file makes torch, pickle and zipfile raise almost any exception
+        return f'it cannot be read, {f"{type(error).__name__}: {error}".splitlines()[0]}'
+    for part in PARTS:
+        if part not in checkpoint:
+            return f'it has no {part!r}'
+    pending = exact and checkpoint['meta'].get('pending_gradients', False)
+    return 'it was written between two updates of accumulated gradients' if pending else ''
+
+
+def try_load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint at a path, or at a URL that mmengine knows.
+
+    Raises:
+        ValueError: It is damaged, asks for code to be run, or is no checkpoint.
+        OSError: It cannot be opened.
+    """
+    allow_checkpoint_globals()
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    except OSError:
+        raise
+    except Exception as error:  # as in why_unusable
+        fault = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise ValueError(f'{path}: cannot be read as a checkpoint ({fault})') from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{path}: holds a {type(checkpoint).__name__}; expected a checkpoint with a state_dict')
+    return checkpoint
+
+
+def require_unchanged(what: str, now: object, before: object, other_way: str = '') -> None:
+    """Compares a setting of a run with that in the checkpoint from which it resumes.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if now != before:
+        raise ValueError(
+            f'cannot resume: {what} is {now}, but was {before} when the checkpoint was written; undo the change, '
+            f'{other_way}or start a new run from its weights: load_from=..., resume=False'
+        )
+
+
+def allow_checkpoint_globals() -> None:
+    """Lets torch read the log history in mmengine's checkpoints without unpickling, and nothing with it.
+
+    From torch 2.6 on, ``weights_only=True`` is the default: mmengine 0.10.7 then cannot resume at all. The onedl fork
+    removes, after each load, the names that it added itself. Hence call this before each load.
+    """
+    # The forks' loader would try again with weights_only=False, and so does the one of URLs. 0 allows that for a file
+    # that one trusts.
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    if tuple(int(part) for part in torch.__version__.split('.')[:2]) < (2, 6):
+        return
+    dtypes = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type) and issubclass(kind, np.dtype)]
+    names = [HistoryBuffer, np.ndarray, np.dtype, *dtypes, (_statistics_method, 'builtins.getattr')]
+    # A checkpoint names numpy's internals as the numpy version that wrote it does.
+    reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    for module in ('numpy._core.multiarray', 'numpy.core.multiarray'):
+        names += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
+    torch.serialization.add_safe_globals(names)
+
+
+def _statistics_method(owner: type, name: str) -> Callable[..., Any]:
+    """Replaces ``getattr``, by which a pickled HistoryBuffer names its methods; returns only those."""
+    if owner is not HistoryBuffer or name not in STATISTICS:
+        raise ValueError(f'a checkpoint asks for {name!r} of {owner!r}; only statistics of HistoryBuffer are allowed')
+    return getattr(HistoryBuffer, name)

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.nn.functional import one_hot
 
-from mmoid.engine.schedule.stages import Stage, stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import Stage, stages_of_config
 from mmoid.engine.settings import type_name
 from mmoid.visualization.label_sets import AnnotatedImage
 

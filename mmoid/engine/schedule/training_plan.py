@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmoid.engine.schedule.stages import Stage, parse_stages, require_epochs, schedule, stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import Stage, parse_stages, require_epochs, schedule, stages_of_config
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,6 @@ class TrainingPlan:
     batch_size: int  # images per iteration, over all processes
     epoch_length: int  # iterations per epoch
     lr: np.ndarray  # (epochs x epoch_length,) float64 of each iteration, without the factors of ``paramwise_cfg``
-
-    def stage_lr(self, stage: Stage) -> np.ndarray:
-        """The part of ``lr`` that belongs to a stage."""
-        return self.lr[stage.start * self.epoch_length : stage.stop * self.epoch_length]
-
-
-@dataclass(frozen=True)
-class LRSpan:
-    """Iterations ``start`` to ``stop`` (exclusive) in which the lr is constant or changes from first to last."""
-
-    start: int
-    stop: int
-    first: float
-    last: float
 
 
 def plan_training(cfg: Config, num_images: int, world_size: int = 1) -> TrainingPlan:
@@ -98,10 +84,12 @@ def learning_rates(schedulers: Sequence[dict], initial: float, epochs: int, epoc
     return lr.ravel()
 
 
-def lr_spans(lr: np.ndarray) -> Iterator[LRSpan]:
-    """Splits consecutive iterations into spans with a constant and spans with a changing learning rate."""
+def lr_spans(plan: TrainingPlan, stage: Stage) -> Iterator[tuple[int, int, float, float]]:
+    """Yields (start, stop, lr at start, lr at stop - 1) of the iterations in which it is constant, or changes."""
+    offset = stage.start * plan.epoch_length
+    lr = plan.lr[offset : stage.stop * plan.epoch_length]
     same = np.diff(lr) == 0
     constant = np.append(False, same) | np.append(same, False)  # for two iterations at least
     begins = np.flatnonzero(np.diff(constant) | (constant[1:] & ~same)) + 1
     for start, stop in pairwise([0, *begins.tolist(), len(lr)]):
-        yield LRSpan(start, stop, float(lr[start]), float(lr[stop - 1]))
+        yield offset + start, offset + stop, lr[start], lr[stop - 1]

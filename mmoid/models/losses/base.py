@@ -30,9 +30,7 @@ Rates: TypeAlias = 'str | Path | np.ndarray | Sequence[Sequence[float]]'
 class LabelSetTable:
     """Label sets that integer labels stand for, while a dense or DETR-type head computes its losses."""
 
-    sets: (
-        Tensor  # (S + B, C) int8, see LabelSetLoss.forward: of S ground truths, then the background of each of B images
-    )
+    sets: Tensor  # (S + B, C) int8, see LabelSetLoss.forward: S ground truths, then the background of each of B images
     num_ground_truths: int  # S; labels from S on are background
     image_of_row: Tensor | None = None  # (N,); None if all images have as many rows, one image after the other
 
@@ -181,30 +179,25 @@ class LabelSetLoss(nn.Module, ABC):
             )
         if self.table is not None:
             labels = self.table.of(labels)
-        if self.uses_label_sets and not self._gets_label_sets(labels):
+        is_training = self.trains_in_model and torch.is_grad_enabled()  # RoI samplers such as OHEM's use no gradient
+        if self.uses_label_sets and labels.dim() == 1 and is_training:
             raise ValueError(
                 f'{type(self).__name__} needs label sets, and this head gives single labels: use '
                 "bbox_head.type='mmoid.LabelSetBBoxHead' in a StandardRoIHead or CascadeRoIHead; or a loss of single "
                 "labels, such as loss_cls.type='mmoid.SoftmaxLoss'"
             )
-        if cls_score.dim() != 2 or cls_score.shape[1] != self.num_classes + self.has_background:
-            plus = ' + 1' if self.has_background else ''
-            raise ValueError(
-                f'cls_score has shape {tuple(cls_score.shape)}, expected (N, {self.num_classes} classes{plus})'
-            )
-        if len(labels) != len(cls_score):
-            raise ValueError(f'cls_score has {len(cls_score)} rows, labels have shape {tuple(labels.shape)}')
-        if weight is not None and weight.shape != cls_score.shape[:1]:  # (N, 1) would broadcast to (N, N)
-            raise ValueError(f'weight has shape {tuple(weight.shape)}, expected ({len(cls_score)},), one for each row')
+        rows, channels = len(labels), self.num_classes + self.has_background
+        for name, tensor, shape in (('cls_score', cls_score, (rows, channels)), ('weight', weight, (rows,))):
+            if tensor is not None and tensor.shape != shape:  # a weight of (N, 1) would broadcast to (N, N)
+                raise ValueError(
+                    f'{name} has shape {tuple(tensor.shape)}, expected {shape} for {rows} labels and '
+                    f'{self.num_classes} classes'
+                )
         losses = self.row_losses(cls_score, *self.targets(labels))
         reduction = reduction_override or self.reduction
         if reduction == 'mean' and not len(losses):
             reduction, avg_factor = 'sum', None  # 0 / 0 would be NaN
         return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
-
-    def _gets_label_sets(self, labels: Tensor) -> bool:
-        """False for single labels in the training of a detector. RoI samplers such as OHEM's use no gradient."""
-        return labels.dim() > 1 or not (self.trains_in_model and torch.is_grad_enabled())
 
     def targets(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """(N, C+1) bool label sets with background last, and which classes are judged (see :meth:`row_losses`).

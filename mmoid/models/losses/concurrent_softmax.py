@@ -1,4 +1,4 @@
-"""Concurrent softmax (Sec. 4.1.2 of the paper, Eq. 3-5), as functions and as a module.
+"""Concurrent softmax (Sec. 4.1.2 of the paper, Eq. 3-5), as functions and as a module; other softmax losses of Table 1.
 
 Shapes: N rows (boxes), M channels with background last, C = M - 1 classes. ``rates[i, j]`` is r_ij, the probability
 that an object of class i is also labelled j. The diagonal is ignored (r_ii = 0). Rates may be sparse (COO, coalesced).
@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmoid.models.class_lists import rows_of, sparse_matrix
-from mmoid.models.losses.base import RatesLoss
+from mmoid.models.losses.base import LabelSetLoss, RatesLoss
 
 LOG_ZERO = -1e38
 """Stands for log(0) = -inf, because -inf - -inf is NaN in the gradient of a row without competitors."""
@@ -103,11 +103,7 @@ def log_suppression(rates: Tensor, labels: Tensor) -> Tensor:
 
 
 def _loss_of_rows(
-    logits: Tensor,
-    targets: Tensor,
-    rates: Tensor,
-    class_weight: Tensor | None = None,
-    judged: Tensor | None = None,
+    logits: Tensor, targets: Tensor, rates: Tensor, class_weight: Tensor | None = None, judged: Tensor | None = None
 ) -> Tensor:
     """(N,) losses from (N, M) float logits, (N, M) bool label sets and (M, M) rates.
 
@@ -123,13 +119,9 @@ def _loss_of_rows(
 
 
 def _log_odds(logits: Tensor, rows: Tensor, labels: Tensor, suppression: Tensor) -> Tensor:
-    """z_i - log Σ_j e^{z_j + log(1 - r_ij)} of P (row, label) pairs, so that σ_i is its sigmoid.
+    """z_i - log Σ_j e^{z_j + log(1 - r_ij)} of P pairs of a row of (N, M) logits and its label i; σ_i is its sigmoid.
 
-    Args:
-        logits: (N, M).
-        rows: (P,) row of each pair.
-        labels: (P,) class i of each pair.
-        suppression: (P, M) log(1 - r_ij) of the classes j that compete with i; LOG_ZERO for the others.
+    (P, M) ``suppression`` is log(1 - r_ij) of the classes j that compete with i, and LOG_ZERO for the others.
     """
     values = logits[rows]
     # Without the largest competitor as a common shift, log(1 - r_ij) would be rounded to the digits of large logits.
@@ -168,3 +160,33 @@ class ConcurrentSoftmaxLoss(RatesLoss):
         """(N, C+1) scores of Eq. 5; a row may sum to more than 1."""
         self.require_class_files()
         return concurrent_softmax(cls_score, self.class_buffer())
+
+
+@MODELS.register_module()
+class DistCELoss(LabelSetLoss):
+    """Cross-entropy with target 1 / k for each of the k labels of a row: L(b) = - 1/k Σ_{i∈K} log softmax_i.
+
+    "dist-CE" in Table 1; Mahajan et al., "Exploring the Limits of Weakly Supervised Pretraining", ECCV 2018, Sec. 2.3.
+    The arguments are those of :class:`LabelSetLoss`.
+    """
+
+    def row_losses(self, cls_score: Tensor, targets: Tensor, judged: Tensor | None) -> Tensor:
+        logits = cls_score.float()
+        if judged is not None:
+            logits = logits.masked_fill(~(judged | targets), LOG_ZERO)
+        shares = targets / targets.sum(dim=1, keepdim=True)
+        return F.cross_entropy(logits, shares, weight=self.class_weight, reduction='none')
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """(N, C+1) softmax scores; every row sums to 1."""
+        return cls_score.float().softmax(dim=1)
+
+
+@MODELS.register_module()
+class SoftmaxLoss(DistCELoss):
+    """Cross-entropy with the one label that mmdet assigns to a proposal: the baseline.
+
+    The arguments are those of :class:`LabelSetLoss`.
+    """
+
+    uses_label_sets = False

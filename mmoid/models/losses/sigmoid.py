@@ -91,8 +91,7 @@ class LabelSetFocalLoss(SigmoidLoss):
         alpha: float = 0.25,
     ) -> None:
         super().__init__(num_classes, class_weight, classes, loss_weight, reduction)
-        self.gamma = gamma
-        self.alpha = alpha
+        self.gamma, self.alpha = gamma, alpha
 
     def class_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         return py_sigmoid_focal_loss(logits, targets, gamma=self.gamma, alpha=self.alpha, reduction='none')
@@ -156,19 +155,9 @@ class ConcurrentFocalLoss(ConcurrentSigmoidLoss):
         alpha: float = 0.25,
         activated: bool = False,
     ) -> None:
-        super().__init__(
-            num_classes,
-            concurrent_rates,
-            hierarchy,
-            hierarchy_rate,
-            rates_from,
-            class_weight,
-            classes,
-            loss_weight,
-            reduction,
-        )
-        self.gamma = gamma
-        self.alpha = alpha
+        rates = concurrent_rates, hierarchy, hierarchy_rate, rates_from
+        super().__init__(num_classes, *rates, class_weight, classes, loss_weight, reduction)
+        self.gamma, self.alpha = gamma, alpha
         self.focal_loss = py_focal_loss_with_prob if activated else py_sigmoid_focal_loss
 
     def class_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -203,19 +192,9 @@ class ConcurrentQualityFocalLoss(ConcurrentSigmoidLoss):
         beta: float = 2.0,
         activated: bool = False,
     ) -> None:
-        super().__init__(
-            num_classes,
-            concurrent_rates,
-            hierarchy,
-            hierarchy_rate,
-            rates_from,
-            class_weight,
-            classes,
-            loss_weight,
-            reduction,
-        )
-        self.beta = beta
-        self.activated = activated
+        rates = concurrent_rates, hierarchy, hierarchy_rate, rates_from
+        super().__init__(num_classes, *rates, class_weight, classes, loss_weight, reduction)
+        self.beta, self.activated = beta, activated
         self.quality = torch.empty(0)
 
     def forward(self, cls_score: Tensor, labels: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook, require_same_run
-from mmoid.engine.resume.checkpoints import newest_first, try_load
+from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook, newest_first, require_same_run, try_load
 from tests.engine.run_checks import assert_same, log, train
 
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import MessageHub
 
 from mmoid.engine.launch import build_runner
-from mmoid.engine.resume.checkpoints import allow_checkpoint_globals, try_load
+from mmoid.engine.resume.checkpoint_hook import allow_checkpoint_globals, try_load
 from tests.engine import small_run
 from tests.openimages.readers.file_server import serving
 from tests.tool_runs import run

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mmoid.engine.hooks.sigterm import RESUMABLE
+from mmoid.engine.hooks import RESUMABLE
 from tests.engine.machines import launches, on_one_machine, write_config
 from tests.engine.run_checks import assert_same, history, train
 

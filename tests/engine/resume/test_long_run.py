@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine.logging import HistoryBuffer
 
-from mmoid.engine.hooks.log_history import LogHistoryHook
+from mmoid.engine.hooks import LogHistoryHook
 from tests.engine import small_run
 from tests.engine.machines import launches, on_one_machine, write_config
 from tests.engine.run_checks import build

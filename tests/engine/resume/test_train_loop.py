@@ -7,7 +7,7 @@ import pytest
 
 import mmoid
 from mmoid.engine.launch import build_runner, load_config
-from mmoid.engine.resume.checkpoints import try_load
+from mmoid.engine.resume.checkpoint_hook import try_load
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from tests.engine import small_run
 from tests.engine.run_checks import (

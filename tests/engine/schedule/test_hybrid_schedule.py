@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.optim import MultiStepLR
 
 import mmoid
-from mmoid.engine.schedule.stages import parse_stages, plan, schedule, stage_index, stages_of_config
+from mmoid.engine.schedule.hybrid_schedule import parse_stages, plan, schedule, stage_index, stages_of_config
 from mmoid.engine.schedule.training_plan import learning_rates
 from tests.engine.run_checks import history, log, train
 from tests.engine.small_run import BALANCED, STAGES, STEP, WARM_UP

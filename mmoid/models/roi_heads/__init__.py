@@ -1,1 +1,0 @@
-"""RoI heads and samplers that train on label sets."""
