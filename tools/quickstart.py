@@ -6,8 +6,6 @@ Writes to data/synthetic and work_dirs/quickstart. Run it again to resume: finis
 interrupted training continues from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -8,8 +8,6 @@ A cell trains the classification head on the cached RoIs of a stock detector and
 cells run side by side. Results are in docs/reproduction/heads-WORLD.json, everything else in work_dirs/reproduce.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

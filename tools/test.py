@@ -5,8 +5,6 @@
 tools/dist_test.sh and tools/slurm_test.sh start several processes.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.config import Config
@@ -16,20 +14,6 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mmoid.engine.launch import build_runner, end_launch, load_config, one_line_error, parse_run_args
 from mmoid.engine.testing import enable_out, enable_tta
 from mmoid.utils.command_line import tool_parser
-
-
-def parse_args() -> argparse.Namespace:
-    parser = tool_parser(__doc__)
-    parser.add_argument('config', help='test config file path')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
-    parser.add_argument('--out', help='folder for the predictions (PredictionStore); a killed run resumes from it')
-    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run with --out')
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
-    return parse_run_args(parser)
 
 
 def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
@@ -44,8 +28,7 @@ def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 
 @record  # torchrun repeats the exception of a rank that fails
-def main() -> None:
-    args = parse_args()
+def test(args: argparse.Namespace) -> None:
     with one_line_error():
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         cfg.load_from = args.checkpoint
@@ -66,4 +49,14 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    parser = tool_parser(__doc__)
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
+    parser.add_argument('--out', help='folder for the predictions (PredictionStore); a killed run resumes from it')
+    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run with --out')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
+    test(parse_run_args(parser))

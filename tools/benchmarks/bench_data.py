@@ -10,8 +10,6 @@ CPU seconds are of all threads; compare them if the machine is busy. Memory is w
 a process that has imported mmdet; `private` pages are its own, others may be shared.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

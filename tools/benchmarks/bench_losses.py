@@ -8,8 +8,6 @@ affects all of them, and the fastest of each counts. Above 4,096 classes the rat
 whole training steps.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from functools import partial

@@ -8,8 +8,6 @@ pixels of 1024, which float32 holds exactly. mmdet's input is repaired first, ou
 and labels, the key `is_group_of`, and image-level labels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -10,8 +10,6 @@ set, and on our data set. Memory is what building and drawing add to the process
 on the way.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

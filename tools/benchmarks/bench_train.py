@@ -8,8 +8,6 @@ box head, RoI sampler and cross-entropy. Each runs in its own process, alternati
 *Data* is the share of time waiting for the loader.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

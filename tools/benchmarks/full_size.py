@@ -5,8 +5,6 @@ The full size is that of the challenge: 1,743,042 images, 12.4 million boxes, 50
 three levels. Smaller sizes keep the proportions.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Command line, fresh processes, time, memory and output of the benchmarks."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

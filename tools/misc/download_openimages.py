@@ -12,8 +12,7 @@ Images are not downloaded. CVDF has them as archives; unpack them for tools/data
     aws s3 --no-sign-request cp s3://open-images-dataset/tar/test.tar.gz .          # 39 GB
 """
 
-from __future__ import annotations
-
+import argparse
 import shlex
 import shutil
 import sys
@@ -39,28 +38,16 @@ from mmoid.openimages.readers.official_files import (
 from mmoid.utils.command_line import exit_on_error, tool_parser
 
 
-def main() -> None:
-    parser = tool_parser(__doc__)
-    parser.add_argument('--out', required=True, type=Path, help='folder for the files')
-    release = 'v7 has 600 classes, the challenges have 500 (default: %(default)s)'
-    parser.add_argument('--release', choices=RELEASES, default='challenge-2019', help=release)
-    parser.add_argument('--splits', nargs='+', choices=SPLITS, help='splits to download (default: all of the release)')
-    kinds = 'files to download (default: all but images, the lists of authors and licences)'
-    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS, help=kinds)
-    parser.add_argument('--mirror', help=f'URL of a copy of {BASE_URL}')
-    parser.add_argument('--dry-run', action='store_true', help='only list the files and their sizes')
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     splits = tuple(dict.fromkeys(args.splits or splits_of(args.release)))
-    with exit_on_error():
-        files = select_files(args.release, splits, args.kinds)
-        if args.dry_run:
-            print_plan(files, args.out, args.mirror)
-            return
-        require_space(files, args.out)
-        checks: Counter[str] = Counter()
-        for file in files:
-            print(file.name, file=sys.stderr)
-            checks[download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
+    files = select_files(args.release, splits, args.kinds)
+    if args.dry_run:
+        return print_plan(files, args.out, args.mirror)
+    require_space(files, args.out)
+    checks: Counter[str] = Counter()
+    for file in files:
+        print(file.name, file=sys.stderr)
+        checks[download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
     verified = ', '.join(f'{count} files verified by {check}' for check, count in checks.items())
     print(f'{args.out}: {args.release} is complete, {verified}')
     for split in splits:
@@ -87,4 +74,14 @@ def require_space(files: Sequence[OfficialFile], out: Path) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    parser = tool_parser(__doc__)
+    parser.add_argument('--out', required=True, type=Path, help='folder for the files')
+    release = 'v7 has 600 classes, the challenges have 500 (default: %(default)s)'
+    parser.add_argument('--release', choices=RELEASES, default='challenge-2019', help=release)
+    parser.add_argument('--splits', nargs='+', choices=SPLITS, help='splits to download (default: all of the release)')
+    kinds = 'files to download (default: all but images, the lists of authors and licences)'
+    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=CONVERTED_KINDS, help=kinds)
+    parser.add_argument('--mirror', help=f'URL of a copy of {BASE_URL}')
+    parser.add_argument('--dry-run', action='store_true', help='only list the files and their sizes')
+    with exit_on_error():
+        main(parser.parse_args())

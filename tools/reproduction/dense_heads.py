@@ -7,8 +7,6 @@ are added to the ancestors of their class, with NMS. Results are in docs/reprodu
 printed at the end.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

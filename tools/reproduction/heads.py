@@ -4,8 +4,6 @@ Boxes and features are the same for all methods; a difference is one of the loss
 reading. The head and its loss are those of the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

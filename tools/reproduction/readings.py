@@ -1,7 +1,5 @@
 """The ways of testing one trained head: activations of its logits, and what is done about ancestors."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 

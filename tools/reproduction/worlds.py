@@ -1,7 +1,5 @@
 """The data sets of tools/reproduce.py, each with a stock detector trained on it, rates, and cached RoIs."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
