@@ -30,20 +30,13 @@ STOCK_SHARE = 10
 READ_ALL = ('box', 'box_label', 'is_group_of', 'width', 'height', 'box_stop', 'class_box_counts')
 
 
-def bare_read(folder: Path) -> None:
-    csv.read_csv(folder / 'boxes.csv')
-
-
 def concurrent_rates(folder: Path) -> None:
     count_concurrence(AnnotationStore(folder / 'store'))
 
 
-# Each of these runs in a process of its own.
-
-
 def timed(work: Callable[..., Any], *args: Any) -> dict[str, float]:
     before = time.process_time()
-    seconds, _ = measure.stopwatch(lambda: work(*args))
+    seconds, _ = measure.stopwatch(work, *args)
     cpu_seconds = time.process_time() - before
     return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.memory_of_this_process()['peak']}
 
@@ -68,7 +61,7 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
     import mmoid.datasets  # noqa: F401
 
     before = measure.memory_of_this_process()
-    seconds, dataset = measure.stopwatch(lambda: open_dataset(kind, folder))
+    seconds, dataset = measure.stopwatch(open_dataset, kind, folder)
     if kind == 'mmoid':
         for name in READ_ALL:
             getattr(dataset.store, name).sum()
@@ -91,14 +84,8 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
         next(batches)  # starts the workers
         seconds, _ = measure.stopwatch(lambda batches=batches: sum(1 for _ in batches))
         figures[f'items / s, DataLoader, {workers} workers'] = (ITEMS - BATCH) / seconds
-    if kind == 'mmoid':
-        seconds, _ = measure.stopwatch(lambda: dataset.class_image_counts(expand_hierarchy=False))
-    else:
-        seconds, _ = measure.stopwatch(lambda: ClassAwareSampler(dataset))
-    return {**figures, 'class counts and image lists, s': seconds}
-
-
-# How the figures are made and shown.
+    counts = (dataset.class_image_counts, False) if kind == 'mmoid' else (ClassAwareSampler, dataset)
+    return {**figures, 'class counts and image lists, s': measure.stopwatch(*counts)[0]}
 
 
 def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
@@ -113,17 +100,17 @@ def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
     return measure_dataset('stock', folder)
 
 
-def fastest_of_two(work: Callable[[Path], Any], folder: Path) -> dict[str, float]:
-    return min((measure.in_fresh_process(timed, work, folder) for _ in range(2)), key=lambda figures: figures['s'])
+def fastest_of_two(work: Callable[[Path], Any], path: Path) -> dict[str, float]:
+    return min((measure.in_fresh_process(timed, work, path) for _ in range(2)), key=lambda figures: figures['s'])
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'data')
     full_size.add_arguments(parser)
     args = parser.parse_args()
     with full_size.annotations(args) as folder:
         once = {
-            "pyarrow's bare read of the CSV": fastest_of_two(bare_read, folder),
+            "pyarrow's bare read of the CSV": fastest_of_two(csv.read_csv, folder / 'boxes.csv'),
             'CSV to store': fastest_of_two(full_size.make_store, folder),
             'concurrent rates': measure.in_fresh_process(timed, concurrent_rates, folder),
         }
@@ -134,7 +121,3 @@ def main() -> None:
         scale = 1 if '/ s' in name else STOCK_SHARE
         figures[name] = {'mmoid': ours[name], 'stock mmdet, a tenth, scaled': scale * stock[name]}
     measure.report(args.out, {f'{args.images:,} images': figures, 'Once for each data set': once})
-
-
-if __name__ == '__main__':
-    main()

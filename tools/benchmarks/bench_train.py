@@ -19,22 +19,16 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+import mmoid.registry  # noqa: F401
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.synthetic.folder import write_dataset, write_stores
+from mmoid.synthetic.world import WorldConfig
+
 ROOT = Path(__file__).parents[2]
 BASES = ('models/label-set_faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
 KINDS = ('stock softmax', 'concurrent softmax')
 IMAGE_SIZE = 1024
 """Pixels of the longer side of images in Open Images."""
-
-
-def make_data(root: Path, images: int, classes: int) -> dict[str, int]:
-    """Writes a data root of generated images; returns its number of classes."""
-    from mmoid.openimages.store.annotation_store import AnnotationStore
-    from mmoid.synthetic.folder import write_dataset, write_stores
-    from mmoid.synthetic.world import WorldConfig
-
-    write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
-    write_stores(root)
-    return {'classes': AnnotationStore(root / 'train').num_classes}
 
 
 def load(kind: str, settings: dict[str, Any]) -> Config:
@@ -73,8 +67,6 @@ def load(kind: str, settings: dict[str, Any]) -> Config:
 
 def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
     """Figures of one training."""
-    import mmoid.registry  # noqa: F401
-
     torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
     runner = Runner.from_cfg(load(kind, settings))
     runner.train()
@@ -95,8 +87,11 @@ def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
 
 def compare(args: Any, folder: Path) -> dict[str, dict[str, float]]:
     """The figures of both detectors, the better round of each."""
-    data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
-    settings = {**vars(args), **data, 'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
+    data, size = folder / 'data', dict(image_size=IMAGE_SIZE, num_classes=args.classes)
+    write_dataset(data, WorldConfig(num_train=args.images, num_validation=1, **size))
+    write_stores(data)
+    classes = AnnotationStore(data / 'train').num_classes
+    settings = {**vars(args), 'classes': classes, 'data': str(data), 'work_dir': str(folder / 'work')}
     rows = {}
     for amp in (False, True) if torch.cuda.is_available() else (False,):
         rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
@@ -111,7 +106,7 @@ def compare(args: Any, folder: Path) -> dict[str, dict[str, float]]:
     return rows
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'train')
     parser.add_argument('config', nargs='?', help='config with label sets and MMOID_DATA_ROOT; default: R-50-FPN')
     parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer and shorter side, pixels')
@@ -128,7 +123,3 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     measure.report(args.out, {f'{name}, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}': rows})
-
-
-if __name__ == '__main__':
-    main()

@@ -8,11 +8,12 @@ printed at the end.
 """
 
 import json
+from itertools import product
 
 import numpy as np
 from mmengine.config import Config
 from reproduce import RESULTS, mean_and_error
-from reproduction.worlds import ROOT, World, run, write_json
+from reproduction.worlds import ROOT, World, run_training, write_json
 
 from mmoid.utils.command_line import tool_parser
 
@@ -58,37 +59,27 @@ def config(world: World, family: str, stock: bool, seed: int) -> Config:
 def train_and_test(world: World, family: str, stock: bool, seed: int) -> float:
     """The mAP after the last epoch."""
     work = world.folder / f'{family}-{"stock" if stock else "label-sets"}-{seed}'
-    work.mkdir(parents=True, exist_ok=True)
-    config(world, family, stock, seed).dump(work / 'config.py')
-    resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
-    run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
+    run_training(config(world, family, stock, seed), work)
     scalars = max(work.glob('*/vis_data/scalars.json'), key=lambda file: file.stat().st_mtime).read_text().splitlines()
     return next(row['openimages/mAP'] for row in map(json.loads, reversed(scalars)) if 'openimages/mAP' in row)
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each detector (default: %(default)s)')
-    args = parser.parse_args()
-    world = World('quickstart')
+    seeds = range(parser.parse_args().seeds)
+    world, kinds = World('quickstart'), ('stock', 'label sets')
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
-    for seed in range(args.seeds):
-        for family in RECIPES:
-            for stock in (True, False):
-                key = f'{family}, {"stock" if stock else "label sets"}, seed {seed}'
-                if key not in stored:
-                    stored[key] = {'mAP': train_and_test(world, family, stock, seed)}
-                    write_json(FILE, stored)
-                    print(f'{key}: {stored[key]["mAP"]:.4f}', flush=True)
+    for seed, family, kind in product(seeds, RECIPES, kinds):
+        key = f'{family}, {kind}, seed {seed}'
+        if key not in stored:
+            stored[key] = {'mAP': train_and_test(world, family, kind == 'stock', seed)}
+            write_json(FILE, stored)
+            print(f'{key}: {stored[key]["mAP"]:.4f}', flush=True)
     print('| detector | stock | label sets | difference |\n| --- | ---: | ---: | ---: |')
     for family in RECIPES:
-        stock, ours = (
-            100 * np.array([stored[f'{family}, {kind}, seed {seed}']['mAP'] for seed in range(args.seeds)])
-            for kind in ('stock', 'label sets')
+        stock, ours = 100 * np.array(
+            [[stored[f'{family}, {kind}, seed {seed}']['mAP'] for seed in seeds] for kind in kinds]
         )
         figures = (mean_and_error(stock), mean_and_error(ours), mean_and_error(ours - stock, sign='+'))
         print(f'| {family} | {" | ".join(figures)} |')
-
-
-if __name__ == '__main__':
-    main()
