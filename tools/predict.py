@@ -25,15 +25,8 @@ from mmoid.engine.testing import enable_out, enable_tta, predict_on
 from mmoid.models.checkpoint_classes import classes_of_checkpoint, tree_of_checkpoint
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.predictions import images_to_predict as inputs
 from mmoid.openimages.predictions.csv_files import write_rows
-from mmoid.openimages.predictions.images_to_predict import (
-    SKIPPED,
-    Images,
-    find_inputs,
-    image_store,
-    is_store_of,
-    skipped_images,
-)
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.predictions.submission import require_plain, write_submission
 from mmoid.openimages.readers.csv_files import read_classes
@@ -49,7 +42,7 @@ SHOWN = 10
 """Skipped images that are printed."""
 
 
-def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
+def prepare(args: argparse.Namespace, images: inputs.Images) -> AnnotationStore:
     """The store of the images, which the first process makes."""
 
     def classes() -> tuple[ClassNames, dict]:
@@ -60,15 +53,15 @@ def prepare(args: argparse.Namespace, images: Images) -> AnnotationStore:
     files = [os.stat(path) for path in (args.checkpoint, args.classes) if path is not None and '://' not in path]
     key = images.key(args.checkpoint, args.classes, [(file.st_size, file.st_mtime_ns) for file in files])
     path, parts = f'{args.out}.store', Path(f'{args.out}.parts')
-    if parts.is_dir() and not args.restart and not is_store_of(path, key):
+    if parts.is_dir() and not args.restart and not inputs.is_store_of(path, key):
         raise AnnotationError(
             f'{parts}: is of a killed run on other images or with other weights; remove it with --restart'
         )
     with progress_bars() as progress:
-        return image_store(path, images, key, classes, progress)
+        return inputs.image_store(path, images, key, classes, progress)
 
 
-def write_outputs(args: argparse.Namespace, images: Images, store: AnnotationStore) -> None:
+def write_outputs(args: argparse.Namespace, images: inputs.Images, store: AnnotationStore) -> None:
     predictions = PredictionStore(args.out)
     print(f'{args.out}: {len(predictions.label):,} detections on {predictions.num_images:,} images')
     least = args.score_thr or 0.0
@@ -95,7 +88,7 @@ def predict(args: argparse.Namespace) -> None:
         for folder in filter(os.path.isdir, [*args.inputs, args.images or '']):
             if args.draw and args.draw.absolute().is_relative_to(Path(folder).absolute()):
                 raise ValueError(f'--draw {args.draw}: is inside {folder}; the next run would predict on the drawings')
-        images = find_inputs(args.inputs, args.images, summary)
+        images = inputs.find_inputs(args.inputs, args.images, summary)
         store = prepare(args, images)
         if args.submission:  # fail now, not at the end
             require_plain('image id', images.ids)
@@ -114,9 +107,9 @@ def predict(args: argparse.Namespace) -> None:
             return
         write_outputs(args, images, store)
     print_changes(summary)
-    skipped = skipped_images(store)
+    skipped = inputs.skipped_images(store)
     if skipped:
-        print(f'skipped {len(skipped):,} of {len(images.ids):,} images; {store.path / SKIPPED} has all reasons')
+        print(f'skipped {len(skipped):,} of {len(images.ids):,} images; {store.path / inputs.SKIPPED} has all reasons')
         print(''.join(f'  {image_id}: {reason}\n' for image_id, reason in skipped[:SHOWN]), end='')
     if not args.submission:
         print(f'Next: mmoid submission {args.out} --out submission.csv.gz')
@@ -130,8 +123,8 @@ if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('config', help='config file path, or a recipe such as mmoid::openimages/....py')
     parser.add_argument('checkpoint', help='checkpoint file')
-    inputs = 'folders, image files or globs; or one list of ids, .csv or .txt, such as the sample submission'
-    parser.add_argument('inputs', nargs='+', help=inputs)
+    what = 'folders, image files or globs; or one list of ids, .csv or .txt, such as the sample submission'
+    parser.add_argument('inputs', nargs='+', help=what)
     parser.add_argument('--images', help='folder of the images of a list')
     parser.add_argument('--out', required=True, help='folder for the predictions; OUT.store lists the images')
     parser.add_argument('--csv', help='write a row for each detection too, .csv or .csv.gz')

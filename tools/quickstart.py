@@ -147,17 +147,16 @@ def write_json(path: Path, value: dict) -> None:
         temporary.write_text(json.dumps(value, indent=1))
 
 
-def summarise(seconds: dict[str, float]) -> dict:
-    return {
+def summarise(seconds: dict[str, float]) -> None:
+    """Writes and prints the results."""
+    summary = {
         'mAP': training_log()[1][EPOCHS],
         'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'figures': sorted(str(path) for path in FIGURES.glob('*.png')),
         'versions': {'mmoid': mmoid.__version__, 'torch': torch.__version__, **installed_stack()},
     }
-
-
-def show(summary: dict) -> None:
+    write_json(WORK / 'summary.json', summary)
     stock = json.loads(Path(STOCK).read_text())
     table = Table('detector', 'tested with', 'mAP', title='Quickstart')
     others = f'{np.mean(stock["mAP"]):.3f} (mean of {len(stock["mAP"])} seeds)'
@@ -174,7 +173,7 @@ def show(summary: dict) -> None:
     console.print('Next: train on Open Images (README.md) or on your own data (docs/data.md)')
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--fresh', action='store_true', help='delete the previous run first')
     args = parser.parse_args()
@@ -183,13 +182,7 @@ def main() -> None:
         shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        summary = summarise(run_steps())
+        summarise(run_steps())
     except subprocess.CalledProcessError as error:
         command = ' '.join(error.cmd)
         sys.exit(f'error: exit status {error.returncode}: {command}\nSee above; run the quickstart again to resume.')
-    write_json(WORK / 'summary.json', summary)
-    show(summary)
-
-
-if __name__ == '__main__':
-    main()

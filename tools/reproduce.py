@@ -172,22 +172,22 @@ def mean_and_error(values: np.ndarray, sign: str = '') -> str:
 def draw_figures(world: World, stored: dict, methods: Sequence[Method], seeds: int) -> list[Path]:
     """Fig. 4: mAP by epoch for each λ. Fig. 5: differences of AP over the classes by number of images."""
     by_balance = {method.stages[0][1]: method for method in methods if not method.beta and len(method.stages) == 1}
+    keys = {balance: [key_of(method, seed) for seed in range(seeds)] for balance, method in by_balance.items()}
+    cells = {balance: [stored[key] for key in of if key in stored] for balance, of in keys.items()}
     figure, axes = plt.subplots(figsize=(6, 4))
-    for balance, method in by_balance.items():
-        curves = [stored[key_of(method, s)]['curve'] for s in range(seeds) if key_of(method, s) in stored]
-        if curves and curves[0]:
+    for balance, found in cells.items():
+        if found and found[0]['curve']:
+            curve = 100 * np.mean([cell['curve'] for cell in found], axis=0)
             label = 'non-balance' if balance is None else f'λ = {balance}'
-            axes.plot(range(1, len(curves[0]) + 1), 100 * np.mean(curves, axis=0), marker='o', label=label)
+            axes.plot(range(1, len(curve) + 1), curve, marker='o', label=label)
     axes.set(xlabel='epoch', ylabel='mAP in %', title='mAP by epoch (Fig. 4 of the paper)')
     axes.legend()
     files = [RESULTS / f'fig4-{world.name}.svg', RESULTS / f'fig5-{world.name}.svg']
     figure.savefig(files[0], bbox_inches='tight')
-    counts = np.array([len(images) for images in heads_of(world).class_images])
-    order = np.argsort(-counts, kind='stable')
+    order = np.argsort([-len(images) for images in heads_of(world).class_images], kind='stable')
 
     def mean_ap(balance: float | None) -> np.ndarray:
-        cells = [stored[key_of(by_balance[balance], seed)] for seed in range(seeds)]
-        return np.mean([cell['results']['softmax']['ancestors, NMS']['AP'] for cell in cells], axis=0)[order]
+        return np.mean([cell['results']['softmax'][WAYS[-1]]['AP'] for cell in cells[balance]], axis=0)[order]
 
     figure, axes = plt.subplots(figsize=(6, 4))
     for first, second in ((0.7, 1.0), (1.0, None)):

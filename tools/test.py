@@ -16,24 +16,21 @@ from mmoid.engine.testing import enable_out, enable_tta
 from mmoid.utils.command_line import tool_parser
 
 
-def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
-    if 'visualization' not in cfg.default_hooks:
-        raise ValueError("--show and --show-dir need default_hooks.visualization=dict(type='DetVisualizationHook')")
-    hook = cfg.default_hooks.visualization
-    hook.draw = True
-    if args.show:
-        hook.show, hook.wait_time = True, args.wait_time
-    if args.show_dir:
-        hook.test_out_dir = args.show_dir
-
-
 @record  # torchrun repeats the exception of a rank that fails
 def test(args: argparse.Namespace) -> None:
     with one_line_error():
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
-            enable_drawing(cfg, args)
+            hook = cfg.default_hooks.get('visualization')
+            if hook is None:
+                needed = "default_hooks.visualization=dict(type='DetVisualizationHook')"
+                raise ValueError(f'--show and --show-dir need {needed}')
+            hook.draw = True
+            if args.show:
+                hook.show, hook.wait_time = True, args.wait_time
+            if args.show_dir:
+                hook.test_out_dir = args.show_dir
         if args.tta:
             enable_tta(cfg)
         if args.out is not None:

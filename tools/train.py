@@ -14,16 +14,8 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mmoid.engine import launch
 from mmoid.engine.hooks.sigterm import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import (
-    build_runner,
-    enable_amp,
-    enable_auto_scale_lr,
-    end_launch,
-    load_config,
-    one_line_error,
-    parse_run_args,
-)
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name
@@ -32,16 +24,16 @@ from mmoid.utils.command_line import tool_parser
 
 @record  # torchrun repeats the exception of a rank that fails
 def train(args: argparse.Namespace) -> None:
-    with one_line_error():
-        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    with launch.one_line_error():
+        cfg = launch.load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         if args.amp:
-            enable_amp(cfg)
+            launch.enable_amp(cfg)
         if args.auto_scale_lr:
-            enable_auto_scale_lr(cfg)
+            launch.enable_auto_scale_lr(cfg)
         if args.resume is not None:
             cfg.resume = True
             cfg.load_from = None if args.resume == 'auto' else args.resume
-        runner = build_runner(cfg)
+        runner = launch.build_runner(cfg)
         checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
         if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:
             runner.register_hook(SigtermHook(checkpoints[0]))
@@ -53,7 +45,7 @@ def train(args: argparse.Namespace) -> None:
         if not status and is_main_process() and last.exists():
             checkpoint = last.read_text()
             print(f'{checkpoint}: written. Next: mmoid test {args.config} {checkpoint}')
-    end_launch()
+    launch.end_launch()
     sys.exit(status)
 
 
@@ -65,4 +57,4 @@ if __name__ == '__main__':
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     resume_help = 'checkpoint to resume from; without a path, the newest intact one in the work dir'
     parser.add_argument('--resume', nargs='?', const='auto', help=resume_help)
-    train(parse_run_args(parser))
+    train(launch.parse_run_args(parser))

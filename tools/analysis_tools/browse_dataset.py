@@ -7,7 +7,6 @@ hierarchy adds. Group-of boxes are dashed, ignored boxes grey. A sheet has nine 
 drawn grey and listed at the end; the exit status is then 1.
 """
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
@@ -22,27 +21,6 @@ from mmoid.visualization.label_sets import draw_training_items
 PER_SHEET = 9
 
 
-def browse(args: argparse.Namespace) -> None:
-    fed = stage_items(load_config(args.config, args.cfg_options), args.stage, args.epoch)
-    name = f'{fed.stage.name}, ' if fed.stage else ''
-    title = f'{name}{fed.sampler}, epoch {fed.epoch}'
-    stage = (fed.stage.name if fed.stage else 'train').replace(' ', '-').replace('/', '-')
-    with progress_bars() as progress:
-        for sheet, done in enumerate(range(0, args.number, PER_SHEET)):
-            items = list(islice(fed.items, min(PER_SHEET, args.number - done)))
-            if not items:
-                if not sheet:
-                    raise ValueError(f'{args.config}: its training data has no image')
-                break
-            figure = draw_training_items(items, fed.class_names, title, fed.same_object_iou)
-            print(save(figure, args.out / f'{stage}-epoch{fed.epoch}-{sheet:03d}.png', dpi=150))
-            progress('drawing', done + len(items), args.number)
-    if fed.unreadable:
-        listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
-        raise ValueError(f'{len(fed.unreadable)} images cannot be read:{listed}')
-    print(f'Next: mmoid train {args.config}')
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
@@ -51,5 +29,23 @@ if __name__ == '__main__':
     parser.add_argument('--number', type=positive_int, default=18, help='number of images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder (default: %(default)s)')
     add_cfg_options(parser)
+    args = parser.parse_args()
     with exit_on_error():
-        browse(parser.parse_args())
+        fed = stage_items(load_config(args.config, args.cfg_options), args.stage, args.epoch)
+        name = f'{fed.stage.name}, ' if fed.stage else ''
+        title = f'{name}{fed.sampler}, epoch {fed.epoch}'
+        stage = (fed.stage.name if fed.stage else 'train').replace(' ', '-').replace('/', '-')
+        with progress_bars() as progress:
+            for sheet, done in enumerate(range(0, args.number, PER_SHEET)):
+                items = list(islice(fed.items, min(PER_SHEET, args.number - done)))
+                if not items:
+                    if not sheet:
+                        raise ValueError(f'{args.config}: its training data has no image')
+                    break
+                figure = draw_training_items(items, fed.class_names, title, fed.same_object_iou)
+                print(save(figure, args.out / f'{stage}-epoch{fed.epoch}-{sheet:03d}.png', dpi=150))
+                progress('drawing', done + len(items), args.number)
+        if fed.unreadable:
+            listed = ''.join(f'\n{path} ({reason})' for path, reason in fed.unreadable.items())
+            raise ValueError(f'{len(fed.unreadable)} images cannot be read:{listed}')
+        print(f'Next: mmoid train {args.config}')

@@ -77,24 +77,6 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_
     return mixed
 
 
-def count_rates(args: argparse.Namespace) -> None:
-    if not 0 < args.least <= 1:
-        raise ValueError(f'--least must be above 0 and at most 1, got {args.least:g}')
-    store = AnnotationStore(args.store)
-    if not store.num_boxes:
-        raise ValueError(f'{args.store}: has no boxes to count labels of')
-    rates, pairs = rates_of_annotations(args, store), ''
-    if args.predictions:
-        mixed = pairs_mixed_up(args, store, rates)
-        rates = csr_array(np.where(mixed, 1, rates.toarray()))
-        pairs = f', {mixed.sum() // 2} pairs of classes mixed up'
-    save_rates(args.out, rates, store.label_names)
-    print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
-    if not rates.nnz:
-        print('warning: no object has two labels, so all rates are 0 and the loss is the softmax loss', file=sys.stderr)
-    print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
@@ -106,5 +88,21 @@ if __name__ == '__main__':
     parser.add_argument('--predictions', help='of tools/test.py --out on the store, or a CSV: adds mixed-up pairs')
     least = 'two classes are mixed up if each scores at least this share of the own score on the other (default: 0.9)'
     parser.add_argument('--least', type=float, default=0.9, help=least)
+    args = parser.parse_args()
     with exit_on_error():
-        count_rates(parser.parse_args())
+        if not 0 < args.least <= 1:
+            raise ValueError(f'--least must be above 0 and at most 1, got {args.least:g}')
+        store = AnnotationStore(args.store)
+        if not store.num_boxes:
+            raise ValueError(f'{args.store}: has no boxes to count labels of')
+        rates, pairs = rates_of_annotations(args, store), ''
+        if args.predictions:
+            mixed = pairs_mixed_up(args, store, rates)
+            rates = csr_array(np.where(mixed, 1, rates.toarray()))
+            pairs = f', {mixed.sum() // 2} pairs of classes mixed up'
+        save_rates(args.out, rates, store.label_names)
+        print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
+        if not rates.nnz:
+            warning = 'no object has two labels, so all rates are 0 and the loss is the softmax loss'
+            print(f'warning: {warning}', file=sys.stderr)
+        print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')

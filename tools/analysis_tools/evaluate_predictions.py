@@ -15,7 +15,6 @@ takes them; .csv.gz too), or a folder of tools/test.py --out or tools/misc/ensem
 image size.
 """
 
-import argparse
 import math
 
 import numpy as np
@@ -31,50 +30,6 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    given = [name for name in ('boxes', 'labels', 'classes', 'hierarchy') if getattr(args, name) is not None]
-    if args.store is not None and given:
-        raise ValueError(f'--store has the annotations already; leave --{", --".join(given)} out')
-    missing = [name for name in ('boxes', 'classes') if name not in given]
-    if args.store is None and missing:
-        raise ValueError(f'--{", --".join(missing)}: needed, unless --store names a prepared split')
-    protocol, summary = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms or None), Summary()
-    with progress_bars() as progress:
-        progress('reading', 0, 2)
-        if args.store is not None:
-            annotations = annotations_of_store(AnnotationStore(args.store))
-        else:
-            annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels, summary)
-        classes, train_images = annotations.classes, None
-        if args.train is not None:
-            train_images = train_image_counts(args.train, classes.label_names, protocol.is_challenge)
-        progress('reading', 1, 2)
-        predictions = open_predictions(args.predictions, classes, args.other_classes)
-        progress('reading', 2, 2)
-        evaluation = evaluate_predictions(
-            annotations, predictions, protocol, args.other_classes, progress, train_images
-        )
-    print_evaluation(evaluation, args.predictions)
-    for line in summary.lines():
-        print(f'annotations: {line}')
-    if args.top > 0:
-        print_classes(evaluation, args.top)
-    rows = [
-        (*words, Text(size, justify='right'), Text(value, justify='right'))
-        for *words, size, value in evaluation.summary()
-    ]
-    print_table(rows, title='Groups of classes, objects with several labels')
-    print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
-    if math.isnan(evaluation.mean_ap):
-        raise AnnotationError('no class has ground truth, so there is no mAP')
-    for path, write in ((args.out, evaluation.write_json), (args.table, evaluation.write_table)):
-        if path is not None:
-            write(path)
-            print(f'{path}: written')
-    if args.store is not None:
-        print(f'Next: mmoid show --store {args.store} --predictions {args.predictions}')
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
@@ -94,8 +49,8 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
 
 
 def print_classes(evaluation: Evaluation, top: int) -> None:
-    order = np.argsort(-evaluation.ap, kind='stable')
-    order = order[~np.isnan(evaluation.ap[order])]
+    known = np.flatnonzero(~np.isnan(evaluation.ap))
+    order = known[np.argsort(-evaluation.ap[known], kind='stable')]
     rows = []
     for rank, label in enumerate(order):
         if rank < top or rank >= len(order) - top:
@@ -131,5 +86,47 @@ if __name__ == '__main__':
     group.add_argument('--out', help='write all figures into this JSON file')
     group.add_argument('--table', help='write the figures of each class into this CSV file')
     group.add_argument('--top', type=int, default=5, help='classes of highest and of lowest AP to print (default: 5)')
+    args = parser.parse_args()
+    given = [name for name in ('boxes', 'labels', 'classes', 'hierarchy') if getattr(args, name) is not None]
+    if args.store is not None and given:
+        parser.error(f'--store has the annotations already; leave --{", --".join(given)} out')
+    missing = [name for name in ('boxes', 'classes') if name not in given]
+    if args.store is None and missing:
+        parser.error(f'--{", --".join(missing)}: needed, unless --store names a prepared split')
+    summary = Summary()
     with exit_on_error():
-        evaluate(parser.parse_args())
+        protocol = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms or None)
+        with progress_bars() as progress:
+            progress('reading', 0, 2)
+            if args.store is not None:
+                annotations = annotations_of_store(AnnotationStore(args.store))
+            else:
+                annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels, summary)
+            classes, train_images = annotations.classes, None
+            if args.train is not None:
+                train_images = train_image_counts(args.train, classes.label_names, protocol.is_challenge)
+            progress('reading', 1, 2)
+            predictions = open_predictions(args.predictions, classes, args.other_classes)
+            progress('reading', 2, 2)
+            evaluation = evaluate_predictions(
+                annotations, predictions, protocol, args.other_classes, progress, train_images
+            )
+        print_evaluation(evaluation, args.predictions)
+        for line in summary.lines():
+            print(f'annotations: {line}')
+        if args.top > 0:
+            print_classes(evaluation, args.top)
+        rows = [
+            (*words, Text(size, justify='right'), Text(value, justify='right'))
+            for *words, size, value in evaluation.summary()
+        ]
+        print_table(rows, title='Groups of classes, objects with several labels')
+        print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
+        if math.isnan(evaluation.mean_ap):
+            raise AnnotationError('no class has ground truth, so there is no mAP')
+        for path, write in ((args.out, evaluation.write_json), (args.table, evaluation.write_table)):
+            if path is not None:
+                write(path)
+                print(f'{path}: written')
+        if args.store is not None:
+            print(f'Next: mmoid show --store {args.store} --predictions {args.predictions}')

@@ -7,7 +7,6 @@ Prints how often images of head, middle and tail classes are seen, and which sha
 expectations; --count draws with the sampler and counts instead. Formulas: mmoid/openimages/sampling/coverage.py.
 """
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,20 +66,6 @@ def write_classes(path: Path, plans: Sequence[SamplingPlan], store: AnnotationSt
                 writer.writerow([f'{plan.balance:g}', name, class_name, one.image_counts[label], *figures])
 
 
-def plan(args: argparse.Namespace) -> None:
-    store = AnnotationStore(args.store)
-    lists, seed = ImageLists.of_store(store, not args.no_expand), args.seed if args.count else None
-    with progress_bars() as progress:
-        rest = (args.epochs, args.samples_per_epoch, seed, progress)
-        plans = [plan_sampling(lists, balance, *rest) for balance in args.balance]
-    print_plans(plans, store)
-    if args.out is not None:
-        write_classes(args.out / 'classes.csv', plans, store)
-        print(args.out / 'classes.csv')
-        print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
-    print('Next: set the chosen λ as the balance of SoftBalanceClassAwareSampler in your config and train')
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
@@ -94,5 +79,16 @@ if __name__ == '__main__':
     seed = 'seed of --count: randomness.seed of the config plus the epochs before the stage (default: 0)'
     parser.add_argument('--seed', type=int, default=0, help=seed)
     parser.add_argument('--out', type=Path, help='folder for classes.csv and sampling.png')
+    args = parser.parse_args()
     with exit_on_error():
-        plan(parser.parse_args())
+        store = AnnotationStore(args.store)
+        lists, seed = ImageLists.of_store(store, not args.no_expand), args.seed if args.count else None
+        with progress_bars() as progress:
+            rest = (args.epochs, args.samples_per_epoch, seed, progress)
+            plans = [plan_sampling(lists, balance, *rest) for balance in args.balance]
+        print_plans(plans, store)
+        if args.out is not None:
+            write_classes(args.out / 'classes.csv', plans, store)
+            print(args.out / 'classes.csv')
+            print(save(draw_sampling_plans(plans), args.out / 'sampling.png'))
+        print('Next: set the chosen λ as the balance of SoftBalanceClassAwareSampler in your config and train')

@@ -29,15 +29,6 @@ def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
     return ap
 
 
-def warn_of_other_rules(first: str, second: str) -> None:
-    one, other = (json.loads(Path(path).read_text()) for path in (first, second))
-    for rule in RULES:
-        if one.get(rule) != other.get(rule):
-            different = f'{rule} is {one.get(rule)} in {first}, {other.get(rule)} in {second}'
-            print(f'warning: the evaluations do not have the same rules: {different}', file=sys.stderr)
-            return
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='JSON of the first evaluation')
@@ -53,7 +44,12 @@ if __name__ == '__main__':
         both, alone = ~np.isnan(first) & ~np.isnan(second), np.isnan(first) ^ np.isnan(second)
         means = f'mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})'
         print(f'{both.sum()} classes, {means}')
-        warn_of_other_rules(args.first, args.second)
+        one, other = (json.loads(Path(path).read_text()) for path in (args.first, args.second))
+        different = next((rule for rule in RULES if one.get(rule) != other.get(rule)), None)
+        if different is not None:
+            values = f'{one.get(different)} in {args.first}, {other.get(different)} in {args.second}'
+            warning = f'the evaluations do not have the same rules: {different} is {values}'
+            print(f'warning: {warning}', file=sys.stderr)
         if alone.any():
             name = store.class_names[int(alone.argmax())]
             print(f'{alone.sum()} classes with an AP in one of them only were left out, first {name!r}')

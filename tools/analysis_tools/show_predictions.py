@@ -7,7 +7,6 @@ One sheet per class. The mistakes of an image are its missed objects plus the sc
 rules of the challenge metric. Detections below --score are not counted. --class draws one class, by name or MID.
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -26,48 +25,6 @@ from mmoid.utils.progress import print_changes, print_table, progress_bars
 from mmoid.visualization.figures import save
 from mmoid.visualization.label_sets import ImageReader, draw_mistakes
 
-
-def show(args: argparse.Namespace) -> None:
-    store, summary = AnnotationStore(args.store), Summary()
-    protocol = Protocol(args.protocol, iou_threshold=args.iou)
-    evaluator = Evaluator(annotations_of_store(store), protocol)
-    truth, weight = evaluator.ground_truth, protocol.group_of_weight
-    with progress_bars() as progress:
-        progress('reading and matching', 0, 2)
-        predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
-        image = image_of[predictions.image_of_detection()]
-        progress('reading and matching', 1, 2)
-        matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
-        ap = average_precision(matches, count_positives(truth, weight))
-        mistakes = count_mistakes(truth, matches, weight, args.score)
-        progress('reading and matching', 2, 2)
-    # NaN, without ground truth, comes last.
-    labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
-    if args.label is not None:
-        labels = store.classes.indices([args.label], '--class').tolist()
-    if not labels:
-        raise ValueError(f'{args.store}: no class has ground truth')
-    table, sheets = [], []
-    for label in labels:
-        name, rows = store.class_names[label], np.flatnonzero((mistakes.label == label) & (mistakes.cost > 0))
-        counts = [f'{len(rows):,}', f'{mistakes.missed[rows].sum():,g}', f'{mistakes.false[rows].sum():,.1f}']
-        table.append((name, f'{ap[label]:.4f}', *counts))
-        if len(rows):
-            sheets.append((label, f'{name}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'))
-    print_table(table, 'class', 'AP', 'images with mistakes', 'missed', 'false, scores')
-    print_changes(summary)
-    read = ImageReader(store)
-    with progress_bars() as progress:
-        for rank, (label, title) in enumerate(sheets):
-            images = mistakes.worst_images(label, args.number).tolist()
-            figure = draw_mistakes(read, truth, predictions, label, images, title, args.score, args.iou)
-            name = re.sub(r'[^0-9A-Za-z]+', '-', store.class_names[label])
-            print(save(figure, args.out / f'{rank:03d}-{name}.png', dpi=130))
-            progress('drawing', rank + 1, len(sheets))
-    for path, reason in read.unreadable.items():
-        print(f'not readable, drawn grey: {path} ({reason})')
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--store', required=True, help='folder made by tools/dataset_converters/prepare_openimages.py')
@@ -79,5 +36,43 @@ if __name__ == '__main__':
     parser.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help='rules (default: %(default)s)')
     parser.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (default: 0.5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mistakes'), help='folder (default: %(default)s)')
+    args = parser.parse_args()
     with exit_on_error():
-        show(parser.parse_args())
+        store, summary = AnnotationStore(args.store), Summary()
+        protocol = Protocol(args.protocol, iou_threshold=args.iou)
+        evaluator = Evaluator(annotations_of_store(store), protocol)
+        truth, weight = evaluator.ground_truth, protocol.group_of_weight
+        with progress_bars() as progress:
+            progress('reading and matching', 0, 2)
+            predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
+            image = image_of[predictions.image_of_detection()]
+            progress('reading and matching', 1, 2)
+            matches = evaluator.match(image, predictions.label, predictions.score, predictions.box)
+            ap = average_precision(matches, count_positives(truth, weight))
+            mistakes = count_mistakes(truth, matches, weight, args.score)
+            progress('reading and matching', 2, 2)
+        # NaN, without ground truth, comes last.
+        labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
+        if args.label is not None:
+            labels = store.classes.indices([args.label], '--class').tolist()
+        if not labels:
+            raise ValueError(f'{args.store}: no class has ground truth')
+        table, sheets = [], []
+        for label in labels:
+            name, rows = store.class_names[label], np.flatnonzero((mistakes.label == label) & (mistakes.cost > 0))
+            counts = [f'{len(rows):,}', f'{mistakes.missed[rows].sum():,g}', f'{mistakes.false[rows].sum():,.1f}']
+            table.append((name, f'{ap[label]:.4f}', *counts))
+            if len(rows):
+                sheets.append((label, f'{name}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'))
+        print_table(table, 'class', 'AP', 'images with mistakes', 'missed', 'false, scores')
+        print_changes(summary)
+        read = ImageReader(store)
+        with progress_bars() as progress:
+            for rank, (label, title) in enumerate(sheets):
+                images = mistakes.worst_images(label, args.number).tolist()
+                figure = draw_mistakes(read, truth, predictions, label, images, title, args.score, args.iou)
+                name = re.sub(r'[^0-9A-Za-z]+', '-', store.class_names[label])
+                print(save(figure, args.out / f'{rank:03d}-{name}.png', dpi=130))
+                progress('drawing', rank + 1, len(sheets))
+        for path, reason in read.unreadable.items():
+            print(f'not readable, drawn grey: {path} ({reason})')

@@ -47,34 +47,6 @@ def wanted_ids(args: argparse.Namespace) -> list[str]:
     return [image_ids[image] for image in np.unique(np.concatenate(chosen))]
 
 
-def main(args: argparse.Namespace) -> None:
-    source = Source(f'{args.mirror}/{args.split}', args.retries, args.timeout)
-    missing: list[tuple[str, str]] = []
-    new = num_bytes = 0
-    ids = wanted_ids(args)
-    if not ids:
-        raise ValueError(f'{args.ids or args.store}: no image is left to download')
-    with progress_bars() as progress:
-        for done, outcome in enumerate(download_images(ids, source, args.out, args.workers), start=1):
-            new, num_bytes = new + (outcome.num_bytes > 0), num_bytes + outcome.num_bytes
-            if outcome.problem:
-                missing.append((outcome.image_id, outcome.problem))
-            progress('downloading images', done, len(ids))
-    report = args.out / 'missing.csv'
-    report.unlink(missing_ok=True)
-    if missing:
-        with atomic_write(report) as temporary, temporary.open('w', newline='') as stream:
-            csv.writer(stream).writerows([('ImageID', 'Reason'), *missing])
-    there = len(ids) - new - len(missing)
-    print(f'{args.out}: {len(ids):,} images, {new:,} new ({decimal(num_bytes)}), {there:,} were there already')
-    if missing:
-        raise ValueError(
-            f'{len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
-            f'{report}; run again to try them again'
-        )
-    print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
@@ -97,4 +69,28 @@ if __name__ == '__main__':
     if args.retries < 0:
         parser.error(f'--retries must be at least 0, got {args.retries}')
     with exit_on_error():
-        main(args)
+        source = Source(f'{args.mirror}/{args.split}', args.retries, args.timeout)
+        missing: list[tuple[str, str]] = []
+        new = num_bytes = 0
+        ids = wanted_ids(args)
+        if not ids:
+            raise ValueError(f'{args.ids or args.store}: no image is left to download')
+        with progress_bars() as progress:
+            for done, outcome in enumerate(download_images(ids, source, args.out, args.workers), start=1):
+                new, num_bytes = new + (outcome.num_bytes > 0), num_bytes + outcome.num_bytes
+                if outcome.problem:
+                    missing.append((outcome.image_id, outcome.problem))
+                progress('downloading images', done, len(ids))
+        report = args.out / 'missing.csv'
+        report.unlink(missing_ok=True)
+        if missing:
+            with atomic_write(report) as temporary, temporary.open('w', newline='') as stream:
+                csv.writer(stream).writerows([('ImageID', 'Reason'), *missing])
+        there = len(ids) - new - len(missing)
+        print(f'{args.out}: {len(ids):,} images, {new:,} new ({decimal(num_bytes)}), {there:,} were there already')
+        if missing:
+            raise ValueError(
+                f'{len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
+                f'{report}; run again to try them again'
+            )
+        print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')

@@ -34,23 +34,13 @@ FILE = RESULTS / 'dense-heads.json'
 
 def config(world: World, family: str, stock: bool, seed: int) -> Config:
     recipe, head, loss = RECIPES[family]
-    cfg = Config.fromfile(ROOT / 'configs/label_sets' / recipe)
-    train, validation = str(world.store('train')), str(world.store('validation'))
+    cfg = world.load_config(ROOT / 'configs/label_sets' / recipe, seed)
     if stock:
-        own = dict(type=head, loss_cls=dict(loss, _delete_=True))
+        cfg.model.bbox_head.type, cfg.model.bbox_head.loss_cls = head, loss
     else:
-        own = dict(loss_cls=dict(concurrent_rates=str(world.annotated_rates()), hierarchy=train))
-    cfg.merge_from_dict(
-        {
-            'randomness.seed': seed,
-            'model.bbox_head': own,
-            'train_dataloader.batch_size': 8,
-            'train_dataloader.dataset.ann_file': train,
-            'val_dataloader.dataset.ann_file': validation,
-            'val_evaluator': dict(ann_file=validation, train_ann_file=train, expand_detections=stock),
-            'train_cfg.val_interval': 100,  # and after the last epoch
-        }
-    )
+        own = dict(concurrent_rates=str(world.annotated_rates()), hierarchy=str(world.store('train')))
+        cfg.model.bbox_head.loss_cls.update(own)
+    cfg.val_evaluator.expand_detections = stock
     if family == 'RetinaNet':
         cfg.optim_wrapper.optimizer.lr = 0.01
     return cfg

@@ -182,8 +182,14 @@ class Heads:
             parts = [self.sample(i, method, rng) for i in images]
             features, label, sets = (torch.cat(part) for part in zip(*parts))
             logits = self.logits(head, features)
-            counts = torch.tensor([len(part[1]) for part in parts])
-            targets = self.targets(images, counts, label, sets, verified, head.loss_cls.uses_label_sets)
+            targets = sets if head.loss_cls.uses_label_sets else label
+            found = [InstanceData(metainfo=dict(verified_classes=self.train[0][i]['verified'])) for i in images]
+            judged = verified.judged(found, label.device)
+            if judged is not None:  # (N, C) label sets, with -1 for classes that are no negatives
+                if not head.loss_cls.uses_label_sets:
+                    sets = nn.functional.one_hot(label, self.num_classes + 1)[:, :-1].bool()
+                judged = judged.repeat_interleave(torch.tensor([len(part[1]) for part in parts]), dim=0)
+                targets = sets.to(torch.int8).masked_fill(~(judged | sets), -1)
             loss = head.loss_cls(logits, targets)
             optimizer.zero_grad()
             loss.backward()
@@ -192,25 +198,6 @@ class Heads:
             if epoch_ends and each_epoch:
                 curve.append(self.read(head, 'softmax')['softmax']['ancestors, NMS']['mAP'])
         return head, curve
-
-    def targets(
-        self,
-        images: np.ndarray,
-        counts: Tensor,
-        label: Tensor,
-        sets: Tensor,
-        verified: VerifiedClasses,
-        uses_sets: bool,
-    ) -> Tensor:
-        """(N,) labels or (N, C) label sets of the RoIs of a batch, with -1 for classes that are no negatives."""
-        found = [InstanceData(metainfo=dict(verified_classes=self.train[0][i]['verified'])) for i in images]
-        judged = verified.judged(found, label.device)
-        if judged is None:
-            return sets if uses_sets else label
-        if not uses_sets:
-            sets = nn.functional.one_hot(label, self.num_classes + 1)[:, :-1].bool()
-        judged = judged.repeat_interleave(counts, dim=0)
-        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
     def sample(self, index: int, method: Method, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(R, D) features, (R,) labels with C = background, (R, C) label sets of random RoIs of an image."""

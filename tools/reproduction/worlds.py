@@ -144,29 +144,29 @@ class World:
             run('tools/analysis_tools/concurrent_rates.py', store, '--predictions', predictions, '--out', out)
         return out
 
+    def load_config(self, recipe: Path, seed: int) -> Config:
+        """A recipe for the quickstart's data, with this data."""
+        cfg = Config.fromfile(recipe)
+        train, validation = str(self.store('train')), str(self.store('validation'))
+        cfg.randomness = dict(seed=seed)
+        cfg.train_dataloader.batch_size = 8
+        cfg.train_dataloader.dataset.ann_file = train
+        cfg.test_dataloader.dataset.ann_file = validation
+        cfg.test_evaluator.update(ann_file=validation, train_ann_file=train)
+        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        cfg.train_cfg.val_interval = 100  # and after the last epoch
+        return cfg
+
     def config(self, method: Method = STOCK, seed: int = 0) -> Config:
         """The quickstart's model and schedule on this data: class-aware sampling, with the loss of a method."""
-        cfg = Config.fromfile(BASE)
-        train, validation = str(self.store('train')), str(self.store('validation'))
+        cfg, store = self.load_config(BASE, seed), AnnotationStore(self.store('train'))
         size = max(REAL_SIZE) if self.source else KNOBS[self.name].get('image_size', 160)
-        for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline):
-            next(step for step in pipeline if step.type == 'Resize').scale = (size, size)
-        cfg.merge_from_dict(
-            {
-                'randomness.seed': seed,
-                'model.roi_head.bbox_head.num_classes': AnnotationStore(train).num_classes,
-                'model.roi_head.bbox_head.loss_cls': dict(
-                    method.loss, concurrent_rates=str(self.annotated_rates()), hierarchy=train
-                ),
-                'train_dataloader.batch_size': 8,
-                'train_dataloader.dataset.ann_file': train,
-                'test_dataloader.dataset.ann_file': validation,
-                'test_evaluator': dict(ann_file=validation, train_ann_file=train),
-                'train_cfg.max_epochs': self.epochs,
-                'train_cfg.val_interval': 100,  # validation_logits does it
-            }
-        )
-        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        for loader in (cfg.train_dataloader, cfg.test_dataloader):
+            next(step for step in loader.dataset.pipeline if step.type == 'Resize').scale = (size, size)
+        head = cfg.model.roi_head.bbox_head
+        head.num_classes = store.num_classes
+        head.loss_cls.update(method.loss, concurrent_rates=str(self.annotated_rates()), hierarchy=str(store.path))
+        cfg.train_cfg.max_epochs = self.epochs
         cfg.param_scheduler[1].milestones = [self.epochs * 3 // 5, self.epochs * 4 // 5]
         return cfg
 
