@@ -28,7 +28,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from reproduction.heads import Heads, Readings, readings_of_loss
 from reproduction.methods import DETECTORS, TABLES, Method
-from reproduction.worlds import KNOBS, ROOT, World, validation_logits, write_json
+from reproduction.worlds import KNOBS, ROOT, World, read_json, validation_logits, write_json
 
 from mmoid.utils.command_line import tool_parser
 
@@ -92,10 +92,6 @@ def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: 
                 print(f'{method.name}, seed {seed}, lr {method.lr}: {score}; {len(missing) - count} left', flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def read_json(file: Path) -> dict[str, dict]:
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def is_missing(stored: dict, method: Method, seed: int, each_epoch: bool = False) -> bool:

@@ -32,22 +32,6 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 
 
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    left_out = {f'left out: {reason}': count for reason, count in evaluation.left_out.items()}
-    rows = [
-        ('images', f'{evaluation.num_images:,}'),
-        ('images without detections', f'{evaluation.num_images_without_detections:,}'),
-        ('detections', f'{evaluation.num_detections:,}'),
-        *(
-            (Text(reason, 'yellow'), Text(f'{count:,}', 'yellow'))
-            for reason, count in {**left_out, **evaluation.changed}.items()
-        ),
-        ('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}'),
-        ('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}'),
-    ]
-    print_table(rows, title=title)
-
-
 def print_classes(evaluation: Evaluation, top: int) -> None:
     known = np.flatnonzero(~np.isnan(evaluation.ap))
     order = known[np.argsort(-evaluation.ap[known], kind='stable')]
@@ -111,7 +95,19 @@ if __name__ == '__main__':
             evaluation = evaluate_predictions(
                 annotations, predictions, protocol, args.other_classes, progress, train_images
             )
-        print_evaluation(evaluation, args.predictions)
+        left_out = {f'left out: {reason}': count for reason, count in evaluation.left_out.items()}
+        rows = [
+            ('images', f'{evaluation.num_images:,}'),
+            ('images without detections', f'{evaluation.num_images_without_detections:,}'),
+            ('detections', f'{evaluation.num_detections:,}'),
+            *(
+                (Text(reason, 'yellow'), Text(f'{count:,}', 'yellow'))
+                for reason, count in {**left_out, **evaluation.changed}.items()
+            ),
+            ('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}'),
+            ('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}'),
+        ]
+        print_table(rows, title=args.predictions)
         for line in summary.lines():
             print(f'annotations: {line}')
         if args.top > 0:

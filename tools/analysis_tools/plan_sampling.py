@@ -27,28 +27,6 @@ COLUMNS = (
 ).split()
 
 
-def print_plans(plans: Sequence[SamplingPlan], store: AnnotationStore) -> None:
-    counts = plans[0].one_epoch.image_counts
-    parts = head_middle_tail(counts)
-    order = np.concatenate(parts)
-    times, unseen = [], []
-    for plan in plans:
-        name, one, whole = f'{plan.balance:g}', plan.one_epoch, plan.all_epochs
-        means = [whole.seen[part].mean() if len(part) else 0 for part in parts]
-        times.append((name, *map(number, (*means, whole.seen[order].min(), whole.seen[order].max()))))
-        shares = (whole.images_unseen, whole.boxes_unseen, one.images_unseen, one.boxes_unseen)
-        unseen.append((name, *(f'{share:.2%}' for share in shares)))
-    for title, rows, columns in (
-        ('Times an image of a class is seen', times, ('λ', 'head', 'middle', 'tail', 'least', 'most')),
-        ('Never seen', unseen, ('λ', 'images', 'boxes', 'images, one epoch', 'boxes, one epoch')),
-    ):
-        print_table(rows, *(Column(name, justify='right') for name in columns), title=title)
-    sizes = ', '.join(f'{len(part)} in the {name}' for name, part in zip(('head', 'middle', 'tail'), parts))
-    draws = f'{plans[0].samples_per_epoch:,} draws in each of {plans[0].epochs} epochs'
-    head, rarest = (f'{store.class_names[label]} ({counts[label]:,} images)' for label in (order[0], order[-1]))
-    print(f'{len(order)} classes with images, {head} to {rarest}: {sizes}; {draws}.')
-
-
 def number(value: float) -> str:
     """Three digits that matter, without an exponent."""
     return f'{value:,.0f}' if value >= 100 else f'{value:#.3g}' if value >= 0.001 else f'{value:.5f}'
@@ -86,7 +64,27 @@ if __name__ == '__main__':
         with progress_bars() as progress:
             rest = (args.epochs, args.samples_per_epoch, seed, progress)
             plans = [plan_sampling(lists, balance, *rest) for balance in args.balance]
-        print_plans(plans, store)
+
+        counts = plans[0].one_epoch.image_counts
+        parts = head_middle_tail(counts)
+        order = np.concatenate(parts)
+        times, unseen = [], []
+        for plan in plans:
+            name, one, whole = f'{plan.balance:g}', plan.one_epoch, plan.all_epochs
+            means = [whole.seen[part].mean() if len(part) else 0 for part in parts]
+            times.append((name, *map(number, (*means, whole.seen[order].min(), whole.seen[order].max()))))
+            shares = (whole.images_unseen, whole.boxes_unseen, one.images_unseen, one.boxes_unseen)
+            unseen.append((name, *(f'{share:.2%}' for share in shares)))
+        for title, rows, columns in (
+            ('Times an image of a class is seen', times, ('λ', 'head', 'middle', 'tail', 'least', 'most')),
+            ('Never seen', unseen, ('λ', 'images', 'boxes', 'images, one epoch', 'boxes, one epoch')),
+        ):
+            print_table(rows, *(Column(name, justify='right') for name in columns), title=title)
+        sizes = ', '.join(f'{len(part)} in the {name}' for name, part in zip(('head', 'middle', 'tail'), parts))
+        draws = f'{plans[0].samples_per_epoch:,} draws in each of {plans[0].epochs} epochs'
+        head, rarest = (f'{store.class_names[label]} ({counts[label]:,} images)' for label in (order[0], order[-1]))
+        print(f'{len(order)} classes with images, {head} to {rarest}: {sizes}; {draws}.')
+
         if args.out is not None:
             write_classes(args.out / 'classes.csv', plans, store)
             print(args.out / 'classes.csv')

@@ -88,18 +88,6 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
     return {**figures, 'class counts and image lists, s': measure.stopwatch(*counts)[0]}
 
 
-def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
-    return measure.in_fresh_process(memory, kind, folder) | measure.in_fresh_process(access, kind, folder)
-
-
-def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
-    full_size.write_annotations(folder, num_images)
-    sizes = csv.read_csv(folder / 'sizes.csv').to_pylist()
-    metas = [{'filename': f'{size["image_id"]}.jpg', 'ori_shape': (size['height'], size['width'], 3)} for size in sizes]
-    mmengine.dump(metas, folder / 'metas.pkl')  # as mmdet reads the image sizes
-    return measure_dataset('stock', folder)
-
-
 def fastest_of_two(work: Callable[[Path], Any], path: Path) -> dict[str, float]:
     return min((measure.in_fresh_process(timed, work, path) for _ in range(2)), key=lambda figures: figures['s'])
 
@@ -114,8 +102,16 @@ if __name__ == '__main__':
             'CSV to store': fastest_of_two(full_size.make_store, folder),
             'concurrent rates': measure.in_fresh_process(timed, concurrent_rates, folder),
         }
-        ours = measure_dataset('mmoid', folder)
-        stock = measure_stock(folder / 'stock', args.images // STOCK_SHARE)
+        full_size.write_annotations(folder / 'stock', args.images // STOCK_SHARE)
+        metas = [
+            {'filename': f'{size["image_id"]}.jpg', 'ori_shape': (size['height'], size['width'], 3)}
+            for size in csv.read_csv(folder / 'stock/sizes.csv').to_pylist()
+        ]
+        mmengine.dump(metas, folder / 'stock/metas.pkl')  # as mmdet reads the image sizes
+        ours, stock = (
+            measure.in_fresh_process(memory, *of) | measure.in_fresh_process(access, *of)
+            for of in (('mmoid', folder), ('stock', folder / 'stock'))
+        )
     figures = {}
     for name in ours:  # seconds and bytes grow with the number of images
         scale = 1 if '/ s' in name else STOCK_SHARE

@@ -85,27 +85,6 @@ def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def compare(args: Any, folder: Path) -> dict[str, dict[str, float]]:
-    """The figures of both detectors, the better round of each."""
-    data, size = folder / 'data', dict(image_size=IMAGE_SIZE, num_classes=args.classes)
-    write_dataset(data, WorldConfig(num_train=args.images, num_validation=1, **size))
-    write_stores(data)
-    classes = AnnotationStore(data / 'train').num_classes
-    settings = {**vars(args), 'classes': classes, 'data': str(data), 'work_dir': str(folder / 'work')}
-    rows = {}
-    for amp in (False, True) if torch.cuda.is_available() else (False,):
-        rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-        for turn in range(args.rounds):
-            for kind in KINDS if turn % 2 else KINDS[::-1]:
-                rounds[kind].append(measure.in_fresh_process(train, kind, {**settings, 'amp': amp}))
-                print(f'round {turn + 1}, {kind}: {rounds[kind][-1]["iterations/s"]:.2f} iterations/s', flush=True)
-        best = {kind: min(several, key=lambda figures: figures['ms (median)']) for kind, several in rounds.items()}
-        for kind, figures in best.items():
-            ratio = figures['ms (median)'] / best[KINDS[0]]['ms (median)']
-            rows[f'{kind}, {"AMP" if amp else "fp32"}'] = {**figures, 'of stock': ratio}
-    return rows
-
-
 if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'train')
     parser.add_argument('config', nargs='?', help='config with label sets and MMOID_DATA_ROOT; default: R-50-FPN')
@@ -118,8 +97,25 @@ if __name__ == '__main__':
     parser.add_argument('--images', type=int, default=64, help='generated images')
     parser.add_argument('--classes', type=int, default=40, help='leaf classes of the generated world')
     args = parser.parse_args()
+    rows = {}
     with tempfile.TemporaryDirectory() as temporary:
-        rows = compare(args, Path(temporary))
+        data = Path(temporary, 'data')
+        world = WorldConfig(num_train=args.images, num_validation=1, image_size=IMAGE_SIZE, num_classes=args.classes)
+        write_dataset(data, world)
+        write_stores(data)
+        settings = {**vars(args), 'data': str(data), 'work_dir': str(data / 'work')}
+        settings['classes'] = AnnotationStore(data / 'train').num_classes
+        for amp in (False, True) if torch.cuda.is_available() else (False,):
+            rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+            for turn in range(args.rounds):
+                for kind in KINDS if turn % 2 else KINDS[::-1]:
+                    figures = measure.in_fresh_process(train, kind, {**settings, 'amp': amp})
+                    rounds[kind].append(figures)
+                    print(f'round {turn + 1}, {kind}: {figures["iterations/s"]:.2f} iterations/s', flush=True)
+            best = [min(rounds[kind], key=lambda figures: figures['ms (median)']) for kind in KINDS]
+            for kind, figures in zip(KINDS, best):
+                ratio = figures['ms (median)'] / best[0]['ms (median)']
+                rows[f'{kind}, {"AMP" if amp else "fp32"}'] = {**figures, 'of stock': ratio}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     measure.report(args.out, {f'{name}, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}': rows})

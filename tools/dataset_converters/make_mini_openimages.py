@@ -6,7 +6,6 @@ Writes two disjoint parts of the store, DIR/train and DIR/validation; images are
 seed give the same parts. For concurrent softmax, run tools/analysis_tools/concurrent_rates.py on DIR/train next.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +18,6 @@ from mmoid.utils.progress import print_table, progress_bars
 
 LEAST_EXPECTED = 100
 """Relative deviations of rarer classes show only rounding."""
-
-
-def print_sizes(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
-    rows, boxes_of_image = [], np.diff(store.box_stop, prepend=0)
-    for name, images in {'whole': np.arange(store.num_images), **parts}.items():
-        boxes, present = boxes_of_image[images], np.count_nonzero(box_deviation(store, images)[1])
-        rows.append((name, *(f'{count:,}' for count in (len(images), (boxes == 0).sum(), boxes.sum(), present))))
-    columns = ('', 'images', 'without boxes', 'boxes', 'classes present')
-    print_table(rows, *columns, title='What the parts hold')
-
-
-def print_deviations(store: AnnotationStore, parts: Mapping[str, np.ndarray]) -> None:
-    rows = []
-    for name, images in parts.items():
-        for unit, (expected, got) in (
-            ('images', image_deviation(store, images)),
-            ('images, with descendants', image_deviation(store, images, expand_hierarchy=True)),
-            ('boxes', box_deviation(store, images)),
-        ):
-            difference = got - expected
-            relative = np.divide(difference, expected, out=np.zeros(len(expected)), where=expected > 0)
-            largest = np.abs(difference).argmax()
-            largest_relative = np.where(expected >= LEAST_EXPECTED, np.abs(relative), 0).argmax()
-            for title, label in ((f'{name}: {unit}', largest), ('', largest_relative)):
-                counts = (f'{expected[label]:,.2f}', f'{got[label]:,}', f'{difference[label]:+,.2f}')
-                rows.append((title, store.class_names[label], *counts, f'{relative[label]:+.2%}'))
-    columns = ('', 'class', 'expected', 'got', 'difference', 'relative')
-    print_table(rows, *columns, title='Largest deviations')
-    print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')
 
 
 if __name__ == '__main__':
@@ -65,8 +35,31 @@ if __name__ == '__main__':
         require_writable(store, [args.out / name for name in sizes], args.overwrite)
         with progress_bars() as progress:
             parts = dict(zip(sizes, split_images(store, list(sizes.values()), args.seed, progress)))
-        print_sizes(store, parts)
-        print_deviations(store, parts)
+        rows, boxes_of_image = [], np.diff(store.box_stop, prepend=0)
+        for name, images in {'whole': np.arange(store.num_images), **parts}.items():
+            boxes, present = boxes_of_image[images], np.count_nonzero(box_deviation(store, images)[1])
+            rows.append((name, *(f'{count:,}' for count in (len(images), (boxes == 0).sum(), boxes.sum(), present))))
+        columns = ('', 'images', 'without boxes', 'boxes', 'classes present')
+        print_table(rows, *columns, title='What the parts hold')
+
+        rows = []
+        for name, images in parts.items():
+            for unit, (expected, got) in (
+                ('images', image_deviation(store, images)),
+                ('images, with descendants', image_deviation(store, images, expand_hierarchy=True)),
+                ('boxes', box_deviation(store, images)),
+            ):
+                difference = got - expected
+                relative = np.divide(difference, expected, out=np.zeros(len(expected)), where=expected > 0)
+                largest = np.abs(difference).argmax()
+                largest_relative = np.where(expected >= LEAST_EXPECTED, np.abs(relative), 0).argmax()
+                for title, label in ((f'{name}: {unit}', largest), ('', largest_relative)):
+                    counts = (f'{expected[label]:,.2f}', f'{got[label]:,}', f'{difference[label]:+,.2f}')
+                    rows.append((title, store.class_names[label], *counts, f'{relative[label]:+.2%}'))
+        columns = ('', 'class', 'expected', 'got', 'difference', 'relative')
+        print_table(rows, *columns, title='Largest deviations')
+        print(f'Second lines: the largest relative deviation of classes expected at least {LEAST_EXPECTED} times.')
+
         new = {args.out / name: images for name, images in parts.items()}
         with progress_bars() as progress:
             subset_stores(store, new, {'seed': args.seed, 'sizes': sizes}, args.overwrite, progress)

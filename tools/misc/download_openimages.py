@@ -12,7 +12,6 @@ Images are not downloaded. CVDF has them as archives; unpack them for tools/data
     aws s3 --no-sign-request cp s3://open-images-dataset/tar/test.tar.gz .          # 39 GB
 """
 
-import argparse
 import shlex
 import shutil
 import sys
@@ -24,24 +23,6 @@ from rich.filesize import decimal
 
 from mmoid.openimages.readers import official_files as official
 from mmoid.utils.command_line import exit_on_error, tool_parser
-
-
-def main(args: argparse.Namespace) -> None:
-    splits = tuple(dict.fromkeys(args.splits or official.splits_of(args.release)))
-    files = official.select_files(args.release, splits, args.kinds)
-    if args.dry_run:
-        return print_plan(files, args.out, args.mirror)
-    require_space(files, args.out)
-    checks: Counter[str] = Counter()
-    for file in files:
-        print(file.name, file=sys.stderr)
-        checks[official.download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
-    verified = ', '.join(f'{count} files verified by {check}' for check, count in checks.items())
-    print(f'{args.out}: {args.release} is complete, {verified}')
-    for split in splits:
-        if (arguments := official.prepare_arguments(args.release, split, args.out)) is not None:
-            command = ['mmoid', 'prepare', '--out', f'data/openimages/{split}']
-            print(shlex.join([*command, '--images', f'images/{split}', *arguments]))
 
 
 def print_plan(files: Sequence[official.OfficialFile], out: Path, mirror: str | None) -> None:
@@ -73,5 +54,21 @@ if __name__ == '__main__':
     parser.add_argument('--kinds', nargs='+', choices=official.KINDS, default=official.CONVERTED_KINDS, help=kinds)
     parser.add_argument('--mirror', help=f'URL of a copy of {official.BASE_URL}')
     parser.add_argument('--dry-run', action='store_true', help='only list the files and their sizes')
+    args = parser.parse_args()
+    splits = tuple(dict.fromkeys(args.splits or official.splits_of(args.release)))
     with exit_on_error():
-        main(parser.parse_args())
+        files = official.select_files(args.release, splits, args.kinds)
+        if args.dry_run:
+            print_plan(files, args.out, args.mirror)
+            sys.exit()
+        require_space(files, args.out)
+        checks: Counter[str] = Counter()
+        for file in files:
+            print(file.name, file=sys.stderr)
+            checks[official.download(file.url(args.mirror), args.out / file.name, file.sha256)] += 1
+    verified = ', '.join(f'{count} files verified by {check}' for check, count in checks.items())
+    print(f'{args.out}: {args.release} is complete, {verified}')
+    for split in splits:
+        if (arguments := official.prepare_arguments(args.release, split, args.out)) is not None:
+            command = ['mmoid', 'prepare', '--out', f'data/openimages/{split}']
+            print(shlex.join([*command, '--images', f'images/{split}', *arguments]))

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from mmengine.config import Config
 from reproduce import RESULTS, mean_and_error
-from reproduction.worlds import ROOT, World, run_training, write_json
+from reproduction.worlds import ROOT, World, read_json, run_training, write_json
 
 from mmoid.utils.command_line import tool_parser
 
@@ -59,7 +59,7 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each detector (default: %(default)s)')
     seeds = range(parser.parse_args().seeds)
     world, kinds = World('quickstart'), ('stock', 'label sets')
-    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+    stored = read_json(FILE)
     for seed, family, kind in product(seeds, RECIPES, kinds):
         key = f'{family}, {kind}, seed {seed}'
         if key not in stored:

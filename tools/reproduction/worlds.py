@@ -330,3 +330,7 @@ def write_json(file: Path, cells: dict[str, dict]) -> None:
     lines = (f'{json.dumps(key)}: {json.dumps(cell)}' for key, cell in cells.items())
     with atomic_write(file) as temporary:
         temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
+def read_json(file: Path) -> dict[str, dict]:
+    return json.loads(file.read_text()) if file.exists() else {}
