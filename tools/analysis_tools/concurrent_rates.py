@@ -27,29 +27,6 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
 
 
-def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> csr_array:
-    """(C, C) float32; prints the pairs of classes."""
-    names = store.class_names
-    with progress_bars() as progress:
-        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
-    if others:
-        rows = []
-        for other in others:
-            most = [f'{names[i]}, {names[j]}' for i, j, _ in other.concurrence.top_pairs(1)]
-            counts = [f'{count:,}' for count in (other.pairs, other.boxes, other.label_pairs)]
-            rows.append((f'{other.iou_threshold:g}', *counts, *most))
-        columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
-        print_table(rows, *columns, title='Boxes with different labels on one object')
-    rates = level.concurrence.rates
-    rows = [
-        (names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-        for i, j, together in level.concurrence.top_pairs(args.top)
-    ]
-    title = f'Most frequent label pairs at IoU >= {args.iou:g}'
-    print_table(rows, 'class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
-    return rates
-
-
 def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_array) -> np.ndarray:
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
     summary = Summary()
@@ -61,17 +38,10 @@ def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
     mixed = (ratio >= args.least) & ~related
     pairs = sorted(np.argwhere(np.triu(mixed)), key=lambda pair: -ratio[tuple(pair)])
-    rows = [
-        (
-            store.class_names[i],
-            store.class_names[j],
-            f'{objects[i]:,} {objects[j]:,}',
-            f'{rates[i, j]:.2f}',
-            f'{scores[i, j]:.2f} {scores[j, j]:.2f}',
-            f'{ratio[i, j]:.2f}',
-        )
-        for i, j in pairs[: args.top]
-    ]
+    rows, names = [], store.class_names
+    for i, j in pairs[: args.top]:
+        figures = (f'{rates[i, j]:.2f}', f'{scores[i, j]:.2f} {scores[j, j]:.2f}', f'{ratio[i, j]:.2f}')
+        rows.append((names[i], names[j], f'{objects[i]:,} {objects[j]:,}', *figures))
     columns = ('class i', 'class j', 'objects', 'annotated r_ij', 'score of j on i, on j', 'ratio')
     print_table(rows, *columns, title='Classes that annotators mix up, by the model')
     return mixed
@@ -95,7 +65,24 @@ if __name__ == '__main__':
         store = AnnotationStore(args.store)
         if not store.num_boxes:
             raise ValueError(f'{args.store}: has no boxes to count labels of')
-        rates, pairs = rates_of_annotations(args, store), ''
+        names = store.class_names
+        with progress_bars() as progress:
+            level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
+        if others:
+            rows = []
+            for other in others:
+                most = [f'{names[i]}, {names[j]}' for i, j, _ in other.concurrence.top_pairs(1)]
+                counts = [f'{count:,}' for count in (other.pairs, other.boxes, other.label_pairs)]
+                rows.append((f'{other.iou_threshold:g}', *counts, *most))
+            columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
+            print_table(rows, *columns, title='Boxes with different labels on one object')
+        rates, pairs = level.concurrence.rates, ''
+        rows = [
+            (names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
+            for i, j, together in level.concurrence.top_pairs(args.top)
+        ]
+        title = f'Most frequent label pairs at IoU >= {args.iou:g}'
+        print_table(rows, 'class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
         if args.predictions:
             mixed = pairs_mixed_up(args, store, rates)
             rates = csr_array(np.where(mixed, 1, rates.toarray()))

@@ -93,10 +93,7 @@ def fastest_of_two(work: Callable[[Path], Any], path: Path) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-    parser = measure.command_line(__doc__, 'data')
-    full_size.add_arguments(parser)
-    args = parser.parse_args()
-    with full_size.annotations(args) as folder:
+    with full_size.annotations(measure.command_line(__doc__, 'data')) as (args, folder):
         once = {
             "pyarrow's bare read of the CSV": fastest_of_two(csv.read_csv, folder / 'boxes.csv'),
             'CSV to store': fastest_of_two(full_size.make_store, folder),

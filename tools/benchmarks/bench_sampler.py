@@ -69,10 +69,7 @@ def sampler_figures(name: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    parser = measure.command_line(__doc__, 'sampler')
-    full_size.add_arguments(parser)
-    args = parser.parse_args()
-    with full_size.annotations(args) as folder:
+    with full_size.annotations(measure.command_line(__doc__, 'sampler')) as (args, folder):
         size = measure.in_fresh_process(full_size.make_store, folder)
         samplers = {name: measure.in_fresh_process(sampler_figures, name, folder) for name in SAMPLERS}
     measure.report(args.out, {f'{size["images"]:,} images, {size["boxes"]:,} boxes': samplers})

@@ -25,16 +25,6 @@ from mmoid.openimages.readers import official_files as official
 from mmoid.utils.command_line import exit_on_error, tool_parser
 
 
-def print_plan(files: Sequence[official.OfficialFile], out: Path, mirror: str | None) -> None:
-    for file in files:
-        size = '?' if file.num_bytes is None else decimal(file.num_bytes)
-        there = decimal(official.bytes_there(out / file.name))
-        print(f'{file.name:53} {size:>8}, {there:>8} there  {file.url(mirror)}')
-    known = [file.num_bytes for file in files if file.num_bytes is not None]
-    unknown = len(files) - len(known)
-    print(f'{out}: {decimal(sum(known))}' + (f' and {unknown} files of unknown size' if unknown else ''))
-
-
 def require_space(files: Sequence[official.OfficialFile], out: Path) -> None:
     """Raises OSError if the disk has less room than the known sizes add up to."""
     needed = sum(max(0, (file.num_bytes or 0) - official.bytes_there(out / file.name)) for file in files)
@@ -59,8 +49,14 @@ if __name__ == '__main__':
     with exit_on_error():
         files = official.select_files(args.release, splits, args.kinds)
         if args.dry_run:
-            print_plan(files, args.out, args.mirror)
-            sys.exit()
+            for file in files:
+                size = '?' if file.num_bytes is None else decimal(file.num_bytes)
+                there = decimal(official.bytes_there(args.out / file.name))
+                print(f'{file.name:53} {size:>8}, {there:>8} there  {file.url(args.mirror)}')
+            known = [file.num_bytes for file in files if file.num_bytes is not None]
+            unknown = f' and {len(files) - len(known)} files of unknown size' if len(known) < len(files) else ''
+            print(f'{args.out}: {decimal(sum(known))}{unknown}')
+            sys.exit(0)
         require_space(files, args.out)
         checks: Counter[str] = Counter()
         for file in files:

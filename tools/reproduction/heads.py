@@ -125,22 +125,14 @@ class Heads:
 
     def build(self, method: Method, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        loss = dict(method.loss, hierarchy=str(self.world.store('train')), hierarchy_rate=method.hierarchy_rate)
+        store = str(self.world.store('train'))
         rates = self.world.pair_rates() if method.rates == 'pairs' else self.world.annotated_rates()
-        loss['concurrent_rates'] = str(rates)
+        loss = dict(method.loss, concurrent_rates=str(rates), hierarchy=store, hierarchy_rate=method.hierarchy_rate)
         if method.beta:
-            loss['class_weight'] = dict(store=str(self.world.store('train')), beta=method.beta)
-        head = MODELS.build(
-            dict(
-                type='mmoid.LabelSetBBoxHead',
-                num_classes=self.num_classes,
-                in_channels=DIMENSIONS,
-                roi_feat_size=1,
-                fc_out_channels=256,
-                reg_class_agnostic=True,
-                loss_cls=loss,
-            )
-        )
+            loss['class_weight'] = dict(store=store, beta=method.beta)
+        settings = dict(in_channels=DIMENSIONS, roi_feat_size=1, fc_out_channels=256, reg_class_agnostic=True)
+        settings |= dict(num_classes=self.num_classes, loss_cls=loss)
+        head = MODELS.build(dict(type='mmoid.LabelSetBBoxHead', **settings))
         head.init_weights()
         first = torch.empty(256, len(self.components))
         nn.init.xavier_uniform_(first)  # what the full features would get
@@ -173,9 +165,8 @@ class Heads:
         head = self.build(method, seed)
         layers = [*head.shared_fcs.parameters(), *head.fc_cls.parameters()]
         optimizer = torch.optim.SGD(layers, method.lr, momentum=0.9, weight_decay=1e-4)
-        verified = VerifiedClasses(
-            method.unverified, self.num_classes // 4, self.num_classes, str(self.world.store('train'))
-        )
+        store = str(self.world.store('train'))
+        verified = VerifiedClasses(method.unverified, self.num_classes // 4, self.num_classes, store)
         curve = []
         for lr, images, epoch_ends in self.steps(method, rng):
             optimizer.param_groups[0]['lr'] = lr
