@@ -6,8 +6,6 @@ Writes to data/synthetic and work_dirs/quickstart. Run it again to resume: finis
 interrupted training continues from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -19,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import mmoid
 from mmoid.openimages.predictions.prediction_store import PredictionStore
@@ -27,6 +24,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
 from mmoid.utils.command_line import tool_parser
 from mmoid.utils.environment import installed_stack
+from mmoid.utils.progress import print_table
 from mmoid.visualization.figures import draw_training, save
 from mmoid.visualization.label_sets import draw_annotations, draw_predictions
 
@@ -39,6 +37,7 @@ FIGURES = WORK / 'figures'
 EPOCHS = 5  # of the config
 CHECKPOINT = WORK / f'epoch_{EPOCHS}.pth'
 WORLD = ('--num-train', '1200', '--num-classes', '24', '--imbalance', '100', '--confusable-pairs', '2')
+PROCESSES = min(2, torch.cuda.device_count()) or 2  # one on a machine with a single GPU: NCCL does not share a GPU
 console = Console()
 
 
@@ -65,15 +64,10 @@ def prepare() -> None:
     tool('analysis_tools/concurrent_rates', DATA / 'train', '--out', DATA / 'concurrent_rates.npz')
 
 
-def num_processes() -> int:
-    """Two processes, but one on a machine with a single GPU: NCCL does not share a GPU."""
-    return min(2, torch.cuda.device_count()) if torch.cuda.is_available() else 2
-
-
 def train() -> None:
-    batch = ('--cfg-options', 'train_dataloader.batch_size=8') if num_processes() == 1 else ()
+    batch = ('--cfg-options', 'train_dataloader.batch_size=8') if PROCESSES == 1 else ()
     resume = ('--resume',) if (WORK / 'last_checkpoint').exists() else ()
-    run('bash', 'tools/dist_train.sh', CONFIG, num_processes(), '--work-dir', WORK, *resume, *batch)
+    run('bash', 'tools/dist_train.sh', CONFIG, PROCESSES, '--work-dir', WORK, *resume, *batch)
 
 
 def mixed_up_rates() -> None:
@@ -93,7 +87,7 @@ def test() -> None:
 
 
 def run_test(*options: object) -> None:
-    run('bash', 'tools/dist_test.sh', CONFIG, CHECKPOINT, num_processes(), *options)
+    run('bash', 'tools/dist_test.sh', CONFIG, CHECKPOINT, PROCESSES, *options)
 
 
 def training_log() -> tuple[list[dict], dict[int, float]]:
@@ -149,24 +143,24 @@ def write_json(path: Path, value: dict) -> None:
         temporary.write_text(json.dumps(value, indent=1))
 
 
-def summarise(seconds: dict[str, float]) -> dict:
-    return {
+def summarise(seconds: dict[str, float]) -> None:
+    """Writes and prints the results."""
+    summary = {
         'mAP': training_log()[1][EPOCHS],
         'test_mAP': json.loads(max((WORK / 'test').glob('*/*.json')).read_text())['openimages/mAP'],
         'seconds': {**seconds, 'total': round(sum(seconds.values()), 1)},
         'figures': sorted(str(path) for path in FIGURES.glob('*.png')),
         'versions': {'mmoid': mmoid.__version__, 'torch': torch.__version__, **installed_stack()},
     }
-
-
-def show(summary: dict) -> None:
+    write_json(WORK / 'summary.json', summary)
     stock = json.loads(Path(STOCK).read_text())
-    table = Table('detector', 'tested with', 'mAP', title='Quickstart')
     others = f'{np.mean(stock["mAP"]):.3f} (mean of {len(stock["mAP"])} seeds)'
-    table.add_row('stock MMDetection', stock['tested_with'], others)
-    table.add_row('this run', 'the same', f'{summary["mAP"]:.3f}')
-    table.add_row('this run', 'Eq. 5, with the classes that annotators mix up', f'{summary["test_mAP"]:.3f}')
-    console.print(table)
+    rows = [
+        ('stock MMDetection', stock['tested_with'], others),
+        ('this run', 'the same', f'{summary["mAP"]:.3f}'),
+        ('this run', 'Eq. 5, with the classes that annotators mix up', f'{summary["test_mAP"]:.3f}'),
+    ]
+    print_table(rows, 'detector', 'tested with', 'mAP', title='Quickstart')
     noise = 'differences of two trainings below 0.02 are noise. docs/reproduction.md has more images and seeds.'
     console.print(f'{stock["images"]} images, Open Images Challenge metric: {noise}')
     console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
@@ -176,7 +170,7 @@ def show(summary: dict) -> None:
     console.print('Next: train on Open Images (README.md) or on your own data (docs/data.md)')
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--fresh', action='store_true', help='delete the previous run first')
     args = parser.parse_args()
@@ -185,13 +179,7 @@ def main() -> None:
         shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        summary = summarise(run_steps())
+        summarise(run_steps())
     except subprocess.CalledProcessError as error:
         command = ' '.join(error.cmd)
         sys.exit(f'error: exit status {error.returncode}: {command}\nSee above; run the quickstart again to resume.')
-    write_json(WORK / 'summary.json', summary)
-    show(summary)
-
-
-if __name__ == '__main__':
-    main()

@@ -8,8 +8,6 @@ A cell trains the classification head on the cached RoIs of a stock detector and
 cells run side by side. Results are in docs/reproduction/heads-WORLD.json, everything else in work_dirs/reproduce.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing
@@ -28,10 +26,9 @@ import torch
 from matplotlib import pyplot as plt
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from reproduction.heads import Heads
+from reproduction.heads import Heads, Readings, readings_of_loss
 from reproduction.methods import DETECTORS, TABLES, Method
-from reproduction.readings import Readings, readings_of_loss
-from reproduction.worlds import KNOBS, ROOT, World, validation_logits, write_json
+from reproduction.worlds import KNOBS, ROOT, World, read_json, validation_logits, write_json
 
 from mmoid.utils.command_line import tool_parser
 
@@ -54,17 +51,14 @@ def key_of(method: Method, seed: int) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
+heads_of = cache(Heads)  # the RoIs of a world, loaded once for each process
+
+
 def run_head(world: World, method: Method, seed: int, each_epoch: bool) -> dict:
     """Trains and tests a head on cached RoIs."""
-    heads = _heads(world)
+    heads = heads_of(world)
     head, curve = heads.fit(method, seed, each_epoch)
     return dict(curve=curve, results=heads.read(head, *readings_of_loss(method.loss['type'])))
-
-
-@cache
-def _heads(world: World) -> Heads:
-    """The RoIs of a world, loaded once for each process."""
-    return Heads(world)
 
 
 def run_detector(world: World, method: Method, seed: int) -> dict:
@@ -80,29 +74,24 @@ def run_cell(cell: Callable[..., dict], world: World, method: Method, seed: int,
     MMLogger.get_instance('reproduce', log_level='WARNING')
     began = time.monotonic()
     result = cell(world, method, seed, *options)
-    for reading in result['results'].values():  # one AP by class is enough for Fig. 5
-        del reading['as predicted']['AP'], reading['ancestors']['AP']
     return dict(method=asdict(method), seed=seed, **result, seconds=round(time.monotonic() - began, 1))
 
 
 def run_grid(cell: Callable[..., dict], world: World, cells: list[tuple], jobs: int, file: Path) -> None:
     """All cells that have no result yet."""
-    stored = json.loads(file.read_text()) if file.exists() else {}
+    stored = read_json(file)
     missing = [options for options in cells if is_missing(stored, *options)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn')) as pool:
         waiting = {pool.submit(run_cell, cell, world, *options): options for options in missing}
-        for done in as_completed(waiting):
-            method, seed = waiting[done][:2]
-            try:
-                result = done.result()
-            except Exception:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            stored[key_of(method, seed)] = result
-            write_json(file, stored)
-            left = len(missing) - sum(future.done() for future in waiting)
-            score = f'{best_map(result):.4f}, {result["seconds"]} s'
-            print(f'{method.name}, seed {seed}, lr {method.lr}: {score}; {left} left', flush=True)
+        try:
+            for count, done in enumerate(as_completed(waiting), start=1):
+                (method, seed, *_), result = waiting[done], done.result()
+                stored[key_of(method, seed)] = result
+                write_json(file, stored)
+                score = f'{best_map(result):.4f}, {result["seconds"]} s'
+                print(f'{method.name}, seed {seed}, lr {method.lr}: {score}; {len(missing) - count} left', flush=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def is_missing(stored: dict, method: Method, seed: int, each_epoch: bool = False) -> bool:
@@ -118,7 +107,7 @@ def best_map(result: dict) -> float:
 
 def tried_rates(method: Method, file: Path) -> dict[float, float]:
     """Learning rate -> best mAP, of the method's cells of ``--choose-lr``."""
-    stored = json.loads(file.read_text()) if file.exists() else {}
+    stored = read_json(file)
     rates = {cell['method']['lr'] for cell in stored.values()}
     keys = {lr: key_of(replace(method, lr=lr), LR_SEED) for lr in rates}
     return {lr: best_map(stored[key]) for lr, key in keys.items() if key in stored}
@@ -179,22 +168,22 @@ def mean_and_error(values: np.ndarray, sign: str = '') -> str:
 def draw_figures(world: World, stored: dict, methods: Sequence[Method], seeds: int) -> list[Path]:
     """Fig. 4: mAP by epoch for each λ. Fig. 5: differences of AP over the classes by number of images."""
     by_balance = {method.stages[0][1]: method for method in methods if not method.beta and len(method.stages) == 1}
+    keys = {balance: [key_of(method, seed) for seed in range(seeds)] for balance, method in by_balance.items()}
+    cells = {balance: [stored[key] for key in of if key in stored] for balance, of in keys.items()}
     figure, axes = plt.subplots(figsize=(6, 4))
-    for balance, method in by_balance.items():
-        curves = [stored[key_of(method, s)]['curve'] for s in range(seeds) if key_of(method, s) in stored]
-        if curves and curves[0]:
+    for balance, found in cells.items():
+        if found and found[0]['curve']:
+            curve = 100 * np.mean([cell['curve'] for cell in found], axis=0)
             label = 'non-balance' if balance is None else f'λ = {balance}'
-            axes.plot(range(1, len(curves[0]) + 1), 100 * np.mean(curves, axis=0), marker='o', label=label)
+            axes.plot(range(1, len(curve) + 1), curve, marker='o', label=label)
     axes.set(xlabel='epoch', ylabel='mAP in %', title='mAP by epoch (Fig. 4 of the paper)')
     axes.legend()
     files = [RESULTS / f'fig4-{world.name}.svg', RESULTS / f'fig5-{world.name}.svg']
     figure.savefig(files[0], bbox_inches='tight')
-    counts = np.array([len(images) for images in _heads(world).class_images])
-    order = np.argsort(-counts, kind='stable')
+    order = np.argsort([-len(images) for images in heads_of(world).class_images], kind='stable')
 
     def mean_ap(balance: float | None) -> np.ndarray:
-        cells = [stored[key_of(by_balance[balance], seed)] for seed in range(seeds)]
-        return np.mean([cell['results']['softmax']['ancestors, NMS']['AP'] for cell in cells], axis=0)[order]
+        return np.mean([cell['results']['softmax'][WAYS[-1]]['AP'] for cell in cells[balance]], axis=0)[order]
 
     figure, axes = plt.subplots(figsize=(6, 4))
     for first, second in ((0.7, 1.0), (1.0, None)):
@@ -215,9 +204,8 @@ def main() -> None:
     grid.add_argument('--table', type=int, choices=sorted(TABLES), help=table)
     grid.add_argument('--detectors', action='store_true', help='whole detectors: stock and the defaults')
     parser.add_argument('--seeds', type=int, default=3, help='cells of each method (default: %(default)s)')
-    parser.add_argument(
-        '--world', choices=[*KNOBS, 'real', 'photographs'], default='generated', help='data (default: %(default)s)'
-    )
+    worlds = [*KNOBS, 'real', 'photographs']
+    parser.add_argument('--world', choices=worlds, default='generated', help='data (default: %(default)s)')
     parser.add_argument('--real', type=Path, help='folder of real files, for --world real and photographs')
     parser.add_argument('--jobs', type=int, default=2, help='cells side by side (default: %(default)s)')
     parser.add_argument('--choose-lr', action='store_true', help='try the learning rates on a seed of their own')
@@ -229,9 +217,9 @@ def main() -> None:
         parser.error('--choose-lr is for --table')
     world = World(args.world, args.real)
     file, lr_file = RESULTS / f'heads-{world.name}.json', RESULTS / f'learning-rates-{world.name}.json'
-    methods = DETECTORS if args.detectors else TABLES[args.table]
+    methods, cell, options = TABLES.get(args.table, DETECTORS), run_head, (args.table == 3,)
     if args.detectors:
-        file = RESULTS / f'detectors-{world.name}.json'
+        file, cell, options = RESULTS / f'detectors-{world.name}.json', run_detector, ()
     elif not args.choose_lr:
         methods = tuple(with_chosen_lr(method, lr_file) for method in methods)
     if args.render:
@@ -239,25 +227,17 @@ def main() -> None:
         print(render_table(stored, methods, args.seeds))
         if args.table == 3:
             print(*draw_figures(world, stored, methods, args.seeds))
-    elif args.detectors:
-        prepare(world, rois=False)
-        cells = [(method, seed) for seed in range(args.seeds) for method in methods]
-        run_grid(run_detector, world, cells, args.jobs, file)
-    elif args.choose_lr:
-        prepare(world, rois=True)
+        return
+    # What several cells need is made once, before they start.
+    world.store('train'), world.store('validation'), world.annotated_rates()
+    if not args.detectors:
+        world.rois(), world.pair_rates()
+    if args.choose_lr:
         while tried := [replace(method, lr=lr) for method in methods for lr in rates_to_try(method, lr_file)]:
             run_grid(run_head, world, [(method, LR_SEED, False) for method in tried], args.jobs, lr_file)
     else:
-        prepare(world, rois=True)
-        cells = [(method, seed, args.table == 3) for seed in range(args.seeds) for method in methods]
-        run_grid(run_head, world, cells, args.jobs, file)
-
-
-def prepare(world: World, rois: bool) -> None:
-    """What several cells need is made once, before they start."""
-    world.store('train'), world.store('validation'), world.annotated_rates()
-    if rois:
-        world.rois(), world.pair_rates()
+        cells = [(method, seed, *options) for seed in range(args.seeds) for method in methods]
+        run_grid(cell, world, cells, args.jobs, file)
 
 
 if __name__ == '__main__':

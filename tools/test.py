@@ -5,8 +5,6 @@
 tools/dist_test.sh and tools/slurm_test.sh start several processes.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.config import Config
@@ -18,39 +16,21 @@ from mmoid.engine.settings import enable_out, enable_tta
 from mmoid.utils.command_line import tool_parser
 
 
-def parse_args() -> argparse.Namespace:
-    parser = tool_parser(__doc__)
-    parser.add_argument('config', help='test config file path')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
-    parser.add_argument('--out', help='folder for the predictions (PredictionStore); a killed run resumes from it')
-    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run with --out')
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
-    return parse_run_args(parser)
-
-
-def enable_drawing(cfg: Config, args: argparse.Namespace) -> None:
-    if 'visualization' not in cfg.default_hooks:
-        raise ValueError("--show and --show-dir need default_hooks.visualization=dict(type='DetVisualizationHook')")
-    hook = cfg.default_hooks.visualization
-    hook.draw = True
-    if args.show:
-        hook.show, hook.wait_time = True, args.wait_time
-    if args.show_dir:
-        hook.test_out_dir = args.show_dir
-
-
 @record  # torchrun repeats the exception of a rank that fails
-def main() -> None:
-    args = parse_args()
+def test(args: argparse.Namespace) -> None:
     with one_line_error():
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         cfg.load_from = args.checkpoint
         if args.show or args.show_dir:
-            enable_drawing(cfg, args)
+            hook = cfg.default_hooks.get('visualization')
+            if hook is None:
+                needed = "default_hooks.visualization=dict(type='DetVisualizationHook')"
+                raise ValueError(f'--show and --show-dir need {needed}')
+            hook.draw = True
+            if args.show:
+                hook.show, hook.wait_time = True, args.wait_time
+            if args.show_dir:
+                hook.test_out_dir = args.show_dir
         if args.tta:
             enable_tta(cfg)
         if args.out is not None:
@@ -66,4 +46,14 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    parser = tool_parser(__doc__)
+    parser.add_argument('config', help='test config file path')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='the directory to save the evaluation metrics')
+    parser.add_argument('--out', help='folder for the predictions (PredictionStore); a killed run resumes from it')
+    parser.add_argument('--restart', action='store_true', help='delete the results of a killed run with --out')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='directory for images with detections, below work_dir/timestamp')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline')
+    test(parse_run_args(parser))

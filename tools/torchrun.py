@@ -1,7 +1,5 @@
 """torch.distributed.run, with the exit status that its ranks write into $MMOID_STATUS_FILE. torchrun.sh starts it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -7,8 +7,6 @@ tools/dist_train.sh and tools/slurm_train.sh start several processes.
 Exit status: 0; 75 after SIGTERM, if the run can be resumed with --resume; 1 after an error.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -16,23 +14,42 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mmoid.engine import launch
 from mmoid.engine.hooks import RESUMABLE, SigtermHook, Terminated
-from mmoid.engine.launch import (
-    build_runner,
-    enable_amp,
-    enable_auto_scale_lr,
-    end_launch,
-    load_config,
-    one_line_error,
-    parse_run_args,
-)
 from mmoid.engine.resume.checkpoint_hook import ResumableCheckpointHook
 from mmoid.engine.resume.train_loop import ResumableEpochTrainLoop
 from mmoid.engine.settings import type_name
 from mmoid.utils.command_line import tool_parser
 
 
-def parse_args() -> argparse.Namespace:
+@record  # torchrun repeats the exception of a rank that fails
+def train(args: argparse.Namespace) -> None:
+    with launch.one_line_error():
+        cfg = launch.load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+        if args.amp:
+            launch.enable_amp(cfg)
+        if args.auto_scale_lr:
+            launch.enable_auto_scale_lr(cfg)
+        if args.resume is not None:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        runner = launch.build_runner(cfg)
+        checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
+        if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:
+            runner.register_hook(SigtermHook(checkpoints[0]))
+        status, last = 0, Path(runner.work_dir, 'last_checkpoint')
+        try:
+            runner.train()
+        except Terminated:
+            status = RESUMABLE
+        if not status and is_main_process() and last.exists():
+            checkpoint = last.read_text()
+            print(f'{checkpoint}: written. Next: mmoid test {args.config} {checkpoint}')
+    launch.end_launch()
+    sys.exit(status)
+
+
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('config', help='train config file path')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
@@ -40,41 +57,4 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the total batch size')
     resume_help = 'checkpoint to resume from; without a path, the newest intact one in the work dir'
     parser.add_argument('--resume', nargs='?', const='auto', help=resume_help)
-    return parse_run_args(parser)
-
-
-def train(args: argparse.Namespace) -> int:
-    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    if args.amp:
-        enable_amp(cfg)
-    if args.auto_scale_lr:
-        enable_auto_scale_lr(cfg)
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = build_runner(cfg)
-    checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
-    if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:
-        runner.register_hook(SigtermHook(checkpoints[0]))
-    try:
-        runner.train()
-    except Terminated:
-        return RESUMABLE
-    last = Path(runner.work_dir, 'last_checkpoint')
-    if is_main_process() and last.exists():
-        checkpoint = last.read_text()
-        print(f'{checkpoint}: written. Next: mmoid test {args.config} {checkpoint}')
-    return 0
-
-
-@record  # torchrun repeats the exception of a rank that fails
-def main() -> None:
-    args = parse_args()
-    with one_line_error():
-        status = train(args)
-    end_launch()
-    sys.exit(status)
-
-
-if __name__ == '__main__':
-    main()
+    train(launch.parse_run_args(parser))

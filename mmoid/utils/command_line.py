@@ -17,6 +17,14 @@ def tool_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def positive_int(text: str) -> int:
+    """The ``type`` of an option that must be at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, got {value}')
+    return value
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Ends the process with one line and status 1 on bad input, a bad file, a missing package, or Ctrl-C."""
@@ -38,6 +46,8 @@ def converter_parser(description: str | None) -> argparse.ArgumentParser:
     parser = tool_parser(description)
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
+    hierarchy = 'hierarchy JSON, or category tree of V3Det (COCO); without it, no class has ancestors'
+    parser.add_argument('--hierarchy', help=hierarchy)
     missing = 'images without a readable file: stop (default), or drop'
     parser.add_argument('--missing-images', choices=('error', 'drop'), default='error', help=missing)
     annotated = 'CSV of classes (LabelName) that were drawn in all images, or, with ImageID, in some: verified there'

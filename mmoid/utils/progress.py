@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as ProgressBars
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mmoid.openimages.store.summary import Summary
@@ -71,10 +71,9 @@ def print_summary(summary: Summary, title: str) -> None:
 
 def print_values(values: Mapping[str, int | str], title: str) -> None:
     """Prints a table with a row for each value."""
-    table = Table(title=title, show_header=False)
-    for name, value in values.items():
-        table.add_row(name, f'{value:,}' if isinstance(value, int) else value)
-    print_table(table)
+    print_table(
+        ((name, f'{value:,}' if isinstance(value, int) else value) for name, value in values.items()), title=title
+    )
 
 
 def print_changes(summary: Summary) -> None:
@@ -83,6 +82,9 @@ def print_changes(summary: Summary) -> None:
         Console().print(line, style='yellow', markup=False, emoji=False, soft_wrap=True)
 
 
-def print_table(table: Table) -> None:
+def print_table(rows: Iterable[Iterable[str | Text]], *columns: str | Column, title: str | None = None) -> None:
     """Prints a table on standard output; brackets in its cells, such as those of class names, are not markup."""
+    table = Table(*columns, title=title, show_header=bool(columns))
+    for row in rows:
+        table.add_row(*row)
     Console(markup=False, emoji=False).print(table)

@@ -3,7 +3,6 @@ import csv
 import numpy as np
 import pytest
 from PIL import Image
-from rich.table import Table
 
 from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.sampling.coverage import ImageLists, plan_sampling
@@ -73,9 +72,7 @@ def test_what_was_computed_is_printed_before_an_output_that_cannot_be_written(ti
 
 
 def test_class_names_in_brackets_are_printed_as_they_are(capsys):
-    table = Table('class', title='[bold]')
-    table.add_row('[/x] :apple:')
-    print_table(table)
+    print_table([['[/x] :apple:']], 'class', title='[bold]')
     assert '[/x] :apple:' in capsys.readouterr().out
 
 

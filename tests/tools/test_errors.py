@@ -13,11 +13,11 @@ NO_FOLDER = 'error: nowhere: no such folder'
     [
         ('train', [SMALL_CONFIG, '--cfg-options', RATES], 'loss_cls.concurrent_rates = nowhere.npz: no such file'),
         ('test', [SMALL_CONFIG, 'x.pth', '--out', 'LICENSE/x'], 'LICENSE is not a writable directory; give another'),
-        ('plan_training', [SMALL_CONFIG, '--gpus', 0], '--gpus must be at least 1, got 0'),
+        ('plan_training', [SMALL_CONFIG, '--gpus', 0], 'argument --gpus: must be at least 1, got 0'),
         ('plan_training', [SMALL_CONFIG, '--cfg-options', 'train_dataloader.dataset.ann_file=nowhere'], NO_FOLDER),
         ('prepare_openimages', ['--classes', 'nowhere.csv', '--images', '.', '--out', 'o'], 'error: nowhere.csv: '),
         ('import_parquet', ['x', '--images', 'LICENSE', '--out', 'o'], 'error: LICENSE: is a file, where a folder is'),
-        ('make_mini_openimages', ['nowhere', '--train', 0, '--out', 'o'], 'error: --train must be at least 1, got 0'),
+        ('make_mini_openimages', ['nowhere', '--train', 0, '--out', 'o'], '--train: must be at least 1, got 0'),
         ('concurrent_rates', ['nowhere', '--out', 'o'], NO_FOLDER),
         ('report_openimages', ['nowhere', '--out', 'o'], NO_FOLDER),
         ('plan_sampling', ['nowhere'], NO_FOLDER),

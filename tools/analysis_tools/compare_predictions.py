@@ -7,14 +7,10 @@ Prints the difference in mAP (second minus first) with a 95 % interval of a pair
 classes and for groups of them; the kinds of errors; and both sets under the challenge, V2 and COCO protocols.
 """
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import io
 
 import numpy as np
-from rich.table import Table
 
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
@@ -72,65 +68,6 @@ def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, f
     return float(precision.mean()), float(precision[0].mean())
 
 
-def compare(args: argparse.Namespace) -> None:
-    annotations = annotations_of_store(AnnotationStore(args.store))
-    challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
-    truth = challenge.ground_truth
-    with progress_bars() as progress:
-        sides, matched = [], []
-        for done, path in enumerate((args.first, args.second), start=1):
-            progress('reading and matching', done - 1, 2)
-            sides.append(read(path, challenge))
-            matched.append(challenge.match(sides[-1]))
-            progress('reading and matching', done, 2)
-    train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
-    groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
-    groups += class_groups(annotations, train_images)
-    with progress_bars() as progress:
-        differences = bootstrap(
-            truth,
-            *matched,
-            [group.labels for group in groups],
-            samples=args.samples,
-            seed=args.seed,
-            progress=progress,
-        )
-    title = f'Paired bootstrap, {args.samples} draws of images'
-    table = Table('mAP', 'of', 'second - first', '95 % interval', title=title)
-    for group, found in zip(groups, differences):
-        table.add_row(group.name, group.meaning, f'{found.value:+.4f}', f'{found.low:+.4f} to {found.high:+.4f}')
-    print_table(table)
-
-    counts = []
-    for side in sides:
-        kinds = error_kinds(annotations, truth, side)
-        counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
-    table = Table('error', 'a detection', 'first', 'second', title=f'Errors at score {args.score:g} and above')
-    for kind, meaning, *numbers in zip(KINDS, KINDS.values(), *counts):
-        table.add_row(kind, meaning, *(f'{number:,}' for number in numbers))
-    print_table(table)
-
-    table = Table('protocol', 'first', 'second', 'difference', title='The same predictions under other protocols')
-    v2 = Evaluator(annotations, Protocol('v2'))
-    with progress_bars() as progress:
-        coco = np.empty((2, 2))
-        for done, side in enumerate(sides):
-            progress('COCO protocol', done, 2)
-            coco[done] = coco_map(annotations, side)
-            progress('COCO protocol', done + 1, 2)
-    rows = {
-        'challenge': [official_map(challenge, one) for one in matched],
-        'v2': [official_map(v2, v2.match(side)) for side in sides],
-        'COCO, IoU 0.5 to 0.95': coco[:, 0],
-        'COCO, IoU 0.5': coco[:, 1],
-    }
-    for name, (first, second) in rows.items():
-        table.add_row(name, f'{first:.4f}', f'{second:.4f}', f'{second - first:+.4f}')
-    print_table(table)
-    if args.out is not None:
-        print(save(draw_comparison([group.name for group in groups], differences, list(KINDS), counts), args.out))
-
-
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='folder of tools/test.py --out, or a CSV file')
@@ -142,5 +79,51 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap (default: %(default)s)')
     parser.add_argument('--score', type=float, default=0.3, help='lowest score of a counted error (default: 0.3)')
     parser.add_argument('--out', help='PNG file for a figure of both comparisons')
+    args = parser.parse_args()
     with exit_on_error():
-        compare(parser.parse_args())
+        annotations = annotations_of_store(AnnotationStore(args.store))
+        challenge = Evaluator(annotations, Protocol(expand_detections=args.expand_detections))
+        truth = challenge.ground_truth
+        train_images = None if args.train is None else train_image_counts(args.train, annotations.classes.label_names)
+        groups = [ClassGroup('all', 'classes with ground truth', np.arange(len(annotations.classes)))]
+        groups += class_groups(annotations, train_images)
+        sides, matched = [], []
+        with progress_bars() as progress:
+            for done, path in enumerate((args.first, args.second)):
+                progress('reading and matching', done, 2)
+                sides.append(read(path, challenge))
+                matched.append(challenge.match(sides[-1]))
+            progress('reading and matching', 2, 2)
+            labels = [group.labels for group in groups]
+            differences = bootstrap(truth, *matched, labels, samples=args.samples, seed=args.seed, progress=progress)
+        rows = [
+            (group.name, group.meaning, f'{found.value:+.4f}', f'{found.low:+.4f} to {found.high:+.4f}')
+            for group, found in zip(groups, differences)
+        ]
+        title = f'Paired bootstrap, {args.samples} draws of images'
+        print_table(rows, 'mAP', 'of', 'second - first', '95 % interval', title=title)
+
+        counts = []
+        for side in sides:
+            kinds = error_kinds(annotations, truth, side)
+            counts.append(np.bincount(kinds[(kinds >= 0) & (side.score >= args.score)], minlength=len(KINDS)))
+        rows = [(*kind, *(f'{count:,}' for count in of_kind)) for kind, *of_kind in zip(KINDS.items(), *counts)]
+        print_table(rows, 'error', 'a detection', 'first', 'second', title=f'Errors at score {args.score:g} and above')
+
+        v2 = Evaluator(annotations, Protocol('v2'))
+        figures = {
+            'challenge': [official_map(challenge, one) for one in matched],
+            'v2': [official_map(v2, v2.match(side)) for side in sides],
+        }
+        with progress_bars() as progress:
+            coco = []
+            for done, side in enumerate(sides):
+                progress('COCO protocol', done, 2)
+                coco.append(coco_map(annotations, side))
+            progress('COCO protocol', 2, 2)
+        figures |= zip(('COCO, IoU 0.5 to 0.95', 'COCO, IoU 0.5'), zip(*coco))
+        rows = [(name, *(f'{of:.4f}' for of in pair), f'{pair[1] - pair[0]:+.4f}') for name, pair in figures.items()]
+        title = 'The same predictions under other protocols'
+        print_table(rows, 'protocol', 'first', 'second', 'difference', title=title)
+        if args.out is not None:
+            print(save(draw_comparison([group.name for group in groups], differences, list(KINDS), counts), args.out))

@@ -11,13 +11,10 @@ does. Between the stages, or before you test, predict some of the training image
     python tools/analysis_tools/concurrent_rates.py STORE --predictions work_dirs/train_predictions --out rates.npz
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 
 import numpy as np
-from rich.table import Table
 from scipy.sparse import csr_array
 
 from mmoid.openimages.predictions.csv_files import open_predictions
@@ -30,7 +27,27 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
 
 
-def parse_args() -> argparse.Namespace:
+def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_array) -> np.ndarray:
+    """(C, C) bool, symmetric; prints the pairs, the surest first."""
+    summary = Summary()
+    with progress_bars() as progress:
+        predictions = open_predictions(args.predictions, store.classes)
+        confusion = count_confusion(store, predictions, summary=summary, progress=progress)
+    print_changes(summary)
+    ratio, scores, objects = confusion.interchangeability, confusion.mean_scores, confusion.objects
+    related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
+    mixed = (ratio >= args.least) & ~related
+    pairs = sorted(np.argwhere(np.triu(mixed)), key=lambda pair: -ratio[tuple(pair)])
+    rows, names = [], store.class_names
+    for i, j in pairs[: args.top]:
+        figures = (f'{rates[i, j]:.2f}', f'{scores[i, j]:.2f} {scores[j, j]:.2f}', f'{ratio[i, j]:.2f}')
+        rows.append((names[i], names[j], f'{objects[i]:,} {objects[j]:,}', *figures))
+    columns = ('class i', 'class j', 'objects', 'annotated r_ij', 'score of j on i, on j', 'ratio')
+    print_table(rows, *columns, title='Classes that annotators mix up, by the model')
+    return mixed
+
+
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='.npz file for ConcurrentSoftmaxLoss(concurrent_rates=...)')
@@ -41,77 +58,38 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--predictions', help='of tools/test.py --out on the store, or a CSV: adds mixed-up pairs')
     least = 'two classes are mixed up if each scores at least this share of the own score on the other (default: 0.9)'
     parser.add_argument('--least', type=float, default=0.9, help=least)
-    return parser.parse_args()
-
-
-def rates_of_annotations(args: argparse.Namespace, store: AnnotationStore) -> csr_array:
-    """(C, C) float32; prints the pairs of classes."""
-    names = store.class_names
-    with progress_bars() as progress:
-        level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
-    if others:
-        columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
-        table = Table(*columns, title='Boxes with different labels on one object')
-        for other in others:
-            most = [f'{names[i]}, {names[j]}' for i, j, _ in other.concurrence.top_pairs(1)]
-            counts = [f'{count:,}' for count in (other.pairs, other.boxes, other.label_pairs)]
-            table.add_row(f'{other.iou_threshold:g}', *counts, *most)
-        print_table(table)
-    title = f'Most frequent label pairs at IoU >= {args.iou:g}'
-    table = Table('class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
-    rates = level.concurrence.rates
-    for i, j, together in level.concurrence.top_pairs(args.top):
-        table.add_row(names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
-    print_table(table)
-    return rates
-
-
-def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_array) -> np.ndarray:
-    """(C, C) bool, symmetric; prints the pairs, the surest first."""
-    summary = Summary()
-    with progress_bars() as progress:
-        predictions = open_predictions(args.predictions, store.classes)
-        confusion = count_confusion(store, predictions, summary=summary, progress=progress)
-    print_changes(summary)
-    ratio, scores = confusion.interchangeability, confusion.mean_scores
-    related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
-    mixed = (ratio >= args.least) & ~related
-    title = 'Classes that annotators mix up, by the model'
-    table = Table('class i', 'class j', 'objects', 'annotated r_ij', 'score of j on i, on j', 'ratio', title=title)
-    pairs = np.argwhere(np.triu(mixed))
-    for i, j in sorted(pairs, key=lambda pair: -ratio[tuple(pair)])[: args.top]:
-        table.add_row(
-            store.class_names[i],
-            store.class_names[j],
-            f'{confusion.objects[i]:,} {confusion.objects[j]:,}',
-            f'{rates[i, j]:.2f}',
-            f'{scores[i, j]:.2f} {scores[j, j]:.2f}',
-            f'{ratio[i, j]:.2f}',
-        )
-    print_table(table)
-    return mixed
-
-
-def main() -> None:
-    args = parse_args()
-    pairs = ''
+    args = parser.parse_args()
     with exit_on_error():
         if not 0 < args.least <= 1:
             raise ValueError(f'--least must be above 0 and at most 1, got {args.least:g}')
         store = AnnotationStore(args.store)
         if not store.num_boxes:
             raise ValueError(f'{args.store}: has no boxes to count labels of')
-        rates = rates_of_annotations(args, store)
+        names = store.class_names
+        with progress_bars() as progress:
+            level, *others = count_by_threshold(store, [args.iou, *args.compare_iou], progress)
+        if others:
+            rows = []
+            for other in others:
+                most = [f'{names[i]}, {names[j]}' for i, j, _ in other.concurrence.top_pairs(1)]
+                counts = [f'{count:,}' for count in (other.pairs, other.boxes, other.label_pairs)]
+                rows.append((f'{other.iou_threshold:g}', *counts, *most))
+            columns = ('IoU', 'pairs of boxes', 'boxes in them', 'pairs of classes', 'most frequent')
+            print_table(rows, *columns, title='Boxes with different labels on one object')
+        rates, pairs = level.concurrence.rates, ''
+        rows = [
+            (names[i], names[j], f'{together:,}', f'{rates[i, j]:.3f}', f'{rates[j, i]:.3f}')
+            for i, j, together in level.concurrence.top_pairs(args.top)
+        ]
+        title = f'Most frequent label pairs at IoU >= {args.iou:g}'
+        print_table(rows, 'class i', 'class j', 'objects with both', 'r_ij', 'r_ji', title=title)
         if args.predictions:
             mixed = pairs_mixed_up(args, store, rates)
             rates = csr_array(np.where(mixed, 1, rates.toarray()))
             pairs = f', {mixed.sum() // 2} pairs of classes mixed up'
         save_rates(args.out, rates, store.label_names)
-    print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
-    if not rates.nnz:
-        print('warning: no object has two labels, so all rates are 0 and the loss is the softmax loss', file=sys.stderr)
-    print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')
-
-
-if __name__ == '__main__':
-    main()
+        print(f'{args.out}: rates of {store.num_classes} classes, objects at IoU >= {args.iou:g}{pairs}')
+        if not rates.nnz:
+            warning = 'no object has two labels, so all rates are 0 and the loss is the softmax loss'
+            print(f'warning: {warning}', file=sys.stderr)
+        print(f'Next: train or test with loss_cls.concurrent_rates={args.out}')

@@ -15,13 +15,10 @@ takes them; .csv.gz too), or a folder of tools/test.py --out or tools/misc/ensem
 image size.
 """
 
-from __future__ import annotations
-
-import argparse
 import math
 
 import numpy as np
-from rich.table import Table
+from rich.text import Text
 
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.metric.annotations import annotations_of_store, read_annotations
@@ -35,7 +32,21 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_table, progress_bars
 
 
-def parse_args() -> argparse.Namespace:
+def print_classes(evaluation: Evaluation, top: int) -> None:
+    known = np.flatnonzero(~np.isnan(evaluation.ap))
+    order = known[np.argsort(-evaluation.ap[known], kind='stable')]
+    rows = []
+    for rank, label in enumerate(order):
+        if rank < top or rank >= len(order) - top:
+            counts = (evaluation.positives[label], evaluation.true_positives[label], evaluation.scored[label])
+            name, ap = evaluation.classes.display_names[label], f'{evaluation.ap[label]:.4f}'
+            rows.append((name, ap, *(f'{count:,g}' for count in counts)))
+        elif rank == top:
+            rows.append(('...',))
+    print_table(rows, 'class', 'AP', 'positives', 'found', 'counted', title='AP by class')
+
+
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--predictions', required=True, help='CSV file or folder')
     group = parser.add_argument_group('annotations', 'a prepared store, or the official files')
@@ -66,72 +77,46 @@ def parse_args() -> argparse.Namespace:
     missing = [name for name in ('boxes', 'classes') if name not in given]
     if args.store is None and missing:
         parser.error(f'--{", --".join(missing)}: needed, unless --store names a prepared split')
-    return args
-
-
-def evaluate(args: argparse.Namespace, summary: Summary) -> Evaluation:
-    protocol = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms or None)
-    with progress_bars() as progress:
-        progress('reading', 0, 2)
-        if args.store is not None:
-            annotations = annotations_of_store(AnnotationStore(args.store))
-        else:
-            annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels, summary)
-        classes, train_images = annotations.classes, None
-        if args.train is not None:
-            train_images = train_image_counts(args.train, classes.label_names, protocol.is_challenge)
-        progress('reading', 1, 2)
-        predictions = open_predictions(args.predictions, classes, args.other_classes)
-        progress('reading', 2, 2)
-        return evaluate_predictions(annotations, predictions, protocol, args.other_classes, progress, train_images)
-
-
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    table = Table(title=title, show_header=False)
-    table.add_row('images', f'{evaluation.num_images:,}')
-    table.add_row('images without detections', f'{evaluation.num_images_without_detections:,}')
-    table.add_row('detections', f'{evaluation.num_detections:,}')
-    left_out = {f'left out: {reason}': count for reason, count in evaluation.left_out.items()}
-    for reason, count in {**left_out, **evaluation.changed}.items():
-        table.add_row(reason, f'{count:,}', style='yellow')
-    table.add_row('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}')
-    table.add_row('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}')
-    print_table(table)
-
-
-def print_classes(evaluation: Evaluation, top: int) -> None:
-    order = np.argsort(-evaluation.ap, kind='stable')
-    order = order[~np.isnan(evaluation.ap[order])]
-    table = Table('class', 'AP', 'positives', 'found', 'counted', title='AP by class')
-    for rank, label in enumerate(order):
-        if rank < top or rank >= len(order) - top:
-            counts = (evaluation.positives[label], evaluation.true_positives[label], evaluation.scored[label])
-            cells = (f'{evaluation.ap[label]:.4f}', *(f'{count:,g}' for count in counts))
-            table.add_row(evaluation.classes.display_names[label], *cells)
-        elif rank == top:
-            table.add_row('...')
-    print_table(table)
-
-
-def print_groups(evaluation: Evaluation) -> None:
-    table = Table(title='Groups of classes, objects with several labels', show_header=False)
-    for justify in ('left', 'left', 'right', 'right'):
-        table.add_column(justify=justify)
-    for row in evaluation.summary():
-        table.add_row(*row)
-    print_table(table)
-
-
-def main() -> None:
-    args, summary = parse_args(), Summary()
+    summary = Summary()
     with exit_on_error():
-        evaluation = evaluate(args, summary)
-        print_evaluation(evaluation, args.predictions)
+        protocol = Protocol(args.protocol, args.expand_detections, args.iou, args.ancestor_nms or None)
+        with progress_bars() as progress:
+            progress('reading', 0, 2)
+            if args.store is not None:
+                annotations = annotations_of_store(AnnotationStore(args.store))
+            else:
+                annotations = read_annotations(args.boxes, args.classes, args.hierarchy, args.labels, summary)
+            classes, train_images = annotations.classes, None
+            if args.train is not None:
+                train_images = train_image_counts(args.train, classes.label_names, protocol.is_challenge)
+            progress('reading', 1, 2)
+            predictions = open_predictions(args.predictions, classes, args.other_classes)
+            progress('reading', 2, 2)
+            evaluation = evaluate_predictions(
+                annotations, predictions, protocol, args.other_classes, progress, train_images
+            )
+        left_out = {f'left out: {reason}': count for reason, count in evaluation.left_out.items()}
+        rows = [
+            ('images', f'{evaluation.num_images:,}'),
+            ('images without detections', f'{evaluation.num_images_without_detections:,}'),
+            ('detections', f'{evaluation.num_detections:,}'),
+            *(
+                (Text(reason, 'yellow'), Text(f'{count:,}', 'yellow'))
+                for reason, count in {**left_out, **evaluation.changed}.items()
+            ),
+            ('true positives', f'{evaluation.true_positives.sum():,g} of {evaluation.positives.sum():,g}'),
+            ('classes with ground truth', f'{(evaluation.positives > 0).sum()} of {len(evaluation.ap)}'),
+        ]
+        print_table(rows, title=args.predictions)
         for line in summary.lines():
             print(f'annotations: {line}')
         if args.top > 0:
             print_classes(evaluation, args.top)
-        print_groups(evaluation)
+        rows = [
+            (*words, Text(size, justify='right'), Text(value, justify='right'))
+            for *words, size, value in evaluation.summary()
+        ]
+        print_table(rows, title='Groups of classes, objects with several labels')
         print(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', flush=True)
         if math.isnan(evaluation.mean_ap):
             raise AnnotationError('no class has ground truth, so there is no mAP')
@@ -141,7 +126,3 @@ def main() -> None:
                 print(f'{path}: written')
         if args.store is not None:
             print(f'Next: mmoid show --store {args.store} --predictions {args.predictions}')
-
-
-if __name__ == '__main__':
-    main()

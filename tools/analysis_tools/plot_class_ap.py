@@ -7,8 +7,6 @@ The evaluations are files of tools/analysis_tools/evaluate_predictions.py --out.
 says how many images each class has.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -31,16 +29,7 @@ def ap_of(path: str, store: AnnotationStore) -> np.ndarray:
     return ap
 
 
-def difference_in_rules(first: str, second: str) -> str | None:
-    """The first rule in which two evaluations differ, in words; None: they can be compared."""
-    one, other = (json.loads(Path(path).read_text()) for path in (first, second))
-    for rule in RULES:
-        if one.get(rule) != other.get(rule):
-            return f'{rule} is {one.get(rule)} in {first}, {other.get(rule)} in {second}'
-    return None
-
-
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('first', help='JSON of the first evaluation')
     parser.add_argument('second', help='JSON of the second evaluation')
@@ -48,23 +37,20 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='PNG file for the figure')
     parser.add_argument('--names', nargs=2, metavar='NAME', help='names in the legend (default: the file names)')
     args = parser.parse_args()
-    names = tuple(args.names) if args.names else (Path(args.first).stem, Path(args.second).stem)
+    names = tuple(args.names or (Path(args.first).stem, Path(args.second).stem))
     with exit_on_error():
         store = AnnotationStore(args.store)
         first, second = ap_of(args.first, store), ap_of(args.second, store)
-        figure = draw_class_ap(store.class_image_counts(), first, second, store.class_names, names)
-        both = ~np.isnan(first) & ~np.isnan(second)
+        both, alone = ~np.isnan(first) & ~np.isnan(second), np.isnan(first) ^ np.isnan(second)
         means = f'mAP {first[both].mean():.4f} ({names[0]}), {second[both].mean():.4f} ({names[1]})'
         print(f'{both.sum()} classes, {means}')
-        different = difference_in_rules(args.first, args.second)
-        if different:
-            print(f'warning: the evaluations do not have the same rules: {different}', file=sys.stderr)
-        alone = np.isnan(first) ^ np.isnan(second)
+        one, other = (json.loads(Path(path).read_text()) for path in (args.first, args.second))
+        different = next((rule for rule in RULES if one.get(rule) != other.get(rule)), None)
+        if different is not None:
+            values = f'{one.get(different)} in {args.first}, {other.get(different)} in {args.second}'
+            warning = f'the evaluations do not have the same rules: {different} is {values}'
+            print(f'warning: {warning}', file=sys.stderr)
         if alone.any():
             name = store.class_names[int(alone.argmax())]
             print(f'{alone.sum()} classes with an AP in one of them only were left out, first {name!r}')
-        print(save(figure, args.out))
-
-
-if __name__ == '__main__':
-    main()
+        print(save(draw_class_ap(store.class_image_counts(), first, second, store.class_names, names), args.out))

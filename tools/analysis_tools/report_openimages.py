@@ -5,8 +5,6 @@
 Writes one HTML page that needs no other file, its figures as PNG files beside it, and prints the headline numbers.
 """
 
-from __future__ import annotations
-
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import measure
@@ -16,8 +14,7 @@ from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_values, progress_bars
 from mmoid.visualization.report import headlines, write_report
 
-
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--out', required=True, help='folder for index.html and the figures')
@@ -33,16 +30,11 @@ def main() -> None:
         confusion = None
         with progress_bars() as progress:
             statistics = measure(store, args.iou, progress=progress)
-        if args.predictions:
-            predictions = open_predictions(args.predictions, store.classes)
-            with progress_bars() as progress:
+            if args.predictions:
+                predictions = open_predictions(args.predictions, store.classes)
                 confusion = count_confusion(store, predictions, args.score, summary, progress)
         print_values(dict(headlines(store, statistics, confusion)), args.store)
         print_changes(summary)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
         page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
     print(f'{page}: written. Next: mmoid rates {args.store} --out rates.npz')
-
-
-if __name__ == '__main__':
-    main()

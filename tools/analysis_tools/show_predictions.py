@@ -7,14 +7,10 @@ One sheet per class. The mistakes of an image are its missed objects plus the sc
 rules of the challenge metric. Detections below --score are not counted. --class draws one class, by name or MID.
 """
 
-from __future__ import annotations
-
-import argparse
 import re
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
@@ -24,63 +20,51 @@ from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections, align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
-from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.command_line import exit_on_error, positive_int, tool_parser
 from mmoid.utils.progress import print_changes, print_table, progress_bars
 from mmoid.visualization.figures import save
 from mmoid.visualization.label_sets import ImageReader, draw_mistakes
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--store', required=True, help='folder made by tools/dataset_converters/prepare_openimages.py')
     parser.add_argument('--predictions', required=True, help='folder of tools/test.py --out or ensemble.py, or a CSV')
     parser.add_argument('--class', dest='label', help='draw only this class: its name or MID')
-    parser.add_argument('--classes', type=int, default=10, help='number of classes, lowest AP first (default: 10)')
-    parser.add_argument('--number', type=int, default=6, help='images of each class (default: 6)')
+    parser.add_argument('--classes', type=positive_int, default=10, help='classes, lowest AP first (default: 10)')
+    parser.add_argument('--number', type=positive_int, default=6, help='images of each class (default: 6)')
     parser.add_argument('--score', type=float, default=0.3, help='lowest score of a mistake (default: 0.3)')
     parser.add_argument('--protocol', choices=PROTOCOLS, default='challenge', help='rules (default: %(default)s)')
     parser.add_argument('--iou', type=float, default=0.5, help='lowest IoU of a true positive (default: 0.5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mistakes'), help='folder (default: %(default)s)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    summary = Summary()
+    args = parser.parse_args()
     with exit_on_error():
-        for name in ('classes', 'number'):
-            if getattr(args, name) < 1:
-                raise ValueError(f'--{name} must be at least 1, got {getattr(args, name)}')
-        store = AnnotationStore(args.store)
+        store, summary = AnnotationStore(args.store), Summary()
         protocol = Protocol(args.protocol, iou_threshold=args.iou)
         evaluator = Evaluator(annotations_of_store(store), protocol)
+        truth, weight = evaluator.ground_truth, protocol.group_of_weight
         with progress_bars() as progress:
-            progress('reading and matching', 0, 3)
+            progress('reading and matching', 0, 2)
             predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
-            truth = evaluator.ground_truth
             image = image_of[predictions.image_of_detection()]
-            progress('reading and matching', 1, 3)
+            progress('reading and matching', 1, 2)
             matches = evaluator.match(Detections(image, predictions.label, predictions.score, predictions.box))
-            progress('reading and matching', 2, 3)
-            ap = average_precision(matches, count_positives(truth, protocol.group_of_weight))
-            mistakes = count_mistakes(truth, matches, protocol.group_of_weight, args.score)
-            progress('reading and matching', 3, 3)
+            ap = average_precision(matches, count_positives(truth, weight))
+            mistakes = count_mistakes(truth, matches, weight, args.score)
+            progress('reading and matching', 2, 2)
         # NaN, without ground truth, comes last.
         labels = np.argsort(ap, kind='stable')[: min(args.classes, np.count_nonzero(~np.isnan(ap)))].tolist()
         if args.label is not None:
             labels = store.classes.indices([args.label], '--class').tolist()
         if not labels:
             raise ValueError(f'{args.store}: no class has ground truth')
-        table = Table('class', 'AP', 'images with mistakes', 'missed', 'false, scores')
-        sheets = []
+        table, sheets = [], []
         for label in labels:
-            rows = np.flatnonzero((mistakes.label == label) & (mistakes.cost > 0))
+            name, rows = store.class_names[label], np.flatnonzero((mistakes.label == label) & (mistakes.cost > 0))
             counts = [f'{len(rows):,}', f'{mistakes.missed[rows].sum():,g}', f'{mistakes.false[rows].sum():,.1f}']
-            table.add_row(store.class_names[label], f'{ap[label]:.4f}', *counts)
+            table.append((name, f'{ap[label]:.4f}', *counts))
             if len(rows):
-                title = f'{store.class_names[label]}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'
-                sheets.append((label, title))
-        print_table(table)
+                sheets.append((label, f'{name}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'))
+        print_table(table, 'class', 'AP', 'images with mistakes', 'missed', 'false, scores')
         print_changes(summary)
         read = ImageReader(store)
         with progress_bars() as progress:
@@ -90,9 +74,5 @@ def main() -> None:
                 name = re.sub(r'[^0-9A-Za-z]+', '-', store.class_names[label])
                 print(save(figure, args.out / f'{rank:03d}-{name}.png', dpi=130))
                 progress('drawing', rank + 1, len(sheets))
-    for path, reason in read.unreadable.items():
-        print(f'not readable, drawn grey: {path} ({reason})')
-
-
-if __name__ == '__main__':
-    main()
+        for path, reason in read.unreadable.items():
+            print(f'not readable, drawn grey: {path} ({reason})')

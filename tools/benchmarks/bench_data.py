@@ -10,8 +10,6 @@ CPU seconds are of all threads; compare them if the machine is busy. Memory is w
 a process that has imported mmdet; `private` pages are its own, others may be shared.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,20 +30,13 @@ STOCK_SHARE = 10
 READ_ALL = ('box', 'box_label', 'is_group_of', 'width', 'height', 'box_stop', 'class_box_counts')
 
 
-def bare_read(folder: Path) -> None:
-    csv.read_csv(folder / 'boxes.csv')
-
-
 def concurrent_rates(folder: Path) -> None:
     count_concurrence(AnnotationStore(folder / 'store'))
 
 
-# Each of these runs in a process of its own.
-
-
 def timed(work: Callable[..., Any], *args: Any) -> dict[str, float]:
     before = time.process_time()
-    seconds, _ = measure.stopwatch(lambda: work(*args))
+    seconds, _ = measure.stopwatch(work, *args)
     cpu_seconds = time.process_time() - before
     return {'s': seconds, 'CPU s': cpu_seconds, 'peak MiB': measure.memory_of_this_process()['peak']}
 
@@ -70,7 +61,7 @@ def memory(kind: str, folder: Path) -> dict[str, Any]:
     import mmoid.datasets  # noqa: F401
 
     before = measure.memory_of_this_process()
-    seconds, dataset = measure.stopwatch(lambda: open_dataset(kind, folder))
+    seconds, dataset = measure.stopwatch(open_dataset, kind, folder)
     if kind == 'mmoid':
         for name in READ_ALL:
             getattr(dataset.store, name).sum()
@@ -93,50 +84,33 @@ def access(kind: str, folder: Path) -> dict[str, Any]:
         next(batches)  # starts the workers
         seconds, _ = measure.stopwatch(lambda batches=batches: sum(1 for _ in batches))
         figures[f'items / s, DataLoader, {workers} workers'] = (ITEMS - BATCH) / seconds
-    if kind == 'mmoid':
-        seconds, _ = measure.stopwatch(lambda: dataset.class_image_counts(expand_hierarchy=False))
-    else:
-        seconds, _ = measure.stopwatch(lambda: ClassAwareSampler(dataset))
-    return {**figures, 'class counts and image lists, s': seconds}
+    counts = (dataset.class_image_counts, False) if kind == 'mmoid' else (ClassAwareSampler, dataset)
+    return {**figures, 'class counts and image lists, s': measure.stopwatch(*counts)[0]}
 
 
-# How the figures are made and shown.
+def fastest_of_two(work: Callable[[Path], Any], path: Path) -> dict[str, float]:
+    return min((measure.in_fresh_process(timed, work, path) for _ in range(2)), key=lambda figures: figures['s'])
 
 
-def measure_dataset(kind: str, folder: Path) -> dict[str, Any]:
-    return measure.in_fresh_process(memory, kind, folder) | measure.in_fresh_process(access, kind, folder)
-
-
-def measure_stock(folder: Path, num_images: int) -> dict[str, Any]:
-    full_size.write_annotations(folder, num_images)
-    sizes = csv.read_csv(folder / 'sizes.csv').to_pylist()
-    metas = [{'filename': f'{size["image_id"]}.jpg', 'ori_shape': (size['height'], size['width'], 3)} for size in sizes]
-    mmengine.dump(metas, folder / 'metas.pkl')  # as mmdet reads the image sizes
-    return measure_dataset('stock', folder)
-
-
-def fastest_of_two(work: Callable[[Path], Any], folder: Path) -> dict[str, float]:
-    return min((measure.in_fresh_process(timed, work, folder) for _ in range(2)), key=lambda figures: figures['s'])
-
-
-def main() -> None:
-    parser = measure.command_line(__doc__, 'data')
-    full_size.add_arguments(parser)
-    args = parser.parse_args()
-    with full_size.annotations(args) as folder:
+if __name__ == '__main__':
+    with full_size.annotations(measure.command_line(__doc__, 'data')) as (args, folder):
         once = {
-            "pyarrow's bare read of the CSV": fastest_of_two(bare_read, folder),
+            "pyarrow's bare read of the CSV": fastest_of_two(csv.read_csv, folder / 'boxes.csv'),
             'CSV to store': fastest_of_two(full_size.make_store, folder),
             'concurrent rates': measure.in_fresh_process(timed, concurrent_rates, folder),
         }
-        ours = measure_dataset('mmoid', folder)
-        stock = measure_stock(folder / 'stock', args.images // STOCK_SHARE)
+        full_size.write_annotations(folder / 'stock', args.images // STOCK_SHARE)
+        metas = [
+            {'filename': f'{size["image_id"]}.jpg', 'ori_shape': (size['height'], size['width'], 3)}
+            for size in csv.read_csv(folder / 'stock/sizes.csv').to_pylist()
+        ]
+        mmengine.dump(metas, folder / 'stock/metas.pkl')  # as mmdet reads the image sizes
+        ours, stock = (
+            measure.in_fresh_process(memory, *of) | measure.in_fresh_process(access, *of)
+            for of in (('mmoid', folder), ('stock', folder / 'stock'))
+        )
     figures = {}
     for name in ours:  # seconds and bytes grow with the number of images
         scale = 1 if '/ s' in name else STOCK_SHARE
         figures[name] = {'mmoid': ours[name], 'stock mmdet, a tenth, scaled': scale * stock[name]}
     measure.report(args.out, {f'{args.images:,} images': figures, 'Once for each data set': once})
-
-
-if __name__ == '__main__':
-    main()

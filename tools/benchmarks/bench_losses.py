@@ -8,8 +8,6 @@ affects all of them, and the fastest of each counts. Above 4,096 classes the rat
 whole training steps.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -52,16 +50,12 @@ def batch(rows: int, classes: int, device: str) -> list[Work]:
     def step(loss: Callable[[Tensor], Tensor]) -> None:
         loss(logits.detach().requires_grad_()).backward()
 
-    return [
-        {
-            'cross-entropy': partial(step, lambda logits: F.cross_entropy(logits, labels)),
-            'concurrent softmax': partial(step, lambda logits: concurrent_softmax(logits, label_sets)),
-        },
-        {
-            'softmax': lambda: logits.softmax(dim=1),
-            'Eq. 5': lambda: concurrent_softmax.get_activation(logits),
-        },
-    ]
+    losses = {
+        'cross-entropy': partial(step, lambda logits: F.cross_entropy(logits, labels)),
+        'concurrent softmax': partial(step, lambda logits: concurrent_softmax(logits, label_sets)),
+    }
+    scores = {'softmax': partial(logits.softmax, 1), 'Eq. 5': partial(concurrent_softmax.get_activation, logits)}
+    return [losses, scores]
 
 
 def figures_of(work: Work, repeat: int, cuda: bool) -> dict[str, dict[str, float]]:
@@ -72,7 +66,7 @@ def figures_of(work: Work, repeat: int, cuda: bool) -> dict[str, dict[str, float
         if cuda:
             torch.cuda.synchronize()
 
-    seconds = [[measure.stopwatch(partial(run, one))[0] for one in work.values()] for _ in range(repeat + 1)]
+    seconds = [[measure.stopwatch(run, one)[0] for one in work.values()] for _ in range(repeat + 1)]
     fastest = 1e3 * np.min(seconds[1:], axis=0)
     peaks = [peak_mib(one, cuda) for one in work.values()]
     columns = (fastest, fastest / fastest[0], peaks, np.array(peaks) / peaks[0])
@@ -94,7 +88,7 @@ def peak_mib(work: Callable[[], object], cuda: bool) -> float:
     return float(np.cumsum([0, *events]).max()) / measure.MIB
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'losses')
     parser.add_argument('--repeat', type=int, default=30, help='runs of each, of which the fastest counts')
     parser.add_argument('--rows', type=int, nargs='+', default=ROWS, help='numbers of rows, N')
@@ -109,7 +103,3 @@ def main() -> None:
                 table[f'{name}, {device}, {rows:,} x {classes:,}'] = figures
     title = f'Losses, forward and backward, and scores of N rows x C classes, {torch.get_num_threads()} threads'
     measure.report(args.out, {title: table})
-
-
-if __name__ == '__main__':
-    main()

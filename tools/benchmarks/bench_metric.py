@@ -8,8 +8,6 @@ pixels of 1024, which float32 holds exactly. mmdet's input is repaired first, ou
 and labels, the key `is_group_of`, and image-level labels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +129,7 @@ def mmdet_metric(num_images: int, per_image: int) -> dict[str, Any]:
     return {'ap': np.array(ap), 's': seconds, 'mAP': float(np.nanmean(ap))}
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'metric')
     parser.add_argument('--images', type=int, default=5000, help='number of images')
     parser.add_argument('--per-image', type=int, default=100, help='detections on each image')
@@ -146,7 +144,3 @@ def main() -> None:
         # -1, so that a class with an AP in only one of the two differs by 1 at least
         table['mmdet']['AP differs by at most'] = float(np.abs(np.subtract(*np.nan_to_num(ap, nan=-1))).max())
     measure.report(args.out, {f'{size[0]:,} images x {size[1]} detections': table})
-
-
-if __name__ == '__main__':
-    main()

@@ -10,8 +10,7 @@ set, and on our data set. Memory is what building and drawing add to the process
 on the way.
 """
 
-from __future__ import annotations
-
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,8 @@ def sampler_figures(name: str, folder: Path) -> dict[str, Any]:
         dataset = ReadyLists(dataset)
     balance = SAMPLERS[name]
     before = measure.memory_of_this_process()
-
-    def build() -> Any:
-        if balance is None:
-            return ClassAwareSampler(dataset, seed=0)
-        return mmoid.SoftBalanceClassAwareSampler(dataset, balance=balance, seed=0)
-
-    build_seconds, sampler = measure.stopwatch(build)
+    kind = ClassAwareSampler if balance is None else partial(mmoid.SoftBalanceClassAwareSampler, balance=balance)
+    build_seconds, sampler = measure.stopwatch(partial(kind, dataset, seed=0))
     seconds = []
     for epoch in range(EPOCHS):
         sampler.set_epoch(epoch)
@@ -74,15 +68,8 @@ def sampler_figures(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = measure.command_line(__doc__, 'sampler')
-    full_size.add_arguments(parser)
-    args = parser.parse_args()
-    with full_size.annotations(args) as folder:
+if __name__ == '__main__':
+    with full_size.annotations(measure.command_line(__doc__, 'sampler')) as (args, folder):
         size = measure.in_fresh_process(full_size.make_store, folder)
         samplers = {name: measure.in_fresh_process(sampler_figures, name, folder) for name in SAMPLERS}
     measure.report(args.out, {f'{size["images"]:,} images, {size["boxes"]:,} boxes': samplers})
-
-
-if __name__ == '__main__':
-    main()

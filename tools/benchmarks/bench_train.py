@@ -8,8 +8,6 @@ box head, RoI sampler and cross-entropy. Each runs in its own process, alternati
 *Data* is the share of time waiting for the loader.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path
@@ -21,22 +19,16 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+import mmoid.registry  # noqa: F401
+from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.synthetic.folder import write_dataset, write_stores
+from mmoid.synthetic.world import WorldConfig
+
 ROOT = Path(__file__).parents[2]
 BASES = ('models/label-set_faster-rcnn_r50_fpn.py', 'datasets/openimages.py', 'default_runtime.py')
 KINDS = ('stock softmax', 'concurrent softmax')
 IMAGE_SIZE = 1024
 """Pixels of the longer side of images in Open Images."""
-
-
-def make_data(root: Path, images: int, classes: int) -> dict[str, int]:
-    """Writes a data root of generated images; returns its number of classes."""
-    from mmoid.openimages.store.annotation_store import AnnotationStore
-    from mmoid.synthetic.folder import write_dataset, write_stores
-    from mmoid.synthetic.world import WorldConfig
-
-    write_dataset(root, WorldConfig(num_train=images, num_validation=1, image_size=IMAGE_SIZE, num_classes=classes))
-    write_stores(root)
-    return {'classes': AnnotationStore(root / 'train').num_classes}
 
 
 def load(kind: str, settings: dict[str, Any]) -> Config:
@@ -75,8 +67,6 @@ def load(kind: str, settings: dict[str, Any]) -> Config:
 
 def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
     """Figures of one training."""
-    import mmoid.registry  # noqa: F401
-
     torch.multiprocessing.set_start_method(None, force=True)  # mmengine warns of the method of this process
     runner = Runner.from_cfg(load(kind, settings))
     runner.train()
@@ -95,25 +85,7 @@ def train(kind: str, settings: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def compare(args: Any, folder: Path) -> dict[str, dict[str, float]]:
-    """The figures of both detectors, the better round of each."""
-    data = measure.in_fresh_process(make_data, folder / 'data', args.images, args.classes)
-    settings = {**vars(args), **data, 'data': str(folder / 'data'), 'work_dir': str(folder / 'work')}
-    rows = {}
-    for amp in (False, True) if torch.cuda.is_available() else (False,):
-        rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-        for turn in range(args.rounds):
-            for kind in KINDS if turn % 2 else KINDS[::-1]:
-                rounds[kind].append(measure.in_fresh_process(train, kind, {**settings, 'amp': amp}))
-                print(f'round {turn + 1}, {kind}: {rounds[kind][-1]["iterations/s"]:.2f} iterations/s', flush=True)
-        best = {kind: min(several, key=lambda figures: figures['ms (median)']) for kind, several in rounds.items()}
-        for kind, figures in best.items():
-            ratio = figures['ms (median)'] / best[KINDS[0]]['ms (median)']
-            rows[f'{kind}, {"AMP" if amp else "fp32"}'] = {**figures, 'of stock': ratio}
-    return rows
-
-
-def main() -> None:
+if __name__ == '__main__':
     parser = measure.command_line(__doc__, 'train')
     parser.add_argument('config', nargs='?', help='config with label sets and MMOID_DATA_ROOT; default: R-50-FPN')
     parser.add_argument('--scale', type=int, nargs=2, default=(1333, 800), help='longer and shorter side, pixels')
@@ -125,12 +97,25 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=64, help='generated images')
     parser.add_argument('--classes', type=int, default=40, help='leaf classes of the generated world')
     args = parser.parse_args()
+    rows = {}
     with tempfile.TemporaryDirectory() as temporary:
-        rows = compare(args, Path(temporary))
+        data = Path(temporary, 'data')
+        world = WorldConfig(num_train=args.images, num_validation=1, image_size=IMAGE_SIZE, num_classes=args.classes)
+        write_dataset(data, world)
+        write_stores(data)
+        settings = {**vars(args), 'data': str(data), 'work_dir': str(data / 'work')}
+        settings['classes'] = AnnotationStore(data / 'train').num_classes
+        for amp in (False, True) if torch.cuda.is_available() else (False,):
+            rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+            for turn in range(args.rounds):
+                for kind in KINDS if turn % 2 else KINDS[::-1]:
+                    figures = measure.in_fresh_process(train, kind, {**settings, 'amp': amp})
+                    rounds[kind].append(figures)
+                    print(f'round {turn + 1}, {kind}: {figures["iterations/s"]:.2f} iterations/s', flush=True)
+            best = [min(rounds[kind], key=lambda figures: figures['ms (median)']) for kind in KINDS]
+            for kind, figures in zip(KINDS, best):
+                ratio = figures['ms (median)'] / best[0]['ms (median)']
+                rows[f'{kind}, {"AMP" if amp else "fp32"}'] = {**figures, 'of stock': ratio}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads'
     name = Path(args.config).stem if args.config else 'Faster R-CNN R-50-FPN'
     measure.report(args.out, {f'{name}, {args.batch} x {args.scale[1]} x {args.scale[0]}, {device}': rows})
-
-
-if __name__ == '__main__':
-    main()

@@ -5,8 +5,6 @@ The full size is that of the challenge: 1,743,042 images, 12.4 million boxes, 50
 three levels. Smaller sizes keep the proportions.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -63,18 +61,16 @@ def hierarchy() -> dict[str, Any]:
     return {'LabelName': '/m/0root', 'Subcategory': nodes[:CHILDREN]}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+@contextlib.contextmanager
+def annotations(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Namespace, Path]]:
+    """Parses the command line. Gives its options, and its folder, or a temporary one, with the annotations."""
     parser.add_argument('--images', type=int, default=NUM_IMAGES, help='number of images')
     parser.add_argument('--folder', type=Path, help='keep the generated files here, and use them if they exist')
-
-
-@contextlib.contextmanager
-def annotations(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of the command line, or a temporary one, with the annotations."""
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         write_annotations(folder, args.images)
-        yield folder
+        yield args, folder
 
 
 def make_store(folder: Path) -> dict[str, int]:

@@ -1,7 +1,5 @@
 """Command line, fresh processes, time, memory and output of the benchmarks."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing
@@ -51,10 +49,10 @@ def memory_of_this_process() -> dict[str, float]:
     return {name: int(re.search(rf'^{field}:\s+(\d+) kB$', text, re.M)[1]) / 1024 for name, field in fields.items()}
 
 
-def stopwatch(work: Callable[[], Any]) -> tuple[float, Any]:
+def stopwatch(work: Callable[..., Any], *args: Any) -> tuple[float, Any]:
     """Seconds and result of a call."""
     start = time.perf_counter()
-    result = work()
+    result = work(*args)
     return time.perf_counter() - start, result
 
 
@@ -64,13 +62,10 @@ def report(path: Path, tables: dict[str, dict[str, dict[str, float]]]) -> None:
         columns = list(dict.fromkeys(column for figures in rows.values() for column in figures))
         table = Table('', *columns, title=title)
         for name, figures in rows.items():
-            table.add_row(name, *(_digits(figures[column]) if column in figures else '' for column in columns))
+            cells = (figures.get(column) for column in columns)
+            table.add_row(name, *('' if x is None else f'{x:,.0f}' if x >= 1000 else f'{x:.4g}' for x in cells))
         Console(width=120).print(table)
     machine = {'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version()}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({'machine': machine, 'tables': tables}, indent=1) + '\n')
     print(f'{path}: the same as JSON')
-
-
-def _digits(figure: float) -> str:
-    return f'{figure:,.0f}' if figure >= 1000 else f'{figure:.4g}'

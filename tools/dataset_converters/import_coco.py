@@ -13,7 +13,6 @@ from mmoid.utils.command_line import converter_parser, run_converter
 if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--annotations', required=True, help='COCO JSON file with images, annotations, categories')
-    parser.add_argument('--hierarchy', help='hierarchy JSON, or category tree of V3Det; without it, no ancestors')
     parser.add_argument('--supercategories', action='store_true', help='add supercategories as parent classes')
     parser.add_argument('--images', help='image folder; file_name of an image is a path below it')
     run_converter(import_coco, parser)

@@ -14,5 +14,4 @@ if __name__ == '__main__':
     parser.add_argument('--images', required=True, help='folder of the images')
     parser.add_argument('--box-format', choices=('xywh', 'xyxy'), default='xywh', help='default: %(default)s, as COCO')
     parser.add_argument('--classes', help='text file: names of numbered classes, a line each, if the files lack them')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     run_converter(import_parquet, parser)

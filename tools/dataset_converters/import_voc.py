@@ -12,5 +12,4 @@ if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--annotations', required=True, help='folder of XML files')
     parser.add_argument('--images', help='image folder, sub-folders included')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     run_converter(import_voc, parser)

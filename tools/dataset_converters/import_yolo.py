@@ -12,5 +12,4 @@ if __name__ == '__main__':
     parser = converter_parser(__doc__)
     parser.add_argument('--data', required=True, help='data.yaml: names of the classes, image folders of the splits')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='train', help='default: %(default)s')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     run_converter(import_yolo, parser)

@@ -18,7 +18,6 @@ if __name__ == '__main__':
     labels = 'CSV of human-verified image-level labels; the metric needs them'
     parser.add_argument('--labels', dest='image_labels', metavar='LABELS', help=labels)
     parser.add_argument('--classes', required=True, help='class descriptions CSV; sets the order of classes')
-    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     parser.add_argument('--images', help='image folder, sub-folders included')
     parser.add_argument('--image-sizes', help='CSV of image sizes; without it they are read from the image files')
     other = 'rows of classes not in --classes: stop (default), or drop'

@@ -7,8 +7,6 @@ It works for any detector of mmdet, if you know its classes and their order. The
 --cfg-options load_from=pretrained.pth.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -25,7 +23,7 @@ def first(names: tuple[str, ...]) -> str:
     return f'{len(names)} ({", ".join(names[:5])}{", ..." if len(names) > 5 else ""})' if names else 'none'
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('checkpoint', type=Path, help='checkpoint of the trained detector')
     parser.add_argument('out', type=Path, help='the new checkpoint')
@@ -47,7 +45,3 @@ def main() -> None:
     print(f'new classes: {first(conversion.new)}; from their descendants: {first(conversion.filled)}')
     print(f'classes left out: {first(conversion.unused)}')
     print(f'Next: mmoid train CONFIG --cfg-options load_from={args.out}')
-
-
-if __name__ == '__main__':
-    main()

@@ -9,11 +9,8 @@ If it is interrupted, run it again to resume. Every file is checked by its lengt
 image has 0.3 MB on average. Exit status: 1 if images are missing; their ids are in OUT/missing.csv.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,35 +24,8 @@ from mmoid.openimages.readers.official_files import SPLITS
 from mmoid.openimages.sampling.soft_balance import BalancedDraws
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.atomic import atomic_write
-from mmoid.utils.command_line import exit_on_error, tool_parser
+from mmoid.utils.command_line import exit_on_error, positive_int, tool_parser
 from mmoid.utils.progress import progress_bars
-
-
-def parse_args() -> argparse.Namespace:
-    parser = tool_parser(__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument('--store', type=Path, help='download the images of this store')
-    which.add_argument('--ids', type=Path, help='file with one image id a line; folders and extensions are ignored')
-    parser.add_argument('--classes', nargs='+', metavar='CLASS', help='only images of these classes (MIDs or names)')
-    parser.add_argument('--max-per-class', type=int, metavar='N', help='the first N of the class-aware sampler only')
-    parser.add_argument('--seed', type=int, default=0, help='seed of that sampler (default: %(default)s)')
-    parser.add_argument('--split', required=True, choices=SPLITS, help='split that the images are in')
-    parser.add_argument('--out', required=True, type=Path, help='folder for the images')
-    parser.add_argument('--workers', type=int, default=16, help='simultaneous connections (default: %(default)s)')
-    parser.add_argument('--retries', type=int, default=5, help='retries for each image (default: %(default)s)')
-    parser.add_argument('--timeout', type=float, default=30, help='seconds to wait for data (default: %(default)s)')
-    parser.add_argument('--mirror', default=BUCKET, help='URL of a copy of the bucket')
-    args = parser.parse_args()
-    if args.store is None and (args.classes or args.max_per_class):
-        parser.error('--classes and --max-per-class need --store')
-    for name, value, least in (
-        ('workers', args.workers, 1),
-        ('max-per-class', args.max_per_class, 1),
-        ('retries', args.retries, 0),
-    ):
-        if value is not None and value < least:
-            parser.error(f'--{name} must be at least {least}, got {value}')
-    return args
 
 
 def wanted_ids(args: argparse.Namespace) -> list[str]:
@@ -77,12 +47,31 @@ def wanted_ids(args: argparse.Namespace) -> list[str]:
     return [image_ids[image] for image in np.unique(np.concatenate(chosen))]
 
 
-def main() -> None:
-    args = parse_args()
-    source = Source(f'{args.mirror}/{args.split}', args.retries, args.timeout)
-    missing: list[tuple[str, str]] = []
-    new = num_bytes = 0
+if __name__ == '__main__':
+    parser = tool_parser(__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument('--store', type=Path, help='download the images of this store')
+    which.add_argument('--ids', type=Path, help='file with one image id a line; folders and extensions are ignored')
+    parser.add_argument('--classes', nargs='+', metavar='CLASS', help='only images of these classes (MIDs or names)')
+    most = 'the first N of the class-aware sampler only'
+    parser.add_argument('--max-per-class', type=positive_int, metavar='N', help=most)
+    parser.add_argument('--seed', type=int, default=0, help='seed of that sampler (default: %(default)s)')
+    parser.add_argument('--split', required=True, choices=SPLITS, help='split that the images are in')
+    parser.add_argument('--out', required=True, type=Path, help='folder for the images')
+    workers = 'simultaneous connections (default: %(default)s)'
+    parser.add_argument('--workers', type=positive_int, default=16, help=workers)
+    parser.add_argument('--retries', type=int, default=5, help='retries for each image (default: %(default)s)')
+    parser.add_argument('--timeout', type=float, default=30, help='seconds to wait for data (default: %(default)s)')
+    parser.add_argument('--mirror', default=BUCKET, help='URL of a copy of the bucket')
+    args = parser.parse_args()
+    if args.store is None and (args.classes or args.max_per_class):
+        parser.error('--classes and --max-per-class need --store')
+    if args.retries < 0:
+        parser.error(f'--retries must be at least 0, got {args.retries}')
     with exit_on_error():
+        source = Source(f'{args.mirror}/{args.split}', args.retries, args.timeout)
+        missing: list[tuple[str, str]] = []
+        new = num_bytes = 0
         ids = wanted_ids(args)
         if not ids:
             raise ValueError(f'{args.ids or args.store}: no image is left to download')
@@ -97,15 +86,11 @@ def main() -> None:
         if missing:
             with atomic_write(report) as temporary, temporary.open('w', newline='') as stream:
                 csv.writer(stream).writerows([('ImageID', 'Reason'), *missing])
-    there = len(ids) - new - len(missing)
-    print(f'{args.out}: {len(ids):,} images, {new:,} new ({decimal(num_bytes)}), {there:,} were there already')
-    if missing:
-        sys.exit(
-            f'error: {len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
-            f'{report}; run again to try them again'
-        )
-    print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')
-
-
-if __name__ == '__main__':
-    main()
+        there = len(ids) - new - len(missing)
+        print(f'{args.out}: {len(ids):,} images, {new:,} new ({decimal(num_bytes)}), {there:,} were there already')
+        if missing:
+            raise ValueError(
+                f'{len(missing):,} images are missing, the first is {missing[0][0]}: {missing[0][1]}. All are in '
+                f'{report}; run again to try them again'
+            )
+        print(f'Next: mmoid prepare --images {args.out}, with the annotations of {args.split}')

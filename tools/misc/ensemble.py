@@ -8,9 +8,6 @@ are matched by ImageID and classes by MID: the models may have classes in anothe
 run resumes when it is started again with the same arguments. Needs ensemble-boxes: pip install 'mmoid[ensemble]'.
 """
 
-from __future__ import annotations
-
-import argparse
 from dataclasses import fields
 
 from mmoid.openimages.hierarchy import load_tree
@@ -30,8 +27,7 @@ from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_values, progress_bars
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('predictions', nargs='+', help='folders or CSV files, one for each model')
     parser.add_argument('--out', required=True, help='new folder for the fused predictions')
@@ -62,49 +58,30 @@ def parse_args() -> argparse.Namespace:
     group.add_argument('--decay', choices=SOFT_NMS_DECAYS, default='gaussian', help='how scores decay (gaussian)')
     group.add_argument('--sigma', type=float, default=0.5, help='sigma of the gaussian decay (0.5)')
     group.add_argument('--least-score', type=float, default=0.001, help='drop scores that decay to this (0.001)')
-    return parser.parse_args()
-
-
-def run(args: argparse.Namespace) -> dict[str, int]:
-    fusion = Fusion(**{field.name: getattr(args, field.name) for field in fields(Fusion)})
-    require_replaceable(args.out, args.overwrite)
-    if args.hierarchy is not None and args.expand_detections is None:
-        raise ValueError('--hierarchy is for --expand-detections, which is not given')
-    classes, hierarchy = None, None
-    if args.store is not None:
-        store = AnnotationStore(args.store)
-        classes, hierarchy = store.classes, store.metadata['hierarchy']
-    if args.classes is not None:
-        classes = read_classes(args.classes)
-    if args.hierarchy is not None:
-        hierarchy = load_tree(args.hierarchy)
-    with progress_bars() as progress:
-        sets = match_sets(
-            [open_predictions(path, classes) for path in args.predictions],
-            weights=args.weights,
-            class_weights=None if args.class_weights is None else read_class_weights(args.class_weights),
-            missing=args.missing,
-            hierarchy=hierarchy,
-            expand=args.expand_detections,
-        )
-        return run_ensemble(
-            sets,
-            fusion,
-            args.out,
-            num_workers=args.workers,
-            overwrite=args.overwrite,
-            restart=args.restart,
-            progress=progress,
-        )
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     with exit_on_error():
-        counts = run(args)
-    print_values(counts, args.out)
-    print(f'{args.out}: written. Next: mmoid evaluate --predictions {args.out} --store STORE')
-
-
-if __name__ == '__main__':
-    main()
+        fusion = Fusion(**{field.name: getattr(args, field.name) for field in fields(Fusion)})
+        require_replaceable(args.out, args.overwrite)
+        if args.hierarchy is not None and args.expand_detections is None:
+            raise ValueError('--hierarchy is for --expand-detections, which is not given')
+        classes, hierarchy = None, None
+        if args.store is not None:
+            store = AnnotationStore(args.store)
+            classes, hierarchy = store.classes, store.metadata['hierarchy']
+        if args.classes is not None:
+            classes = read_classes(args.classes)
+        if args.hierarchy is not None:
+            hierarchy = load_tree(args.hierarchy)
+        with progress_bars() as progress:
+            sets = match_sets(
+                [open_predictions(path, classes) for path in args.predictions],
+                weights=args.weights,
+                class_weights=None if args.class_weights is None else read_class_weights(args.class_weights),
+                missing=args.missing,
+                hierarchy=hierarchy,
+                expand=args.expand_detections,
+            )
+            options = dict(num_workers=args.workers, overwrite=args.overwrite, restart=args.restart, progress=progress)
+            counts = run_ensemble(sets, fusion, args.out, **options)
+        print_values(counts, args.out)
+        print(f'{args.out}: written. Next: mmoid evaluate --predictions {args.out} --store STORE')

@@ -7,9 +7,6 @@ Each image of the list gets a row, with detections or without. The evaluation se
 does not predict them itself, add them with --expand-detections.
 """
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
 
 from mmoid.openimages.hierarchy import load_tree
@@ -20,8 +17,7 @@ from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.utils.progress import print_changes, print_values, progress_bars
 
-
-def parse_args() -> argparse.Namespace:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('predictions', help='folder of tools/test.py --out or tools/misc/ensemble.py, or a CSV file')
     parser.add_argument('--out', required=True, help='the submission, .csv or .csv.gz')
@@ -37,47 +33,35 @@ def parse_args() -> argparse.Namespace:
     missing = 'images that the model was not run on: a row without detections (default), or stop'
     parser.add_argument('--missing-images', choices=('empty', 'error'), default='empty', help=missing)
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
-    return parser.parse_args()
-
-
-def make_submission(args: argparse.Namespace, summary: Summary) -> dict[str, int]:
-    if Path(args.out).exists() and not args.overwrite:
-        raise ValueError(f'{args.out}: exists already; give --overwrite to replace it')
-    if args.hierarchy is not None and not args.expand_detections:
-        raise ValueError('--hierarchy is for --expand-detections, which is not given')
-    predictions = open_predictions(args.predictions)
-    store = None if args.store is None else AnnotationStore(args.store)
-    hierarchy = None
-    if args.expand_detections:
-        if args.hierarchy is None and store is None:
-            raise ValueError('--expand-detections needs --hierarchy or --store')
-        tree = store.metadata['hierarchy'] if args.hierarchy is None else load_tree(args.hierarchy)
-        hierarchy = hierarchy_with_ancestors(tree, predictions.label_names, args.hierarchy or args.store)
-    image_ids = None if store is None else store.image_ids()
-    if args.images is not None:
-        image_ids = read_image_list(args.images, summary)
-    with progress_bars() as progress:
-        return write_submission(
-            args.out,
-            predictions,
-            image_ids,
-            min_score=args.score,
-            max_per_image=args.max_per_image,
-            hierarchy=hierarchy,
-            ancestor_nms=args.ancestor_nms or None,
-            missing=args.missing_images,
-            progress=progress,
-        )
-
-
-def main() -> None:
-    args, summary = parse_args(), Summary()
+    args = parser.parse_args()
     with exit_on_error():
-        counts = make_submission(args, summary)
-    print_values(counts, args.out)
-    print_changes(summary)
-    print(f'{args.out}: written. Next: upload it to the evaluation server')
-
-
-if __name__ == '__main__':
-    main()
+        if Path(args.out).exists() and not args.overwrite:
+            raise ValueError(f'{args.out}: exists already; give --overwrite to replace it')
+        if args.hierarchy is not None and not args.expand_detections:
+            raise ValueError('--hierarchy is for --expand-detections, which is not given')
+        predictions, summary = open_predictions(args.predictions), Summary()
+        store = None if args.store is None else AnnotationStore(args.store)
+        hierarchy = None
+        if args.expand_detections:
+            if args.hierarchy is None and store is None:
+                raise ValueError('--expand-detections needs --hierarchy or --store')
+            tree = store.metadata['hierarchy'] if args.hierarchy is None else load_tree(args.hierarchy)
+            hierarchy = hierarchy_with_ancestors(tree, predictions.label_names, args.hierarchy or args.store)
+        image_ids = None if store is None else store.image_ids()
+        if args.images is not None:
+            image_ids = read_image_list(args.images, summary)
+        with progress_bars() as progress:
+            counts = write_submission(
+                args.out,
+                predictions,
+                image_ids,
+                min_score=args.score,
+                max_per_image=args.max_per_image,
+                hierarchy=hierarchy,
+                ancestor_nms=args.ancestor_nms or None,
+                missing=args.missing_images,
+                progress=progress,
+            )
+        print_values(counts, args.out)
+        print_changes(summary)
+        print(f'{args.out}: written. Next: upload it to the evaluation server')

@@ -7,14 +7,13 @@ are added to the ancestors of their class, with NMS. Results are in docs/reprodu
 printed at the end.
 """
 
-from __future__ import annotations
-
 import json
+from itertools import product
 
 import numpy as np
 from mmengine.config import Config
 from reproduce import RESULTS, mean_and_error
-from reproduction.worlds import ROOT, World, run, write_json
+from reproduction.worlds import ROOT, World, read_json, run_training, write_json
 
 from mmoid.utils.command_line import tool_parser
 
@@ -35,23 +34,13 @@ FILE = RESULTS / 'dense-heads.json'
 
 def config(world: World, family: str, stock: bool, seed: int) -> Config:
     recipe, head, loss = RECIPES[family]
-    cfg = Config.fromfile(ROOT / 'configs/label_sets' / recipe)
-    train, validation = str(world.store('train')), str(world.store('validation'))
+    cfg = world.load_config(ROOT / 'configs/label_sets' / recipe, seed)
     if stock:
-        own = dict(type=head, loss_cls=dict(loss, _delete_=True))
+        cfg.model.bbox_head.type, cfg.model.bbox_head.loss_cls = head, loss
     else:
-        own = dict(loss_cls=dict(concurrent_rates=str(world.annotated_rates()), hierarchy=train))
-    cfg.merge_from_dict(
-        {
-            'randomness.seed': seed,
-            'model.bbox_head': own,
-            'train_dataloader.batch_size': 8,
-            'train_dataloader.dataset.ann_file': train,
-            'val_dataloader.dataset.ann_file': validation,
-            'val_evaluator': dict(ann_file=validation, train_ann_file=train, expand_detections=stock),
-            'train_cfg.val_interval': 100,  # and after the last epoch
-        }
-    )
+        own = dict(concurrent_rates=str(world.annotated_rates()), hierarchy=str(world.store('train')))
+        cfg.model.bbox_head.loss_cls.update(own)
+    cfg.val_evaluator.expand_detections = stock
     if family == 'RetinaNet':
         cfg.optim_wrapper.optimizer.lr = 0.01
     return cfg
@@ -60,37 +49,27 @@ def config(world: World, family: str, stock: bool, seed: int) -> Config:
 def train_and_test(world: World, family: str, stock: bool, seed: int) -> float:
     """The mAP after the last epoch."""
     work = world.folder / f'{family}-{"stock" if stock else "label-sets"}-{seed}'
-    work.mkdir(parents=True, exist_ok=True)
-    config(world, family, stock, seed).dump(work / 'config.py')
-    resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
-    run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
+    run_training(config(world, family, stock, seed), work)
     scalars = max(work.glob('*/vis_data/scalars.json'), key=lambda file: file.stat().st_mtime).read_text().splitlines()
     return next(row['openimages/mAP'] for row in map(json.loads, reversed(scalars)) if 'openimages/mAP' in row)
 
 
-def main() -> None:
+if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each detector (default: %(default)s)')
-    args = parser.parse_args()
-    world = World('quickstart')
-    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
-    for seed in range(args.seeds):
-        for family in RECIPES:
-            for stock in (True, False):
-                key = f'{family}, {"stock" if stock else "label sets"}, seed {seed}'
-                if key not in stored:
-                    stored[key] = {'mAP': train_and_test(world, family, stock, seed)}
-                    write_json(FILE, stored)
-                    print(f'{key}: {stored[key]["mAP"]:.4f}', flush=True)
+    seeds = range(parser.parse_args().seeds)
+    world, kinds = World('quickstart'), ('stock', 'label sets')
+    stored = read_json(FILE)
+    for seed, family, kind in product(seeds, RECIPES, kinds):
+        key = f'{family}, {kind}, seed {seed}'
+        if key not in stored:
+            stored[key] = {'mAP': train_and_test(world, family, kind == 'stock', seed)}
+            write_json(FILE, stored)
+            print(f'{key}: {stored[key]["mAP"]:.4f}', flush=True)
     print('| detector | stock | label sets | difference |\n| --- | ---: | ---: | ---: |')
     for family in RECIPES:
-        stock, ours = (
-            100 * np.array([stored[f'{family}, {kind}, seed {seed}']['mAP'] for seed in range(args.seeds)])
-            for kind in ('stock', 'label sets')
+        stock, ours = 100 * np.array(
+            [[stored[f'{family}, {kind}, seed {seed}']['mAP'] for seed in seeds] for kind in kinds]
         )
         figures = (mean_and_error(stock), mean_and_error(ours), mean_and_error(ours - stock, sign='+'))
         print(f'| {family} | {" | ".join(figures)} |')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,26 +1,117 @@
-"""Trains only the classification head, on the cached RoIs of a world's stock detector, and reads its detections.
+"""Trains only the classification head, on the cached RoIs of a world's stock detector, and tests it in several ways.
 
 Boxes and features are the same for all methods; a difference is one of the loss, the label sets, the sampling or the
 reading. The head and its loss are those of the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
+from mmdet.models.layers import multiclass_nms
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from reproduction.methods import Method
-from reproduction.readings import Readings
 from reproduction.worlds import DIMENSIONS, World
 from torch import Tensor, nn
 
 from mmoid.models.label_sets import VerifiedClasses
+from mmoid.models.losses import concurrent_softmax
+from mmoid.openimages.metric.annotations import annotations_of_store
+from mmoid.openimages.metric.class_groups import train_image_counts
+from mmoid.openimages.metric.evaluator import Evaluator
+from mmoid.openimages.predictions.ancestors import with_ancestors
+from mmoid.openimages.predictions.prediction_store import Detections
 from mmoid.openimages.sampling.soft_balance import class_probabilities
+from mmoid.openimages.statistics.concurrent_rates import load_rates
+from mmoid.openimages.store.annotation_store import AnnotationStore
 
 BATCH, SAMPLED, SAMPLED_POSITIVES = 8, 64, 16  # images per step, RoIs per image, as in the quickstart
+SCORE_THRESHOLD, MAX_PER_IMAGE, NMS_IOU = 0.01, 300, 0.5
+SUMS = 'softmax, parents get the sum of their descendants'
+SOFTMAX_READINGS = ('softmax', SUMS, 'Eq. 5, annotated', 'Eq. 5, pairs')
+SIGMOID = ('LabelSetFocalLoss', 'LabelSetBCELoss', 'CoBCELoss')
+
+
+def readings_of_loss(loss_type: str) -> tuple[str, ...]:
+    """Softmax and Eq. 5 can test any head that is not of sigmoid scores."""
+    return ('sigmoid',) if loss_type in SIGMOID else SOFTMAX_READINGS
+
+
+class Readings:
+    """Figures of logits and boxes on the validation images of a world.
+
+    Args:
+        world: Its data.
+        image_ids: Of the images, in the order in which :meth:`read` gets them.
+    """
+
+    def __init__(self, world: World, image_ids: list[str]) -> None:
+        self.world = world
+        validation, train = AnnotationStore(world.store('validation')), AnnotationStore(world.store('train'))
+        self.hierarchy = train.hierarchy
+        self.ancestor = torch.from_numpy(self.hierarchy.ancestor_matrix)
+        counts = train_image_counts(str(train.path), validation.label_names, True)
+        annotations = annotations_of_store(validation, validation.label_names)
+        self.evaluator = Evaluator(annotations, train_images=counts)
+        index = {image_id: i for i, image_id in enumerate(annotations.image_ids)}
+        self.image = np.array([index[image_id] for image_id in image_ids])
+
+    def activation(self, reading: str, logits: Tensor, pairs: Path) -> Tensor:
+        """(N, C+1) logits to (N, C+1) scores; ``pairs`` has the rates of ``'Eq. 5, pairs'``."""
+        if reading == 'sigmoid':
+            return logits.sigmoid()
+        if reading == 'softmax':
+            return logits.softmax(dim=1)
+        if reading == SUMS:
+            scores = logits.softmax(dim=1)
+            scores[:, :-1] += scores[:, :-1] @ self.ancestor.float()
+            return scores
+        found, _ = load_rates(pairs if reading == 'Eq. 5, pairs' else self.world.annotated_rates())
+        rates = torch.from_numpy(found.toarray())
+        rates[self.ancestor | self.ancestor.T] = 1
+        return concurrent_softmax(logits, nn.functional.pad(rates.fill_diagonal_(0), (0, 1, 0, 1)))
+
+    def read(
+        self, readings: tuple[str, ...], logits: list[Tensor], boxes: list[Tensor], pairs: Path
+    ) -> dict[str, dict[str, dict]]:
+        """Figures as predicted, with ancestors added, and with NMS per class over own and added boxes.
+
+        Args:
+            readings: Of :func:`readings_of_loss`.
+            logits: (R, C+1) of each image.
+            boxes: (R, 4) of each image, as fractions of its size.
+            pairs: Rates of the pairs of classes that annotators mix up.
+        """
+        results = {}
+        for reading in readings:
+            found = self.detections(self.activation(reading, torch.cat(logits), pairs), boxes)
+            results[reading] = {
+                'as predicted': self.figures(found),
+                'ancestors': self.figures(with_ancestors(self.hierarchy, found, None)),
+                'ancestors, NMS': self.figures(with_ancestors(self.hierarchy, found, NMS_IOU), with_ap=True),
+            }
+        return results
+
+    def detections(self, scores: Tensor, boxes: list[Tensor]) -> Detections:
+        """(D,) image, (D,) class, (D,) score, (D, 4) box: above the threshold, after NMS per class."""
+        nms, parts = dict(type='nms', iou_threshold=NMS_IOU), []
+        for index, own, regions in zip(self.image, scores.split([len(part) for part in boxes]), boxes):
+            found, label = multiclass_nms(regions, own, SCORE_THRESHOLD, nms, MAX_PER_IMAGE)
+            found = found.numpy().astype(np.float64)
+            # Sums of scores pass 1 by rounding.
+            parts.append((np.full(len(label), index), label.numpy(), found[:, 4].clip(max=1), found[:, :4]))
+        return Detections(*map(np.concatenate, zip(*parts)))
+
+    def figures(self, detections: Detections, with_ap: bool = False) -> dict:
+        counts = np.bincount(detections.image, minlength=len(self.evaluator.annotations.image_ids))
+        matches = self.evaluator.match(detections)
+        evaluation = self.evaluator.evaluate(matches, counts[self.image], self.image)
+        figures: dict = {name: round(float(value), 5) for name, value in evaluation.scalars().items()}
+        if with_ap:  # one AP by class is enough for Fig. 5
+            figures['AP'] = [round(float(value), 4) for value in evaluation.ap]
+        return figures
 
 
 class Heads:
@@ -34,22 +125,14 @@ class Heads:
 
     def build(self, method: Method, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        loss = dict(method.loss, hierarchy=str(self.world.store('train')), hierarchy_rate=method.hierarchy_rate)
+        store = str(self.world.store('train'))
         rates = self.world.pair_rates() if method.rates == 'pairs' else self.world.annotated_rates()
-        loss['concurrent_rates'] = str(rates)
+        loss = dict(method.loss, concurrent_rates=str(rates), hierarchy=store, hierarchy_rate=method.hierarchy_rate)
         if method.beta:
-            loss['class_weight'] = dict(store=str(self.world.store('train')), beta=method.beta)
-        head = MODELS.build(
-            dict(
-                type='mmoid.LabelSetBBoxHead',
-                num_classes=self.num_classes,
-                in_channels=DIMENSIONS,
-                roi_feat_size=1,
-                fc_out_channels=256,
-                reg_class_agnostic=True,
-                loss_cls=loss,
-            )
-        )
+            loss['class_weight'] = dict(store=store, beta=method.beta)
+        settings = dict(in_channels=DIMENSIONS, roi_feat_size=1, fc_out_channels=256, reg_class_agnostic=True)
+        settings |= dict(num_classes=self.num_classes, loss_cls=loss)
+        head = MODELS.build(dict(type='mmoid.LabelSetBBoxHead', **settings))
         head.init_weights()
         first = torch.empty(256, len(self.components))
         nn.init.xavier_uniform_(first)  # what the full features would get
@@ -82,17 +165,22 @@ class Heads:
         head = self.build(method, seed)
         layers = [*head.shared_fcs.parameters(), *head.fc_cls.parameters()]
         optimizer = torch.optim.SGD(layers, method.lr, momentum=0.9, weight_decay=1e-4)
-        verified = VerifiedClasses(
-            method.unverified, self.num_classes // 4, self.num_classes, str(self.world.store('train'))
-        )
+        store = str(self.world.store('train'))
+        verified = VerifiedClasses(method.unverified, self.num_classes // 4, self.num_classes, store)
         curve = []
         for lr, images, epoch_ends in self.steps(method, rng):
             optimizer.param_groups[0]['lr'] = lr
             parts = [self.sample(i, method, rng) for i in images]
             features, label, sets = (torch.cat(part) for part in zip(*parts))
             logits = self.logits(head, features)
-            counts = torch.tensor([len(part[1]) for part in parts])
-            targets = self.targets(images, counts, label, sets, verified, head.loss_cls.uses_label_sets)
+            targets = sets if head.loss_cls.uses_label_sets else label
+            found = [InstanceData(metainfo=dict(verified_classes=self.train[0][i]['verified'])) for i in images]
+            judged = verified.judged(found, label.device)
+            if judged is not None:  # (N, C) label sets, with -1 for classes that are no negatives
+                if not head.loss_cls.uses_label_sets:
+                    sets = nn.functional.one_hot(label, self.num_classes + 1)[:, :-1].bool()
+                judged = judged.repeat_interleave(torch.tensor([len(part[1]) for part in parts]), dim=0)
+                targets = sets.to(torch.int8).masked_fill(~(judged | sets), -1)
             loss = head.loss_cls(logits, targets)
             optimizer.zero_grad()
             loss.backward()
@@ -101,25 +189,6 @@ class Heads:
             if epoch_ends and each_epoch:
                 curve.append(self.read(head, 'softmax')['softmax']['ancestors, NMS']['mAP'])
         return head, curve
-
-    def targets(
-        self,
-        images: np.ndarray,
-        counts: Tensor,
-        label: Tensor,
-        sets: Tensor,
-        verified: VerifiedClasses,
-        uses_sets: bool,
-    ) -> Tensor:
-        """(N,) labels or (N, C) label sets of the RoIs of a batch, with -1 for classes that are no negatives."""
-        found = [InstanceData(metainfo=dict(verified_classes=self.train[0][i]['verified'])) for i in images]
-        judged = verified.judged(found, label.device)
-        if judged is None:
-            return sets if uses_sets else label
-        if not uses_sets:
-            sets = nn.functional.one_hot(label, self.num_classes + 1)[:, :-1].bool()
-        judged = judged.repeat_interleave(counts, dim=0)
-        return sets.to(torch.int8).masked_fill(~(judged | sets), -1)
 
     def sample(self, index: int, method: Method, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(R, D) features, (R,) labels with C = background, (R, C) label sets of random RoIs of an image."""

@@ -1,7 +1,5 @@
 """The rows of the paper's Tables 1, 3 and 4 (Table 2 tests two rows of Table 1 in two ways), and rows of our own."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from mmoid.models.label_sets import Unverified

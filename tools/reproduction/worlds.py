@@ -1,7 +1,5 @@
 """The data sets of tools/reproduce.py, each with a stock detector trained on it, rates, and cached RoIs."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -13,17 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.registry import DATASETS, MODELS
+from mmdet.apis import init_detector
+from mmdet.registry import DATASETS
 from mmdet.structures.bbox import bbox2roi, bbox_overlaps
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from PIL import Image
 from reproduction.methods import STOCK, Method
 from torch import Tensor, nn
 
+from mmoid.openimages.readers.official_csv import convert
+from mmoid.openimages.statistics.concurrent_rates import count_concurrence, save_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from mmoid.synthetic.folder import write_dataset
+from mmoid.synthetic.world import WorldConfig
 from mmoid.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,22 +40,23 @@ POSITIVES, NEGATIVES = 40, 72  # RoIs kept per training image
 #   parent-only       36 % (training) and 27 % (validation) of the boxes have a class with children: 0.3
 #   imbalance         30,000 in the paper (images): 1,000, or the rarest classes of a set of this size have no image
 #   objects           7.7 (training) and 6.7 (validation) boxes per image: 7
-KNOBS = {
-    'quickstart': {'num-train': 1200, 'num-classes': 24, 'imbalance': 100, 'confusable-pairs': 2},
-    'generated': {
-        'num-train': 2400,
-        'num-classes': 64,
-        'imbalance': 1000,
-        'multi-label-rate': 0.2,
-        'confusable-pairs': 16,
-        'parent-only-rate': 0.3,
-        'objects-per-image': 7,
-        'image-size': 96,
-    },
+QUICKSTART = dict(num_train=1200, num_classes=24, imbalance=100.0, confusable_pairs=2)
+KNOBS: dict[str, dict] = {
+    'quickstart': QUICKSTART,
+    'generated': dict(
+        num_train=2400,
+        num_classes=64,
+        imbalance=1000.0,
+        multi_label_rate=0.2,
+        confusable_pairs=16,
+        parent_only_rate=0.3,
+        objects_per_image=7.0,
+        image_size=96,
+    ),
     # For training on verified classes: nobody verified half of the classes that are in a training image.
-    'partial': {'num-train': 1200, 'num-classes': 24, 'imbalance': 100, 'confusable-pairs': 2, 'image-size': 96},
+    'partial': dict(QUICKSTART, image_size=96),
 }
-UNVERIFIED = {'partial': 0.5}
+TRAIN_KNOBS = {'partial': dict(unverified_rate=0.5)}
 NUM_VALIDATION = 1500
 VALIDATION_SEED = 2000  # other images of the same classes; the quickstart's own 300 are too few
 REAL_SIZE = (192, 144)  # pixels of a painted image; the sample does not give sizes
@@ -69,6 +71,14 @@ def run(*command: object) -> None:
     if done.returncode:
         output = done.stdout.decode()[-2000:] + done.stderr.decode()[-4000:]
         raise RuntimeError(f'{" ".join(map(str, command))}\n{output}')
+
+
+def run_training(cfg: Config, work: Path) -> None:
+    """Trains in a process of its own; a killed training resumes."""
+    work.mkdir(parents=True, exist_ok=True)
+    cfg.dump(work / 'config.py')
+    resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
+    run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
 
 
 @dataclass(frozen=True)
@@ -97,24 +107,27 @@ class World:
         return self.folder / split
 
     def _generate(self, split: str) -> None:
-        data, knobs = self.folder / f'{split}-files', dict(KNOBS[self.name])
-        if split == 'train' and self.name in UNVERIFIED:
-            knobs |= {'unverified-rate': UNVERIFIED[self.name]}
-        if split == 'validation':
-            knobs |= {'num-train': 1, 'seed': VALIDATION_SEED}
-        counts = {'num-validation': NUM_VALIDATION if split == 'validation' else 0}
-        options = [f'--{name}={value}' for name, value in {**knobs, **counts}.items()]
-        run('tools/dataset_converters/make_synthetic_openimages.py', '--out', data, *options)
+        if split == 'train':
+            own = dict(TRAIN_KNOBS.get(self.name, {}), num_validation=0)
+        else:
+            own = dict(num_train=1, num_validation=NUM_VALIDATION, seed=VALIDATION_SEED)
+        data = self.folder / f'{split}-files'
+        write_dataset(data, WorldConfig(**{**KNOBS[self.name], **own}), os.cpu_count())
         files = data / 'annotations'
-        labels = files / f'{split}-detection-human-imagelabels.csv'
-        classes = ('--classes', files / 'classes-description.csv', '--hierarchy', files / 'label-hierarchy.json')
-        boxes, images = files / f'{split}-detection-bbox.csv', data / 'images' / split
-        prepare_store(self.folder / split, boxes, images, *classes, '--labels', labels)
+        convert(
+            self.folder / split,
+            boxes=files / f'{split}-detection-bbox.csv',
+            image_labels=files / f'{split}-detection-human-imagelabels.csv',
+            classes=files / 'classes-description.csv',
+            hierarchy=files / 'label-hierarchy.json',
+            images=data / 'images' / split,
+        )
 
     def annotated_rates(self) -> Path:
         out = self.folder / 'annotated.npz'
         if not out.exists():
-            run('tools/analysis_tools/concurrent_rates.py', self.store('train'), '--out', out)
+            store = AnnotationStore(self.store('train'))
+            save_rates(out, count_concurrence(store).rates, store.label_names)
         return out
 
     def pair_rates(self, method: Method = STOCK, seed: int = 0) -> Path:
@@ -131,33 +144,29 @@ class World:
             run('tools/analysis_tools/concurrent_rates.py', store, '--predictions', predictions, '--out', out)
         return out
 
+    def load_config(self, recipe: Path, seed: int) -> Config:
+        """A recipe for the quickstart's data, with this data."""
+        cfg = Config.fromfile(recipe)
+        train, validation = str(self.store('train')), str(self.store('validation'))
+        cfg.randomness = dict(seed=seed)
+        cfg.train_dataloader.batch_size = 8
+        cfg.train_dataloader.dataset.ann_file = train
+        cfg.test_dataloader.dataset.ann_file = validation
+        cfg.test_evaluator.update(ann_file=validation, train_ann_file=train)
+        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        cfg.train_cfg.val_interval = 100  # and after the last epoch
+        return cfg
+
     def config(self, method: Method = STOCK, seed: int = 0) -> Config:
         """The quickstart's model and schedule on this data: class-aware sampling, with the loss of a method."""
-        cfg = Config.fromfile(BASE)
-        train, validation = str(self.store('train')), str(self.store('validation'))
-        num_classes = AnnotationStore(train).num_classes
-        size = max(REAL_SIZE) if self.source else KNOBS[self.name].get('image-size', 160)
-        for pipeline in (cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline):
-            next(step for step in pipeline if step.type == 'Resize').scale = (size, size)
-        cfg.val_dataloader = cfg.test_dataloader
-        cfg.val_evaluator = cfg.test_evaluator
-        cfg.merge_from_dict(
-            {
-                'randomness.seed': seed,
-                'model.roi_head.bbox_head.num_classes': num_classes,
-                'model.roi_head.bbox_head.loss_cls': dict(
-                    method.loss, concurrent_rates=str(self.annotated_rates()), hierarchy=train
-                ),
-                'train_dataloader.batch_size': 8,
-                'train_dataloader.dataset.ann_file': train,
-                'test_dataloader.dataset.ann_file': validation,
-                'val_dataloader.dataset.ann_file': validation,
-                'test_evaluator': dict(ann_file=validation, train_ann_file=train),
-                'val_evaluator': dict(ann_file=validation, train_ann_file=train),
-                'train_cfg.max_epochs': self.epochs,
-                'train_cfg.val_interval': 100,  # validation_logits does it
-            }
-        )
+        cfg, store = self.load_config(BASE, seed), AnnotationStore(self.store('train'))
+        size = max(REAL_SIZE) if self.source else KNOBS[self.name].get('image_size', 160)
+        for loader in (cfg.train_dataloader, cfg.test_dataloader):
+            next(step for step in loader.dataset.pipeline if step.type == 'Resize').scale = (size, size)
+        head = cfg.model.roi_head.bbox_head
+        head.num_classes = store.num_classes
+        head.loss_cls.update(method.loss, concurrent_rates=str(self.annotated_rates()), hierarchy=str(store.path))
+        cfg.train_cfg.max_epochs = self.epochs
         cfg.param_scheduler[1].milestones = [self.epochs * 3 // 5, self.epochs * 4 // 5]
         return cfg
 
@@ -165,14 +174,11 @@ class World:
         return self.folder / f'detector-{method.loss["type"]}-{seed}'
 
     def detector(self, method: Method = STOCK, seed: int = 0) -> Path:
-        """Checkpoint of a detector; a killed training resumes."""
+        """Checkpoint of a detector."""
         work = self.detector_folder(method, seed)
         checkpoint = work / f'epoch_{self.epochs}.pth'
         if not checkpoint.exists():
-            work.mkdir(parents=True, exist_ok=True)
-            self.config(method, seed).dump(work / 'config.py')
-            resume = ['--resume'] if (work / 'last_checkpoint').exists() else []
-            run('tools/train.py', work / 'config.py', '--work-dir', work, *resume)
+            run_training(self.config(method, seed), work)
         return checkpoint
 
     def rois(self) -> Path:
@@ -181,11 +187,6 @@ class World:
         if not file.exists():
             cache_rois(self.config(), self.detector(), file)
         return file
-
-
-def prepare_store(out: Path, boxes: Path, images: Path, *options: object) -> None:
-    converter = 'tools/dataset_converters/prepare_openimages.py'
-    run(converter, '--out', out, '--boxes', boxes, '--images', images, *options)
 
 
 def paint(source: Path, folder: Path, split: str) -> None:
@@ -203,11 +204,8 @@ def paint(source: Path, folder: Path, split: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [f'{image_id},{REAL_SIZE[0]},{REAL_SIZE[1]}' for image_id in ids]
     sizes.write_text('ImageID,Width,Height\n' + '\n'.join(rows) + '\n')
-    options = ('--classes', classes, '--hierarchy', tree)
-    run(
-        'tools/dataset_converters/prepare_openimages.py',
-        *('--out', bare, '--boxes', boxes, '--image-sizes', sizes, *options, '--overwrite'),
-    )
+    files = dict(boxes=boxes, classes=classes, hierarchy=tree)
+    convert(bare, **files, image_sizes=sizes, overwrite=True)
     store = AnnotationStore(bare)
     looks = class_looks(store)
     images = folder / f'{split}-images'
@@ -217,7 +215,7 @@ def paint(source: Path, folder: Path, split: str) -> None:
         part = store.boxes_of_image(index)
         image = paint_image(rng, np.asarray(store.box[part]), looks[store.box_label[part]])
         image.save(images / f'{Path(image_id).stem}.jpg', quality=92)
-    prepare_store(folder / split, boxes, images, *options)
+    convert(folder / split, **files, images=images)
 
 
 def prepare_photographs(source: Path, folder: Path, split: str) -> None:
@@ -228,7 +226,7 @@ def prepare_photographs(source: Path, folder: Path, split: str) -> None:
     classes.write_text('\n'.join(line for line in names if line.split(',')[1] in ('Apple', 'Orange', 'Fruit', 'Food')))
     images, tree = source / 'fruit' / PHOTOGRAPHS[split], source / 'hierarchy/bbox_labels_600_hierarchy.json'
     boxes = images.with_name(f'{images.name}-annotations-bbox.csv')
-    prepare_store(folder / split, boxes, images, '--classes', classes, '--hierarchy', tree)
+    convert(folder / split, boxes=boxes, classes=classes, hierarchy=tree, images=images)
 
 
 def class_looks(store: AnnotationStore) -> np.ndarray:
@@ -264,46 +262,32 @@ def paint_image(rng: np.random.Generator, box: np.ndarray, looks: np.ndarray) ->
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
 
 
-def load_detector(cfg: Config, checkpoint: Path) -> nn.Module:
-    init_default_scope('mmdet')
-    model = MODELS.build(cfg.model).eval()
-    load_checkpoint(model, str(checkpoint), map_location='cpu')
-    return model
-
-
 @torch.no_grad()
 def validation_logits(cfg: Config, checkpoint: Path) -> tuple[list[str], list[Tensor], list[Tensor]]:
     """Ids of the validation images; (R, C+1) logits and (R, 4) boxes, as fractions, of each."""
-    model = load_detector(cfg, checkpoint)
-    validation = DATASETS.build(cfg.val_dataloader.dataset)
-    keys = ('image_id', 'logits', 'boxes')
-    found: tuple[list, list, list] = ([], [], [])
-    for i in range(len(validation)):
-        image = regions(model, validation[i], False, None)
-        for key, values in zip(keys, found):
-            values.append(image[key])
-    return found
+    model = init_detector(cfg, str(checkpoint), device='cpu')
+    validation = DATASETS.build(cfg.test_dataloader.dataset)
+    images = [regions(model, validation[i], False, None) for i in range(len(validation))]
+    return tuple([image[key] for image in images] for key in ('image_id', 'logits', 'boxes'))
 
 
 @torch.no_grad()
 def cache_rois(cfg: Config, checkpoint: Path, file: Path) -> None:
-    model = load_detector(cfg, checkpoint)
+    model = init_detector(cfg, str(checkpoint), device='cpu')
     dataset = cfg.train_dataloader.dataset
     steps = [step for step in dataset.pipeline if step['type'] not in ('RandomFlip', 'PackDetInputs')]
     pack = dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor'))
     flips = [[*steps, dict(type='RandomFlip', prob=float(flip)), pack] for flip in (0, 1)]
     views = [DATASETS.build({**dataset, 'pipeline': pipeline}) for pipeline in flips]
-    validation = DATASETS.build(cfg.val_dataloader.dataset)
     some = torch.cat([regions(model, views[0][i], True, None)['features'][:30] for i in range(0, len(views[0]), 6)])
     components = torch.linalg.eigh(some.T @ some)[1][:, -DIMENSIONS:]
+    classes = range(len(views[0].metainfo['classes']))
+    validation = DATASETS.build(cfg.test_dataloader.dataset)
     arrays = dict(
         components=components,
         train=[[regions(model, view[i], True, components) for i in range(len(view))] for view in views],
         validation=[regions(model, validation[i], False, components) for i in range(len(validation))],
-        class_images=[
-            torch.as_tensor(views[0].image_indices_of_class(label))
-            for label in range(len(views[0].metainfo['classes']))
-        ],
+        class_images=[torch.as_tensor(views[0].image_indices_of_class(label)) for label in classes],
     )
     with atomic_write(file) as temporary:
         torch.save(arrays, temporary)
@@ -346,3 +330,7 @@ def write_json(file: Path, cells: dict[str, dict]) -> None:
     lines = (f'{json.dumps(key)}: {json.dumps(cell)}' for key, cell in cells.items())
     with atomic_write(file) as temporary:
         temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
+def read_json(file: Path) -> dict[str, dict]:
+    return json.loads(file.read_text()) if file.exists() else {}
