@@ -10,7 +10,7 @@ import pytest
 
 from mmoid.engine.hooks import RESUMABLE
 from tests.engine.machines import launches, on_one_machine, write_config
-from tests.engine.run_checks import assert_same, history, train
+from tests.engine.run_checks import assert_same, history, iterations, train
 
 INTERVAL = 3  # iterations between checkpoints
 EPOCH = 11  # iterations; four epochs, the third is the first of the second stage
@@ -59,6 +59,26 @@ def kill_at_random(data_root, work_dir, number):
 @pytest.mark.parametrize('number', [1, *[pytest.param(3, marks=pytest.mark.slow, id=f'3-{i}') for i in range(6)]])
 def test_a_run_killed_at_random_is_the_run_that_was_not(whole_of_two, tiny_data, tmp_path, number):
     kill_at_random(tiny_data, tmp_path, number)
+    assert_same(tmp_path, whole_of_two, ranks=2)
+
+
+PLACES = {
+    'in the first iteration': iterations([0]),
+    'around the second stage': [*iterations([21]), dict(at='validation', number=2), *iterations([22, 23])],
+    'while writing': [dict(at=at, number=1) for at in ('writing', 'naming', 'pointing')],
+}
+
+
+@pytest.mark.slow
+# Rank 1 writes no checkpoints.
+@pytest.mark.parametrize(
+    ('place', 'rank'), [(place, rank) for place in PLACES for rank in (0, 1) if (place, rank) != ('while writing', 1)]
+)
+def test_a_run_killed_in_a_certain_place_is_the_run_that_was_not(whole_of_two, tiny_data, tmp_path, place, rank):
+    for piece, end in enumerate([*PLACES[place], None]):
+        config = write_config(tiny_data, tmp_path, end=end, rank=rank, kill=True)
+        with launches(on_one_machine(config, 2, *['--resume'] * (piece > 0))) as (run,):
+            assert (run.finish() == 0) == (end is None), run.text()
     assert_same(tmp_path, whole_of_two, ranks=2)
 
 

@@ -98,7 +98,7 @@ def test_bad_boxes_are_left_out_and_scores_are_clipped_and_both_are_counted(tmp_
 def test_a_store_with_a_number_that_is_none_or_one_image_in_two_spellings_is_refused(tmp_path):
     for rows, ids, message in (
         ([Row('a', 0, float('nan'), (0, 0, 1, 1))], ['a'], "image 'a': Score = nan must be a finite number"),
-        ([], ['b', 'a', 'val/a.jpg'], r"'a' and 'val/a\.jpg' are the same image; expected it once"),
+        ([], ['b', 'a', 'val/a.jpg'], r"'a' and 'val/a\.jpg' are the same image; expected each image once"),
     ):
         store = make_store(tmp_path / 'store', rows, ids)
         with pytest.raises(AnnotationError, match=f'store: {message}'):
