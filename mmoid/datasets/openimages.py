@@ -218,7 +218,7 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
         except OSError as error:
             raise OSError(
                 f'{csv_file.parent}: cannot take the store of {csv_file.name} ({error}); make it elsewhere with '
-                'tools/dataset_converters/prepare_openimages.py --out STORE and give STORE as ann_file'
+                'mmoid prepare --out STORE and give STORE as ann_file'
             ) from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -93,7 +93,7 @@ class OpenImagesChallengeMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.store = AnnotationStore(Path(ann_file))
         if not self.store.num_boxes:
-            text = f'evaluator.ann_file = {ann_file}: has no boxes, so mAP will be NaN; tools/predict.py needs none'
+            text = f'evaluator.ann_file = {ann_file}: has no boxes, so mAP will be NaN; mmoid predict needs none'
             print_log(text, logger='current', level=logging.WARNING)
         self.protocol = Protocol(protocol, expand_detections, iou_threshold, ancestor_nms)
         if train_ann_file is not None and not Path(train_ann_file).exists():

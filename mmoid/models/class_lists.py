@@ -233,5 +233,5 @@ class ClassBuffer(nn.Module):
             if own != other:
                 raise ValueError(
                     f'the checkpoint has other classes than the config: class {index} is {other} there and {own} here; '
-                    'convert it with tools/misc/convert_checkpoint.py'
+                    'convert it with mmoid convert'
                 )

@@ -43,7 +43,7 @@ def write_dataset(
     """
     out = Path(out).absolute()
     if out.is_dir() and any(out.iterdir()):
-        found = read_metadata(out, FORMAT, VERSION, 'make_synthetic_openimages.py')['options']
+        found = read_metadata(out, FORMAT, VERSION, 'mmoid synthetic')['options']
         wanted = asdict(config).items()
         changes = [f'{name}={found.get(name)} (now {value})' for name, value in wanted if found.get(name) != value]
         if not changes and not overwrite:

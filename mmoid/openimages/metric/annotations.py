@@ -90,7 +90,7 @@ def read_annotations(
     names = read_classes(classes, summary)
     graph = None if hierarchy is None else ClassHierarchy.from_json(hierarchy, names.label_names)
     remedy = (
-        'give the classes of this file, or drop its other rows with prepare_openimages.py --other-classes drop '
+        'give the classes of this file, or drop its other rows with mmoid prepare --other-classes drop '
         'and evaluate on that store (--store)'
     )
     summary = Summary() if summary is None else summary

@@ -194,7 +194,7 @@ def read_ap(path: str | Path) -> dict[str, float]:
         figures = json.loads(Path(path).read_text())['AP']
         return {str(name): math.nan if value is None else float(value) for name, value in figures.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = 'tools/analysis_tools/evaluate_predictions.py --out writes one'
+        remedy = 'mmoid evaluate --out writes one'
         raise AnnotationError(f"{path}: not a JSON with 'AP' by MID ({error!r}); {remedy}") from error
 
 

@@ -112,7 +112,7 @@ def read_predictions(
             submission rows of one image.
     """
     if str(path).lower().endswith(('.pkl', '.pickle')):
-        raise AnnotationError(f'{path}: is a pickle, which is never read; write a folder with tools/test.py --out')
+        raise AnnotationError(f'{path}: is a pickle, which is never read; write a folder with mmoid test --out')
     header = read_header(path)
     _require_predictions(path, header)
     is_submission = find_column(header, 'PredictionString') is not None
@@ -132,7 +132,7 @@ def read_predictions(
     if not known.all():
         k = int(np.argmin(known))
         if other_classes == 'error':
-            leave_out = 'leave such detections out (evaluate_predictions.py --other-classes drop)'
+            leave_out = 'leave such detections out (mmoid evaluate --other-classes drop)'
             remedy = f'give the classes of these predictions, or {leave_out}'
             raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
         summary.drop('of other classes', (~known & kept).sum(), mids[k].as_py())

@@ -124,7 +124,7 @@ class PredictionStore(Predictions):
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
-        metadata = read_metadata(path, FORMAT, VERSION, 'tools/test.py --out')
+        metadata = read_metadata(path, FORMAT, VERSION, 'mmoid test --out')
         tables = map_tables(path, SCHEMAS)
         names: list[Any] = [metadata.get(key) for key in ('label_names', 'class_names')]
         if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in names):

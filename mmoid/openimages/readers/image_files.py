@@ -113,20 +113,20 @@ def read_sizes(
     paths = [os.path.join(folder, name) for name in file_names]
     sizes: np.ndarray = np.zeros((len(paths), 2), dtype=np.int32)
     faults = {}
-    what = 'decoding images' if decode else 'reading image sizes'
+    what, chunk = ('decoding images', 16) if decode else ('reading image sizes', _CHUNK)
     with ExitStack() as stack:
         size_of = partial(_size, decode=decode, upright=upright)
         results: Iterable[tuple[int, int] | str] = map(size_of, paths)
-        if len(paths) > _CHUNK:
+        if len(paths) > chunk:
             # Not fork: Arrow's threads do not survive it.
             pool = stack.enter_context(ProcessPoolExecutor(mp_context=get_context('spawn')))
-            results = pool.map(size_of, paths, chunksize=_CHUNK)
+            results = pool.map(size_of, paths, chunksize=chunk)
         for row, size in enumerate(results):
             if isinstance(size, str):
                 faults[row] = size
             else:
                 sizes[row] = size
-            if row % _CHUNK == 0:
+            if row % chunk == 0:
                 progress(what, row, len(paths))
     progress(what, len(paths), len(paths))
     return sizes, faults

@@ -132,7 +132,7 @@ def load_rates(path: str | Path) -> tuple[csr_array, tuple[str, ...]]:
                 rates = coo_array((rates, tuple(arrays['pairs'])), (len(label_names), len(label_names)))
         rates = csr_array(rates, dtype=np.float32)
     except Exception as error:  # numpy, zipfile and zlib have a dozen kinds of them for damaged bytes
-        remedy = 'make it with tools/analysis_tools/concurrent_rates.py'
+        remedy = 'make it with mmoid rates'
         raise AnnotationError(f'{path}: cannot be read as concurrent rates ({error}); {remedy}') from error
     require_unique(label_names, f'{path}: label_names')
     if rates.shape != (len(label_names), len(label_names)):

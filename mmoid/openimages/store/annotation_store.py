@@ -92,7 +92,7 @@ class AnnotationStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._written = _written(self.path)
-        self.metadata = read_metadata(self.path, FORMAT, VERSION, 'tools/dataset_converters/prepare_openimages.py')
+        self.metadata = read_metadata(self.path, FORMAT, VERSION, 'mmoid prepare')
         if missing := sorted({'hierarchy', 'sources', 'image_folder', 'summary'} - set(self.metadata)):
             raise AnnotationError(f'{self.path / METADATA}: has no {missing[0]!r}; make {self.path} again')
         self._tables = map_tables(self.path, SCHEMAS)

@@ -170,7 +170,7 @@ def test_errors_name_file_and_line(read, text, message):
 
 def test_a_file_that_is_no_text_is_refused_with_what_to_do(read, tmp_path):
     for name, data, remedy in (
-        ('a.pkl', b'\x80\x04', 'is a pickle, which is never read; write a folder with tools/test.py --out'),
+        ('a.pkl', b'\x80\x04', 'is a pickle, which is never read; write a folder with mmoid test --out'),
         ('a.csv', gzip.compress(ROWS.encode()), r'cannot be read \(.*\); it is compressed: name it \.csv\.gz'),
         ('a.csv', ROWS.encode('utf-16'), r'cannot be read \(.*\); expected a text in UTF-8'),
     ):

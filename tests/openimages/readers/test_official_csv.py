@@ -209,7 +209,7 @@ def test_a_store_of_another_version_or_with_a_damaged_file_says_how_to_make_it_a
             AnnotationStore(store.path)
     metadata = (store.path / 'metadata.json').read_text().replace('"version": 1', '"version": 0')
     (store.path / 'metadata.json').write_text(metadata)
-    with pytest.raises(AnnotationError, match=r'format version is 0, .*; make it again with .*prepare_openimages\.py'):
+    with pytest.raises(AnnotationError, match=r'format version is 0, .*; make it again with mmoid prepare'):
         AnnotationStore(store.path)
 
 

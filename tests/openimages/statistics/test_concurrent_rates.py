@@ -53,7 +53,7 @@ def test_rates_are_read_as_they_were_written(tmp_path):
     ('arrays', 'message'),
     [
         (None, 'cannot be read as concurrent rates'),
-        ({'rates': np.zeros((2, 2))}, r'rates\.npz: cannot be read.*concurrent_rates\.py'),
+        ({'rates': np.zeros((2, 2))}, r'rates\.npz: cannot be read.*mmoid rates'),
         ({'rates': np.zeros((2, 3)), 'label_names': ['a', 'b']}, r'shape \(2, 3\) for 2 label_names'),
         ({'rates': np.full((1, 1), 1.5), 'label_names': ['a']}, r'must be in \[0, 1\], found 1\.5'),
         ({'rates': np.array([[object()]]), 'label_names': ['a']}, 'cannot be read'),  # pickles are not loaded

@@ -56,7 +56,7 @@ def test_a_replaced_folder_that_a_killed_process_left_is_removed_by_the_next(tmp
 @pytest.mark.parametrize('text', ['[]', 'null', '{"format": 3}', '\xff', '[' * 100_000])
 def test_metadata_of_another_program_are_an_error(tmp_path, text):
     (tmp_path / 'metadata.json').write_text(text, encoding='latin-1')
-    with pytest.raises(AnnotationError, match='prepare_openimages|format is'):
+    with pytest.raises(AnnotationError, match='mmoid prepare|format is'):
         AnnotationStore(tmp_path)
 
 
