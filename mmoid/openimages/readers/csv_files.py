@@ -290,16 +290,20 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 class _CountedFile(io.FileIO):
-    """A file that reports how much of it has been read."""
+    """A file that reports how much of it Arrow has read, in blocks that are not copied into Python's bytes."""
 
     def __init__(self, path: str | Path, progress: Progress) -> None:
         super().__init__(path)
-        self.progress, self.size = progress, os.path.getsize(path)
+        self.progress, self.size, self.blocks = progress, os.path.getsize(path), pa.OSFile(str(path))
 
-    def read(self, size: int | None = -1) -> bytes:
-        block = super().read(size)
-        self.progress(f'reading {Path(str(self.name)).name}, MB', 1 + (self.tell() >> 20), 1 + (self.size >> 20))
+    def read_buffer(self, size: int) -> pa.Buffer:
+        block = self.blocks.read_buffer(size)
+        done = 1 + (self.blocks.tell() >> 20)
+        self.progress(f'reading {Path(str(self.name)).name}, MB', done, 1 + (self.size >> 20))
         return block
+
+    def read(self, size: int | None = -1) -> bytes:  # for compressed files
+        return bytes(self.read_buffer(-1 if size is None else size))
 
 
 def _read_table(

@@ -180,7 +180,9 @@ def test_packed_and_empty_files(tmp_path):
     files = write_files(tmp_path)
     packed = tmp_path / 'boxes.csv.gz'
     packed.write_bytes(gzip.compress(Path(files['boxes']).read_bytes()))
-    assert read_boxes(packed).equals(read_boxes(files['boxes']))
+    calls = []
+    assert read_boxes(packed, progress=lambda *call: calls.append(call)).equals(read_boxes(files['boxes']))
+    assert calls and calls[-1] == (f'reading {packed.name}, MB', 1, 1)
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(AnnotationError, match=r'boxes\.csv\.gz: cannot be read'):
         read_boxes(packed)
