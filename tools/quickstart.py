@@ -163,7 +163,8 @@ def summarise(seconds: dict[str, float]) -> None:
     print_table(rows, 'detector', 'tested with', 'mAP', title='Quickstart')
     noise = 'differences of two trainings below 0.02 are noise. docs/reproduction.md has more images and seeds.'
     console.print(f'{stock["images"]} images, Open Images Challenge metric: {noise}')
-    console.print(f'Time: {summary["seconds"]["total"] / 60:.1f} minutes, {summary["seconds"]}')
+    steps = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
+    console.print(f'Time: {sum(seconds.values()) / 60:.1f} minutes ({steps})')
     for path in summary['figures']:
         console.print(f'Figure: {path}')
     console.print(f'Checkpoint: {CHECKPOINT}   Summary: {WORK / "summary.json"}')

@@ -171,7 +171,7 @@ def test_a_metric_that_needs_more_than_predictions_cannot_resume(stopped, checkp
 def test_a_run_killed_after_its_last_image_only_joins_shards(stopped, checkpoint, whole, tmp_path, monkeypatch):
     out = tmp_path / 'predictions'
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr('mmoid.openimages.predictions.shards.PredictionShards.join', stop)
+        patch.setattr('mmoid.openimages.predictions.shards._map_values', stop)  # when the columns are joined
         in_process(stopped, checkpoint, out)
     before = len(seen(tmp_path))
     assert len(images_of(tmp_path)) == IMAGES

@@ -1,8 +1,8 @@
 """Ground truth of the official Open Images metric, and matching: which detections are true positives.
 
 Images and classes are indices. A *key*, ``image * num_classes + label``, names one image and class, the unit within
-which detections are matched to boxes. All arithmetic is float64. Memory is bounded by the rows
-given, never by images x classes.
+which detections are matched to boxes. All arithmetic is float64. Memory is bounded by the rows given, never by
+images x classes.
 
 Equal scores, whose order the official code leaves open: within an image and class the detection that was given first
 comes first; across images the lower image index; the groups found in an image follow its detections.

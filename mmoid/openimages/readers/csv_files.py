@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -289,21 +287,25 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_trim_whitespace(column.cast(pa.string())).dictionary_encode() if any(spaced) else column
 
 
-class _CountedFile(io.FileIO):
-    """A file that reports how much of it Arrow has read, in blocks that are not copied into Python's bytes."""
+class _CountedFile:
+    """A file for Arrow that reports how much of it has been read. Blocks are not copied into Python's bytes."""
+
+    closed = False
 
     def __init__(self, path: str | Path, progress: Progress) -> None:
-        super().__init__(path)
-        self.progress, self.size, self.blocks = progress, os.path.getsize(path), pa.OSFile(str(path))
+        self.file, self.progress = pa.OSFile(str(path)), progress
+        self.what, self.size = f'reading {Path(path).name}, MB', self.file.size()
 
     def read_buffer(self, size: int) -> pa.Buffer:
-        block = self.blocks.read_buffer(size)
-        done = 1 + (self.blocks.tell() >> 20)
-        self.progress(f'reading {Path(str(self.name)).name}, MB', done, 1 + (self.size >> 20))
+        block = self.file.read_buffer(size)
+        self.progress(self.what, 1 + (self.file.tell() >> 20), 1 + (self.size >> 20))
         return block
 
-    def read(self, size: int | None = -1) -> bytes:  # for compressed files
-        return bytes(self.read_buffer(-1 if size is None else size))
+    def read(self, size: int) -> bytes:  # of compressed files
+        return bytes(self.read_buffer(size))
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _read_table(
@@ -314,7 +316,7 @@ def _read_table(
         column_types=types, include_columns=list(types), null_values=[''], strings_can_be_null=True
     )
     with ExitStack() as stack:
-        stream = stack.enter_context(_CountedFile(path, progress))
+        stream = stack.enter_context(closing(_CountedFile(path, progress)))
         if str(path).endswith('.gz'):
             stream = stack.enter_context(pa.CompressedInputStream(stream, 'gzip'))
         return pa_csv.read_csv(stream, read_options, convert_options=convert_options)
