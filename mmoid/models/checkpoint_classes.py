@@ -16,11 +16,11 @@ from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, tree_of_ancestors
 
-# The last layers of mmdet's heads that have channels for each class. fc_cls has one more, for background; fc_reg and
-# the dense heads have several for each class.
+# The last layers of mmdet's heads that have channels for each class, and DINO's embedding of noisy labels. fc_cls has
+# one more, for background; fc_reg and the dense heads have several for each class.
 LAYER = re.compile(
     r'(fc_cls|fc_reg|retina_cls|atss_cls|gfl_cls|vfnet_cls|tood_cls|conv_cls|rtm_cls\.\d+|multi_level_conv_cls\.\d+'
-    r'|cls_branches\.\d+|conv_logits)\.(weight|bias)$'
+    r'|cls_branches\.\d+|conv_logits|label_embedding)\.(weight|bias)$'
 )
 
 

@@ -46,8 +46,7 @@ def converter_parser(description: str | None) -> argparse.ArgumentParser:
     parser = tool_parser(description)
     parser.add_argument('--out', required=True, help='the store, a new folder')
     parser.add_argument('--overwrite', action='store_true', help='replace a store that is there')
-    hierarchy = 'hierarchy JSON, or category tree of V3Det (COCO); without it, no class has ancestors'
-    parser.add_argument('--hierarchy', help=hierarchy)
+    parser.add_argument('--hierarchy', help='hierarchy JSON; without it, no class has ancestors')
     missing = 'images without a readable file: stop (default), or drop'
     parser.add_argument('--missing-images', choices=('error', 'drop'), default='error', help=missing)
     annotated = 'CSV of classes (LabelName) that were drawn in all images, or, with ImageID, in some: verified there'

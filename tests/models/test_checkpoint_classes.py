@@ -49,6 +49,14 @@ def test_a_dense_head_keeps_the_scores_of_every_anchor() -> None:
         torch.testing.assert_close(new_scores[:, label], old_scores[:, source])
 
 
+def test_dino_keeps_the_embedding_of_each_noisy_label() -> None:
+    key, old = 'dn_query_generator.label_embedding.weight', torch.randn(3, 8)
+    new = convert_classes({key: old, 'fc_cls.bias': torch.randn(4)}, SOURCE, TARGET).state_dict[key]
+    assert new.shape == (5, 8)
+    for label, source in KNOWN.items():
+        torch.testing.assert_close(new[label], old[source])
+
+
 def test_new_ancestors_start_as_the_mean_of_their_descendants() -> None:
     old = {'roi_head.bbox_head.fc_cls.weight': torch.randn(4, 6), 'roi_head.bbox_head.fc_cls.bias': torch.randn(4)}
     conversion = convert_classes(old, SOURCE, TARGET, ClassHierarchy(TREE, TARGET.label_names))

@@ -4,7 +4,8 @@ r"""Converts a COCO or LVIS JSON file to a store that mmoid trains on.
         --images images/train --out data/mine/train
 
 A class is the `freebase_id` of a category, else its `mid`, else its name. `iscrowd` becomes group-of. Give
-the hierarchy of the classes with --hierarchy; a file from tools/dataset_converters/export_coco.py brings its own.
+the hierarchy of the classes with --hierarchy, for V3Det its category tree; a file from
+tools/dataset_converters/export_coco.py brings its own.
 """
 
 from mmoid.openimages.readers.coco import import_coco
