@@ -219,7 +219,7 @@ class ClassBuffer(nn.Module):
                 f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
             )
             print_log(message + used, 'current', logging.INFO if from_config else logging.WARNING)
-        if from_config:
+        if from_config or not (given or self.missing_files):  # of a stock loss: no reason to report missing keys
             state_dict.pop(indices, None)
             state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
