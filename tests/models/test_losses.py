@@ -343,6 +343,12 @@ def test_training_takes_the_rates_of_the_config_and_a_test_those_of_the_checkpoi
     assert len(messages) == (message is not None) and all(message in text for text in messages)
 
 
+def test_the_checkpoint_of_a_stock_loss_lacks_no_rates():
+    module = loss()
+    module.load_state_dict(mmoid.SoftmaxLoss(3).state_dict())  # strict
+    assert torch.equal(module.rates, loss().rates)
+
+
 def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules = []
     for names in (('/m/a', '/m/b'), ('/m/b', '/m/a'), ('/m/a', '/m/b', '/m/c')):
