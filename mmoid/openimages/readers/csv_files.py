@@ -121,7 +121,7 @@ def read_classes(path: str | Path, summary: Summary | None = None) -> ClassNames
     """
     with open_text(path) as stream:
         reader = csv.reader(stream)
-        lines = [([field.strip() for field in fields], reader.line_num) for fields in reader if any(fields)]
+        lines = [([field.strip() for field in fields], reader.line_num) for fields in reader if ''.join(fields).strip()]
     rows = [(fields[:-1] if fields[-1] == '' else fields, line) for fields, line in lines]  # a comma ends the line
     if rows and _is_header(rows):
         rows = rows[1:]
