@@ -55,7 +55,7 @@ def find_inputs(inputs: Sequence[str], images: str | Path | None, summary: Summa
         inputs: Folders (with their sub-folders), files and globs; or one list of ids
             (:func:`~mmoid.openimages.predictions.csv_files.read_image_list`).
         images: Folder of the images of a list.
-        summary: Counts copies of an image.
+        summary: Counts copies of an image, and names that are not UTF-8.
 
     Raises:
         AnnotationError: An input without images, an unreadable list.
@@ -70,7 +70,7 @@ def find_inputs(inputs: Sequence[str], images: str | Path | None, summary: Summa
             )
         ids = pa.array(read_image_list(lists[0]), pa.string())
         return Images(ids, Path(images).absolute(), find_images(images, ids, summary))
-    paths = list(dict.fromkeys(os.path.abspath(path) for text in inputs for path in _files(text)))
+    paths = list(dict.fromkeys(os.path.abspath(path) for text in inputs for path in _files(text, summary)))
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     names = pa.array([os.path.relpath(path, folder) for path in paths], pa.string())
     ids = next(spelling for spelling in spellings(names) if len(spelling.unique()) == len(names))
@@ -140,16 +140,13 @@ def _write_store(path: Path, images: Images, key: str, classes: ClassNames, tree
         write_store(temporary, content, {'sources': [], 'image_folder': folder, 'key': key})
 
 
-def _files(text: str) -> Iterable[str]:
+def _files(text: str, summary: Summary) -> Iterable[str]:
     """The image files that one input names: itself, those below it, or those that it matches."""
     matches = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
-    files = [
-        path
-        for match in matches
-        for path in (
-            [os.path.join(match, name) for name in images_below(match).to_pylist()] if os.path.isdir(match) else [match]
-        )
-    ]
+    files: list[str] = []
+    for match in matches:
+        is_folder = os.path.isdir(match)
+        files += [f'{match}/{name}' for name in images_below(match, summary).to_pylist()] if is_folder else [match]
     if not files:
         raise AnnotationError(f'{text}: no image there')
     return files

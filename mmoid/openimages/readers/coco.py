@@ -25,7 +25,7 @@ from mmoid.openimages.hierarchy import ClassHierarchy, flat_tree, load_tree
 from mmoid.openimages.image_ids import spellings
 from mmoid.openimages.readers.conversion import pixel_rows, with_cut_boxes, write_converted
 from mmoid.openimages.readers.csv_files import UNKNOWN, flag_of_text
-from mmoid.openimages.readers.image_files import files_below, with_found_files, with_sizes_of_files
+from mmoid.openimages.readers.image_files import images_below, with_found_files, with_sizes_of_files
 from mmoid.openimages.store.annotation_store import NOT_EXHAUSTIVE, AnnotationStore
 from mmoid.openimages.store.arrow_folder import require_replaceable
 from mmoid.openimages.store.summary import Summary
@@ -219,7 +219,7 @@ def _with_supercategories(categories: Sequence[_Category], classes: ClassNames) 
     below: dict[str, list[str]] = {}
     for category, mid in zip(categories, classes.label_names):
         above = by_name.get(category.supercategory or '', category.supercategory)
-        if above and above != mid:
+        if above and above not in (mid, 'none'):  # Roboflow writes "none"
             below.setdefault(above, []).append(mid)
     if not below:
         raise AnnotationError(f'{classes.source}: no category has a supercategory other than itself')
@@ -282,7 +282,7 @@ def _with_files_below(content: Content, images: str | Path, missing_images: Miss
 
     Objects365 lists images/v1/patch8/a.jpg; its archives hold patch8/a.jpg.
     """
-    files, names = pa.array(files_below(images), pa.string()), content.images['file_name']
+    files, names = images_below(images, Summary()), content.images['file_name']
     short = pc.replace_substring_regex(names, r'^.*/([^/]+/[^/]+)$', r'\1')
     if not pc.any(pc.is_in(names, files)).as_py() and len(pc.unique(short)) == len(short):
         content = content.with_columns(file_name=short)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,10 +40,12 @@ def files_below(folder: str | Path) -> Iterator[str]:
         yield from (name if below == '.' else f'{below}/{name}' for name in names if name[0] != '.')
 
 
-def images_below(folder: str | Path) -> pa.Array:
-    """Paths of the images below a folder, at any depth, sorted."""
-    images = (path for path in files_below(folder) if path.lower().endswith(EXTENSIONS))
-    return pa.array(sorted(images), pa.string())
+def images_below(folder: str | Path, summary: Summary) -> pa.Array:
+    """Paths of the images below a folder, at any depth, sorted. Drops and counts those whose names are not UTF-8."""
+    images = sorted(path for path in files_below(folder) if path.lower().endswith(EXTENSIONS))
+    lost = [path for path in images if path.encode(errors='ignore').decode() != path]
+    summary.drop('image files whose names are not UTF-8', len(lost), ''.join(lost[:1]))
+    return pa.array(sorted(set(images).difference(lost)), pa.string())
 
 
 def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Array:
@@ -56,7 +59,7 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
     Raises:
         AnnotationError: No such folder, different files of one image, or one file of different images.
     """
-    files = images_below(folder)
+    files = images_below(folder, summary)
     index = match_images(names, files)
     rows = np.flatnonzero(index < 0)
     spelled_so = pc.is_in(names, files).to_numpy(zero_copy_only=False)
@@ -167,8 +170,11 @@ def _size(path: str, decode: bool, upright: bool) -> tuple[int, int] | str:
     try:
         with Image.open(path, formats=OPENCV_FORMATS) as image:
             width, height = image.size
-            turned = upright and image.format in ('JPEG', 'MPO')  # getexif() of a PNG decodes it
-            if turned and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+            exif = Image.Exif()  # not image.getexif(): it decodes a PNG, and reads XMP, which OpenCV ignores
+            if upright and image.format in ('JPEG', 'MPO', 'PNG'):
+                with suppress(SyntaxError, struct.error):  # damaged
+                    exif.load(image.info.get('exif', b''))
+            if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
                 width, height = height, width
             if decode:
                 image.draft(None, (1, 1))  # a JPEG at an eighth of its size; still reads all of it

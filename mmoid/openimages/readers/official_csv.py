@@ -83,7 +83,7 @@ def convert(
     remedy = "give the classes of this file, or drop such rows with other_classes='drop' (--other-classes drop)"
     remedy = remedy if other_classes == 'error' else ''
     if boxes is None and image_labels is None:
-        ids = sizes['image_id'] if images is None else pa.chunked_array([images_below(images)])
+        ids = sizes['image_id'] if images is None else pa.chunked_array([images_below(images, Summary())])
         image_ids, _, given = number_images(ids, summary)
         box_rows, label_rows = NO_BOXES, NO_LABELS
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from mmoid.utils.progress import Progress, no_progress
 
 
 class _Data(msgspec.Struct):
-    names: list[str] | dict[int, str]
+    names: list[str | int] | dict[int, str | int]
     nc: int | None = None
     path: str | None = None
     train: str | list[str] | None = None
@@ -66,7 +67,7 @@ def import_yolo(
         raise AnnotationError(f'{path}: nc is {described.nc}, but names has {len(given)} names; correct one of them')
     name_of_number = dict(sorted(given.items())) if isinstance(given, dict) else dict(enumerate(given))
     label_of_number = {number: label for label, number in enumerate(name_of_number)}
-    classes = ClassNames(tuple(name_of_number.values()), (), str(path))
+    classes = ClassNames(tuple(map(str, name_of_number.values())), (), str(path))
     root = path.parent / (described.path or '')
     if not root.is_dir():  # ``path`` of another machine
         root = path.parent
@@ -114,11 +115,10 @@ def _images(root: Path, folder: str, summary: Summary) -> list[str]:
     folder = folder.removeprefix('../') if not (root / folder).exists() else folder  # Roboflow writes ../train/images
     place = root / folder
     if place.is_file():
-        return [_below(root, line.strip(), f'{place}:{i}') for i, line in enumerate(_lines(place), 1) if line.strip()]
-    if not place.resolve().is_relative_to(root.resolve()):
-        raise AnnotationError(f'{place}: lies outside {root}, the folder of the data set; set path in data.yaml')
-    below = place.resolve().relative_to(root.resolve()).as_posix()
-    files = [f'{below}/{name}' if below != '.' else name for name in images_below(place).to_pylist()]
+        lines = ((i, line.strip()) for i, line in enumerate(_lines(place), 1))
+        return [_below(root, name, f'{place}:{i}: {name!r}') for i, name in lines if name]
+    below = _below(root, folder, f'{place}:')
+    files = [f'{below}/{name}' if below != '.' else name for name in images_below(place, summary).to_pylist()]
     labels = Path(_label_file(f'{below}/any.jpg')).parent
     if labels.as_posix() != below and (root / labels).is_dir():
         given = {f'{labels}/{name}' for name in files_below(root / labels) if name.endswith('.txt')}
@@ -127,19 +127,19 @@ def _images(root: Path, folder: str, summary: Summary) -> list[str]:
     return files
 
 
-def _below(root: Path, name: str, where: str) -> str:
-    """The path below ``root`` of an image in a list; many tools write absolute ones."""
-    if not Path(name).is_absolute():
-        return name.removeprefix('./')
-    for folder in (root.absolute(), root.resolve()):
-        if Path(name).is_relative_to(folder):
-            return Path(name).relative_to(folder).as_posix()
-    raise AnnotationError(f'{where}: {name!r} lies outside {root}, the folder of the data set; set path in data.yaml')
+def _below(root: Path, name: str, what: str) -> str:
+    """The path below ``root`` of a file or folder; many tools write absolute ones. What is below may be a link."""
+    for absolute in (os.path.abspath, os.path.realpath):
+        path = Path(absolute(root / name))
+        for home in (os.path.abspath(root), os.path.realpath(root)):
+            if path.is_relative_to(home):
+                return path.relative_to(home).as_posix()
+    raise AnnotationError(f'{what} lies outside {root}, the folder of the data set; set path in data.yaml')
 
 
 def _label_file(image: str) -> str:
     folders, _, name = image.rpartition('/')
-    folders = re.sub(r'(^|.*/)images(/|$)', r'\1labels\2', folders + '/')
+    folders = re.sub(r'(.*/|^)images(/|$)', r'\1labels\2', folders + '/')
     return f'{folders}{name.rpartition(".")[0]}.txt'
 
 

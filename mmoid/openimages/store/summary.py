@@ -54,4 +54,4 @@ class Summary:
         if count:
             counts[reason] = counts.get(reason, 0) + int(count)
             if first:
-                self.first.setdefault(reason, first)
+                self.first.setdefault(reason, first.encode(errors='backslashreplace').decode())

@@ -98,7 +98,7 @@ def test_supercategories_become_classes_above_their_categories(tmp_path):
     document['categories'] += [
         {'id': 40, 'name': 'person', 'supercategory': 'person'},
         {'id': 41, 'name': 'cat', 'supercategory': 'animal'},
-        {'id': 42, 'name': 'thing'},
+        {'id': 42, 'name': 'thing', 'supercategory': 'none'},
     ]
     store, _ = imported(tmp_path, document, supercategories=True)
     assert store.class_names == ('dog', 'car', 'person', 'cat', 'thing', 'animal', 'vehicle')

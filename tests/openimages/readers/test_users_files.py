@@ -2,6 +2,7 @@
 
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,9 +11,10 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.metric.annotations import read_annotations
 from mmoid.openimages.readers.csv_files import read_boxes, read_classes, read_image_labels, read_image_sizes
+from mmoid.openimages.readers.image_files import read_sizes
 from mmoid.openimages.store.summary import Summary
 from tests.coco_documents import assert_same
-from tests.official_files import BOXES, LABELS, converted, write_files
+from tests.official_files import BOXES, LABELS, converted, save_image, write_files
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_labels_of_another_split_are_counted(tmp_path):
         ('LabelName,DisplayName,Id\n/m/a,"A, b",1\n', ['/m/a']),
         ('\ufeffmid,display name\r\n/m/a,A\r\n\r\n/m/b,B\r\n', ['/m/a', '/m/b']),
         ('identifier,text\n/m/a,A\n', ['/m/a']),
-        ('dog,Dog\ncat,Cat\n', ['dog', 'cat']),
+        ('  \ndog,Dog\ncat,Cat\n \n', ['dog', 'cat']),
     ],
 )
 def test_class_files_of_other_tools(tmp_path, text, mids):
@@ -227,8 +229,8 @@ def test_copies_in_class_folders_are_one_image_and_files_nobody_needs_are_ignore
     """Case 11."""
     files = write_files(tmp_path / 'official')
     images = tmp_path / 'official' / 'images'
-    names = ('Apple/b1.jpg', 'Orange/b1.jpg', 'x/unused.jpg', 'y/unused.png', 'x/._a0.jpg', 'x/a0.jpg.txt', '.x/b1.jpg')
-    for name in names:
+    names = ['Apple/b1.jpg', 'Orange/b1.jpg', 'x/unused.jpg', 'y/unused.png', 'x/._a0.jpg', 'x/a0.jpg.txt', '.x/b1.jpg']
+    for name in [*names, 'x/caf\udce9.jpg']:
         (images / name).parent.mkdir(exist_ok=True)
         shutil.copy(images / ('b1.jpg' if 'b1' in name else 'a0.jpg'), images / name)
     for name in ('y/unused.png', '.x/b1.jpg'):
@@ -237,7 +239,10 @@ def test_copies_in_class_folders_are_one_image_and_files_nobody_needs_are_ignore
     store, summary = converted(tmp_path, files)
     assert store.num_images == 4
     assert store.file_name(0) == 'Apple/b1.jpg'
-    assert summary.lines() == ['changed: 1 copies of an image file taken once, first Orange/b1.jpg']
+    assert summary.lines() == [
+        r'dropped: 1 image files whose names are not UTF-8, first x/caf\udce9.jpg',
+        'changed: 1 copies of an image file taken once, first Orange/b1.jpg',
+    ]
     Image.new('RGB', (200, 100)).save(images / 'Orange/b1.jpg')
     with pytest.raises(AnnotationError, match=r"different files of image 'b1': Apple/b1\.jpg, Orange/b1\.jpg"):
         converted(tmp_path, files)
@@ -255,6 +260,18 @@ def test_all_unreadable_images_are_listed_or_dropped(tmp_path):
     assert store.image_ids() == ['c2', 'd3'] and store.width.tolist() == [64, 50]
     assert summary.dropped['images that cannot be read'] == 2
     assert summary.dropped['boxes of images that cannot be read'] == 4
+
+
+@pytest.mark.parametrize('kind', ['jpg', 'png', 'webp'])
+def test_images_are_turned_as_opencv_turns_them(tmp_path, kind):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    save_image(tmp_path / f'0.{kind}', (40, 20), turned=True)
+    Image.new('RGB', (40, 20)).save(tmp_path / f'1.{kind}', xmp=xmp)
+    for k, exif in enumerate((b'Exif\0\0garbage', b'Exif\0\0II*'), 2):
+        Image.new('RGB', (40, 20)).save(tmp_path / f'{k}.{kind}', exif=exif)
+    names = [f'{k}.{kind}' for k in range(4)]
+    turned = [cv2.imread(str(tmp_path / name)).shape[1::-1] for name in names]
+    assert [tuple(size) for size in read_sizes(tmp_path, names, upright=True)[0].tolist()] == turned
 
 
 def test_an_image_outside_the_image_folder_is_refused(tmp_path):

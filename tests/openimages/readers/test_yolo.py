@@ -43,9 +43,15 @@ def test_a_yolo_data_set_becomes_a_store(data):
     assert count_concurrence(store).rates[0, 1] == 1, 'rows with the same box are one object'
 
 
-@pytest.mark.parametrize('value', ['../images/train', './images/train', 'list.txt'])
-def test_the_folder_of_a_split_may_be_written_in_other_ways(data, value):
-    data.write_text(f'train: {value}\nnames: [fruit, apple, dog]\n')
+@pytest.mark.parametrize('value', ['../images/train', './images/train', 'list.txt', '{}/link/images/train'])
+def test_the_folder_of_a_split_may_be_written_in_other_ways(data, tmp_path_factory, value):
+    far = tmp_path_factory.mktemp('far')
+    if 'link' in value:
+        (far / 'link').symlink_to(data.parent)
+    else:
+        (data.parent / 'images').rename(far / 'images')
+        (data.parent / 'images').symlink_to(far / 'images')
+    data.write_text(f'train: {value.format(far)}\nnames: [fruit, apple, dog]\n')
     (data.parent / 'list.txt').write_text(f'./images/train/a.jpg\n{data.parent}/images/train/x/b.png\n')
     store, _ = imported(data)
     assert store.image_ids() == ['a', 'b'] and store.num_boxes == 3
@@ -121,10 +127,18 @@ def test_the_tool_reports_in_one_line(data):
 
 
 def test_key_points_and_texts_for_numbers(data):
-    data.write_text(YAML.replace('nc: 3', 'nc: "3"\nkpt_shape: [2, 3]').replace('{0: ', '{"0": '))
+    data.write_text(YAML.replace('nc: 3', 'nc: "3"\nkpt_shape: [2, 3]').replace('{0: fruit', '{"0": 7'))
     (data.parent / 'labels/train/a.txt').write_text('1 0.5 0.5 0.2 0.2 0.9 0.9 2 0.8 0.8 1\n')
     store, _ = imported(data)
     np.testing.assert_allclose(store.box, [[0.4, 0.4, 0.6, 0.6]])
+    assert store.class_names == ('7', 'apple', 'dog')
+
+
+def test_the_last_folder_of_the_name_images_has_its_labels_beside_it(data):
+    (data.parent / 'images/train/x').rename(data.parent / 'images/train/images')
+    (data.parent / 'images/train/labels').mkdir()
+    (data.parent / 'images/train/labels/b.txt').write_text('1 0.5 0.5 0.2 0.2\n')
+    assert imported(data)[0].box_stop.tolist() == [3, 4]
 
 
 def test_boxes_of_dropped_images_are_counted_and_hidden_files_ignored(data):
