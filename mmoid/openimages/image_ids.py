@@ -119,11 +119,12 @@ def _clash(name: pa.Array, part: pa.Array) -> bool:
 
 
 def _parts(ids: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """(n,) folders, names and extensions."""
+    """(n,) folders with ``/``, names and extensions."""
     empty = pa.array(np.full(len(ids), ''), pa.string())
     if not pc.any(pc.match_substring_regex(ids, r'[./\\\s]')).as_py():
         return empty, ids, empty
     parts = pc.extract_regex(ids, _PARTS)
     found = pc.is_valid(parts)
     folder, stem, extension = (pc.struct_field(parts, name) for name in ('folder', 'stem', 'extension'))
+    folder = pc.replace_substring(folder, '\\', '/')  # of Windows
     return pc.if_else(found, folder, ''), pc.if_else(found, stem, ids), pc.if_else(found, extension, '')

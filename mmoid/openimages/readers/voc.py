@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -38,9 +39,10 @@ def import_voc(
     Corners count pixels from 1, both included, as in the official files. A class is its name; classes are sorted.
     ``occluded`` and ``truncated`` are kept. Objects marked ``difficult`` are kept and counted.
 
-    ``annotations`` is the folder of the XML files. They and the image files may be in sub-folders. A missing ``size``
-    comes from the image file. ``missing_images='drop'`` drops unreadable XML files too. The other arguments and errors
-    are those of :func:`~mmoid.openimages.readers.official_csv.convert`.
+    ``annotations`` is the folder of the XML files. They and the image files may be in sub-folders; a ``filename`` that
+    several have is of an image in the sub-folder of the XML file. A missing ``size`` comes from the image file.
+    ``missing_images='drop'`` drops unreadable XML files too. The other arguments and errors are those of
+    :func:`~mmoid.openimages.readers.official_csv.convert`.
     """
     require_replaceable(out, overwrite)
     files = sorted(name for name in files_below(annotations) if name.lower().endswith('.xml'))
@@ -48,9 +50,10 @@ def import_voc(
         raise AnnotationError(f'{annotations}: has no XML files')
     summary = Summary()
     names: list[str] = []
+    folders: list[Path] = []
     sizes: list[list[float]] = []
     rows: list[tuple[int, str, list[float], list[int], str]] = []
-    faults: list[str] = []
+    faults, wrong = [], []
     for i, file in enumerate(files):
         path = Path(annotations, file)
         try:
@@ -64,14 +67,21 @@ def import_voc(
             continue
         image = len(names)
         names.append((root.findtext('filename') or '').strip() or f'{path.stem}.jpg')
-        sizes.append([_size(path, root, tag, images is not None) for tag in ('size/width', 'size/height')])
-        for k, item in enumerate(root.iter('object'), start=1):
-            place = f'{path}: object {k}'
-            left, top, right, bottom = (_number(place, item, f'bndbox/{tag}') for tag in _CORNERS)
-            marks = [UNKNOWN if (flag := flag_of_text(item.findtext(tag) or '')) is None else flag for tag in _TAGS]
-            if marks[2] == 1:
-                summary.change('objects marked difficult, taken like others', 1, place)
-            rows.append((image, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
+        folders.append(Path(file).parent)
+        try:
+            sizes.append([_size(path, root, tag, images is not None) for tag in ('size/width', 'size/height')])
+            for k, item in enumerate(root.iter('object'), start=1):
+                place = f'{path}: object {k}'
+                left, top, right, bottom = (_number(place, item, f'bndbox/{tag}') for tag in _CORNERS)
+                flag = [flag_of_text(item.findtext(tag) or '') for tag in _TAGS]
+                marks = [UNKNOWN if value is None else value for value in flag]
+                if marks[2] == 1:
+                    summary.change('objects marked difficult, taken like others', 1, place)
+                rows.append((image, _text(place, item, 'name'), [left - 1, top - 1, right, bottom], marks, place))
+        except AnnotationError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise AnnotationError('\n  '.join(wrong))
     if faults and (missing_images == 'error' or not names):
         remedy = "replace them, or drop them with missing_images='drop' (--missing-images drop)"
         listed = ''.join(f'\n  {fault}' for fault in faults)
@@ -79,6 +89,9 @@ def import_voc(
     summary.drop('XML files that cannot be read', len(faults), faults[0] if faults else '')
     if not names:
         raise AnnotationError(f'{annotations}: no XML file is a Pascal VOC annotation; {"; ".join(summary.lines())}')
+    count = Counter(names)
+    paths = (folder / PureWindowsPath(name).name for folder, name in zip(folders, names))
+    names = [path.as_posix() if count[name] > 1 else name for path, name in zip(paths, names)]
     classes = ClassNames(tuple(sorted({row[1] for row in rows})), (), str(annotations))
     image_of_row = np.array([row[0] for row in rows], dtype=np.int32)
     box = np.array([row[2] for row in rows]).reshape(-1, 4)
