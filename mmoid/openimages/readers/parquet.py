@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmoid.openimages.classes import ClassNames
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.image_ids import EXTENSIONS
 from mmoid.openimages.readers.conversion import pixel_content, pixel_rows, with_cut_boxes, write_converted
 from mmoid.openimages.readers.csv_files import open_text
 from mmoid.openimages.readers.image_files import with_found_files, with_sizes_of_files
@@ -45,8 +46,8 @@ def import_parquet(
 
     ``objects`` is a struct of lists, or a list of structs: ``bbox`` in pixels, and ``category`` or ``label``, as texts
     or as numbers whose names are in the schema's metadata. ``image`` is a struct with ``bytes``, ``path`` or both, or
-    one of them; without it ``image_id`` is the file name, with or without extension. A class is its name. There are no
-    verified classes.
+    one of them; without it ``image_id`` is the file name, with or without extension. Bytes without a name take that of
+    the file and the row, such as ``0000-7.jpg``. A class is its name. There are no verified classes.
 
     ``files`` are those of one split, in order. ``images`` is the folder of the images; those that come as bytes are
     written there first. ``box_format`` is ``xywh`` as in COCO, or ``xyxy``. ``classes`` is a text file with the names
@@ -67,7 +68,10 @@ def import_parquet(
         table = _read(file)
         first_image.append(len(names))
         counts, box, label, name = _objects(file, table)
-        class_names = class_names or _names_in_schema(table.schema, name)
+        names_here = None if classes else _names_in_schema(table.schema, name)
+        class_names = class_names or names_here
+        if names_here not in (None, class_names):
+            raise AnnotationError(f'{file}: has other class names than {files[0]}; give files of one data set')
         parts.append((np.repeat(len(names) + np.arange(len(table)), counts), box, label))
         names += _image_files(file, table, Path(images))
         progress('reading', done + 1, len(files))
@@ -75,7 +79,8 @@ def import_parquet(
     kinds = {part[2].type for part in parts if len(part[2])}
     if len(kinds) > 1:
         raise AnnotationError(f'{files[0]}: labels are numbers in some files and texts in others')
-    given = pa.chunked_array([part[2] for part in parts if len(part[2])], *(kinds or [pa.string()])).combine_chunks()
+    kind = next(iter(kinds), pa.int64() if class_names else pa.string())
+    given = pa.chunked_array([part[2] for part in parts if len(part[2])], kind).combine_chunks()
 
     def place(k: int) -> str:
         which = int(np.searchsorted(first_image, image[k], side='right')) - 1
@@ -185,19 +190,20 @@ def _image_files(file: str | Path, table: pa.Table, folder: Path) -> list[str]:
     cells = table['image'].to_pylist() if 'image' in table.column_names else [None] * len(table)
     names = []
     for row, (image_id, cell) in enumerate(zip(ids, cells)):
-        content = cell.get('bytes') if isinstance(cell, dict) else cell if isinstance(cell, bytes) else None
+        content = cell.get('bytes') if isinstance(cell, dict) else cell
+        content = content if isinstance(content, bytes) else b''
         path = cell.get('path') if isinstance(cell, dict) else cell if isinstance(cell, str) else None
         name = str(path or ('' if image_id is None else image_id))
-        if not name:
+        if not name and not content:
             raise AnnotationError(f'{file}: row {row}: has neither image_id nor the path of an image')
-        if isinstance(content, bytes) and content:
-            name = Path(name).name
-            name = name if Path(name).suffix else f'{name}.{_extension(content)}'
+        if content:
+            name = Path(name).name or f'{Path(file).stem}-{row}'
+            name = name if name.lower().endswith(EXTENSIONS) else name + _extension(content)
             target = folder / name
             if not target.exists():
                 with atomic_write(target) as temporary:
                     temporary.write_bytes(content)
-            elif target.stat().st_size != len(content):
+            elif target.read_bytes() != content:
                 raise AnnotationError(f'{file}: row {row}: {target} is another file; give another --images')
         names.append(name)
     return names
@@ -205,6 +211,7 @@ def _image_files(file: str | Path, table: pa.Table, folder: Path) -> list[str]:
 
 def _extension(content: bytes) -> str:
     try:
-        return (Image.open(io.BytesIO(content)).format or '').lower().replace('jpeg', 'jpg')
+        extension = f'.{Image.open(io.BytesIO(content)).format}'.lower()
     except OSError:  # reported with all others that cannot be read
-        return 'jpg'
+        extension = ''
+    return extension if extension in EXTENSIONS[2:] else '.jpg'  # of JPEG and MPO, too

@@ -64,6 +64,22 @@ def test_images_boxes_and_class_names_come_from_the_files(tmp_path):
     assert summary.changed == {'boxes cut at the edges of the image': 1}
     assert summary.first == {'boxes cut at the edges of the image': f'{tmp_path}/1.parquet: row 0'}
     assert Image.open(store.image_folder / '8.png').size == (40, 40)
+    other = dict(ROWS[1], image=dict(bytes=ROWS[1]['image']['bytes'][:-1] + b'x', path=None))
+    with pytest.raises(AnnotationError, match=r'a\.parquet: row 0: .*8\.png is another file; give another --images'):
+        imported(tmp_path, write(tmp_path / 'a.parquet', [other]))
+
+
+def test_images_take_the_ending_of_their_format_and_those_without_a_name_that_of_the_row(tmp_path):
+    for image_id, content, name in (
+        (None, encoded(9, 9), 'a-0.jpg'),
+        (None, encoded(9, 9, 'MPO'), 'a-0.jpg'),
+        ('x_jpg.rf.0a1b', encoded(9, 9, 'PNG'), 'x_jpg.rf.0a1b.png'),
+    ):
+        changes = {'image_id': pa.array([image_id], pa.string())}
+        row = dict(ROWS[1], image=dict(bytes=content, path=None))
+        store, _ = imported(tmp_path, write(tmp_path / 'a.parquet', [row], **changes))
+        assert (store.file_name(0), store.class_names) == (name, ('fruit', 'dog', 'apple'))
+        (tmp_path / 'images' / name).unlink()
 
 
 def test_labels_may_be_names_and_boxes_corners(tmp_path):
@@ -103,6 +119,9 @@ def test_an_error_names_the_file_and_the_row(tmp_path, row, options, message):
 
 
 def test_other_files_are_errors(tmp_path):
+    files = write(tmp_path / '0.parquet'), write(tmp_path / '1.parquet', names=NAMES[::-1])
+    with pytest.raises(AnnotationError, match=r'1\.parquet: has other class names than .*0\.parquet; give files of'):
+        imported(tmp_path, *files)
     (tmp_path / 'a.parquet').write_text('no Parquet')
     with pytest.raises(AnnotationError, match=r'a\.parquet: cannot be read as Parquet'):
         imported(tmp_path, tmp_path / 'a.parquet')
