@@ -32,8 +32,8 @@ def wanted_ids(args: argparse.Namespace) -> list[str]:
     """Image ids, each once: of a file, of a store, or of some classes of a store."""
     if args.ids:
         with open_text(args.ids) as stream:
-            lines = stream.read().splitlines()
-        ids, *_ = spellings(pa.array([line.split(',')[0].strip() for line in lines], pa.string()))
+            first = [fields[0].strip() for fields in csv.reader(stream) if fields]
+        ids, *_ = spellings(pa.array(first, pa.string()))
         return [name for name in dict.fromkeys(ids.to_pylist()) if name and name.lower() not in ('imageid', 'image_id')]
     store = AnnotationStore(args.store)
     image_ids = store.image_ids()

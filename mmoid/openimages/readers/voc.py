@@ -116,13 +116,16 @@ def _text(place: object, element: ElementTree.Element, tag: str) -> str:
 
 def _number(place: object, element: ElementTree.Element, tag: str) -> float:
     text = _text(place, element, tag)
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
+    if not np.isfinite(value := _float(text)):
         raise AnnotationError(f'{place}: {tag} = {text!r} must be a number')
     return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _size(place: object, element: ElementTree.Element, tag: str, may_be_unknown: bool) -> float:
@@ -130,10 +133,7 @@ def _size(place: object, element: ElementTree.Element, tag: str, may_be_unknown:
     text = (element.findtext(tag) or '').strip()
     if may_be_unknown and text in ('', '0'):
         return 0
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
+    value = _float(text)
     if not (value.is_integer() and 1 <= value < 1 << 31):
         remedy = 'if it is unknown, give the images (--images)'
         raise AnnotationError(f'{place}: {tag} = {text!r} must be a whole number of at least 1 pixel; {remedy}')

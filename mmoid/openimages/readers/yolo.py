@@ -91,10 +91,8 @@ def import_yolo(
             progress('reading labels', i, len(label_files))
     progress('reading labels', len(label_files), len(label_files))
     if faults:
-        listed = '\n  '.join(faults)
-        raise AnnotationError(
-            listed if len(faults) == 1 else f'{path}: {len(faults)} label files are wrong:\n  {listed}'
-        )
+        count = [f'{path}: {len(faults)} label files are wrong:'] if len(faults) > 1 else []
+        raise AnnotationError('\n  '.join(count + faults))
     unlabelled = [file for file in label_files if not file.is_file()]
     if label_files and len(unlabelled) == len(label_files):
         raise AnnotationError(f'{label_files[0]}: no such file; no image has a label file')

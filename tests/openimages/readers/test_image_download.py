@@ -93,7 +93,7 @@ def test_a_server_that_is_not_there_and_an_id_that_is_no_name(server, tmp_path):
 
 
 def test_ids_of_a_file_in_any_form(tmp_path):
-    ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n{IDS[1]},train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
+    ids = f'\ufeffImageID,Split\r\ntrain/{IDS[0]}.jpg\r\n"{IDS[1]}",train\n\n{IDS[1]}\n{IDS[2]}.JPG\nnowhere\n'
     (tmp_path / 'ids.txt').write_text(ids, encoding='utf-8')
     assert wanted_ids(argparse.Namespace(ids=tmp_path / 'ids.txt')) == [*IDS[:3], 'nowhere']
     (tmp_path / 'ids.txt').write_bytes(b'\xff\xfe')

@@ -264,12 +264,11 @@ def test_all_unreadable_images_are_listed_or_dropped(tmp_path):
 
 @pytest.mark.parametrize('kind', ['jpg', 'png', 'webp'])
 def test_images_are_turned_as_opencv_turns_them(tmp_path, kind):
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
-    save_image(tmp_path / f'0.{kind}', (40, 20), turned=True)
-    Image.new('RGB', (40, 20)).save(tmp_path / f'1.{kind}', xmp=xmp)
-    for k, exif in enumerate((b'Exif\0\0garbage', b'Exif\0\0II*'), 2):
-        Image.new('RGB', (40, 20)).save(tmp_path / f'{k}.{kind}', exif=exif)
     names = [f'{k}.{kind}' for k in range(4)]
+    save_image(tmp_path / names[0], (40, 20), turned=True)
+    options = {'xmp': b'<x tiff:Orientation="6"/>'}, {'exif': b'Exif\0\0garbage'}, {'exif': b'Exif\0\0II*'}
+    for name, option in zip(names[1:], options):
+        Image.new('RGB', (40, 20)).save(tmp_path / name, **option)
     turned = [cv2.imread(str(tmp_path / name)).shape[1::-1] for name in names]
     assert [tuple(size) for size in read_sizes(tmp_path, names, upright=True)[0].tolist()] == turned
 

@@ -90,12 +90,10 @@ def test_an_error_names_the_file_and_the_element(folder, old, new, message):
 
 def test_files_of_one_name_are_told_apart_by_their_sub_folders(folder):
     for x in ('x', 'y'):
-        (folder / 'Annotations' / x).mkdir()
-        (folder / 'Annotations' / x / '1.xml').write_text(XML.replace('000005', 'C:\\data\\000005').replace('chair', x))
+        (folder / 'drawn' / x).mkdir(parents=True)
+        (folder / 'drawn' / x / '1.xml').write_text(XML.replace('000005', 'C:\\data\\000005').replace('chair', x))
         save_image(folder / 'images' / x / '000005.jpg', (500, 375))
-    for path in (folder / 'Annotations').glob('*.xml'):
-        path.unlink()
-    store, _ = imported(folder)
+    store, _ = imported(folder, annotations=folder / 'drawn')
     assert [store.file_name(i) for i in range(2)] == ['x/000005.jpg', 'y/000005.jpg']
     assert [store.class_names[label] for label in store.box_label] == ['x', 'bottle', 'y', 'bottle']
 
