@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.store.summary import Summary
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.jfif')
 _PARTS = r'^\s*(?P<folder>(?:.*[/\\])?)(?P<stem>[^/\\]+?)(?P<extension>(?i:\.(?:%s))?)\s*$'
 _PARTS %= '|'.join(extension[1:] for extension in EXTENSIONS)
 
