@@ -66,6 +66,14 @@ def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg
     assert texts.count(', ignored') == item.ignored.sum() and '↑ ' in texts
 
 
+def test_label_sets_of_a_dense_head_have_ancestors(cfg, tiny_data):
+    (recipe,) = ROOT.glob('configs/label_sets/retinanet_r50*')
+    dense = Config.fromfile(recipe)
+    item = next(stage_items(dense).items)
+    ancestors = AnnotationStore(tiny_data / 'train').hierarchy.ancestor_matrix
+    assert len(item.label) and all(sets[ancestors[label]].all() for label, sets in zip(item.label, item.label_set))
+
+
 def test_an_unknown_group_of_flag_marks_no_box():
     results = dict(instances=[{'is_group_of': flag} for flag in (1, 0, -1)] + [{}], gt_bboxes_labels=np.arange(4))
     assert MarkGroupOf()(results)['gt_bboxes_labels'].tolist() == [MARK, 1, 2, 3]
