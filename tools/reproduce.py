@@ -154,8 +154,7 @@ def render_table(stored: dict, methods: Sequence[Method], seeds: int) -> str:
             same = method == reference and reading == 'softmax'
             difference = '' if same else mean_and_error(ways[-1] - stock, sign='+')
             paper = '' if method.paper is None else f'{method.paper:.2f}'
-            count = np.isfinite(ways[-1]).sum()
-            row = (method.name, paper, f'{method.lr:g}', reading, *cells, difference, str(count))
+            row = (method.name, paper, f'{method.lr:g}', reading, *cells, difference, str(np.isfinite(ways[-1]).sum()))
             lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
 
