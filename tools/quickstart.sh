@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
-# bash tools/quickstart.sh
-# Sets up the environment, makes a data set, trains, finds the classes that annotators mix up, tests, and draws figures.
-# Run it again to resume; finished steps are skipped.
+# bash tools/quickstart.sh: sets up the environment and runs tools/quickstart.py. Run it again to resume.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 bash "$root/tools/setup_env.sh"

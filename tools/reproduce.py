@@ -30,6 +30,7 @@ from reproduction.heads import Heads, Readings, readings_of_loss
 from reproduction.methods import DETECTORS, TABLES, Method
 from reproduction.worlds import KNOBS, ROOT, World, read_json, validation_logits, write_json
 
+from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import tool_parser
 
 RESULTS = ROOT / 'docs/reproduction'
@@ -153,8 +154,7 @@ def render_table(stored: dict, methods: Sequence[Method], seeds: int) -> str:
             same = method == reference and reading == 'softmax'
             difference = '' if same else mean_and_error(ways[-1] - stock, sign='+')
             paper = '' if method.paper is None else f'{method.paper:.2f}'
-            count = np.isfinite(ways[-1]).sum()
-            row = (method.name, paper, f'{method.lr:g}', reading, *cells, difference, str(count))
+            row = (method.name, paper, f'{method.lr:g}', reading, *cells, difference, str(np.isfinite(ways[-1]).sum()))
             lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
 
@@ -180,7 +180,7 @@ def draw_figures(world: World, stored: dict, methods: Sequence[Method], seeds: i
     axes.legend()
     files = [RESULTS / f'fig4-{world.name}.svg', RESULTS / f'fig5-{world.name}.svg']
     figure.savefig(files[0], bbox_inches='tight')
-    order = np.argsort([-len(images) for images in heads_of(world).class_images], kind='stable')
+    order = np.argsort(-AnnotationStore(world.store('train')).class_image_counts(), kind='stable')
 
     def mean_ap(balance: float | None) -> np.ndarray:
         return np.mean([cell['results']['softmax'][WAYS[-1]]['AP'] for cell in cells[balance]], axis=0)[order]

@@ -42,7 +42,7 @@ class LabelSetSampler:
         num_classes: C; that of the box head if None.
         ancestors: Whether label sets also hold the ancestors of the annotated labels. Losses that sum over the labels
             of a box, such as :class:`mmoid.ConcurrentSoftmaxLoss`, then weigh a box by their number, against
-            background too; that cost 1.1 points of mAP (docs/reproduction.md).
+            background too; that gains nothing (docs/reproduction.md).
         hierarchy: For ``ancestors``: a prepared store, the official JSON, or a (C, C) ancestor matrix; that of the box
             head's loss if None. It is read with the first sample, so that testing a model does not need it.
         same_object_iou: In (0, 1].

@@ -120,10 +120,7 @@ def draw_predictions(
 def draw_training_items(
     items: Sequence[AnnotatedImage], class_names: Sequence[str], title: str, same_object_iou: float = SAME_OBJECT
 ) -> Figure:
-    """Images as the model gets them: annotated labels first, then the ancestors that the hierarchy adds (↑).
-
-    ``same_object_iou`` is that of the RoI sampler.
-    """
+    """Images as the model gets them: annotated labels, then ancestors (↑). ``same_object_iou`` is the model's."""
     panels = [(item.title, item.image, annotated_boxes(item, class_names, same_object_iou)) for item in items]
     return draw_sheet(f'{title}   —   ↑ ancestor, dashed: group-of, grey: ignored', panels, columns=3)
 

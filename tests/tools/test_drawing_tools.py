@@ -66,6 +66,12 @@ def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg
     assert texts.count(', ignored') == item.ignored.sum() and '↑ ' in texts
 
 
+def test_label_sets_of_a_dense_head_have_ancestors(cfg):
+    (dense,) = map(Config.fromfile, ROOT.glob('configs/label_sets/retinanet_r50*'))
+    item = next(stage_items(dense).items)
+    assert item.label_set.sum() > len(item.label)
+
+
 def test_an_unknown_group_of_flag_marks_no_box():
     results = dict(instances=[{'is_group_of': flag} for flag in (1, 0, -1)] + [{}], gt_bboxes_labels=np.arange(4))
     assert MarkGroupOf()(results)['gt_bboxes_labels'].tolist() == [MARK, 1, 2, 3]

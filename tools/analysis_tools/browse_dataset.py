@@ -2,8 +2,8 @@
 
     python tools/analysis_tools/browse_dataset.py CONFIG --stage 2 --number 24 --out work_dirs/browse
 
-Each object has one box, with the labels that a proposal on it learns: annotated labels, then the ancestors that the
-hierarchy adds. Group-of boxes are dashed, ignored boxes grey. A sheet has nine images. Images that cannot be read are
+Each object has one box, with the labels that the head learns: annotated labels, then ancestors, if its label sets have
+them. Group-of boxes are dashed, ignored boxes grey. A sheet has nine images. Images that cannot be read are
 drawn grey and listed at the end; the exit status is then 1.
 """
 

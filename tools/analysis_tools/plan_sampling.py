@@ -47,9 +47,8 @@ def write_classes(path: Path, plans: Sequence[SamplingPlan], store: AnnotationSt
 if __name__ == '__main__':
     parser = tool_parser(__doc__)
     parser.add_argument('store', help='folder made by tools/dataset_converters/prepare_openimages.py')
-    balances = [0, 0.3, 0.5, 0.7, 1.0]
     balance = 'values of λ to compare: 0 draws classes as often as they occur, 1 all alike (default: 0 0.3 0.5 0.7 1)'
-    parser.add_argument('--balance', type=float, nargs='+', default=balances, metavar='λ', help=balance)
+    parser.add_argument('--balance', type=float, nargs='+', default=[0, 0.3, 0.5, 0.7, 1.0], metavar='λ', help=balance)
     parser.add_argument('--epochs', type=int, default=7, help='epochs of soft-balance sampling (default: 7)')
     parser.add_argument('--samples-per-epoch', type=int, help='draws of an epoch (default: the images with boxes)')
     parser.add_argument('--no-expand', action='store_true', help='do not count images for ancestors of their classes')

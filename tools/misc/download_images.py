@@ -51,7 +51,7 @@ if __name__ == '__main__':
     parser = tool_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument('--store', type=Path, help='download the images of this store')
-    which.add_argument('--ids', type=Path, help='file with one image id a line; folders and extensions are ignored')
+    which.add_argument('--ids', type=Path, help='file, image id first in each line; folders and extensions are ignored')
     parser.add_argument('--classes', nargs='+', metavar='CLASS', help='only images of these classes (MIDs or names)')
     most = 'the first N of the class-aware sampler only'
     parser.add_argument('--max-per-class', type=positive_int, metavar='N', help=most)

@@ -33,13 +33,7 @@ BASE = ROOT / 'configs/synthetic/faster-rcnn_r18-small_fpn_2xb4-cas-5e_synthetic
 DIMENSIONS = 512  # principal components of a RoI's features
 POSITIVES, NEGATIVES = 40, 72  # RoIs kept per training image
 
-# Knobs of the generated worlds. "generated" comes from the real files (docs/reproduction.md) and was set before any
-# method was run on it:
-#   confusable pairs  115 of 443 leaves (paper, Fig. 3a): 0.26 pairs per leaf, 16 of 64
-#   multi-label       16.4 % (validation) and 2.1 % (training) of the boxes share an object: 0.2 of the leaves in pairs
-#   parent-only       36 % (training) and 27 % (validation) of the boxes have a class with children: 0.3
-#   imbalance         30,000 in the paper (images): 1,000, or the rarest classes of a set of this size have no image
-#   objects           7.7 (training) and 6.7 (validation) boxes per image: 7
+# Knobs of the generated worlds. docs/reproduction.md says where those of "generated" come from.
 QUICKSTART = dict(num_train=1200, num_classes=24, imbalance=100.0, confusable_pairs=2)
 KNOBS: dict[str, dict] = {
     'quickstart': QUICKSTART,

@@ -141,15 +141,21 @@ def _marked(node: Any) -> Any:
 
 
 def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
-    """The RoI sampler that unites labels, without the rest of the model; None where the model has none."""
-    rcnn, head = cfg.model.get('train_cfg', {}).get('rcnn'), cfg.model.get('roi_head', {}).get('bbox_head')
+    """The RoI sampler that unites labels, or one that does so as the dense head; None where the model has neither."""
+    model = cfg.model
+    rcnn, head = (model.get('train_cfg') or {}).get('rcnn'), model.get('roi_head', model).get('bbox_head')
     rcnn, head = (part[0] if isinstance(part, (list, tuple)) else part for part in (rcnn, head))
-    if not rcnn or type_name(rcnn.sampler.type) != 'LabelSetSampler':
+    if rcnn and type_name(rcnn.sampler.type) == 'LabelSetSampler':
+        sampler = dict(rcnn.sampler)
+    elif head and 'roi_head' not in model and type_name(head.type).startswith('LabelSet'):
+        ancestors = head.get('sets_with_ancestors', True) and head.loss_cls.get('hierarchy') is not None
+        sampler = dict(type='LabelSetSampler', sampler='RandomSampler', num=1, ancestors=ancestors)
+        sampler['same_object_iou'] = head.get('same_object_iou', 0.9)
+    else:
         return None
     loss = head.loss_cls
     known = SimpleNamespace(num_classes=num_classes, hierarchy=loss.get('hierarchy'), classes=loss.get('classes'))
-    context = SimpleNamespace(bbox_head=known)
-    return TASK_UTILS.build(dict(rcnn.sampler), default_args=dict(context=context))
+    return TASK_UTILS.build(sampler, default_args=dict(context=SimpleNamespace(bbox_head=known)))
 
 
 def _item(data: dict, sets: Any, num_classes: int) -> AnnotatedImage:
