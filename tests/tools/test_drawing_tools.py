@@ -109,7 +109,7 @@ def predicted(tiny_data, tmp_path):
 @pytest.mark.parametrize('threshold, some_found', [(0.3, True), (0.95, False)])
 def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, some_found):
     store, path = predicted
-    predictions, _ = align_predictions(open_predictions(path, store.classes), store)
+    predictions, _ = align_predictions(open_predictions(path, store.classes), store.image_ids(), store.classes)
     truth = Evaluator(annotations_of_store(store)).ground_truth
     label = int(store.box_label[0])
     left, right = draw_mistakes(ImageReader(store), truth, predictions, label, [0], 'title', threshold).axes
@@ -122,10 +122,13 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, s
 
 def test_show_predictions_draws_the_worst_classes_first_and_names_what_it_leaves_out(predicted, tmp_path):
     store, path = predicted
+    with path.open('a') as stream:
+        stream.write('\na,/m/other,1,0,0,1,1\n')
     copy = shutil.copytree(store.path, tmp_path / 'store')  # without its images
     options = ('--store', copy, '--predictions', path, '--out', tmp_path / 'out')
     done = tool('show_predictions', *options, '--classes', 2, '--number', 2)
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert [name[:4] for name in sheets] == ['000-', '001-'] and all(name in done.stdout for name in sheets)
-    assert f'dropped: 1 images of {path} that are not in {copy}, first nowhere' in done.stdout
+    assert f'{path}: 1 left out: of other classes (first: /m/other)' in done.stdout
+    assert f'{path}: 1 left out: on images that are not annotated (first: nowhere)' in done.stdout
     assert f'not readable, drawn grey: {copy}/' in done.stdout and 'No such file' in done.stdout
