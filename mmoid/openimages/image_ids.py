@@ -51,7 +51,10 @@ def number_images(values: pa.ChunkedArray, summary: Summary | None = None) -> tu
 
 
 def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
-    """(n,) int64 index into ``known`` of the image that each id means; -1 where none or more than one fits."""
+    """(n,) int64 index into ``known`` of the image that each id means; -1 where none or more than one fits.
+
+    Where ``x/a`` is known and given, ``y/a`` is another image; so is ``a.png`` beside ``a.jpg``.
+    """
     index: np.ndarray = pc.index_in(ids, known).fill_null(-1).to_numpy().astype(np.int64)
     for given, wanted in zip(_looser_spellings(ids), _looser_spellings(known)):
         if (index >= 0).all():
@@ -60,7 +63,12 @@ def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
         first, count = np.unique(encoded.indices.to_numpy(), return_index=True, return_counts=True)[1:]
         position = pc.index_in(given, encoded.dictionary).fill_null(-1).to_numpy()
         single = np.append(np.where(count == 1, first, -1), -1)
-        index = np.where(index < 0, single[position], index)
+        found = np.where(index < 0, single[position], -1)
+        rows = np.flatnonzero((found >= 0) & np.isin(found, index))  # of images that a closer spelling means
+        for own, other in zip(_parts(ids.take(pa.array(rows)))[::2], _parts(known.take(pa.array(found[rows])))[::2]):
+            both = pc.and_(pc.not_equal(own, ''), pc.not_equal(other, ''))  # have a folder, or an extension
+            found[rows[both.to_numpy(zero_copy_only=False)]] = -1
+        index = np.maximum(index, found)
     return index
 
 

@@ -82,6 +82,12 @@ def print_changes(summary: Summary) -> None:
         Console().print(line, style='yellow', markup=False, emoji=False, soft_wrap=True)
 
 
+def print_counts(path: str, counts: Mapping[str, int]) -> None:
+    """Prints what was left out or changed while a file was read, a line for each description."""
+    for reason, count in counts.items():
+        print(f'{path}: {count:,} {reason}')
+
+
 def print_table(rows: Iterable[Iterable[str | Text]], *columns: str | Column, title: str | None = None) -> None:
     """Prints a table on standard output; brackets in its cells, such as those of class names, are not markup."""
     table = Table(*columns, title=title, show_header=bool(columns))

@@ -156,9 +156,9 @@ def draw_mistakes(
         right += detected_boxes(store, detected.take(~is_ours), GREY)[:MAX_OTHERS]
 
         rows = np.flatnonzero((truth.image == image) & (truth.label == label))
-        # A group-of box is found if it holds at least half of a detection that does not count.
+        # A group-of box is found if it holds enough of a detection that does not count.
         absorbed = box[verdict == Verdict.NOT_COUNTED]
-        holds = intersection_area(truth.box[rows, None], absorbed) >= 0.5 * box_area(absorbed)
+        holds = intersection_area(truth.box[rows, None], absorbed) >= iou_threshold * box_area(absorbed)
         is_found = np.where(truth.is_group_of[rows], holds.any(axis=1), np.isin(rows, found))
         left = []
         for row, ok in zip(rows, is_found):

@@ -26,3 +26,5 @@ def test_ids_match_in_any_spelling_and_never_two_images():
     ids = pa.array([r'y\a.jpg', 'a', 'b', 'z/c.png', 'd', 'b.jpg'])
     assert match_images(ids, known).tolist() == [1, -1, 2, 3, -1, 2]
     assert match_images(ids, known[:0]).tolist() == [-1] * 6
+    ids = pa.array(['x/a.jpg', 'y/a', 'b.png', 'b.jpg', 'c', 'c.jpg'])
+    assert match_images(ids, known.take([0, 2, 3])).tolist() == [0, -1, -1, 1, 2, 2]

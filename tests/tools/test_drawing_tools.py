@@ -17,6 +17,9 @@ from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization.label_sets import GREEN, GREY, RED, ImageReader, draw_mistakes, draw_training_items
+from tests.box_stores import BENCH, make_store
+from tests.openimages.predictions import prediction_cases
+from tests.openimages.predictions.prediction_cases import Row
 from tests.tool_runs import ROOT, SMALL_CONFIG, data_environment, tool
 
 CONFIG = ROOT / SMALL_CONFIG
@@ -115,7 +118,7 @@ def predicted(tiny_data, tmp_path):
 @pytest.mark.parametrize('threshold, some_found', [(0.3, True), (0.95, False)])
 def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, some_found):
     store, path = predicted
-    predictions, _ = align_predictions(open_predictions(path, store.classes), store)
+    predictions, _ = align_predictions(open_predictions(path, store.classes), store.image_ids(), store.classes)
     truth = Evaluator(annotations_of_store(store)).ground_truth
     label = int(store.box_label[0])
     left, right = draw_mistakes(ImageReader(store), truth, predictions, label, [0], 'title', threshold).axes
@@ -126,12 +129,24 @@ def test_found_missed_and_false_boxes_have_their_colours(predicted, threshold, s
     assert ('0.60 false' in [text.get_text() for text in right.texts]) == some_found
 
 
+def test_a_group_is_found_by_the_threshold_of_the_metric(tmp_path):
+    store = make_store(tmp_path, [(0, BENCH, (0, 0, 0.5, 1), 1)])
+    found = prediction_cases.make_store(tmp_path / 'found', [Row('b1', BENCH, 0.9, (0.3, 0, 0.8, 1))], ['b1'])
+    truth = Evaluator(annotations_of_store(store)).ground_truth
+    for iou_threshold, colour in ((0.3, GREEN), (0.5, RED)):
+        axes = draw_mistakes(ImageReader(store), truth, found, BENCH, [0], 'title', iou_threshold=iou_threshold).axes
+        assert to_hex(axes[0].patches[0].get_edgecolor()) == colour
+
+
 def test_show_predictions_draws_the_worst_classes_first_and_names_what_it_leaves_out(predicted, tmp_path):
     store, path = predicted
+    with path.open('a') as stream:
+        stream.write('\na,/m/other,1,0,0,1,1\n')
     copy = shutil.copytree(store.path, tmp_path / 'store')  # without its images
     options = ('--store', copy, '--predictions', path, '--out', tmp_path / 'out')
     done = tool('show_predictions', *options, '--classes', 2, '--number', 2)
     sheets = sorted(path.name for path in (tmp_path / 'out').iterdir())
     assert [name[:4] for name in sheets] == ['000-', '001-'] and all(name in done.stdout for name in sheets)
-    assert f'dropped: 1 images of {path} that are not in {copy}, first nowhere' in done.stdout
+    assert f'{path}: 1 left out: of other classes (first: /m/other)' in done.stdout
+    assert f'{path}: 1 left out: on images that are not annotated (first: nowhere)' in done.stdout
     assert f'not readable, drawn grey: {copy}/' in done.stdout and 'No such file' in done.stdout

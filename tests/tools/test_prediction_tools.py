@@ -107,6 +107,10 @@ def test_an_ensemble_of_a_folder_and_a_csv_is_written_evaluated_and_plotted(file
     assert done.stdout.splitlines()[0] == f'4 classes, mAP {first:.4f} (one), {second:.4f} (both)'
     with Image.open(tmp_path / 'ap.png') as image:
         assert image.width > 1000
+    text = (tmp_path / 'one.json').read_text()
+    (tmp_path / 'one.json').write_text(text.replace('"ancestor_nms": null', '"ancestor_nms": 0.7'))
+    done = run_tool('plot_class_ap', tmp_path / 'one.json', tmp_path / 'fused.json', *options)
+    assert f'do not have the same rules: ancestor_nms is 0.7 in {tmp_path}/one.json, None in' in done.stderr
 
 
 def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):

@@ -15,24 +15,25 @@ import numpy as np
 from mmoid.openimages.metric.annotations import Annotations, annotations_of_store
 from mmoid.openimages.metric.average_precision import average_precision, count_positives, mean_average_precision
 from mmoid.openimages.metric.class_groups import ClassGroup, class_groups, train_image_counts
-from mmoid.openimages.metric.evaluator import Evaluator, Protocol, annotated_detections
+from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.matching import Matches
 from mmoid.openimages.metric.mistakes import KINDS, bootstrap, error_kinds
 from mmoid.openimages.predictions.csv_files import open_predictions
-from mmoid.openimages.predictions.prediction_store import Detections
+from mmoid.openimages.predictions.prediction_store import Detections, align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
-from mmoid.utils.progress import print_table, progress_bars
+from mmoid.utils.progress import print_counts, print_table, progress_bars
 from mmoid.visualization.figures import draw_comparison, save
 
 
 def read(path: str, evaluator: Evaluator) -> Detections:
     """Detections on annotated images, of annotated classes."""
     predictions = open_predictions(path, evaluator.annotations.classes, 'drop')
-    parts, summary = annotated_detections(predictions, evaluator.annotations, 'drop')
-    for reason, count in predictions.replace(summary=summary).counts().items():
-        print(f'{path}: {count:,} {reason}')
-    return evaluator.with_ancestors(Detections(*map(np.concatenate, zip(*parts))))
+    annotations = evaluator.annotations
+    predictions, image_of = align_predictions(predictions, annotations.image_ids, annotations.classes, 'drop')
+    print_counts(path, predictions.counts())
+    image = image_of[predictions.image_of_detection()]
+    return evaluator.with_ancestors(Detections(image, predictions.label, predictions.score, predictions.box))
 
 
 def official_map(evaluator: Evaluator, matches: Matches) -> float:

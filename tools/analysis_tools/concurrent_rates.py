@@ -22,18 +22,16 @@ from mmoid.openimages.statistics.concurrent_rates import count_by_threshold, sav
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import COMPARED
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
-from mmoid.utils.progress import print_changes, print_table, progress_bars
+from mmoid.utils.progress import print_counts, print_table, progress_bars
 
 
 def pairs_mixed_up(args: argparse.Namespace, store: AnnotationStore, rates: csr_array) -> np.ndarray:
     """(C, C) bool, symmetric; prints the pairs, the surest first."""
-    summary = Summary()
     with progress_bars() as progress:
         predictions = open_predictions(args.predictions, store.classes)
-        confusion = count_confusion(store, predictions, summary=summary, progress=progress)
-    print_changes(summary)
+        confusion = count_confusion(store, predictions, progress=progress)
+    print_counts(args.predictions, confusion.left_out)
     ratio, scores, objects = confusion.interchangeability, confusion.mean_scores, confusion.objects
     related = store.hierarchy.ancestor_matrix | store.hierarchy.ancestor_matrix.T
     mixed = (ratio >= args.least) & ~related

@@ -18,7 +18,7 @@ from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.utils.command_line import exit_on_error, tool_parser
 from mmoid.visualization.figures import draw_class_ap, save
 
-RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'num_images')
+RULES = ('metric', 'group_of_weight', 'iou', 'expand_detections', 'ancestor_nms', 'num_images', 'protocol')
 
 
 def ap_of(path: str, store: AnnotationStore) -> np.ndarray:

@@ -9,9 +9,8 @@ from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.statistics.confusion import count_confusion
 from mmoid.openimages.statistics.store_statistics import measure
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, tool_parser
-from mmoid.utils.progress import print_changes, print_values, progress_bars
+from mmoid.utils.progress import print_counts, print_values, progress_bars
 from mmoid.visualization.report import headlines, write_report
 
 if __name__ == '__main__':
@@ -22,7 +21,6 @@ if __name__ == '__main__':
     parser.add_argument('--predictions', help='folder of tools/test.py --out, or a CSV: adds what the model confuses')
     parser.add_argument('--score', type=float, default=0.5, help='lowest score of a detection (default: 0.5)')
     args = parser.parse_args()
-    summary = Summary()
     with exit_on_error():
         store = AnnotationStore(args.store)
         if not store.num_boxes:
@@ -32,9 +30,10 @@ if __name__ == '__main__':
             statistics = measure(store, args.iou, progress=progress)
             if args.predictions:
                 predictions = open_predictions(args.predictions, store.classes)
-                confusion = count_confusion(store, predictions, args.score, summary, progress)
+                confusion = count_confusion(store, predictions, args.score, progress)
         print_values(dict(headlines(store, statistics, confusion)), args.store)
-        print_changes(summary)
+        if confusion is not None:
+            print_counts(args.predictions, confusion.left_out)
         source = f'{args.predictions}, score >= {args.score:g}, IoU >= 0.5'
         page = write_report(args.out, store, statistics, confusion=confusion, confusion_source=source)
     print(f'{page}: written. Next: mmoid rates {args.store} --out rates.npz')

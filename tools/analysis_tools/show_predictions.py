@@ -19,9 +19,8 @@ from mmoid.openimages.metric.mistakes import count_mistakes
 from mmoid.openimages.predictions.csv_files import open_predictions
 from mmoid.openimages.predictions.prediction_store import Detections, align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.summary import Summary
 from mmoid.utils.command_line import exit_on_error, positive_int, tool_parser
-from mmoid.utils.progress import print_changes, print_table, progress_bars
+from mmoid.utils.progress import print_counts, print_table, progress_bars
 from mmoid.visualization.figures import save
 from mmoid.visualization.label_sets import ImageReader, draw_mistakes
 
@@ -38,13 +37,14 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mistakes'), help='folder (default: %(default)s)')
     args = parser.parse_args()
     with exit_on_error():
-        store, summary = AnnotationStore(args.store), Summary()
+        store = AnnotationStore(args.store)
         protocol = Protocol(args.protocol, iou_threshold=args.iou)
         evaluator = Evaluator(annotations_of_store(store), protocol)
         truth, weight = evaluator.ground_truth, protocol.group_of_weight
         with progress_bars() as progress:
             progress('reading and matching', 0, 2)
-            predictions, image_of = align_predictions(open_predictions(args.predictions, store.classes), store, summary)
+            predictions = open_predictions(args.predictions, store.classes, 'drop')
+            predictions, image_of = align_predictions(predictions, store.image_ids(), store.classes, 'drop')
             image = image_of[predictions.image_of_detection()]
             progress('reading and matching', 1, 2)
             matches = evaluator.match(Detections(image, predictions.label, predictions.score, predictions.box))
@@ -65,7 +65,7 @@ if __name__ == '__main__':
             if len(rows):
                 sheets.append((label, f'{name}: AP {ap[label]:.3f}, the worst of {counts[0]} images with mistakes'))
         print_table(table, 'class', 'AP', 'images with mistakes', 'missed', 'false, scores')
-        print_changes(summary)
+        print_counts(args.predictions, predictions.counts())
         read = ImageReader(store)
         with progress_bars() as progress:
             for rank, (label, title) in enumerate(sheets):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.metric.annotations import Annotations
 from mmoid.openimages.metric.average_precision import average_precision, count_positives
 from mmoid.openimages.metric.class_groups import class_columns, class_groups
 from mmoid.openimages.metric.matching import GroundTruth, Matches, match_detections
 from mmoid.openimages.metric.result import Evaluation, annotated_objects, multi_label_recall
 from mmoid.openimages.predictions.ancestors import with_ancestors
-from mmoid.openimages.predictions.prediction_store import Detections, Predictions
+from mmoid.openimages.predictions.prediction_store import Detections, Predictions, align_predictions
 from mmoid.openimages.ragged import runs_of_rows
 from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
@@ -193,59 +189,17 @@ def evaluate_predictions(
         train_images: As of :class:`Evaluator`.
 
     Raises:
-        AnnotationError: Predictions of an unknown class, an image that occurs twice.
+        AnnotationError: As of :func:`align_predictions`.
         ValueError: The protocol needs a hierarchy and there is none.
     """
     evaluator = Evaluator(annotations, protocol or Protocol(), train_images)
-    parts, summary = annotated_detections(predictions, annotations, other_classes, progress)
+    aligned, image_of = align_predictions(predictions, annotations.image_ids, annotations.classes, other_classes)
     given = np.zeros(len(annotations.image_ids), dtype=np.int64)
     matches = []
-    for found in parts:
-        expanded = evaluator.with_ancestors(found)
+    for start, stop in runs_of_rows(np.diff(aligned.detection_stop, prepend=0), DETECTIONS_AT_ONCE):
+        found = aligned.detections(np.arange(start, stop))
+        expanded = evaluator.with_ancestors(found._replace(image=image_of[start:stop][found.image]))
         given += np.bincount(expanded.image, minlength=len(given))
         matches.append(evaluator.match(expanded))
-    return evaluator.evaluate(Matches.concatenate(matches), given, summary=summary)
-
-
-def annotated_detections(
-    predictions: Predictions,
-    annotations: Annotations,
-    other_classes: Literal['error', 'drop'] = 'error',
-    progress: Progress = no_progress,
-) -> tuple[Iterator[Detections], Summary]:
-    """Detections on annotated images, of annotated classes, by the indices of the annotations.
-
-    Arguments and errors are those of :func:`evaluate_predictions`. It is also an error if there is no such detection.
-
-    Returns:
-        The detections of some images at a time, and a summary of the others.
-    """
-    path, ids = str(predictions.path), annotations.image_ids
-    image_of = match_images_once(predictions.ids, pa.array(ids, pa.string()), path)
-    label_of = annotations.classes.find(pa.array(predictions.label_names, pa.string()))
-    counts = np.diff(predictions.detection_stop, prepend=0)
-    on_image, of_class = np.repeat(image_of >= 0, counts), (label_of >= 0)[predictions.label]
-    summary = deepcopy(predictions.summary)
-    if not of_class.all() and other_classes == 'error':
-        name = predictions.label_names[predictions.label[of_class.argmin()]]
-        raise annotations.classes.unknown(name, path, 'leave such detections out with --other-classes drop')
-    others = np.flatnonzero(on_image & ~of_class)
-    if len(others):
-        summary.drop('of other classes', len(others), predictions.label_names[predictions.label[others[0]]])
-    elsewhere = np.flatnonzero((image_of < 0) & (counts > 0))
-    if len(elsewhere):
-        first = predictions.ids[int(elsewhere[0])].as_py()
-        summary.drop('on images that are not annotated', counts[elsewhere].sum(), first)
-    if not (on_image & of_class).any():
-        raise predictions.replace(summary=summary).without_detections(
-            f'has no detection to evaluate on the {len(ids)} annotated images, first {next(iter(ids), None)!r}'
-        )
-
-    def parts() -> Iterator[Detections]:
-        for start, stop in runs_of_rows(counts, DETECTIONS_AT_ONCE):
-            found = predictions.detections(np.arange(start, stop))
-            found = found._replace(image=image_of[start:stop][found.image], label=label_of[found.label])
-            yield found.take(np.flatnonzero((found.image >= 0) & (found.label >= 0)))
-            progress('matching detections', int(predictions.detection_stop[stop - 1]), len(predictions.label))
-
-    return parts(), summary
+        progress('matching detections', int(aligned.detection_stop[stop - 1]), len(aligned.label))
+    return evaluator.evaluate(Matches.concatenate(matches), given, summary=aligned.summary)

@@ -29,7 +29,13 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.hierarchy import ClassHierarchy
 from mmoid.openimages.image_ids import match_images_once, number_images, require_once
 from mmoid.openimages.predictions.ancestors import with_ancestors
-from mmoid.openimages.predictions.prediction_store import Detections, Predictions, PredictionStore, check_detections
+from mmoid.openimages.predictions.prediction_store import (
+    LEAVE_OUT,
+    Detections,
+    Predictions,
+    PredictionStore,
+    check_detections,
+)
 from mmoid.openimages.ragged import row_lengths, runs_of_rows
 from mmoid.openimages.readers.csv_files import (
     COORDINATES,
@@ -132,9 +138,7 @@ def read_predictions(
     if not known.all():
         k = int(np.argmin(known))
         if other_classes == 'error':
-            leave_out = 'leave such detections out (mmoid evaluate --other-classes drop)'
-            remedy = f'give the classes of these predictions, or {leave_out}'
-            raise classes.unknown(mids[k].as_py(), place_of(k), remedy)
+            raise classes.unknown(mids[k].as_py(), place_of(k), LEAVE_OUT)
         summary.drop('of other classes', (~known & kept).sum(), mids[k].as_py())
     distinct, image_of_row, _ = number_images(ids, summary)
     image = np.repeat(image_of_row, counts)

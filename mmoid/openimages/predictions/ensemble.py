@@ -215,7 +215,7 @@ def match_sets(
     hierarchy: dict | None = None,
     expand: Literal['before', 'after'] | None = None,
 ) -> MatchedSets:
-    """Matches images by ImageID and classes by MID, whatever their order in each set.
+    """Matches images by ImageID and classes by MID or display name, whatever their order in each set.
 
     The result has the images and classes of the first set in their order, then those that only later sets have, then
     the ancestors that no set has. A CSV with a row for each detection does not list images without detections: its
@@ -237,6 +237,8 @@ def match_sets(
     """
     names = {mid: name for one in sets[::-1] for mid, name in zip(one.label_names, one.class_names)}
     mids = tuple(dict.fromkeys(mid for one in sets for mid in one.label_names))
+    display = {name for mid, name in names.items() if name != mid}  # a set may have such a name in place of the MID
+    mids = tuple(mid for mid in mids if names[mid] != mid or mid not in display)
     graph = None
     if expand is not None:
         if hierarchy is None:
@@ -381,7 +383,7 @@ def _count_left_out(sets: MatchedSets, fusion: Fusion) -> dict[str, int]:
         }
         if sets.image_ids and not usable:
             raise one.without_detections('no detection takes part', own)
-        counts |= {f'{one.path.name}: {reason}': count for reason, count in own.items() if count}
+        counts |= {f'{one.path}: {reason}': count for reason, count in own.items() if count}
     if not sets.image_ids:
         reasons = '; '.join(f'{reason}: {count}' for reason, count in counts.items()) or 'all sets are empty'
         raise AnnotationError(f'{sets.sets[0].path} and the other sets: no image is in all sets ({reasons})')

@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,6 @@ from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.image_ids import match_images_once
 from mmoid.openimages.ragged import gather_rows, row_and_position
 from mmoid.openimages.readers.csv_files import COORDINATES
-from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.arrow_folder import METADATA, column, map_tables, read_metadata, write_folder, write_tables
 from mmoid.openimages.store.summary import Summary
 
@@ -36,6 +36,7 @@ FORMAT = 'mmoid-predictions'
 VERSION = 1
 ROUNDING = 1e-3
 """Scores this much outside [0, 1] are taken for 0 or 1."""
+LEAVE_OUT = 'give the classes of these predictions, or leave such detections out (mmoid evaluate --other-classes drop)'
 
 
 class Detections(NamedTuple):
@@ -241,52 +242,56 @@ def check_detections(
 
 
 def align_predictions(
-    predictions: Predictions, store: AnnotationStore, summary: Summary | None = None
+    predictions: Predictions,
+    image_ids: Sequence[str],
+    classes: ClassNames,
+    other_classes: Literal['error', 'drop'] = 'error',
 ) -> tuple[Predictions, np.ndarray]:
-    """Predictions with the image ids and class indices of a store.
+    """The detections on annotated images, of annotated classes, with the ids and class indices of the annotations.
 
     Args:
-        predictions: Of the same classes, on all or some of the store's images.
-        store: The annotations.
-        summary: Counts the images that the store does not have, which are left out, and what reading left out.
+        predictions: Matched to the annotations by ImageID and MID.
+        image_ids: Annotated images.
+        classes: Annotated classes.
+        other_classes: What to do with detections of other classes: raise, or leave them out.
 
     Returns:
-        The predictions, and (N,) the store's index of each of their images.
+        The predictions, whose summary counts what was left out; and (N,) index into ``image_ids`` of their N images.
 
     Raises:
-        AnnotationError: Predictions of other classes, of none of the store's images, or without a detection on them.
+        AnnotationError: Detections of another class, an image that occurs twice, no detection that is left.
     """
-    path, summary = predictions.path, summary or Summary()
-    label_of = store.classes.indices(predictions.label_names, str(path))
-    missing = np.setdiff1d(np.arange(store.num_classes), label_of)
-    if len(missing):
-        raise AnnotationError(f'{path}: class {store.label_names[missing[0]]!r} of {store.path} is missing')
-    image_of = match_images_once(predictions.ids, pa.array(store.image_ids(), pa.string()), str(path))
-    counts = np.diff(predictions.detection_stop, prepend=0)
-    kept = image_of >= 0
-    if not counts[kept].any():
-        raise predictions.without_detections(
-            f'has no detection on the images of {store.path}, which has {kept.sum()} of its {len(kept)} images; give '
-            'the store of the split that was predicted'
+    path, annotated = str(predictions.path), pa.array(image_ids, pa.string())
+    image_of = match_images_once(predictions.ids, annotated, path)
+    label_of = classes.find(pa.array(predictions.label_names, pa.string()))
+    counts, known = np.diff(predictions.detection_stop, prepend=0), image_of >= 0
+    on_image, of_class = np.repeat(known, counts), (label_of >= 0)[predictions.label]
+    summary = deepcopy(predictions.summary)
+    if not of_class.all() and other_classes == 'error':
+        raise classes.unknown(predictions.label_names[predictions.label[of_class.argmin()]], path, LEAVE_OUT)
+    others = np.flatnonzero(on_image & ~of_class)
+    if len(others):
+        summary.drop('of other classes', len(others), predictions.label_names[predictions.label[others[0]]])
+    elsewhere = np.flatnonzero(~known & (counts > 0))
+    if len(elsewhere):
+        first = predictions.ids[int(elsewhere[0])].as_py()
+        summary.drop('on images that are not annotated', counts[elsewhere].sum(), first)
+    kept = on_image & of_class
+    if not kept.any():
+        raise predictions.replace(summary=summary).without_detections(
+            f'has no detection of an annotated class on the {len(annotated)} annotated images, first '
+            f'{next(iter(image_ids), None)!r}, of which it has {known.sum()}; give the split that was predicted'
         )
-    for reason, count in predictions.summary.by_reason('dropped').items():
-        summary.drop(f'detections {reason}', count)
-    for reason, count in predictions.summary.by_reason('changed').items():
-        summary.change(reason, count)
-    if not kept.all():
-        first = predictions.ids[int(np.argmin(kept))].as_py()
-        summary.drop(f'images of {path} that are not in {store.path}', (~kept).sum(), first)
-    rows = np.repeat(kept, counts) if not kept.all() else slice(None)  # a copy only where rows are left out
-    label = predictions.label[rows]
-    image_of = image_of[kept]
+    stop = np.append(0, np.cumsum(kept))[predictions.detection_stop]
+    rows = slice(None) if kept.all() else kept  # a copy only where detections are left out
     aligned = predictions.replace(
-        label_names=store.label_names,
-        class_names=store.class_names,
-        ids=pa.array(store.image_ids(), pa.string()).take(pa.array(image_of)),
-        detection_stop=np.cumsum(counts[kept]),
-        label=label if predictions.label_names == store.label_names else label_of[label],
+        label_names=classes.label_names,
+        class_names=classes.display_names,
+        ids=annotated.take(pa.array(image_of[known])),
+        detection_stop=stop[known],
+        label=label_of[predictions.label[rows]],
         score=predictions.score[rows],
         box=predictions.box[rows],
-        summary=Summary(),
+        summary=summary,
     )
-    return aligned, image_of
+    return aligned, image_of[known]

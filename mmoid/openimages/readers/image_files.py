@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import ExifTags, Image
 
 from mmoid.openimages.errors import AnnotationError
@@ -62,8 +61,6 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
     files = images_below(folder, summary)
     index = match_images(names, files)
     rows = np.flatnonzero(index < 0)
-    spelled_so = pc.is_in(names, files).to_numpy(zero_copy_only=False)
-    index[~spelled_so & np.isin(index, index[spelled_so])] = -1  # x/a.jpg is not y/a.jpg, which is another image
     require_once(names, index, folder)
     lost = dict(zip(spellings(names.take(pa.array(rows)))[0].to_pylist(), rows))
     candidates: dict[str, list[int]] = {}
@@ -71,6 +68,8 @@ def find_images(folder: str | Path, names: pa.Array, summary: Summary) -> pa.Arr
         if stem in lost:
             candidates.setdefault(stem, []).append(i)
     for stem, found in candidates.items():
+        if len(found) == 1:  # x/a.jpg, of another image than y/a.jpg
+            continue
         paths = [files[i].as_py() for i in found]
         if len({file_digest(os.path.join(folder, path), 'sha256') for path in paths}) > 1:
             raise AnnotationError(

@@ -7,6 +7,7 @@ apart either. It gives flashlight the same score whichever of the two an object 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,6 @@ from mmoid.openimages.predictions.prediction_store import Predictions, align_pre
 from mmoid.openimages.statistics.concurrent_rates import most_frequent_pairs
 from mmoid.openimages.statistics.objects import first_of_each, labels_of_objects, object_of_box, overlapping_pairs
 from mmoid.openimages.store.annotation_store import AnnotationStore
-from mmoid.openimages.store.summary import Summary
 from mmoid.utils.progress import Progress, no_progress
 
 LEAST_SCORE = 0.01  # a mean score below says that a model does not know a class; a ratio of such says nothing
@@ -34,6 +34,7 @@ class Confusion:
     predicted: np.ndarray  # (C, C) int64, those on which j is predicted with ``score_threshold`` or more
     confused: np.ndarray  # (C, C) int64, those of ``predicted`` whose annotation does not support j; the diagonal is 0
     mean_scores: np.ndarray  # (C, C) float64 in [0, 1], s_ij
+    left_out: Mapping[str, int]  # number of detections that were left out or changed, by description
 
     @property
     def rates(self) -> np.ndarray:
@@ -61,7 +62,6 @@ def count_confusion(
     store: AnnotationStore,
     predictions: Predictions,
     score_threshold: float = 0.5,
-    summary: Summary | None = None,
     progress: Progress = no_progress,
 ) -> Confusion:
     """Counts what a model predicts on each annotated object.
@@ -70,11 +70,11 @@ def count_confusion(
     its image with a box that it overlaps with IoU >= 0.5: to one whose labels support it if possible (a Man in front of
     a Woman is found, not confused), then to the one with the greatest IoU, then to the first row.
 
-    The predictions are of the same classes, on all or some of the store's images; objects of other images do not
-    count. ``summary`` and errors are those of :func:`align_predictions`. Progress is in detections.
+    Predictions are on all or some of the store's images; objects of other images do not count. Errors are those of
+    :func:`align_predictions`. Progress is in detections.
     """
     num_classes = store.num_classes
-    predictions, image_of = align_predictions(predictions, store, summary)
+    predictions, image_of = align_predictions(predictions, store.image_ids(), store.classes)
     object_index = object_of_box(store.box, store.box_stop, store.is_group_of)
     boxes_of_image = np.diff(store.box_stop, prepend=0)
     was_predicted = np.zeros(store.num_images, dtype=bool)
@@ -108,4 +108,5 @@ def count_confusion(
         predicted=over_objects(above),
         confused=over_objects(above * ~np.isin(said, supported)),
         mean_scores=over_objects(score) / np.maximum(objects, 1)[:, None],
+        left_out=predictions.counts(),
     )

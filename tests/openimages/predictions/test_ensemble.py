@@ -181,8 +181,8 @@ def test_bad_boxes_are_clipped_or_left_out_and_counted_without_a_warning(tmp_pat
         counts = run_ensemble(match_sets([store]), Fusion(method=method), tmp_path / method, num_workers=1)
         (row,) = rows_of(PredictionStore(tmp_path / method))
         assert (row.box, row.score) == ((0, 0, 0.5, 1), np.float32(0.9))
-        assert counts['store: left out: score 0 or below --skip-score, or outside the image'] == 4
-        assert counts['store: boxes partly outside the image, clipped'] == 1
+        assert counts[f'{store.path}: left out: score 0 or below --skip-score, or outside the image'] == 4
+        assert counts[f'{store.path}: boxes partly outside the image, clipped'] == 1
     assert capfd.readouterr() == ('', '') and not recwarn.list
 
 
@@ -280,9 +280,18 @@ def test_rows_and_a_submission_of_the_same_predictions_give_the_same_ensemble(tm
         sets = match_sets([first, open_predictions(tmp_path / name, CLASSES)])
         counts = run_ensemble(sets, Fusion(), tmp_path / name[:3], num_workers=1)
         results.append(rows_of(PredictionStore(tmp_path / name[:3])))
-        assert counts.get('rows.csv: images without a row, taken as without detections') == without_row
+        assert counts.get(f'{tmp_path}/rows.csv: images without a row, taken as without detections') == without_row
     assert results[0] == results[1]
     assert [row.score for row in results[0] if row[:2] == ('b', 0)] == [pytest.approx(0.45)]
+
+
+def test_a_set_with_display_names_in_place_of_mids_votes_for_the_same_classes(tmp_path):
+    rows = [Row('a', 0, 0.75, (0.1, 0.1, 0.5, 0.5))]
+    stores = [make_store(tmp_path / 'mids', rows, ['a']), make_store(tmp_path / 'names', rows, ['a'], ['Apple', 'Car'])]
+    for sets in (stores, stores[::-1]):
+        out = fused(tmp_path / 'out', match_sets(sets))
+        assert set(out.label_names) == {*LABEL_NAMES, 'Car'}
+        assert [(out.label_names[label], score) for label, score in zip(out.label, out.score)] == [('/m/apple', 0.75)]
 
 
 @pytest.mark.parametrize('when', ['before', 'after'])

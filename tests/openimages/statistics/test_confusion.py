@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from mmoid.openimages.errors import AnnotationError
 from mmoid.openimages.statistics.confusion import count_confusion
-from mmoid.openimages.store.summary import Summary
 from tests.box_stores import (
     APPLE,
     BENCH,
@@ -66,23 +64,10 @@ def test_classes_are_matched_by_mid_and_images_in_any_spelling_and_others_are_co
     turned = LABEL_NAMES[::-1]
     orange, bench = turned.index('/m/orange'), turned.index('/m/bench2')
     rows = [(0, orange, 0.9, LEFT), (1, orange, 0.9, LEFT), (2, bench, 0.9, LEFT)]
-    summary = Summary()
     predictions = make_predictions(tmp_path, rows, image_ids=('x/b1.jpg', 'e4', 'c2'), label_names=turned)
-    found = count_confusion(store, predictions, summary=summary)
+    found = count_confusion(store, predictions)
     assert pairs_of(found.confused) == {(APPLE, ORANGE): 1, (BENCH, OTHER_BENCH): 1}
-    assert summary.lines() == [f'dropped: 1 images of {predictions.path} that are not in {store.path}, first e4']
-
-
-def test_predictions_of_other_classes_or_images_raise(tmp_path):
-    store = make_store(tmp_path, [(0, APPLE, LEFT, 0)])
-    rows = [(0, APPLE, 0.9, LEFT)]
-    with pytest.raises(AnnotationError, match=r"predictions: '/m/pear' is not a class of"):
-        count_confusion(store, make_predictions(tmp_path, rows, label_names=[*LABEL_NAMES, '/m/pear']))
-    with pytest.raises(AnnotationError, match=r"predictions: class '/m/bench2' of .*store is missing"):
-        count_confusion(store, make_predictions(tmp_path, rows, label_names=LABEL_NAMES[:-1]))
-    for image_ids, count in (('e4', 'f5'), 0), (IDS, 4):
-        with pytest.raises(AnnotationError, match=rf'no detection on the images of .*store, which has {count} of its'):
-            count_confusion(store, make_predictions(tmp_path, rows if count == 0 else [], image_ids=image_ids))
+    assert found.left_out == {'left out: on images that are not annotated (first: e4)': 1}
 
 
 def confusion_by_hand(store, boxes, detections):
