@@ -51,6 +51,8 @@ def loss_config(given: dict, num_classes: int) -> dict | None:
 def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float) -> InstanceData:
     """Adds each detection to the ancestors of its class, then runs NMS per class over own and added boxes.
 
+    Classes without added boxes stay as they are, so that soft-NMS and detectors without NMS have an effect.
+
     Args:
         result: ``bboxes``, ``scores`` and ``labels`` of an image, and what else detections have.
         ancestors: (C, C) bool, dense or sparse, [i, j]: j is an ancestor of i.
@@ -58,12 +60,14 @@ def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float
     """
     if not len(result):
         return result
-    counts_for = F.one_hot(result.labels, len(ancestors)).bool() | rows_of(ancestors, result.labels)
+    own = F.one_hot(result.labels, len(ancestors)).bool()
+    counts_for = own | rows_of(ancestors, result.labels)
     rows, labels = counts_for.nonzero(as_tuple=True)
     expanded = result[rows]
     expanded.labels = labels
+    groups = labels.where((counts_for & ~own).any(dim=0)[labels], len(ancestors) + rows)
     nms = dict(type='nms', iou_threshold=iou_threshold)
-    return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, labels, nms)[1]]
+    return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, groups, nms)[1]]
 
 
 class VerifiedClasses:
