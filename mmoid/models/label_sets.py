@@ -28,6 +28,7 @@ from mmoid.models.class_lists import (
 )
 from mmoid.models.losses.base import LabelSetLoss
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.statistics.concurrent_rates import load_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Unverified: TypeAlias = Literal['negative', 'ignore', 'sample']
@@ -141,15 +142,19 @@ class AncestorBuffer(ClassBuffer):
 
     def set_ancestors(self, loss_cls: dict) -> None:
         """Reads them by the config of the loss, which is built. Sets ``label_names``."""
-        hierarchy = loss_cls.get('hierarchy')
+        hierarchy, rates = loss_cls.get('hierarchy'), loss_cls.get('concurrent_rates')
         self.label_names = getattr(self.loss_cls, 'label_names', None)
         if self.label_names is None:
             self.label_names = label_names_of(hierarchy, loss_cls.get('classes'), 'loss_cls')
         self.rates_from = loss_cls.get('rates_from', 'checkpoint')
+        self.missing_files = [f'loss_cls.hierarchy = {hierarchy}'] if is_missing(hierarchy) else []
+        if self.label_names is None and isinstance(hierarchy, (str, Path)) and isinstance(rates, (str, Path)):
+            if is_missing(rates):  # the classes of a JSON file are in the order of the rates
+                self.missing_files.append(f'loss_cls.concurrent_rates = {rates}')
+            else:
+                self.label_names = load_rates(rates)[1]
         matrix = csr_array((self.num_classes, self.num_classes), dtype=bool)
-        if is_missing(hierarchy):
-            self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
-        elif hierarchy is not None:
+        if hierarchy is not None and not self.missing_files:
             matrix = ancestor_matrix(hierarchy, self.num_classes, self.label_names, 'loss_cls.hierarchy')
         self.set_class_buffer(class_matrix(matrix), hierarchy is not None)
 
