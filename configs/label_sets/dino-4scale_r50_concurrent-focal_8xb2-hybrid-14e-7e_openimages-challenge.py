@@ -1,5 +1,5 @@
 # DINO R-50 on label sets; no row of the paper.
-# Protocol: challenge, 500 classes, 1.7M images; 400 to 1200 pixels, flip; 14 epochs of shuffled images, x 0.1 after 8 and
+# Protocol: challenge, 500 classes, 1.7M images; 480 to 1120 pixels, flip; 14 epochs of shuffled images, x 0.1 after 8 and
 #   12, then 7 of soft balance from the initial lr, x 0.1 after 4 and 6. Challenge mAP of the validation images.
 # mAP: paper: none; here: not run, needs the data set.
 # Cost: 8 GPUs x 2 images (mmdet's), 21 epochs of 106,250 iterations; GPU hours not known.
