@@ -28,6 +28,10 @@ test_pipeline = [
     dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114))),
     *_base_.test_pipeline[2:],
 ]
+# mmdet's for RTMDet
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[0] = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (640, 320, 960)]
+tta_pipeline[1].transforms.insert(2, [dict(type='Pad', size=(960, 960), pad_val=dict(img=(114, 114, 114)))])
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -95,11 +95,12 @@ def convert_classes(
     of_config = re.compile(r'(^|\.)(rates|ancestors)(_indices)?$|(^|\.)class_names$')
     converted, layers = {name: value for name, value in state_dict.items() if not of_config.search(name)}, []
     for name, value in state_dict.items():
+        if not LAYER.search(name):
+            continue
         by_class = 'fc_reg' in name  # class, then coordinate; dense heads order channels by anchor, then class
-        background = int('fc_cls' in name)
+        background = int('fc_cls' in name and len(value) != len(source))  # none in heads of queries with sigmoids
         channels = len(value) - background
-        is_class_agnostic = by_class and channels != 4 * len(source)
-        if not LAYER.search(name) or channels % len(source) or is_class_agnostic:
+        if channels % len(source) or (by_class and channels != 4 * len(source)):  # class-agnostic
             continue
         shape = (len(source), -1, *value.shape[1:]) if by_class else (-1, len(source), *value.shape[1:])
         old = value[:channels].float().reshape(shape).movedim(0 if by_class else 1, 0)

@@ -28,6 +28,7 @@ from mmoid.models.class_lists import (
 )
 from mmoid.models.losses.base import LabelSetLoss
 from mmoid.openimages.errors import AnnotationError
+from mmoid.openimages.statistics.concurrent_rates import load_rates
 from mmoid.openimages.store.annotation_store import AnnotationStore
 
 Unverified: TypeAlias = Literal['negative', 'ignore', 'sample']
@@ -51,6 +52,8 @@ def loss_config(given: dict, num_classes: int) -> dict | None:
 def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float) -> InstanceData:
     """Adds each detection to the ancestors of its class, then runs NMS per class over own and added boxes.
 
+    Classes without added boxes stay as they are, so that soft-NMS and detectors without NMS have an effect.
+
     Args:
         result: ``bboxes``, ``scores`` and ``labels`` of an image, and what else detections have.
         ancestors: (C, C) bool, dense or sparse, [i, j]: j is an ancestor of i.
@@ -58,12 +61,14 @@ def with_ancestors(result: InstanceData, ancestors: Tensor, iou_threshold: float
     """
     if not len(result):
         return result
-    counts_for = F.one_hot(result.labels, len(ancestors)).bool() | rows_of(ancestors, result.labels)
+    own = F.one_hot(result.labels, len(ancestors)).bool()
+    counts_for = own | rows_of(ancestors, result.labels)
     rows, labels = counts_for.nonzero(as_tuple=True)
     expanded = result[rows]
     expanded.labels = labels
+    groups = labels.where((counts_for & ~own).any(dim=0)[labels], len(ancestors) + rows)
     nms = dict(type='nms', iou_threshold=iou_threshold)
-    return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, labels, nms)[1]]
+    return expanded[batched_nms(get_box_tensor(expanded.bboxes), expanded.scores, groups, nms)[1]]
 
 
 class VerifiedClasses:
@@ -137,15 +142,19 @@ class AncestorBuffer(ClassBuffer):
 
     def set_ancestors(self, loss_cls: dict) -> None:
         """Reads them by the config of the loss, which is built. Sets ``label_names``."""
-        hierarchy = loss_cls.get('hierarchy')
+        hierarchy, rates = loss_cls.get('hierarchy'), loss_cls.get('concurrent_rates')
         self.label_names = getattr(self.loss_cls, 'label_names', None)
         if self.label_names is None:
             self.label_names = label_names_of(hierarchy, loss_cls.get('classes'), 'loss_cls')
         self.rates_from = loss_cls.get('rates_from', 'checkpoint')
+        self.missing_files = [f'loss_cls.hierarchy = {hierarchy}'] if is_missing(hierarchy) else []
+        if self.label_names is None and isinstance(hierarchy, (str, Path)) and isinstance(rates, (str, Path)):
+            if is_missing(rates):  # the classes of a JSON file are in the order of the rates
+                self.missing_files.append(f'loss_cls.concurrent_rates = {rates}')
+            else:
+                self.label_names = load_rates(rates)[1]
         matrix = csr_array((self.num_classes, self.num_classes), dtype=bool)
-        if is_missing(hierarchy):
-            self.missing_files = [f'loss_cls.hierarchy = {hierarchy}']
-        elif hierarchy is not None:
+        if hierarchy is not None and not self.missing_files:
             matrix = ancestor_matrix(hierarchy, self.num_classes, self.label_names, 'loss_cls.hierarchy')
         self.set_class_buffer(class_matrix(matrix), hierarchy is not None)
 

@@ -49,9 +49,10 @@ def test_a_dense_head_keeps_the_scores_of_every_anchor() -> None:
         torch.testing.assert_close(new_scores[:, label], old_scores[:, source])
 
 
-def test_dino_keeps_the_embedding_of_each_noisy_label() -> None:
-    key, old = 'dn_query_generator.label_embedding.weight', torch.randn(3, 8)
-    new = convert_classes({key: old, 'fc_cls.bias': torch.randn(4)}, SOURCE, TARGET).state_dict[key]
+@pytest.mark.parametrize('key', ['dn_query_generator.label_embedding.weight', 'bbox_head.fc_cls.weight'])
+def test_heads_of_queries_have_embeddings_of_noisy_labels_or_no_background(key: str) -> None:
+    old = torch.randn(3, 8)
+    new = convert_classes({key: old}, SOURCE, TARGET).state_dict[key]
     assert new.shape == (5, 8)
     for label, source in KNOWN.items():
         torch.testing.assert_close(new[label], old[source])
@@ -77,11 +78,12 @@ def test_classes_without_mids_are_matched_by_name_and_the_others_reported() -> N
 
 def test_class_agnostic_boxes_and_other_layers_are_left_alone() -> None:
     old = {'fc_cls.weight': torch.randn(4, 2), 'fc_reg.weight': torch.randn(4, 2), 'conv.weight': torch.randn(3, 2)}
+    old['bn.num_batches_tracked'] = torch.tensor(7)
     rates = {'bbox_head.loss_cls.rates': torch.ones(1), 'bbox_head.loss_cls.rates_indices': torch.tensor([[0], [1]])}
     conversion = convert_classes({**old, **rates}, SOURCE, TARGET)
     assert set(conversion.state_dict) == set(old)  # the config gives the rates of the new classes
     assert conversion.layers == ('fc_cls.weight',)
-    assert all(np.array_equal(conversion.state_dict[name], old[name]) for name in ('fc_reg.weight', 'conv.weight'))
+    assert all(np.array_equal(conversion.state_dict[name], old[name]) for name in list(old)[1:])
 
 
 @pytest.mark.parametrize('dense_classes', [5, 4])

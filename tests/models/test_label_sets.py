@@ -12,6 +12,7 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 import mmoid
+from mmoid.models.label_sets import with_ancestors
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.statistics.concurrent_rates import save_rates
 from mmoid.openimages.statistics.objects import object_of_box
@@ -205,6 +206,17 @@ def test_a_stock_sampler_is_told_to_be_wrapped():
     del result.pos_gt_label_sets
     with pytest.raises(ValueError, match=r'ConcurrentSoftmaxLoss needs label sets: set train_cfg\.rcnn\.sampler'):
         run(head(), [result])
+
+
+def test_nms_after_adding_ancestors_is_only_for_classes_that_get_boxes():
+    """Else soft-NMS and detectors without NMS would lose their overlapping boxes of all classes."""
+    box = torch.tensor([[0.0, 0, 50, 50], [4, 0, 54, 50]])
+    found = InstanceData(bboxes=box.repeat(2, 1), scores=torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    found.labels = torch.tensor([3, 3, 0, 2])  # 2 is the parent of 0
+    for matrix in (torch.from_numpy(ANCESTORS), torch.from_numpy(ANCESTORS).to_sparse()):
+        result = with_ancestors(found, matrix, 0.5)
+        assert result.labels[:2].tolist() == [3, 3] and sorted(result.labels[2:].tolist()) == [0, 2]
+        assert torch.equal(result.scores, torch.tensor([0.9, 0.8, 0.7, 0.7]))
 
 
 PART = ('Fruit', 'Orange')

@@ -200,8 +200,15 @@ def test_the_official_json_takes_its_order_of_classes_from_the_rates(tmp_path):
     with pytest.raises(ValueError, match=r'loss_cls\.hierarchy = .*tree\.json.*order'):
         mmoid.ConcurrentSoftmaxLoss(5, hierarchy=tmp_path / 'tree.json')
     save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), tuple(LABEL_NAMES))
-    module = mmoid.ConcurrentSoftmaxLoss(5, str(tmp_path / 'rates.npz'), hierarchy=tmp_path / 'tree.json')
-    assert module.rates.sum() == 4
+    sizes = dict(num_classes=5, in_channels=4, fc_out_channels=8, roi_feat_size=1)
+    files = dict(hierarchy=str(tmp_path / 'tree.json'), concurrent_rates=str(tmp_path / 'rates.npz'))
+    heads = [mmoid.LabelSetBBoxHead(**sizes, loss_cls=dict(type=f'mmoid.{name}', **files)) for name in LOSSES]
+    assert heads[-1].loss_cls.rates.sum() == 4 and all(head.ancestors.sum() == 2 for head in heads)
+    (tmp_path / 'rates.npz').unlink()
+    for name, trained in zip(LOSSES, heads):  # a test needs no data files
+        head = mmoid.LabelSetBBoxHead(**sizes, loss_cls=dict(type=f'mmoid.{name}', **files))
+        head.load_state_dict(trained.state_dict())
+        assert torch.equal(head.ancestors, trained.ancestors)
 
 
 def test_class_weights_come_from_the_boxes_of_a_store(store):

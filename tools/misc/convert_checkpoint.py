@@ -3,7 +3,7 @@ r"""Gives a trained detector the classes of a store, to fine-tune it on that sto
     python tools/misc/convert_checkpoint.py faster_rcnn_r50_fpn_32x2_1x_openimages.pth pretrained.pth \
         --store data/openimages/train --classes class-descriptions-boxable.csv --fill-ancestors
 
-It works for any detector of mmdet, if you know its classes and their order. Then train with
+It works for most detectors of mmdet, if you know their classes and their order. Then train with
 --cfg-options load_from=pretrained.pth.
 """
 
