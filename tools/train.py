@@ -30,10 +30,9 @@ def train(args: argparse.Namespace) -> None:
             launch.enable_amp(cfg)
         if args.auto_scale_lr:
             launch.enable_auto_scale_lr(cfg)
-        if args.resume is not None:
-            cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
         runner = launch.build_runner(cfg)
+        if args.resume is not None:
+            runner._resume, runner._load_from = True, None if args.resume == 'auto' else args.resume
         checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
         if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:
             runner.register_hook(SigtermHook(checkpoints[0]))

@@ -126,6 +126,8 @@ def class_image_lists(dataset: Any, expand_hierarchy: bool = True) -> tuple[np.n
         return dataset.class_images(expand_hierarchy)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
+    if type(dataset).__name__ == '_SlicedDataset':  # of train_dataloader.num_batch_per_epoch
+        return class_image_lists(dataset._dataset, expand_hierarchy)
     if isinstance(dataset, (RepeatDataset, MultiImageMixDataset)):
         return class_image_lists(dataset.dataset, expand_hierarchy)
     if isinstance(dataset, ConcatDataset):
@@ -141,7 +143,7 @@ def class_image_lists(dataset: Any, expand_hierarchy: bool = True) -> tuple[np.n
         labels = [np.unique(dataset.get_cat_ids(index)).astype(np.int64) for index in range(len(dataset))]
         label = np.concatenate([*labels, np.empty(0, dtype=np.int64)])
         item = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
-        counts = np.bincount(label, minlength=len(_classes(dataset) or ()))
+        counts = np.bincount(label, minlength=len(_classes(dataset)))
         return np.cumsum(counts), item[np.argsort(label, kind='stable')]
     else:
         raise ValueError(
@@ -161,19 +163,15 @@ def _class_by_item(dataset: Any, expand_hierarchy: bool) -> csr_matrix:
 def _require_same_classes(parts: Sequence[Any]) -> None:
     first, *others = map(_classes, parts)
     for k, classes in enumerate(others, start=1):
-        if first is None or classes is None:
-            continue
-        for i, (own, other) in enumerate(zip_longest(first, classes)):
-            if own != other:
+        for i, (own, other) in enumerate(zip_longest(first, classes) if first and classes else ()):
+            if str(own).casefold() != str(other).casefold():
                 raise ValueError(
                     f'sampler.dataset: part {k} of the ConcatDataset has other classes than part 0 (class {i} is '
                     f'{other!r}, not {own!r}); give all parts the same metainfo.classes'
                 )
 
 
-def _classes(dataset: Any) -> tuple[str, ...] | None:
-    """The names of the classes; None if the data set has none."""
-    metainfo = getattr(dataset, 'metainfo', None)
-    if not isinstance(metainfo, dict) or 'classes' not in metainfo:  # mmdet's ConcatDataset may have a list
-        return None
-    return tuple(metainfo['classes'])
+def _classes(dataset: Any) -> tuple[str, ...]:
+    """The names of the classes; empty if the data set has none."""
+    metainfo = getattr(dataset, 'metainfo', None)  # mmdet's ConcatDataset may have a list
+    return tuple(metainfo.get('classes', ())) if isinstance(metainfo, dict) else ()

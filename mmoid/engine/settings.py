@@ -20,9 +20,9 @@ SCALARS = {
     'OpenImagesChallengeMetric': r'mAP(_(rare|common|frequent|head|middle|tail|untrained|leaf|parent|level\d+))?|'
     'multi_label_recall',
     'OpenImagesMetric': r'mAP|AP\d+',
-    'VOCMetric': r'mAP|AP\d+',
-    'CocoMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
-    'LVISMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+',
+    'VOCMetric': r'mAP|AP\d+|AR@\d+|recall@.+',
+    'CocoMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+|.+_precision',  # the last with classwise=True
+    'LVISMetric': r'(bbox|segm|proposal|proposal_fast)_.+|AR@\d+|.+_precision',
 }
 """Names that these metrics give, without their prefix; others may give any."""
 
@@ -65,12 +65,16 @@ def require_trainable(runner: Runner, loop: BaseLoop) -> None:
         raise ValueError(
             f'train_dataloader.dataset ({type(dataset).__name__}) has no images; check ann_file, filter_cfg and indices'
         )
-    sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
-    endless = re.search('Infinite|MultiSourceSampler', ' '.join(base.__name__ for base in type(sampler).__mro__))
-    if isinstance(loop, EpochBasedTrainLoop) and endless:
+    if isinstance(loop, EpochBasedTrainLoop):
+        require_end(getattr(loop.dataloader.batch_sampler, 'sampler', None), 'train_dataloader.sampler')
+
+
+def require_end(sampler: Any, key: str) -> None:
+    """Raises a ValueError for a sampler that never ends, for a train loop by epochs."""
+    if re.search('Infinite|MultiSourceSampler', ' '.join(base.__name__ for base in type(sampler).__mro__)):
         raise ValueError(
-            f'train_dataloader.sampler is {type(sampler).__name__}, which never ends, but train_cfg.type is '
-            f"{type(loop).__name__}; set sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations"
+            f'{key} is {type(sampler).__name__}, which never ends, but the train loop is by epochs; set '
+            "type='DefaultSampler', shuffle=True, or train by iterations"
         )
 
 

@@ -59,9 +59,9 @@ def draw_imbalance(images: np.ndarray, expanded_images: np.ndarray) -> Figure:
     for name, counts in curves.items():
         present = np.sort(counts[counts > 0])[::-1]
         span = f'{present[0]:,} to {present[-1]:,}' if len(present) else 'none'
-        ax.plot(np.arange(1, len(present) + 1), present, lw=2, label=f'{name} ({len(present)} classes, {span})')
+        ax.plot(np.arange(1, len(present) + 1), present, '.-', lw=2, label=f'{name} ({len(present)} classes, {span})')
     ax.set(title='Images of each class', xlabel=BY_FREQUENCY, ylabel='images with the class', yscale='log')
-    ax.yaxis.set_major_formatter('{x:,.0f}')
+    ax.yaxis.set_major_formatter('{x:,.10g}')
     ax.legend(loc='upper right')
     return figure
 

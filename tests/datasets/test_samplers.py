@@ -8,6 +8,8 @@ from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
 from mmdet.datasets import ConcatDataset as MMDetConcatDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler, ClassAwareSampler
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.runner.runner import _SlicedDataset
+from torch.utils.data import ConcatDataset as TorchConcatDataset
 from torch.utils.data import Subset
 
 import mmoid
@@ -171,6 +173,8 @@ def test_a_repeated_data_set_has_longer_epochs_and_the_lists_of_the_one_inside(d
     drawn = sampler(RepeatDataset(data, 3))
     assert len(drawn) == 3 * len(data)
     assert lists(drawn.dataset) == lists(data)
+    drawn = sampler(_SlicedDataset(drawn.dataset, 8))  # as num_batch_per_epoch makes it
+    assert len(drawn) == 8 and lists(drawn.dataset) == lists(data)
 
 
 def test_subsets_of_torch_and_of_the_data_set_agree(data):
@@ -198,6 +202,7 @@ def test_a_data_set_of_mmdet_is_read_through_get_cat_ids_also_beside_ours(data):
 
 
 def test_parts_with_other_classes_are_refused(data):
+    assert sampler(TorchConcatDataset([Foreign([[0]], ['Cat']), Foreign([[0]], ['cat'])])), 'as in ClassOrderCheckHook'
     names = data.metainfo['classes']
     for classes, difference in (
         ([names[1], names[0], *names[2:]], f"class 0 is '{names[1]}', not '{names[0]}'"),

@@ -16,6 +16,8 @@ BEST = dict(EVERY_EPOCH, save_best='coco/bbox_mAP', rule='greater')
 STOP = dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')
 SAVE_BEST = 'default_hooks.checkpoint.save_best'
 STAGES = [dict(name='all', epochs=1)]
+KNOWN = ('coco/bbox_mAP', 'coco/cat_precision', 'auto')
+ENDLESS_STAGE = [dict(epochs=1), dict(epochs=1, sampler=dict(type='InfiniteSampler'))]
 SHORT_STAGE = [dict(epochs=1), dict(epochs=1, sampler=dict(small_run.BALANCED, samples_per_epoch=8))]
 
 
@@ -29,15 +31,10 @@ def run(data_root, work_dir, **options):
     ('options', 'message'),
     [
         ({SAVE_BEST: ['mean/score', 'coco/bbox_mAP']}, r"save_best of ResumableC.* is 'coco/bbox_mAP', but no metric"),
-        (
-            dict(OF_ITERATIONS),
-            r'\(CheckpointHook\) saves by epochs, but train_cfg.* IterBased.*by_epoch=False',
-        ),
-        ({'train_dataloader.sampler.type': 'InfiniteSampler'}, r'sampler is InfiniteSampler, which never ends, but'),
-        (
-            {'train_dataloader.dataset.indices': 0},
-            r'dataset \(OpenImagesH.*\) has no images; check ann_file, filter',
-        ),
+        (dict(OF_ITERATIONS), r'\(CheckpointHook\) saves by epochs, but train_cfg.* IterBased.*by_epoch=False'),
+        ({'train_dataloader.sampler.type': 'InfiniteSampler'}, r'r\.sampler is InfiniteSampler, which never ends, but'),
+        ({'stages': ENDLESS_STAGE}, r'HybridSchedule\.stages\[1\]\.sampler is InfiniteSampler, which never ends, but'),
+        ({'train_dataloader.dataset.indices': 0}, r'dataset \(OpenImagesH.*\) has no images; check ann_file, filter'),
         ({'default_hooks.checkpoint': BEST}, r"CheckpointHook is 'coco/bbox_mAP', but .*: MeanScore gives mean/\.\.\."),
         ({'hooks': [STOP]}, r"monitor of EarlyStoppingHook is 'coco/bbox_mAP', but no metric"),
         ({'randomness.seed': None}, r'randomness\.seed is None: a resumed run would see other images'),
@@ -59,11 +56,11 @@ def test_settings_that_cannot_work_are_errors_at_the_start(tiny_data, tmp_path, 
     assert not (tmp_path / 'rank0.jsonl').exists()
 
 
-@pytest.mark.parametrize('score', ['openimages/map', 'openimages/mAP_50', 'coco/mAP', 'coco/bbox_mAP', 'mAP', 'auto'])
+@pytest.mark.parametrize('score', ['openimages/map', 'openimages/mAP_50', 'coco/mAP', 'mAP', *KNOWN])
 def test_a_score_that_a_metric_does_not_have_is_an_error_with_one_that_it_has(score):
     kinds = dict(OpenImagesChallengeMetric='openimages', CocoMetric='coco')
     evaluator = SimpleNamespace(metrics=[type(kind, (), dict(prefix=prefix))() for kind, prefix in kinds.items()])
-    if score in ('coco/bbox_mAP', 'auto'):
+    if score in KNOWN:
         require_scores(['openimages/mAP_level2', 'openimages/mAP_rare', score], 'save_best', evaluator)
     else:
         with pytest.raises(ValueError, match=rf"save_best is '{score}', .* did you mean 'openimages/mAP'\?"):

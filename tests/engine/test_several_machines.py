@@ -27,10 +27,7 @@ def draws(work_dir, stop=None):
     return [list(history(work_dir, rank).values())[:stop] for rank in (0, 1)]
 
 
-@pytest.mark.parametrize(
-    ('how', 'rank'),
-    [('SIGKILL', 0), pytest.param('exception', 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(('how', 'rank'), [('SIGKILL', 0), pytest.param('exception', 1, marks=pytest.mark.slow)])
 def test_a_dying_rank_ends_the_run_on_both_machines(how, rank, pair, whole_of_two, tiny_data, tmp_path):
     end = dict(end=dict(at='iteration', number=LAST), rank=rank, kill=how == 'SIGKILL')
     config = write_config(tiny_data, tmp_path, **end)

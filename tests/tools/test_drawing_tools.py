@@ -20,6 +20,7 @@ from mmoid.visualization.label_sets import GREEN, GREY, RED, ImageReader, draw_m
 from tests.box_stores import BENCH, make_store
 from tests.openimages.predictions import prediction_cases
 from tests.openimages.predictions.prediction_cases import Row
+from tests.official_files import save_image
 from tests.tool_runs import ROOT, SMALL_CONFIG, data_environment, tool
 
 CONFIG = ROOT / SMALL_CONFIG
@@ -55,6 +56,16 @@ def test_items_are_what_the_sampler_and_the_pipeline_of_the_stage_give(cfg, tiny
         assert np.allclose(same, store.box[rows], atol=0.01) or np.allclose(flipped, store.box[rows, ::2], atol=0.01)
     natural = stage_items(cfg, '1')
     assert natural.sampler == 'DefaultSampler' and natural.epoch == 0
+
+
+def test_images_are_turned_as_in_training(cfg, tiny_data, tmp_path):
+    images = shutil.copytree(tiny_data / 'images' / 'train', tmp_path / 'images')
+    for path in images.iterdir():
+        save_image(path, (90, 60), turned=True)
+    cfg.train_dataloader.dataset.data_prefix = dict(img=str(images))
+    cfg.train_dataloader.dataset.pipeline[0].color_type = 'color'
+    height, width, _ = next(stage_items(cfg).items).image.shape
+    assert width > height, 'as stored, as the boxes of the official files need it'
 
 
 def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg):

@@ -34,6 +34,7 @@ def test_imbalance_is_drawn_by_falling_number_of_images():
     (ax,) = figures.draw_imbalance(counts, counts * 2).axes
     assert curves(ax) == [[20, 7, 3], [40, 14, 6]] and ax.get_yscale() == 'log'
     assert '3 classes, 20 to 3' in ax.get_legend().get_texts()[0].get_text()
+    assert all(line.get_marker() == '.' for line in ax.lines), 'a single class is to be seen too'
 
 
 def test_shares_are_drawn_by_falling_number_of_objects():
@@ -44,10 +45,7 @@ def test_shares_are_drawn_by_falling_number_of_objects():
     figure = figures.draw_confusion(Confusion(np.array([1, 4]), counts, counts, counts), ['a', 'b'])
     assert rows_of(figure) == (['b → a (3)'], ['75.0%'])
     absence = LeafAbsence(np.array([0, 2, 1]), np.array([4, 10, 0]), np.array([1, 5, 0]))
-    assert rows_of(figures.draw_leaf_absence(absence, ['a', 'b', 'c'])) == (
-        ['c (10)', 'a (4)'],
-        ['50.0%', '25.0%'],
-    )
+    assert rows_of(figures.draw_leaf_absence(absence, ['a', 'b', 'c'])) == (['c (10)', 'a (4)'], ['50.0%', '25.0%'])
 
 
 def test_empty_figures_say_so():

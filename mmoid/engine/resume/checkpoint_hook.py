@@ -52,6 +52,7 @@ class ResumableCheckpointHook(CheckpointHook):
     repeats a validation that did not finish.
 
     ``--resume`` without a path takes the newest checkpoint that can be read in full and logs those that it skipped.
+    Without any checkpoint, a new run starts, from ``load_from`` if the config has it.
     A checkpoint given by path must be intact and contain the optimizer's state, which ``best_*`` files do not.
 
     While gradients are accumulated, a checkpoint inside an epoch waits for the next optimizer step. That of an epoch
@@ -99,9 +100,9 @@ class ResumableCheckpointHook(CheckpointHook):
                 "train_cfg.type='ResumableEpochTrainLoop', or iter_interval=None"
             )
         if runner._resume and '://' not in str(runner._load_from or self.out_dir):
-            runner._load_from = self._choose(runner)
+            path = self._choose(runner)
             # Otherwise mmengine would take the file named in last_checkpoint, even if it does not exist.
-            runner._resume = runner._load_from is not None
+            runner._resume, runner._load_from = path is not None, path or runner.cfg.get('load_from')
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

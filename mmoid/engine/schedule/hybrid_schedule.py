@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from mmdet.registry import DATA_SAMPLERS, HOOKS
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
@@ -20,7 +22,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mmoid.engine.resume.checkpoint_hook import require_unchanged
-from mmoid.engine.settings import type_name
+from mmoid.engine.settings import require_end, type_name
 
 KEYS = ('name', 'epochs', 'sampler', 'param_scheduler')
 
@@ -99,14 +101,15 @@ def plan(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
     """Scheduler configs of the whole run: those of each stage moved to its time, after a restart at the initial lr.
 
-    All schedulers exist from the start, so mmengine saves and resumes them as usual.
+    All schedulers exist from the start, so mmengine saves and resumes them as usual. One that goes on after its stage
+    is cut off there, with a warning.
     """
     restarts = ['StageRestartLR']
     kinds = [_kind(config) for stage in stages for config in stage.param_scheduler or ()]
     if any(isinstance(kind, type) and issubclass(kind, MomentumSchedulerMixin) for kind in kinds):
         restarts.append('StageRestartMomentum')
     configs: list[dict] = []
-    for stage in stages:
+    for i, stage in enumerate(stages):
         if stage.start:
             # By iteration, so that it comes before a warm-up by iterations.
             begin = stage.start * epoch_length
@@ -120,9 +123,13 @@ def schedule(stages: Sequence[Stage], epoch_length: int) -> list[dict]:
             if getattr(_kind(config), 'need_val_args', False):
                 # It acts on the validation before an epoch; the first one belongs to the previous stage.
                 moved['begin'] = max(moved['begin'], start + 1)
-                if moved['begin'] >= moved['end']:
-                    continue
-            configs.append(moved)
+            last = moved['begin'] + max(config.get('milestones') or [0])
+            if max(last, start + config.get('end', 0) - 1) >= stop:
+                length = f'{stop - start} {"epochs" if config.get("by_epoch", True) else "iterations"} of the stage'
+                text = f'{type_name(config["type"])} goes on after the {length} and is cut off there'
+                print_log(f'HybridSchedule.stages[{i}]: {text}', 'current', logging.WARNING)
+            if moved['begin'] < stop:
+                configs.append(moved)
     return configs
 
 
@@ -237,6 +244,7 @@ class HybridSchedule(Hook):
         if stage.sampler is None:
             return own
         sampler = DATA_SAMPLERS.build(dict(stage.sampler), default_args=dict(dataset=loader.dataset, seed=runner.seed))
+        require_end(sampler, f'HybridSchedule.stages[{i}].sampler')
         if hasattr(sampler, 'begin_at'):
             sampler.begin_at(stage.start)
         if len(sampler) != len(own):

@@ -38,18 +38,20 @@ class UnreadableImage(Exception):
     """Its arguments are the path of an image file that cannot be read, and the reason."""
 
 
-class LoadOrName:
-    """Transform around ``LoadImageFromFile`` that raises :class:`UnreadableImage` for any error of it."""
+def load_or_name(transform: dict) -> Any:
+    """A ``LoadImageFromFile`` of a config that raises :class:`UnreadableImage` for any error of it."""
+    built = TRANSFORMS.build(transform)
+    load = built.transform
 
-    def __init__(self, transform: dict) -> None:
-        self.transform = TRANSFORMS.build(transform)
-
-    def __call__(self, results: dict) -> dict | None:
+    def load_and_name(results: dict) -> dict | None:
         try:
-            return self.transform(results)
+            return load(results)
         except Exception as error:  # OSError, AssertionError and cv2.error, by the damage and the backend
             reason = getattr(error, 'strerror', None) or str(error).strip()
             raise UnreadableImage(results['img_path'], reason) from error
+
+    built.transform = load_and_name
+    return built  # not a wrapper: the data set sets its ``color_type``
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _marked(node: Any) -> Any:
             name = type_name(value.get('type', '')) if isinstance(value, dict) else ''
             marked.append(_marked(value))
             if name == 'LoadImageFromFile':
-                marked[-1] = dict(type=LoadOrName, transform=value)
+                marked[-1] = dict(type=load_or_name, transform=value)
             if name.endswith('LoadAnnotations'):
                 marked.append(dict(type=MarkGroupOf))
         return type(node)(marked)

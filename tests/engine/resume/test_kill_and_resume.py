@@ -82,6 +82,13 @@ def test_a_run_killed_in_a_certain_place_is_the_run_that_was_not(whole_of_two, t
     assert_same(tmp_path, whole_of_two, ranks=2)
 
 
+def test_resume_without_a_checkpoint_starts_from_load_from(whole, tiny_data, tmp_path):
+    config = write_config(tiny_data, tmp_path, end=dict(at='iteration', number=0), log_level='INFO')
+    weights = f'{whole}/epoch_4.pth'
+    with launches(on_one_machine(config, 1, '--resume', '--cfg-options', f'load_from={weights}')) as (run,):
+        assert run.finish() == 1 and f'Load checkpoint from {weights}' in run.text()
+
+
 def test_another_number_of_processes_resumes_between_epochs(whole_of_two, tiny_data, tmp_path):
     shutil.copy(whole_of_two / 'epoch_2.pth', tmp_path)
     train(tiny_data, tmp_path, resume=True, batch_size=4)

@@ -112,6 +112,17 @@ def test_each_stage_has_a_schedule_of_its_own():
     assert lr == pytest.approx(np.array([warm_up, warm_up, [0.1] * 6, [1] * 6, cosine, [1] * 6, [0.5] * 6]))
 
 
+def test_a_scheduler_that_goes_on_after_its_stage_is_cut_off_with_a_warning(monkeypatch):
+    told = []
+    monkeypatch.setattr('mmoid.engine.schedule.hybrid_schedule.print_log', lambda text, *_: told.append(text))
+    late = [dict(STEP, milestones=[1, 2]), dict(WARM_UP, end=13), dict(type='CosineAnnealingLR', begin=2, end=5)]
+    stages = parse_stages([dict(epochs=2, param_scheduler=[dict(STEP, end=2), *late]), dict(epochs=1)])
+    assert learning_rates(schedule(stages, 6), 1.0, 3, 6)[12:] == pytest.approx([1] * 6)
+    known = [('MultiStepLR', '2 epochs'), ('LinearLR', '12 iterations'), ('CosineAnnealingLR', '2 epochs')]
+    where = 'HybridSchedule.stages[0]'
+    assert told == [f'{where}: {kind} goes on after the {n} of the stage and is cut off there' for kind, n in known]
+
+
 def test_a_scheduled_momentum_is_set_back_too(tiny_data, tmp_path):
     stages = [dict(epochs=2, param_scheduler=dict(type='MultiStepMomentum', milestones=[1], gamma=0.5)), dict(epochs=1)]
     train(tiny_data, tmp_path, stages=stages)
