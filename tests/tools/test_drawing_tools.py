@@ -18,9 +18,9 @@ from mmoid.openimages.predictions.prediction_store import align_predictions
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.visualization.label_sets import GREEN, GREY, RED, ImageReader, draw_mistakes, draw_training_items
 from tests.box_stores import BENCH, make_store
+from tests.official_files import save_image
 from tests.openimages.predictions import prediction_cases
 from tests.openimages.predictions.prediction_cases import Row
-from tests.official_files import save_image
 from tests.tool_runs import ROOT, SMALL_CONFIG, data_environment, tool
 
 CONFIG = ROOT / SMALL_CONFIG
@@ -80,8 +80,9 @@ def test_ignored_group_of_boxes_are_grey_and_dashed_and_lists_name_ancestors(cfg
     assert texts.count(', ignored') == item.ignored.sum() and '↑ ' in texts
 
 
-def test_label_sets_of_a_dense_head_have_ancestors(cfg):
+def test_label_sets_of_a_dense_head_have_the_ancestors_that_it_asks_for(cfg):
     (dense,) = map(Config.fromfile, ROOT.glob('configs/label_sets/retinanet_r50*'))
+    dense.model.bbox_head.sets_with_ancestors = True
     item = next(stage_items(dense).items)
     assert item.label_set.sum() > len(item.label)
 

@@ -150,7 +150,7 @@ def _label_set_sampler(cfg: Config, num_classes: int) -> Any:
     if rcnn and type_name(rcnn.sampler.type) == 'LabelSetSampler':
         sampler = dict(rcnn.sampler)
     elif head and 'roi_head' not in model and type_name(head.type).startswith('LabelSet'):
-        ancestors = head.get('sets_with_ancestors', True) and head.loss_cls.get('hierarchy') is not None
+        ancestors = head.get('sets_with_ancestors', False) and head.loss_cls.get('hierarchy') is not None
         sampler = dict(type='LabelSetSampler', sampler='RandomSampler', num=1, ancestors=ancestors)
         sampler['same_object_iou'] = head.get('same_object_iou', 0.9)
     else:
