@@ -11,6 +11,7 @@ from mmoid.openimages.predictions.csv_files import read_predictions
 from mmoid.openimages.predictions.prediction_store import PredictionStore
 from mmoid.openimages.readers.official_csv import convert
 from mmoid.openimages.store.annotation_store import AnnotationStore
+from tests import box_stores
 from tests.box_stores import APPLE, FRUIT, ORANGE
 from tests.official_files import LABEL_NAMES, write_files
 from tests.openimages.predictions.prediction_cases import Row, make_store, random_rows, rows_csv, rows_of
@@ -129,3 +130,10 @@ def test_two_sets_are_compared_under_all_protocols(files, rows, tmp_path):
     assert 0 <= float(figures['COCO, IoU 0.5 to 0.95'][0]) <= float(figures['COCO, IoU 0.5'][0])
     with Image.open(tmp_path / 'comparison.png') as image:
         assert image.width > 1000
+
+
+def test_a_split_of_group_of_boxes_only_has_no_figure_by_coco(tmp_path):
+    store = box_stores.make_store(tmp_path, [(0, APPLE, (0, 0, 0.5, 1), 1)])
+    one = make_store(tmp_path / 'one', [Row('b1', APPLE, 0.9, (0, 0, 0.5, 1))], ['b1']).path
+    done = run_tool('compare_predictions', one, one, '--store', store.path, '--samples', 2)
+    assert done.stdout.count('+nan') >= 3 and not done.stderr, 'no warning'

@@ -42,7 +42,7 @@ def test_shares_are_drawn_by_falling_number_of_objects():
     figure = figures.draw_label_pairs(Concurrence(np.array([4, 1, 8]), together), ['a', 'b', 'c'])
     assert rows_of(figure) == (['a · c (2)', 'a · b (1)'], ['50.0%', '25.0%', '25.0%', '100.0%'])
     counts = np.array([[0, 0], [3, 0]])
-    figure = figures.draw_confusion(Confusion(np.array([1, 4]), counts, counts, counts), ['a', 'b'])
+    figure = figures.draw_confusion(Confusion(np.array([1, 4]), counts, counts, counts, {}), ['a', 'b'])
     assert rows_of(figure) == (['b → a (3)'], ['75.0%'])
     absence = LeafAbsence(np.array([0, 2, 1]), np.array([4, 10, 0]), np.array([1, 5, 0]))
     assert rows_of(figures.draw_leaf_absence(absence, ['a', 'b', 'c'])) == (['c (10)', 'a (4)'], ['50.0%', '25.0%'])

@@ -44,7 +44,7 @@ def test_the_page_contains_its_figures_and_needs_no_other_file(store, tmp_path):
 def test_the_page_names_its_sources_and_thresholds_and_what_a_model_confuses(store, tmp_path):
     counts = np.zeros((store.num_classes, store.num_classes), dtype=int)
     counts[0, 1] = 3
-    confusion = Confusion(np.full(store.num_classes, 4), counts, counts, counts)
+    confusion = Confusion(np.full(store.num_classes, 4), counts, counts, counts, {})
     page = report(tmp_path / 'report', store, confusion=confusion, confusion_source='my model, score >= 0.3')
     for text in (str(store.path), 'IoU >= 0.8', 'Fig. 2', 'Fig. 3a', 'Fig. 3b', 'my model, score >= 0.3'):
         assert text in unescape(page)

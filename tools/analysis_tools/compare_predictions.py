@@ -65,8 +65,8 @@ def coco_map(annotations: Annotations, detections: Detections) -> tuple[float, f
         evaluation = COCOeval(coco, coco.loadRes(np.column_stack([image, xywh(box), score, label])), 'bbox')
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = np.ma.masked_less(evaluation.eval['precision'][..., 0, -1], 0)
-    return float(precision.mean()), float(precision[0].mean())
+    precision = np.ma.masked_less(evaluation.eval['precision'][..., 0, -1], 0).mean(axis=(1, 2)).filled(np.nan)
+    return float(precision.mean()), float(precision[0])
 
 
 if __name__ == '__main__':
