@@ -156,8 +156,8 @@ class LabelSetHead(AncestorBuffer):
         loss_cls: Config of the loss, of a sigmoid loss of mmoid: :class:`mmoid.ConcurrentFocalLoss`, or
             :class:`mmoid.ConcurrentQualityFocalLoss` where the stock head has ``QualityFocalLoss``. Its ``hierarchy``
             gives the ancestors.
-        sets_with_ancestors: Whether label sets also hold the ancestors of the annotated labels. That cost RTMDet 12
-            points of mAP, nearly all of them on leaf classes (docs/reproduction.md).
+        sets_with_ancestors: Whether label sets also hold the ancestors of the annotated labels. That cost RTMDet 11
+            points of mAP, most of them on leaf classes (docs/reproduction.md).
         same_object_iou: IoU from which two boxes are on one object, in (0, 1].
         add_ancestors: Whether to add ancestors at test time.
         unverified, num_sampled: See :class:`~mmoid.models.label_sets.VerifiedClasses`.
