@@ -99,7 +99,7 @@ def short_logs(monkeypatch):
 
 def train(cfg):
     """Runs it; returns the Runner, and the names of the parameters that have moved."""
-    cfg.experiment_name = f'test-{id(cfg)}'
+    cfg.experiment_name = Path(cfg.work_dir).name  # runs of one name share a log
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     before = {name: value.clone() for name, value in runner.model.state_dict().items()}
