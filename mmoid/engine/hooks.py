@@ -48,6 +48,8 @@ class ClassOrderCheckHook(Hook):
         AnnotationError: They differ.
     """
 
+    priority = 'ABOVE_NORMAL'  # EMAHook, with priority 49 in mmdet's configs, loads its copy of the model at once
+
     def __init__(self) -> None:
         self.trained_on: dict[str, Any] = {}
 

@@ -19,7 +19,6 @@ from mmoid.openimages.metric.annotations import annotations_of_store
 from mmoid.openimages.metric.class_groups import train_image_counts
 from mmoid.openimages.metric.evaluator import Evaluator, Protocol
 from mmoid.openimages.metric.matching import Matches
-from mmoid.openimages.metric.result import Evaluation
 from mmoid.openimages.predictions.prediction_store import Detections, check_detections
 from mmoid.openimages.store.annotation_store import AnnotationStore
 from mmoid.openimages.store.summary import Summary
@@ -156,17 +155,13 @@ class OpenImagesChallengeMetric(BaseMetric):
             np.array(list(by_image), dtype=np.int64),
             Summary(dropped={'without area': sum(without_area)} if any(without_area) else {}),
         )
-        print_log(f'\n{_table_of(evaluation)}', logger='current')
+        rows = evaluation.summary()
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        cells = ([f'{cell:{side}{width}}' for cell, side, width in zip(row, '<<>>', widths)] for row in rows)
+        table = '\n'.join(f'| {" | ".join(row)} |' for row in cells)
+        print_log(f'\n{table}', logger='current')
         print_log(f'mAP {evaluation.mean_ap:.4f} ({evaluation.description})', logger='current')
         if self.outfile_prefix is not None:
             evaluation.write_json(f'{self.outfile_prefix}.json')
             evaluation.write_table(f'{self.outfile_prefix}.csv')
         return evaluation.scalars()
-
-
-def _table_of(evaluation: Evaluation) -> str:
-    """The figures of the groups as text."""
-    rows = evaluation.summary()
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    cells = ([f'{cell:{side}{width}}' for cell, side, width in zip(row, '<<>>', widths)] for row in rows)
-    return '\n'.join(f'| {" | ".join(row)} |' for row in cells)

@@ -81,7 +81,10 @@ def convert_classes(
     Examples:
         >>> conversion = convert_classes(checkpoint['state_dict'], source, AnnotationStore(path).classes)
     """
-    origin = torch.from_numpy(_source_of_class(source, target))
+    by_mid = {mid: i for i, mid in enumerate(source.label_names)}
+    by_name = {name: i for i, name in enumerate(source.display_names)}
+    pairs = zip(target.label_names, target.display_names)
+    origin = torch.tensor([by_mid.get(mid, by_name.get(name, -1)) for mid, name in pairs])  # (T,) in source or -1
     known = origin >= 0
     if not known.any():
         raise AnnotationError(f'{source.source} and {target.source} have no class in common')
@@ -125,11 +128,3 @@ def convert_classes(
         filled=tuple(name for name, is_filled in zip(names, filled) if is_filled),
         unused=tuple(source.display_names[i] for i in np.setdiff1d(np.arange(len(source)), origin)),
     )
-
-
-def _source_of_class(source: ClassNames, target: ClassNames) -> np.ndarray:
-    """(T,) index of each target class among the source's, or -1."""
-    by_mid = {mid: i for i, mid in enumerate(source.label_names)}
-    by_name = {name: i for i, name in enumerate(source.display_names)}
-    pairs = zip(target.label_names, target.display_names)
-    return np.array([by_mid.get(mid, by_name.get(name, -1)) for mid, name in pairs])

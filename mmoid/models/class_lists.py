@@ -215,10 +215,9 @@ class ClassBuffer(nn.Module):
                     self.register_buffer(name.removeprefix(prefix), torch.empty_like(buffer, device=own[name].device))
         if given and is_reported and not all(torch.equal(given[name].to(own[name]), own[name]) for name in given):
             used = "the config's" if from_config else "the checkpoint's (loss_cls.rates_from='config' changes that)"
-            message = (
-                f'{type(self).__name__}: the {self.buffer_name} of the config and of the checkpoint differ; using '
-            )
-            print_log(message + used, 'current', logging.INFO if from_config else logging.WARNING)
+            what = f'{type(self).__name__}: the {self.buffer_name}'
+            message = f'{what} of the config and of the checkpoint differ; using {used}'
+            print_log(message, 'current', logging.INFO if from_config else logging.WARNING)
         if from_config or not (given or self.missing_files):  # of a stock loss: no reason to report missing keys
             state_dict.pop(indices, None)
             state_dict.update(own)

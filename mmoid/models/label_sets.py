@@ -143,9 +143,8 @@ class AncestorBuffer(ClassBuffer):
     def set_ancestors(self, loss_cls: dict) -> None:
         """Reads them by the config of the loss, which is built. Sets ``label_names``."""
         hierarchy, rates = loss_cls.get('hierarchy'), loss_cls.get('concurrent_rates')
-        self.label_names = getattr(self.loss_cls, 'label_names', None)
-        if self.label_names is None:
-            self.label_names = label_names_of(hierarchy, loss_cls.get('classes'), 'loss_cls')
+        names = getattr(self.loss_cls, 'label_names', None)
+        self.label_names = names or label_names_of(hierarchy, loss_cls.get('classes'), 'loss_cls')
         self.rates_from = loss_cls.get('rates_from', 'checkpoint')
         self.missing_files = [f'loss_cls.hierarchy = {hierarchy}'] if is_missing(hierarchy) else []
         if self.label_names is None and isinstance(hierarchy, (str, Path)) and isinstance(rates, (str, Path)):

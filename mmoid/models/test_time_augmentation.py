@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_flip
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import nn
 
 from mmoid.openimages.predictions.ensemble import Fusion, fuse
 
@@ -56,14 +56,9 @@ class LabelSetTTAModel(DetTTAModel):
         self.fusion = Fusion(**tta_cfg['fusion'], max_per_image=most) if rules == ['fusion'] else None
         super().__init__(tta_cfg=ConfigDict(tta_cfg), module=module, data_preprocessor=data_preprocessor)
 
-    def merge_aug_bboxes(
-        self, aug_bboxes: Sequence[Tensor], aug_scores: Sequence[Tensor] | None, img_metas: Sequence[dict]
-    ) -> Any:
-        """As in mmdet, except that a view without ``flip`` is not flipped."""
-        metas = [{'flip': False, 'flip_direction': None, **meta} for meta in img_metas]
-        return super().merge_aug_bboxes(aug_bboxes, aug_scores, metas)
-
     def _merge_single_sample(self, data_samples: Sequence[DetDataSample]) -> DetDataSample:
+        for sample in data_samples:  # mmdet needs the keys in every view
+            sample.set_metainfo({'flip': False, 'flip_direction': None, **sample.metainfo})
         if self.fusion is None:
             return super()._merge_single_sample(data_samples)
         height, width = data_samples[0].ori_shape
@@ -71,8 +66,7 @@ class LabelSetTTAModel(DetTTAModel):
         parts = []
         for sample in data_samples:
             view = sample.pred_instances
-            flipped = sample.get('flip', False)
-            bboxes = bbox_flip(view.bboxes, sample.ori_shape, sample.flip_direction) if flipped else view.bboxes
+            bboxes = bbox_flip(view.bboxes, sample.ori_shape, sample.flip_direction) if sample.flip else view.bboxes
             box = np.clip(bboxes.detach().cpu().numpy() / size, 0, 1)
             score = view.scores.detach().cpu().numpy().astype(np.float64)
             used = self.fusion.usable(score, box)

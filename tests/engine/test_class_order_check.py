@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
+from mmengine.runner.priority import get_priority
 from torch import nn
 
 import mmoid
@@ -87,3 +88,4 @@ def test_resume_takes_the_rates_of_the_checkpoint():
         run(nn.ModuleDict(dict(loss_cls=loss)), checkpoint=NAMES, resume=resume)
         loss.load_state_dict(dict(rates=given))
         assert loss.rates[0, 1] == expected
+    assert get_priority(mmoid.ClassOrderCheckHook.priority) < 49, 'before EMAHook in the configs of mmdet'

@@ -94,10 +94,8 @@ def test_detections_count_for_the_ancestors_of_their_class_as_in_submissions(nam
     hierarchy = ClassHierarchy(TREE, MIDS)
     image = np.zeros(len(own), dtype=int)
     rows, label = add_ancestors(hierarchy, image, own.labels, own.scores, own.bboxes, nms_iou=0.5)
-    order, expected_order = (
-        np.lexsort((label, -score))
-        for label, score in ((found[True].labels, found[True].scores), (label, own.scores[rows]))
-    )
+    order = np.lexsort((found[True].labels, -found[True].scores))
+    expected_order = np.lexsort((label, -own.scores[rows]))
     assert (found[True].labels[order] == label[expected_order]).all()
     assert np.allclose(found[True].bboxes[order], own.bboxes[rows][expected_order])
     for child in (0, 1):  # a parent never scores below its child on the same box
@@ -166,9 +164,7 @@ def test_a_trained_model_brings_its_ancestors_and_without_any_it_fails():
     config.train_cfg = None
     config.roi_head.bbox_head.loss_cls['hierarchy'] = 'nowhere'
     model = MODELS.build(config).eval()
-    with pytest.raises(
-        AnnotationError, match=r'loss_cls\.hierarchy = nowhere: no such file, and no checkpoint with the a'
-    ):
+    with pytest.raises(AnnotationError, match=r'loss_cls\.hierarchy = nowhere: no such file, and no checkpoint with'):
         model.predict(*batch())
     model.load_state_dict(trained.state_dict(), strict=False)
     assert (model.roi_head.bbox_head.ancestors.numpy() == ANCESTORS).all()

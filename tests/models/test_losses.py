@@ -199,16 +199,16 @@ def test_the_official_json_takes_its_order_of_classes_from_the_rates(tmp_path):
     (tmp_path / 'tree.json').write_text(json.dumps(TREE))
     with pytest.raises(ValueError, match=r'loss_cls\.hierarchy = .*tree\.json.*order'):
         mmoid.ConcurrentSoftmaxLoss(5, hierarchy=tmp_path / 'tree.json')
-    save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), tuple(LABEL_NAMES))
     sizes = dict(num_classes=5, in_channels=4, fc_out_channels=8, roi_feat_size=1)
     files = dict(hierarchy=str(tmp_path / 'tree.json'), concurrent_rates=str(tmp_path / 'rates.npz'))
-    heads = [mmoid.LabelSetBBoxHead(**sizes, loss_cls=dict(type=f'mmoid.{name}', **files)) for name in LOSSES]
-    assert heads[-1].loss_cls.rates.sum() == 4 and all(head.ancestors.sum() == 2 for head in heads)
-    (tmp_path / 'rates.npz').unlink()
-    for name, trained in zip(LOSSES, heads):  # a test needs no data files
+    for name in ('SoftmaxLoss', 'ConcurrentSoftmaxLoss'):
+        save_rates(tmp_path / 'rates.npz', np.zeros((5, 5)), tuple(LABEL_NAMES))
+        trained = mmoid.LabelSetBBoxHead(**sizes, loss_cls=dict(type=f'mmoid.{name}', **files))
+        (tmp_path / 'rates.npz').unlink()  # a test needs no data files
         head = mmoid.LabelSetBBoxHead(**sizes, loss_cls=dict(type=f'mmoid.{name}', **files))
         head.load_state_dict(trained.state_dict())
-        assert torch.equal(head.ancestors, trained.ancestors)
+        assert torch.equal(head.ancestors, trained.ancestors) and head.ancestors.sum() == 2
+    assert head.loss_cls.rates.sum() == 4
 
 
 def test_class_weights_come_from_the_boxes_of_a_store(store):
@@ -247,11 +247,7 @@ def test_bad_arguments_name_their_key(kwargs, message):
 @pytest.mark.parametrize(
     ('shape', 'labels', 'message'),
     [
-        (
-            (2, 3),
-            torch.zeros(2, dtype=torch.long),
-            r'cls_score has shape \(2, 3\), expected \(2, 4\) for 2 labels and 3 classes',
-        ),
+        ((2, 3), torch.tensor([0, 3]), r'cls_score has shape \(2, 3\), expected \(2, 4\) for 2 labels and 3 classes'),
         ((2, 4), torch.zeros(2, 5), r'labels have shape \(2, 5\), expected .* \(2, 3\) label sets'),
         ((2, 4), torch.zeros(3, 3), r'cls_score has shape \(2, 4\), expected \(3, 4\) for 3 labels'),
         ((2, 4), torch.zeros(2), r'labels of shape \(2,\) must be class indices, got torch\.float32'),
@@ -370,17 +366,6 @@ def test_a_checkpoint_knows_the_classes_of_its_rates(tmp_path):
     modules[0].load_state_dict(modules[2].state_dict())  # fine-tuning on fewer classes
     with pytest.raises(ValueError, match='class 0 is /m/b there and /m/a here'):
         modules[0].load_state_dict(modules[1].state_dict())
-
-
-def test_an_averaged_model_has_the_rates_too():
-    module = loss()
-    averaged = ExponentialMovingAverage(module)
-    logits, sets = batch()
-    assert torch.equal(module(logits, sets), averaged.module(logits, sets))
-    module.set_class_buffer(torch.zeros(4, 4))
-    averaged.update_parameters(module)
-    plain = mmoid.ConcurrentSoftmaxLoss(3)
-    assert torch.equal(averaged.module(logits, sets), plain(logits, sets))
 
 
 def test_an_averaged_model_starts_a_training_with_the_rates_of_the_config(monkeypatch):

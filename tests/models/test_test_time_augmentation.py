@@ -53,9 +53,8 @@ def views_of(seed, views=4, per_view=25):
 
 def merged(samples, **tta_cfg):
     model = mmoid.LabelSetTTAModel(tta_cfg=tta_cfg, module=Detector())
-    (sample,) = model.test_step(
-        dict(inputs=[[None]] * len(samples), data_samples=[[s] for s in copy.deepcopy(samples)])
-    )
+    views = [[sample] for sample in copy.deepcopy(samples)]
+    (sample,) = model.test_step(dict(inputs=[[None]] * len(views), data_samples=views))
     return sample.pred_instances
 
 
