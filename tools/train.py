@@ -31,7 +31,7 @@ def train(args: argparse.Namespace) -> None:
         if args.auto_scale_lr:
             launch.enable_auto_scale_lr(cfg)
         runner = launch.build_runner(cfg)
-        if args.resume is not None:
+        if args.resume is not None:  # not in cfg: without a checkpoint, the run starts from its load_from
             runner._resume, runner._load_from = True, None if args.resume == 'auto' else args.resume
         checkpoints = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
         if checkpoints and type_name(cfg.train_cfg.get('type', '')) == ResumableEpochTrainLoop.__name__:

@@ -35,9 +35,8 @@ class OpenImagesHierarchyDataset(BaseDetDataset):
 
     Items are mmdet's: ``img_path``, ``img_id`` (the ImageID), ``width``, ``height``, ``instances`` (each with ``bbox``
     in absolute pixels, ``bbox_label``, ``ignore_flag``, ``is_group_of``), ``image_level_labels`` (class indices) and
-    ``confidences`` (those of :class:`AnnotationStore`). Labels are as annotated; the model makes label
-    sets of them. ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs)
-    in the order of class indices.
+    ``confidences`` (those of :class:`AnnotationStore`). Labels are as annotated; the model makes label sets of them.
+    ``metainfo`` holds ``classes`` (unique display names) and ``label_names`` (MIDs) in the order of class indices.
 
     Args:
         ann_file: A store (folder made by ``tools/dataset_converters/prepare_openimages.py``), or an official box CSV. A

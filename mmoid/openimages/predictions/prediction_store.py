@@ -36,7 +36,7 @@ FORMAT = 'mmoid-predictions'
 VERSION = 1
 ROUNDING = 1e-3
 """Scores this much outside [0, 1] are taken for 0 or 1."""
-LEAVE_OUT = 'give the classes of these predictions, or leave such detections out (mmoid evaluate --other-classes drop)'
+LEAVE_OUT = 'give the classes of these predictions; mmoid evaluate --other-classes drop leaves such detections out'
 
 
 class Detections(NamedTuple):
