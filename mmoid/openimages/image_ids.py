@@ -56,9 +56,9 @@ def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
     Where ``x/a`` is known and given, ``y/a`` is another image; so is ``a.png`` beside ``a.jpg``.
     """
     index: np.ndarray = pc.index_in(ids, known).fill_null(-1).to_numpy().astype(np.int64)
+    if (index >= 0).all():
+        return index
     for given, wanted in zip(_looser_spellings(ids), _looser_spellings(known)):
-        if (index >= 0).all():
-            break
         encoded = wanted.dictionary_encode()
         first, count = np.unique(encoded.indices.to_numpy(), return_index=True, return_counts=True)[1:]
         position = pc.index_in(given, encoded.dictionary).fill_null(-1).to_numpy()
@@ -96,17 +96,13 @@ def _looser_spellings(ids: pa.Array) -> Iterator[pa.Array]:
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Numbers the distinct values of (R,) strings in the order in which they first occur.
+    """Numbers the distinct values of a string column in the order in which they first occur.
 
     Returns:
         The distinct values, and (R,) int32: which of them each row holds.
     """
-    # The official files have runs of one image: each is looked up once.
-    column = values.combine_chunks()
-    changes = pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.concatenate([[len(column) > 0], changes]))
-    runs = column.take(pa.array(starts)).dictionary_encode()
-    return runs.dictionary, np.repeat(runs.indices.to_numpy(), np.diff(starts, append=len(column)))
+    encoded = values.dictionary_encode().combine_chunks()
+    return encoded.dictionary, encoded.indices.to_numpy()
 
 
 def _distinguishing(ids: pa.Array) -> pa.Array:
@@ -128,8 +124,8 @@ def _clash(name: pa.Array, part: pa.Array) -> bool:
 
 def _parts(ids: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     """(n,) folders with ``/``, names and extensions."""
-    empty = pa.array(np.full(len(ids), ''), pa.string())
     if not pc.any(pc.match_substring_regex(ids, r'[./\\\s]')).as_py():
+        empty = pa.repeat('', len(ids))
         return empty, ids, empty
     parts = pc.extract_regex(ids, _PARTS)
     found = pc.is_valid(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,11 +165,9 @@ def write_converted(
             )
     progress('writing', 0, 1)
     path = Path(path)
-    metadata = {
-        'sources': [fingerprint(source) for source in given],
-        'image_folder': None if images is None else image_folder_entry(Path(images), path, path.resolve().parent),
-    }
-    with write_folder(path, overwrite) as folder:
+    entry = None if images is None else image_folder_entry(Path(images), path, path.resolve().parent)
+    with ThreadPoolExecutor(1) as hashing, write_folder(path, overwrite) as folder:
+        metadata = {'sources': hashing.map(fingerprint, given), 'image_folder': entry}
         write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use
     progress('writing', 1, 1)

@@ -64,27 +64,22 @@ def read_boxes(path: str | Path, summary: Summary | None = None, progress: Progr
             raise AnnotationError(f'{path}:1: has a column {name}, {remedy}')
     table = read_columns(path, columns, optional, progress)
     if 'Confidence' in table.column_names:  # 1 in the official files
-        confidence = table['Confidence'].to_numpy()
-        require_rows(path, table, ~((confidence > 0) & (confidence < 1)), f'Confidence = {{Confidence!r}}, {remedy}')
+        score = pc.and_(pc.greater(table['Confidence'], 0), pc.less(table['Confidence'], 1)).fill_null(False).to_numpy()
+        require_rows(path, table, ~score, f'Confidence = {{Confidence!r}}, {remedy}')
         table = table.drop_columns('Confidence')
     summary = Summary() if summary is None else summary
     summary.box_rows = len(table)
     for name in COORDINATES:
-        values = table[name].to_numpy()
-        if 0 <= values.min(initial=0) and values.max(initial=0) <= 1:  # not NaN
-            continue  # one fast pass for the usual file
-        valid = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
-        complaint = f'{name} = {{{name}!r}} is outside [0, 1]; coordinates are fractions of the image size'
-        require_rows(path, table, valid, complaint)
-        outside = (values < 0) | (values > 1)
-        if outside.any():
-            _count(summary.change, 'coordinates clipped to [0, 1]', path, outside)
+        if not pc.all(pc.and_(pc.greater_equal(table[name], 0), pc.less_equal(table[name], 1))).as_py():  # nor NaN
+            values = table[name].to_numpy()
+            valid = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+            complaint = f'{name} = {{{name}!r}} is outside [0, 1]; coordinates are fractions of the image size'
+            require_rows(path, table, valid, complaint)
+            _count(summary.change, 'coordinates clipped to [0, 1]', path, (values < 0) | (values > 1))
             table = _with_column(table, name, np.clip(values, 0, 1))
     for name in FLAGS:
         table = _with_column(table, name, _flags(path, table, name, summary))
-    swapped = np.zeros(len(table), dtype=bool)
-    for low, high in (('XMin', 'XMax'), ('YMin', 'YMax')):
-        swapped |= table[low].to_numpy() > table[high].to_numpy()
+    swapped = pc.or_(pc.greater(table['XMin'], table['XMax']), pc.greater(table['YMin'], table['YMax'])).to_numpy()
     return _without_rows(path, table, swapped, 'boxes with swapped corners', summary)
 
 
@@ -350,10 +345,11 @@ def _flags(path: str | Path, table: pa.Table, name: str, summary: Summary) -> np
     texts = column.dictionary.to_pylist()
     found = [flag_of_text(text) for text in texts]
     values = np.array([*(_NO_FLAG if value is None else value for value in found), UNKNOWN], dtype=np.int8)
-    usual = np.array([*(text in ('0', '1', '-1') for text in texts), False])
+    usual = np.array([*(text in ('0', '1', '-1') for text in texts), column.null_count == 0])
     code = column.indices.fill_null(-1).to_numpy()
-    require_rows(path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
-    _count(summary.change, 'flags that are empty or not written as 1, 0 or -1', path, ~usual[code])
+    if not usual.all():
+        require_rows(path, table, values[code] != _NO_FLAG, f'{name} = {{{name}}} must be 1, 0 or -1 (unknown)')
+        _count(summary.change, 'flags that are empty or not written as 1, 0 or -1', path, ~usual[code])
     return values[code]
 
 

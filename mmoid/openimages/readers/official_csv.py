@@ -123,7 +123,9 @@ def read_rows(
     ids: list[pa.Array] = []
     if boxes is not None:
         table = read_boxes(boxes, summary, progress)
-        box = np.stack([table[name].to_numpy() for name in COORDINATES], axis=1)
+        box = np.empty((len(table), 4))
+        for k, name in enumerate(COORDINATES):
+            box[:, k] = table[name]
         columns = {'box': box, **{name: table[name].to_numpy() for name in FLAGS}}
         box_rows = Rows(np.empty(0), class_column(boxes, table, classes, summary, remedy), columns)
         ids += table['ImageID'].chunks
@@ -156,6 +158,8 @@ def _require_sizes_of_files(path: str | Path, content: Content, images: str | Pa
 
 def _file_names(given: pa.Array) -> pa.Array:
     """Paths below the image folder, from (N,) distinct ids in their longest spelling."""
+    if not pc.any(pc.match_substring_regex(given, r'[./\\]')).as_py():  # as in the official files
+        return pc.binary_join_element_wise(given, '.jpg', '')
     short = pc.replace_substring_regex(given, r'^(?:\w[\w+.-]*:|[/\\]).*[/\\]', '')  # of an address or absolute path
     names = short if len(pc.unique(short)) == len(given) else given
     has_extension = pc.match_substring_regex(names, rf'(?i)({"|".join(EXTENSIONS)})$'.replace('.', r'\.'))

@@ -104,7 +104,7 @@ class Content:
 def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> None:
     """Writes a store into an existing folder. Completes the summary.
 
-    ``metadata`` holds JSON values: ``sources``, ``image_folder`` and what else is to be kept.
+    ``metadata`` holds JSON values: ``sources``, which is read last, ``image_folder`` and what else is to be kept.
     """
     leaves = pc.match_substring_regex(content.images['file_name'], OUTSIDE)
     if pc.any(leaves).as_py():
@@ -156,7 +156,7 @@ def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> 
         'upright': content.upright,
     }
     tables = {name: pa.table(columns) for name, columns in columns_of.items()}
-    write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata})
+    write_tables(folder, tables, FORMAT, VERSION, {**own, **metadata, 'sources': list(metadata['sources'])})
 
 
 def image_folder_entry(images: Path, store: Path, root: Path) -> str:
