@@ -81,7 +81,7 @@ def import_voc(
         except AnnotationError as error:
             wrong.append(str(error))
     if wrong:
-        raise AnnotationError('\n  '.join(wrong))
+        raise AnnotationError('\n  '.join([f'{annotations}: {len(wrong)} XML files are wrong:', *wrong]))
     if faults and (missing_images == 'error' or not names):
         remedy = "replace them, or drop them with missing_images='drop' (--missing-images drop)"
         listed = ''.join(f'\n  {fault}' for fault in faults)
