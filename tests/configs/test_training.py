@@ -79,6 +79,8 @@ def shortened(cfg, work_dir):
     cfg.default_hooks.checkpoint = None  # the same for all, and tested elsewhere
     if 'roi_head' not in cfg.model:
         cfg.model.test_cfg.max_per_img = 20  # each is a detection of up to all classes
+        if 'num_queries' in cfg.model:
+            cfg.model.num_queries = 30  # DINO takes as many places of an image, and these images are small
         return cfg
     cfg.model.train_cfg.rcnn.sampler.num = 64
     cfg.model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=200)
