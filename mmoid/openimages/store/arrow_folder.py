@@ -127,6 +127,7 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 
 def _view(values: pa.Array) -> np.ndarray:
     # Array.to_numpy would import pandas where that is installed: half a second and 25 MB in every process that trains.
-    dtype = np.dtype(values.type.to_pandas_dtype())
+    # Type.to_pandas_dtype does so before pyarrow 26, and fails where it is not.
+    dtype = np.dtype(f'{"f" if pa.types.is_floating(values.type) else "i"}{values.type.bit_width // 8}')
     start = values.offset * dtype.itemsize
     return np.frombuffer(values.buffers()[1], dtype, count=len(values), offset=start)
