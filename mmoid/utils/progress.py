@@ -42,6 +42,10 @@ class RateColumn(ProgressColumn):
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Gives a callback ``(what, done, total)`` that shows a bar for each ``what`` on a terminal (stderr)."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield no_progress  # bars that are disabled print an empty line before rich 15
+        return
     bars: dict[str, TaskID] = {}
     columns = (
         TextColumn('{task.description}'),
@@ -51,8 +55,7 @@ def progress_bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with ProgressBars(*columns, console=console, disable=not console.is_terminal) as progress:
+    with ProgressBars(*columns, console=console) as progress:
 
         def update(what: str, done: int, total: int) -> None:
             if what not in bars:
