@@ -56,9 +56,9 @@ def match_images(ids: pa.Array, known: pa.Array) -> np.ndarray:
     Where ``x/a`` is known and given, ``y/a`` is another image; so is ``a.png`` beside ``a.jpg``.
     """
     index: np.ndarray = pc.index_in(ids, known).fill_null(-1).to_numpy().astype(np.int64)
-    if (index >= 0).all():
-        return index
     for given, wanted in zip(_looser_spellings(ids), _looser_spellings(known)):
+        if (index >= 0).all():
+            break
         encoded = wanted.dictionary_encode()
         first, count = np.unique(encoded.indices.to_numpy(), return_index=True, return_counts=True)[1:]
         position = pc.index_in(given, encoded.dictionary).fill_null(-1).to_numpy()
@@ -96,7 +96,7 @@ def _looser_spellings(ids: pa.Array) -> Iterator[pa.Array]:
 
 
 def number_rows(values: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Numbers the distinct values of a string column in the order in which they first occur.
+    """Numbers the distinct values of (R,) strings in the order in which they first occur.
 
     Returns:
         The distinct values, and (R,) int32: which of them each row holds.

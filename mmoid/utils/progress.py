@@ -44,7 +44,7 @@ def progress_bars() -> Iterator[Progress]:
     """Gives a callback ``(what, done, total)`` that shows a bar for each ``what`` on a terminal (stderr)."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield no_progress  # bars that are disabled print an empty line before rich 15
+        yield no_progress  # bars that are disabled print an empty line before rich 14.3
         return
     bars: dict[str, TaskID] = {}
     columns = (

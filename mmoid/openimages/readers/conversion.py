@@ -167,6 +167,7 @@ def write_converted(
     path = Path(path)
     entry = None if images is None else image_folder_entry(Path(images), path, path.resolve().parent)
     with ThreadPoolExecutor(1) as hashing, write_folder(path, overwrite) as folder:
+        # Files are hashed while the tables are computed.
         metadata = {'sources': hashing.map(fingerprint, given), 'image_folder': entry}
         write_store(folder, content, metadata)
     AnnotationStore(path)  # fail now, not at first use

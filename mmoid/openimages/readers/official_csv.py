@@ -158,8 +158,6 @@ def _require_sizes_of_files(path: str | Path, content: Content, images: str | Pa
 
 def _file_names(given: pa.Array) -> pa.Array:
     """Paths below the image folder, from (N,) distinct ids in their longest spelling."""
-    if not pc.any(pc.match_substring_regex(given, r'[./\\]')).as_py():  # as in the official files
-        return pc.binary_join_element_wise(given, '.jpg', '')
     short = pc.replace_substring_regex(given, r'^(?:\w[\w+.-]*:|[/\\]).*[/\\]', '')  # of an address or absolute path
     names = short if len(pc.unique(short)) == len(given) else given
     has_extension = pc.match_substring_regex(names, rf'(?i)({"|".join(EXTENSIONS)})$'.replace('.', r'\.'))

@@ -189,7 +189,7 @@ def _image_files(file: str | Path, table: pa.Table, folder: Path) -> list[str]:
     ids = table['image_id'].to_pylist() if 'image_id' in table.column_names else [None] * len(table)
     cells = table['image'].to_pylist() if 'image' in table.column_names else [None] * len(table)
     names = []
-    remedy = 'give another --images, or if two rows have images of one name, other names'
+    remedy = 'give another --images, or rename one of two images with this name'
     for row, (image_id, cell) in enumerate(zip(ids, cells)):
         content = cell.get('bytes') if isinstance(cell, dict) else cell
         content = content if isinstance(content, bytes) else b''

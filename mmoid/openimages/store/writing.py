@@ -104,7 +104,7 @@ class Content:
 def write_store(folder: Path, content: Content, metadata: Mapping[str, Any]) -> None:
     """Writes a store into an existing folder. Completes the summary.
 
-    ``metadata`` holds JSON values: ``sources``, which is read last, ``image_folder`` and what else is to be kept.
+    ``metadata`` holds JSON values: ``sources`` (an iterable, read last), ``image_folder`` and what else is to be kept.
     """
     leaves = pc.match_substring_regex(content.images['file_name'], OUTSIDE)
     if pc.any(leaves).as_py():
